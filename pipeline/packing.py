@@ -1,0 +1,108 @@
+"""Lengths to batches under a token budget. Integers only: batching never sees a tensor or a text.
+
+Packing here is unpadded: a batch is a flat run of tokens plus the cumulative offsets of its
+sequences, so mixed lengths cost nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Int32Array = npt.NDArray[np.int32]
+Int64Array = npt.NDArray[np.int64]
+Int8Array = npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one forward pass takes: packed token ids without a padded token.
+
+    Shapes: S sequences holding T tokens in total.
+    """
+
+    ids: Int32Array  # [T]
+    cu_seqlens: Int32Array  # [S + 1], starts at 0, ends at T
+    max_seqlen: int
+    sequences: Int64Array  # [S], which sequence of the window each one is
+    type_ids: Int8Array | None = None  # [T], token types of pairs; None means all zero
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens in the batch."""
+        return int(self.ids.shape[0])
+
+    def __len__(self) -> int:
+        """Sequences in the batch."""
+        return int(self.sequences.shape[0])
+
+
+def pack(lengths: npt.ArrayLike, token_budget: int) -> list[Int64Array]:
+    """Group sequences into batches of at most `token_budget` tokens, longest first.
+
+    Neighbours in a batch have similar lengths, and the largest batch comes first, so that a
+    device too small for the budget says so at once. A sequence longer than the budget gets a
+    batch of its own: a budget shapes the work, it never drops a row.
+
+    Args:
+        lengths: tokens per sequence, [S] integers ≥ 0.
+        token_budget: tokens a batch may hold, ≥ 1.
+
+    Returns:
+        Index arrays into `lengths` that cover every sequence exactly once. Equal lengths keep
+        their order, so the result depends on nothing but the arguments.
+
+    Raises:
+        ValueError: the budget is below 1 or a length is negative.
+    """
+    sizes = np.asarray(lengths, dtype=np.int64)
+    if token_budget < 1:
+        raise ValueError(f"token_budget must be at least 1, got {token_budget}")
+    if sizes.size == 0:
+        return []
+    if int(sizes.min()) < 0:
+        raise ValueError("a sequence length is negative")
+    order = np.argsort(-sizes, kind="stable")
+    ends = np.cumsum(sizes[order])
+    batches: list[Int64Array] = []
+    start = 0
+    used = 0
+    while start < order.size:
+        stop = int(np.searchsorted(ends, used + token_budget, side="right"))
+        stop = max(stop, start + 1)
+        batches.append(order[start:stop])
+        used = int(ends[stop - 1])
+        start = stop
+    return batches
+
+
+def gather(
+    ids: Int32Array,
+    offsets: Int64Array,
+    sequences: Int64Array,
+    type_ids: Int8Array | None = None,
+) -> Batch:
+    """Copy the tokens of the named sequences, in that order, into one packed batch.
+
+    Args:
+        ids: flat token ids of a window, [N].
+        offsets: where each sequence of the window starts and the last one ends, [S + 1].
+        sequences: which sequences to take, [B].
+        type_ids: token types beside `ids`, [N], or None.
+    """
+    starts = offsets[sequences]
+    sizes = offsets[sequences + 1] - starts
+    cu_seqlens = np.zeros(sequences.size + 1, dtype=np.int32)
+    np.cumsum(sizes, out=cu_seqlens[1:])
+    # Position of every token in the window: its sequence's start plus its rank in the sequence.
+    index = np.arange(int(cu_seqlens[-1]), dtype=np.int64)
+    index += np.repeat(starts - cu_seqlens[:-1], sizes)
+    return Batch(
+        ids=ids[index],
+        cu_seqlens=cu_seqlens,
+        max_seqlen=int(sizes.max(initial=0)),
+        sequences=sequences,
+        type_ids=None if type_ids is None else type_ids[index],
+    )

@@ -1,0 +1,242 @@
+"""Frozen values that cross a process or a wire: what a job is, what a shard is, how it went.
+
+`space` and `schema` are the two hashes that everything else keys on. Two rows may stand in one
+output only if they were computed in the same space; two parts, only if their id and kept
+columns also have the same schema.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self, get_args
+
+import pyarrow as pa
+
+from pipeline.errors import UsageError
+
+#: Raise when the numbers a given spec produces change on purpose; say why below.
+#: 1: first release.
+NUMERICS_VERSION = 1
+
+TaskName = Literal["embed", "rerank", "classify", "tag"]
+Truncate = Literal["right", "left", "error"]
+OutputDtype = Literal["float32", "float16", "int8", "binary"]
+Precision = Literal["auto", "float32", "float16", "bfloat16"]
+Aggregation = Literal["none", "simple", "first", "average", "max"]
+
+#: Fields of JobSpec that shape the work but not one value of the result.
+NOT_IDENTITY = frozenset(
+    {"id_column", "keep", "token_budget", "rows_per_shard", "max_failed_rows"}
+)
+
+_SLUG_MAX_CHARS = 80
+_UNSAFE_BYTES = re.compile(rb"[^A-Za-z0-9._-]")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which weights, exactly."""
+
+    name: str
+    revision: str  # resolved commit of the hub, "" for a directory
+    sha256: str  # of the weights
+    fingerprint: str  # of the tokenizer, configuration and module files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpec:
+    """The frozen description of a job: everything that decides what is computed.
+
+    `encoder` is what the checkpoint resolved to (`pipeline.encoder.engine.describe`), so that a
+    change in how a checkpoint is read is a change of space too.
+    """
+
+    task: TaskName
+    model: ModelIdentity
+    encoder: dict[str, Any] = field(default_factory=dict)
+    text_column: str = "text"
+    query_column: str = "query"
+    documents_column: str = "documents"
+    document_column: str | None = None
+    id_column: str | None = None
+    keep: tuple[str, ...] = ()
+    prompt: str = ""
+    max_length: int = 512
+    truncate: Truncate = "right"
+    dimensions: int | None = None
+    output_dtype: OutputDtype = "float32"
+    normalize: bool | None = None  # None: as the checkpoint's module files say
+    top_k: int | None = None
+    raw_scores: bool = False
+    aggregation: Aggregation = "simple"
+    precision: Precision = "auto"
+    token_budget: int | None = None  # None: chosen by the engine from its device
+    rows_per_shard: int | None = None
+    max_failed_rows: str = "1%"
+
+    def __post_init__(self) -> None:
+        _check_choice("task", self.task, TaskName)
+        _check_choice("truncate", self.truncate, Truncate)
+        _check_choice("output-dtype", self.output_dtype, OutputDtype)
+        _check_choice("precision", self.precision, Precision)
+        _check_choice("aggregation", self.aggregation, Aggregation)
+        for name in ("max_length", "dimensions", "top_k", "token_budget", "rows_per_shard"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} must be at least 1, got {value}")
+        failure_budget(self.max_failed_rows, 0)
+
+    @property
+    def space(self) -> str:
+        """16 hex digits over all that decides a value, and NUMERICS_VERSION."""
+        identity = {
+            key: value
+            for key, value in dataclasses.asdict(self).items()
+            if key not in NOT_IDENTITY
+        }
+        # The name and revision say where the weights came from; their digest says what they are.
+        identity["model"] = [self.model.sha256, self.model.fingerprint]
+        return digest(identity, NUMERICS_VERSION)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object from which `from_json` makes an equal spec."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Rebuild a spec; a field this version does not know is an error, never dropped.
+
+        Raises:
+            UsageError: the data was written by a version with other fields.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise UsageError(
+                f"the job was written by another version of bei-jobs: unknown {unknown}",
+                hint="run the version of bei-jobs that submitted it",
+            )
+        model = ModelIdentity(**data["model"])
+        return cls(**{**data, "model": model, "keep": tuple(data["keep"])})
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """One input file as it was when planned."""
+
+    uri: str
+    path: str  # relative to the INPUT it came from, "/"-separated
+    version: str  # ETag, generation, or size, mtime_ns and ctime_ns
+    size: int  # bytes
+    rows: int
+    format: str  # parquet, arrow, jsonl or csv
+    compression: str = ""  # "", gzip or zstd; text formats only
+    partition: tuple[tuple[str, str], ...] = ()  # hive keys of the path, in order
+
+    @property
+    def slug(self) -> str:
+        """The path made safe for a file name: "/" to ".", other unsafe bytes to "_"."""
+        safe = _UNSAFE_BYTES.sub(b"_", self.path.replace("/", ".").encode())
+        return safe.decode("ascii")[:_SLUG_MAX_CHARS]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A row range of a file; text formats also say at which byte it starts."""
+
+    first_row: int
+    rows: int
+    byte_offset: int = -1  # of the uncompressed text; -1 where the format has row groups
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A row range of one input file: the unit of work, of retry and of commit."""
+
+    file: InputFile
+    cut: Cut
+    id: str  # 16 hex digits, see `shard_id`
+
+    @property
+    def first_row(self) -> int:
+        return self.cut.first_row
+
+    @property
+    def rows(self) -> int:
+        return self.cut.rows
+
+    @property
+    def part(self) -> str:
+        """The name of the part that commits this shard; its byte order is the input order."""
+        uri = hashlib.sha256(self.file.uri.encode()).hexdigest()[:8]
+        return f"part-{self.file.slug}-{uri}-{self.cut.first_row:012d}-{self.id}.arrow"
+
+    def __str__(self) -> str:
+        last = self.cut.first_row + self.cut.rows - 1
+        return f"{self.file.uri} rows {self.cut.first_row}-{last}"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """How one shard went: its part's counts, or why there is no part."""
+
+    shard: str
+    part: str
+    rows: int
+    tokens: int = 0
+    truncated: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    computed: bool = True  # False: found committed
+    error: str = ""  # not empty: the shard failed and has no part
+    hint: str = ""
+    transient: bool = False  # of a failed shard: whether trying again may help
+
+
+def shard_id(space: str, schema: str, file: InputFile, cut: Cut) -> str:
+    """16 hex digits over (space, schema, input URI, input version, row range).
+
+    Resuming, retrying, a nightly rerun and adding files all come down to computing the shards
+    whose part is missing; this hash is what makes "missing" mean the right thing.
+    """
+    return digest(space, schema, file.uri, file.version, cut.first_row, cut.rows)
+
+
+def schema_hash(schema: pa.Schema) -> str:
+    """16 hex digits over the names and types of the id and kept columns, in order."""
+    return digest([[f.name, str(f.type)] for f in schema])
+
+
+def digest(*values: Any) -> str:
+    """16 hex digits of the SHA-256 over the canonical JSON of `values`."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def failure_budget(limit: str, rows: int) -> int:
+    """How many of `rows` may fail: `limit` is a count ("20") or a share ("1%", "0.5%").
+
+    Raises:
+        UsageError: `limit` is neither.
+    """
+    number, percent = (limit[:-1], True) if limit.endswith("%") else (limit, False)
+    try:
+        value = float(number) if percent else int(number)
+    except ValueError:
+        value = -1
+    if value < 0 or (percent and not value <= 100):
+        raise UsageError(
+            f"--max-failed-rows {limit!r} is neither a count nor a percentage",
+            hint="give a number of rows such as 20, or a share such as 1%",
+        )
+    return int(rows * value / 100) if percent else int(value)
+
+
+def _check_choice(option: str, value: str, choices: Any) -> None:
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise UsageError(f"--{option} {value!r} is not one of {', '.join(allowed)}")
