@@ -42,7 +42,7 @@ class Embed:
 
     def fields(self) -> list[pa.Field]:
         value, width = _stored(self._spec.output_dtype, self._width)
-        fields = [pa.field("embedding", pa.list_(pa.field("item", value, nullable=False), width))]
+        fields = [pa.field("embedding", pa.list_(value, width))]
         if self._spec.output_dtype == "int8":
             fields.append(pa.field("embedding_scale", pa.float32()))
         return fields
@@ -87,7 +87,5 @@ def _stored(dtype: OutputDtype, width: int) -> tuple[pa.DataType, int]:
 
 def _vectors(values: np.ndarray[tuple[int, int], np.dtype[np.generic]], failed: BoolArray) -> pa.Array:
     flat = pa.array(np.ascontiguousarray(values).reshape(-1))
-    item = pa.field("item", flat.type, nullable=False)
-    kind = pa.list_(item, values.shape[1])
     mask = pa.array(failed) if failed.any() else None
-    return pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=mask)
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=mask)
