@@ -26,7 +26,7 @@ _LONG_TEXT_CHARS_PER_TOKEN = 12
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The tokenized rows of a window: R rows, S sequences (a row may have none or many), T tokens."""
+    """The tokenized rows of a window: R rows, S sequences (none or many a row), T tokens."""
 
     ids: Int32Array  # [T]
     offsets: Int64Array  # [S + 1]
@@ -40,6 +40,11 @@ class Tokens:
     def lengths(self) -> Int64Array:
         """Tokens per sequence, [S]."""
         return np.diff(self.offsets)
+
+    @property
+    def token_rows(self) -> Int64Array:
+        """The row each token belongs to, [T]."""
+        return np.repeat(self.row_of, self.lengths)
 
     @property
     def rows(self) -> int:

@@ -13,6 +13,8 @@ from pipeline.tokens import Tokens
 Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
+NON_FINITE = "the model's output is not finite, in higher precision too"
+
 
 class Task(Protocol):
     """One of the things that can be done to a row. R rows, S sequences, T tokens a window."""

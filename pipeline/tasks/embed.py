@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from tokenizers import Tokenizer
 
@@ -85,7 +86,7 @@ def _stored(dtype: OutputDtype, width: int) -> tuple[pa.DataType, int]:
     return {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8()}[dtype], width
 
 
-def _vectors(values: np.ndarray[tuple[int, int], np.dtype[np.generic]], failed: BoolArray) -> pa.Array:
+def _vectors(values: npt.NDArray[np.generic], failed: BoolArray) -> pa.Array:
     flat = pa.array(np.ascontiguousarray(values).reshape(-1))
     mask = pa.array(failed) if failed.any() else None
     return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=mask)

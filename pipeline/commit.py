@@ -1,0 +1,208 @@
+"""Outputs → columns → parts: build, quarantine and commit in a thread beside the device."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.encoder.engine import Engine
+from pipeline.errors import BeiJobsError
+from pipeline.output import Output, Run
+from pipeline.packing import Int64Array
+from pipeline.provenance import of_run, of_shard
+from pipeline.quarantine import write_quarantine
+from pipeline.sink import encode_part
+from pipeline.spec import Shard, ShardResult
+from pipeline.tasks.base import NON_FINITE, BoolArray, Float32Array, Task
+from pipeline.windows import Slice, Window
+
+#: Windows whose columns wait to be built; the device does not run further ahead than this.
+_WINDOWS_BEHIND = 2
+
+#: Columns of every part, whatever the task.
+ALWAYS = (
+    pa.field("n_tokens", pa.int32()),
+    pa.field("truncated", pa.bool_()),
+    pa.field("error", pa.string()),
+)
+
+
+class _OpenShard:
+    """The output of a shard whose last row has not come yet."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._tables: list[pa.Table] = []
+        self._bad: list[pa.Table] = []
+        self._rows = 0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the shard before it ended."""
+        return time.monotonic() - self._started
+
+    def add(self, piece: Slice, table: pa.Table, failed: BoolArray) -> None:
+        if piece.rows is None:
+            return
+        self._tables.append(table)
+        if failed.any():
+            self._bad.append(
+                pa.table(piece.rows.filter(pa.array(failed)))
+                .append_column("bei_row", pa.array(self._row_numbers(piece, failed)))
+                .append_column("bei_error", table["error"].filter(pa.array(failed)))
+            )
+        self._rows += table.num_rows
+
+    def _row_numbers(self, piece: Slice, failed: BoolArray) -> Int64Array:
+        return np.flatnonzero(failed) + piece.shard.first_row + self._rows
+
+    def table(self) -> pa.Table:
+        """All output rows in input order. They are handed over, not kept."""
+        tables, self._tables = self._tables, []
+        return pa.concat_tables(tables)
+
+    def bad_rows(self) -> pa.Table:
+        """The input rows that failed, with `bei_row` and `bei_error`."""
+        return pa.concat_tables(self._bad)
+
+
+class Committer:
+    """Takes computed windows, commits each shard with its last row, reports how it went."""
+
+    def __init__(
+        self, output: Output, run: Run, engine: Engine, task: Task, attempt: str
+    ) -> None:
+        self._output = output
+        self._run = run
+        self._task = task
+        self._provenance = of_run(run, engine, attempt)
+        self._schema = pa.schema([*run.kept, *task.fields(), *ALWAYS])
+        self._shard = _OpenShard()
+        self._windows: queue.Queue[tuple[Window, Float32Array] | None] = queue.Queue(
+            _WINDOWS_BEHIND
+        )
+        self._results: queue.Queue[ShardResult] = queue.Queue()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="commit", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    def add(self, window: Window, outputs: Float32Array) -> None:
+        """Hand over a computed window; waits while the thread is too far behind."""
+        while True:
+            self._raise()
+            try:
+                return self._windows.put((window, outputs), timeout=1)
+            except queue.Full:
+                continue  # the thread may have died: look at its error again
+
+    def finished(self) -> list[ShardResult]:
+        """Shards that ended since the last call."""
+        results = []
+        while not self._results.empty():
+            results.append(self._results.get())
+        return results
+
+    def close(self) -> list[ShardResult]:
+        """Wait for the last commit; the shards that ended meanwhile."""
+        self._stop()
+        self._raise()
+        return self.finished()
+
+    def _stop(self) -> None:
+        while self._thread.is_alive():
+            try:
+                self._windows.put(None, timeout=0.1)
+                self._thread.join()
+            except queue.Full:
+                continue
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        try:
+            while (item := self._windows.get()) is not None:
+                self._take(*item)
+        except BaseException as error:  # handed to the caller's thread by the next call
+            self._error = error
+
+    def _take(self, window: Window, outputs: Float32Array) -> None:
+        table, failed = self._columns(window, outputs)
+        start = 0
+        for piece in window.slices:
+            rows = 0 if piece.rows is None else piece.rows.num_rows
+            self._shard.add(piece, table.slice(start, rows), failed[start : start + rows])
+            start += rows
+            if piece.last:
+                self._results.put(self._finish(piece))
+                self._shard = _OpenShard()
+
+    def _columns(self, window: Window, outputs: Float32Array) -> tuple[pa.Table, BoolArray]:
+        """The output rows of a window, and which of them failed."""
+        tokens = window.tokens
+        errors = dict(tokens.errors)
+        finite = np.isfinite(outputs).all(axis=1)
+        owner = tokens.token_rows if self._task.per_token else tokens.row_of
+        errors |= {int(row): NON_FINITE for row in np.unique(owner[~finite])}
+        failed = np.zeros(tokens.rows, dtype=np.bool_)
+        failed[list(errors)] = True
+        reasons = pa.array([errors.get(row) for row in range(tokens.rows)], pa.string())
+        arrays = [
+            *(window.rows.column(field.name) for field in self._run.kept),
+            *self._task.columns(window.rows, tokens, outputs, failed),
+            pa.array(tokens.n_tokens),
+            pa.array(tokens.truncated),
+            reasons,
+        ]
+        return pa.Table.from_arrays(arrays, schema=self._schema), failed
+
+    def _finish(self, piece: Slice) -> ShardResult:
+        """Commit the shard that `piece` ends; what goes wrong is its result, not a crash."""
+        shard = piece.shard
+        try:
+            if piece.error is not None:
+                raise piece.error
+            return self._commit(shard)
+        except BeiJobsError as error:
+            return ShardResult(
+                shard.id, shard.part, shard.rows, seconds=self._shard.seconds, computed=False,
+                error=f"{shard}: {error}", hint=error.hint, transient=error.transient,
+            )  # fmt: skip
+
+    def _commit(self, shard: Shard) -> ShardResult:
+        table = self._shard.table()
+        result = ShardResult(
+            shard.id,
+            shard.part,
+            table.num_rows,
+            tokens=int(np.sum(table["n_tokens"].to_numpy(), dtype=np.int64)),
+            truncated=int(np.sum(table["truncated"].to_numpy())),
+            failed=len(table) - table["error"].null_count,
+            seconds=round(self._shard.seconds, 3),
+        )
+        if result.failed:
+            write_quarantine(self._output, self._run, shard, self._shard.bad_rows())
+        values = self._provenance | of_shard(shard, result)
+        data = encode_part(table, values)
+        mine = self._output.commit(shard.part, data)
+        self._output.retract_if_unplanned(self._run, shard.part)
+        return replace(result, computed=mine)

@@ -1,0 +1,203 @@
+"""Parts → manifest: the list that makes a run's output final, and the newest list is the contract.
+
+    _bei/runs/<n>/parts           Parquet, one row a part, in input order
+    _bei/runs/<n>/manifest.json   totals only, create-only, written last
+
+Only ends of files are read here, and of parts that the last manifest already listed not even
+those: finishing a nightly run costs what is new.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import JobFailed
+from pipeline.output import Output, Run, now
+from pipeline.plan import Plan
+from pipeline.sink import PartInfo, read_info
+from pipeline.spec import failure_budget
+from pipeline.storage import ObjectInfo
+
+#: Ends of parts read at the same time: each is a few small requests to a distant store.
+_READERS = 16
+
+PARTS_SCHEMA = pa.schema(
+    [
+        ("part", pa.string()),
+        ("rows", pa.int64()),
+        ("tokens", pa.int64()),
+        ("truncated", pa.int64()),
+        ("failed", pa.int64()),
+        ("seconds", pa.float64()),
+        ("bytes", pa.int64()),
+        ("version", pa.string()),
+        ("checksum", pa.string()),
+        ("attempt", pa.string()),
+        ("job", pa.string()),  # the job that computed it
+        ("precision", pa.string()),
+        ("device", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Totals of a finished run."""
+
+    job: str
+    run: int
+    parts: int
+    rows: int
+    computed: int  # rows whose part this run made
+    reused: int  # rows found committed
+    failed: int
+    tokens: int
+    truncated: int
+    seconds: float  # of computing, summed over parts
+    bytes: int
+    precisions: tuple[str, ...]
+    space: str
+    finished: str
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        return cls(**{**data, "precisions": tuple(data["precisions"])})
+
+
+def read_manifest(output: Output, run: Run) -> Manifest | None:
+    """The manifest of a run, or None while it is not finished."""
+    name = run.path("manifest.json")
+    if not output.directory.exists(name):
+        return None
+    return Manifest.from_json(json.loads(output.directory.read(name)))
+
+
+def newest(output: Output) -> tuple[Run, Manifest] | None:
+    """The highest finished run: what a reader of the output reads."""
+    for n in reversed(output.run_numbers()):
+        run = output.run(n)
+        if manifest := read_manifest(output, run):
+            return run, manifest
+    return None
+
+
+def read_parts(output: Output, run: Run) -> pa.Table:
+    """One row a part of a finished run, in input order, with the columns of PARTS_SCHEMA."""
+    return pq.read_table(io.BytesIO(output.directory.read(run.path("parts"))))
+
+
+def finalise(output: Output, run: Run, plan: Plan, *, max_failed: str) -> Manifest | None:
+    """Write the manifest once every shard is committed, then sweep what it does not list.
+
+    Safe to call from anywhere at any time, by several at once: the first manifest stands.
+
+    `max_failed` is how many rows may have failed, see `failure_budget`.
+
+    Returns:
+        The manifest; None while shards are missing, or where a higher run exists.
+
+    Raises:
+        JobFailed: more rows failed than may; no manifest is written, the parts stay.
+    """
+    if done := read_manifest(output, run):
+        return done
+    committed = output.committed()
+    if plan.missing(committed) or output.superseded(run):
+        return None
+    parts = _list_parts(output, plan, committed)
+    manifest = _totals(run, parts)
+    _check_budget(manifest, max_failed)
+    sink = io.BytesIO()
+    pq.write_table(parts, sink, compression="zstd")
+    output.directory.put(run.path("parts"), sink.getvalue())
+    data = json.dumps(asdict(manifest), indent=1).encode()
+    if not output.directory.create(run.path("manifest.json"), data):
+        return read_manifest(output, run)
+    if not output.superseded(run):
+        output.sweep(plan.parts)
+    return manifest
+
+
+def _list_parts(output: Output, plan: Plan, committed: dict[str, ObjectInfo]) -> pa.Table:
+    known = _known_parts(output)
+    rows: dict[str, dict[str, Any]] = {}
+    unread: list[ObjectInfo] = []
+    for name in plan.table["part"].to_pylist():
+        item, old = committed[name], known.get(name)
+        if old is not None and (old["version"], old["bytes"]) == (item.version, item.size):
+            rows[name] = old
+        else:
+            rows[name] = {}  # holds the place, so that input order stays
+            unread.append(item)
+    with ThreadPoolExecutor(_READERS) as pool:
+        infos = pool.map(lambda item: read_info(output.directory, item.name), unread)
+        for item, info in zip(unread, infos, strict=True):
+            rows[item.name] = _part_row(item, info)
+    return pa.Table.from_pylist(list(rows.values()), PARTS_SCHEMA)
+
+
+def _known_parts(output: Output) -> dict[str, dict[str, Any]]:
+    last = newest(output)
+    if last is None:
+        return {}
+    return {row["part"]: row for row in read_parts(output, last[0]).to_pylist()}
+
+
+def _part_row(item: ObjectInfo, info: PartInfo) -> dict[str, Any]:
+    counts = {key: info.count(key) for key in ("rows", "tokens", "truncated", "failed")}
+    texts = {key: info.values[key] for key in ("checksum", "attempt", "job", "precision", "device")}
+    return {
+        "part": item.name,
+        "bytes": item.size,
+        "version": item.version,
+        "seconds": float(info.values["seconds"]),
+        **counts,
+        **texts,
+    }
+
+
+def _totals(run: Run, parts: pa.Table) -> Manifest:
+    def total(name: str, table: pa.Table = parts) -> int:
+        return int(pc.sum(table[name]).as_py() or 0)
+
+    mine = parts.filter(pc.equal(parts["job"], run.job))
+    return Manifest(
+        job=run.job,
+        run=run.n,
+        parts=parts.num_rows,
+        rows=total("rows"),
+        computed=total("rows", mine),
+        reused=total("rows") - total("rows", mine),
+        failed=total("failed"),
+        tokens=total("tokens"),
+        truncated=total("truncated"),
+        seconds=round(float(pc.sum(mine["seconds"]).as_py() or 0), 3),
+        bytes=total("bytes"),
+        precisions=_distinct(parts["precision"].to_pylist()),
+        space=run.spec.space,
+        finished=now(),
+    )
+
+
+def _distinct(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(values)))
+
+
+def _check_budget(manifest: Manifest, limit: str) -> None:
+    allowed = failure_budget(limit, manifest.rows)
+    if manifest.failed > allowed:
+        raise JobFailed(
+            f"{manifest.failed} of {manifest.rows} rows failed, more than "
+            f"--max-failed-rows {limit} allows ({allowed})",
+            hint="the rows and reasons are under _bei/quarantine/ in the output; mend the input, "
+            "or run the same command with a higher --max-failed-rows",
+        )

@@ -1,0 +1,299 @@
+"""An output prefix: its identity, its runs, its parts. What is written here is the only truth.
+
+    <output>/part-….arrow                     data; creating one commits a shard
+    <output>/_bei/spec.json                   the output's identity, create-only
+    <output>/_bei/runs/<n>/run.json           one run, create-only: whoever creates it owns n
+    <output>/_bei/runs/<n>/plan-<digest>      its frozen cut, written before run.json
+    <output>/_bei/runs/<n>/failures/…         one object a failed attempt of a shard
+    <output>/_bei/runs/<n>/cancelled.json     stop; create-only
+    <output>/_bei/runs/<n>/parts, manifest.json   see `pipeline.manifest`
+    <output>/_bei/quarantine/…                rows that could not be computed, replayable
+
+Redis may forget all it knows: every question that decides anything is asked here.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.errors import NotFound, OutputConflict, StorageError
+from pipeline.plan import Plan
+from pipeline.spec import NUMERICS_VERSION, JobSpec, ShardResult, digest, schema_hash
+from pipeline.storage import Directory, ObjectInfo, redact
+
+#: Raise when what is written changes so that an older version must not touch it.
+FORMAT_VERSION = 1
+#: Attempts of a shard whose failures may pass before the shard counts as failed.
+MAX_ATTEMPTS = 3
+
+_RUNS = "_bei/runs/"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One plan carried out on an output."""
+
+    output: str
+    n: int
+    spec: JobSpec
+    inputs: tuple[str, ...]  # the INPUT arguments as given, resolved to absolute URIs
+    columns: pa.Schema  # of the input as planned: id, kept and task columns
+    plan: str  # digest of the plan
+    files: int
+    shards: int
+    rows: int
+    limit: int | None = None
+    created: str = field(default_factory=lambda: now())
+    format: int = FORMAT_VERSION
+
+    @property
+    def job(self) -> str:
+        """The job id: 12 hex digits over (output, n)."""
+        return digest(self.output, self.n)[:12]
+
+    @property
+    def kept(self) -> pa.Schema:
+        """The id and kept columns, which pass through."""
+        return kept_schema(self.spec, self.columns)
+
+    def path(self, name: str) -> str:
+        """Where an object of this run lies, relative to the output."""
+        return f"{_RUNS}{self.n}/{name}"
+
+    def to_json(self) -> dict[str, Any]:
+        packed = base64.b64encode(self.columns.serialize()).decode()
+        own = {name: getattr(self, name) for name in _PLAIN_FIELDS}
+        return {**own, "job": self.job, "columns": packed, "spec": self.spec.to_json()}
+
+    @classmethod
+    def from_json(cls, output: str, data: dict[str, Any]) -> Run:
+        """Rebuild a run; `output` is where it was found, which need not be where it was made.
+
+        Raises:
+            OutputConflict: a newer version of bei-jobs wrote it.
+        """
+        if data.get("format", 0) > FORMAT_VERSION:
+            raise OutputConflict(
+                f"{redact(output)} was written by a newer version of bei-jobs",
+                hint="upgrade bei-jobs here; an older version must not touch it",
+            )
+        columns = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(data["columns"])))
+        own = {name: data[name] for name in _PLAIN_FIELDS}
+        own["inputs"] = tuple(own["inputs"])
+        return cls(
+            **{**own, "output": output}, columns=columns, spec=JobSpec.from_json(data["spec"])
+        )
+
+
+_PLAIN_FIELDS = (
+    "output", "n", "inputs", "plan", "files", "shards", "rows", "limit", "created", "format",
+)  # fmt: skip
+
+
+class Output:
+    """The objects under one output prefix, by what they mean."""
+
+    def __init__(self, uri: str) -> None:
+        self.directory = Directory(uri)
+        self.uri = self.directory.uri
+
+    def claim(self, spec: JobSpec, columns: pa.Schema) -> None:
+        """Make this output `spec`'s, or prove that it already is.
+
+        Raises:
+            OutputConflict: it belongs to another space, or keeps other columns; both named.
+        """
+        kept = kept_schema(spec, columns)
+        mine = {
+            "space": spec.space,
+            "schema": schema_hash(kept),
+            "numerics": NUMERICS_VERSION,
+            "format": FORMAT_VERSION,
+            "kept": {f.name: str(f.type) for f in kept},
+            "spec": spec.to_json(),
+        }
+        if self.directory.create("_bei/spec.json", _json(mine)):
+            return
+        theirs = self._json("_bei/spec.json")
+        if (theirs["space"], theirs["schema"]) != (mine["space"], mine["schema"]):
+            raise OutputConflict(
+                f"{redact(self.uri)} holds another job's results: {_difference(theirs, mine)}",
+                hint="give another --output, or the same options as before",
+            )
+
+    def latest(self) -> Run | None:
+        """The highest run, or None where none was made."""
+        numbers = self.run_numbers()
+        return self.run(numbers[-1]) if numbers else None
+
+    def run_numbers(self) -> list[int]:
+        """The n of every run, ascending."""
+        names = (item.name for item in self.directory.list(_RUNS, recursive=True))
+        return sorted(int(n.split("/")[2]) for n in names if n.endswith("/run.json"))
+
+    def run(self, n: int) -> Run:
+        """Run `n`.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        return Run.from_json(self.uri, self._json(f"{_RUNS}{n}/run.json"))
+
+    def superseded(self, run: Run) -> int:
+        """The highest run above `run`, or 0: one small request where there is none."""
+        n = run.n
+        while self.directory.exists(f"{_RUNS}{n + 1}/run.json"):
+            n += 1
+        return n if n > run.n else 0
+
+    def start(self, run: Run, plan: Plan) -> Run | None:
+        """Create `run` as number `run.n`; None where somebody else was first.
+
+        The plan is written before run.json, so that a run that can be seen can be carried out.
+        """
+        self.directory.create(run.path(f"plan-{plan.digest}"), plan.to_bytes())
+        return run if self.directory.create(run.path("run.json"), _json(run.to_json())) else None
+
+    def plan(self, run: Run) -> Plan:
+        """The frozen cut of a run."""
+        return Plan.from_bytes(self.directory.read(run.path(f"plan-{run.plan}")))
+
+    def committed(self) -> dict[str, ObjectInfo]:
+        """Part name → object, of every part in the output whichever run made it."""
+        return {
+            item.name: item
+            for item in self.directory.list()
+            if item.name.startswith("part-") and item.name.endswith(".arrow")
+        }
+
+    def commit(self, part: str, data: memoryview) -> bool:
+        """Commit a shard by creating its part. True: this attempt's; False: another was first.
+
+        `data` carries the attempt's id, so that even a write whose answer was lost, or that a
+        client library repeated by itself, is told from another attempt's (see
+        `Directory.create`).
+        """
+        return self.directory.create(part, data)
+
+    def retract_if_unplanned(self, run: Run, part: str) -> bool:
+        """Delete a part just committed for `run` if a higher run does not plan it.
+
+        A run started meanwhile has listed the parts before this one was there; the flat glob
+        would show a part that no manifest names.
+        """
+        n = self.superseded(run)
+        if not n or part in self.plan(self.run(n)).parts:
+            return False
+        self.directory.delete(part)
+        return True
+
+    def sweep(self, keep: Collection[str]) -> list[str]:
+        """Delete every part that is not among `keep`; the names that went."""
+        unlisted = [name for name in self.committed() if name not in keep]
+        for name in unlisted:
+            self.directory.delete(name)
+        return unlisted
+
+    def cancel(self, run: Run) -> bool:
+        """Mark a run as cancelled; False where it already was."""
+        return self.directory.create(run.path("cancelled.json"), _json({"at": now()}))
+
+    def cancelled(self, run: Run) -> bool:
+        """Whether the run was cancelled."""
+        return self.directory.exists(run.path("cancelled.json"))
+
+    def record_failure(self, run: Run, result: ShardResult, attempt: str) -> None:
+        """Write down why an attempt of a shard failed."""
+        name = run.path(f"failures/{result.shard}-{attempt}.json")
+        self.directory.put(name, _json({**asdict(result), "at": now(), "attempt": attempt}))
+
+    def failures(self, run: Run) -> dict[str, ShardResult]:
+        """Shard id → the last failure, of the shards that are not to be tried again."""
+        found: dict[str, list[ShardResult]] = {}
+        for item in self.directory.list(run.path("failures/")):
+            data = self._json(item.name)
+            result = ShardResult(**{k: data[k] for k in ShardResult.__slots__})
+            found.setdefault(result.shard, []).append(result)
+        return {
+            shard: results[-1]
+            for shard, results in found.items()
+            if len(results) >= MAX_ATTEMPTS or not all(r.transient for r in results)
+        }
+
+    def forget_failures(self, run: Run) -> int:
+        """Give failed shards their attempts back; how many records went."""
+        items = list(self.directory.list(run.path("failures/")))
+        for item in items:
+            self.directory.delete(item.name)
+        return len(items)
+
+    def _json(self, name: str) -> dict[str, Any]:
+        data = self.directory.read(name)
+        try:
+            value: dict[str, Any] = json.loads(data)
+        except ValueError as error:
+            raise StorageError(
+                f"{redact(self.uri)}/{name} is not valid JSON: {error}",
+                hint="restore the file, or give another --output",
+            ) from error
+        return value
+
+
+def kept_schema(spec: JobSpec, columns: pa.Schema) -> pa.Schema:
+    """The id column (where there is one) and the kept ones, as they are in `columns`."""
+    names = [spec.id_column] if spec.id_column else []
+    names += [name for name in spec.keep if name not in names]
+    return pa.schema([columns.field(name) for name in names])
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601 to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def find_run(uri: str) -> tuple[Output, Run]:
+    """The output at `uri` and its highest run.
+
+    Raises:
+        NotFound: no job ever wrote there.
+    """
+    output = Output(uri)
+    run = output.latest()
+    if run is None:
+        raise NotFound(
+            f"{redact(uri)} holds no job",
+            hint="give the output of a job, or a job id that `bei-jobs list` shows",
+        )
+    return output, run
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True).encode()
+
+
+def _difference(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
+    """Name what differs between two identities, in the words of the options."""
+    if theirs["space"] == mine["space"]:
+        return f"kept columns {theirs['kept']} there, {mine['kept']} here"
+    there, here = (_flat(side["spec"]) for side in (theirs, mine))
+    names = sorted(k for k in there.keys() | here.keys() if there.get(k) != here.get(k))
+    said = [f"{k} is {there.get(k)!r} there, {here.get(k)!r} here" for k in names[:6]]
+    if theirs["numerics"] != mine["numerics"]:
+        said.append(f"numerics version {theirs['numerics']} there, {mine['numerics']} here")
+    return "; ".join(said) or f"space {theirs['space']} there, {mine['space']} here"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        found.update(_flat(inner, f"{prefix}.{key}" if prefix else key))
+    return found

@@ -1,0 +1,57 @@
+"""Run an iterator ahead of its consumer, in a thread, through a bounded queue."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+_END = object()
+
+
+@contextmanager
+def prefetch(items: Iterator[Item], depth: int) -> Iterator[Iterator[Item]]:
+    """Yield an iterator over `items` that is computed up to `depth` items ahead.
+
+    An exception in the producer is raised where its item would have come. Leaving the block
+    stops the producer at its next item and waits for it, so that no thread outlives its job.
+    """
+    ready: queue.Queue[tuple[object, BaseException | None]] = queue.Queue(maxsize=depth)
+    stopped = threading.Event()
+
+    def produce() -> None:
+        error: BaseException | None = None
+        try:
+            for item in items:
+                if stopped.is_set():
+                    return
+                ready.put((item, None))
+        except BaseException as caught:
+            error = caught
+        finally:
+            ready.put((_END, error))
+
+    def consume() -> Iterator[Item]:
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            if item is _END:
+                return
+            yield item  # type: ignore[misc]
+
+    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        yield consume()
+    finally:
+        stopped.set()
+        while thread.is_alive():  # a producer blocked on a full queue needs room to notice
+            try:
+                ready.get(timeout=0.05)
+            except queue.Empty:
+                thread.join(timeout=0.05)

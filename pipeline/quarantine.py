@@ -1,0 +1,43 @@
+"""Rows that could not be computed, kept with the reason in a form that can be submitted again."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.output import Output, Run
+from pipeline.spec import Shard
+from pipeline.storage import redact
+
+_FOLDER = "_bei/quarantine/"
+
+
+def write_quarantine(output: Output, run: Run, shard: Shard, rows: pa.Table) -> str:
+    """Write the failed input rows of a shard as Parquet, before the shard is committed.
+
+    The columns are those the job read, then `bei_input`, `bei_row` (0-based row of that file)
+    and `bei_error`. Another attempt of the same shard overwrites the file with the same rows.
+
+    Returns:
+        The name of the object, relative to the output.
+    """
+    source = pa.array([redact(shard.file.uri)] * rows.num_rows, pa.string())
+    table = rows.append_column("bei_input", source)
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    name = quarantine_name(shard.part)
+    output.directory.put(name, sink.getvalue())
+    return name
+
+
+def quarantine_name(part: str) -> str:
+    """Where the failed rows of a part are kept."""
+    return f"{_FOLDER}{part.removesuffix('.arrow')}.parquet"
+
+
+def quarantined(output: Output) -> Iterator[str]:
+    """The names of all quarantine files, relative to the output."""
+    yield from (item.name for item in output.directory.list(_FOLDER))

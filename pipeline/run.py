@@ -1,0 +1,63 @@
+"""The main path: shards in, committed parts out. `run_shards` names every stage, in order.
+
+Stages run at the same time, joined by bounded queues: one thread reads and tokenizes ahead of
+the device, the caller's thread feeds the device, one thread builds and commits parts. Memory is
+bounded by the window and the shard size, never by the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from pipeline.commit import Committer
+from pipeline.encoder.engine import Engine
+from pipeline.encoder.tokenizer import load_tokenizer
+from pipeline.forward import OnBatch, forward
+from pipeline.output import Output, Run
+from pipeline.prefetch import prefetch
+from pipeline.spec import Shard, ShardResult
+from pipeline.tasks import make_task
+from pipeline.windows import windows
+
+#: Tokenized windows that wait for the device.
+_WINDOWS_AHEAD = 2
+
+
+def run_shards(
+    run: Run,
+    shards: Sequence[Shard],
+    engine: Engine,
+    output: Output,
+    *,
+    attempt: str,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_batch: OnBatch = lambda rows, tokens: None,
+) -> Iterator[ShardResult]:
+    """Compute shards and commit each part as soon as its last row is there.
+
+    A shard that cannot be read or written becomes a result with `error`; the others go on.
+    When `should_stop` says so, the work ends between two batches: what is committed
+    stays, the rest yields nothing.
+
+    Args:
+        run: the run the shards belong to.
+        shards: in input order; consecutive shards of one file share one reader.
+        engine: the resident encoder.
+        output: where the parts go.
+        attempt: names this execution in every part it commits.
+        should_stop: asked before each batch.
+        on_batch: told the rows and tokens of each batch that came back.
+
+    Raises:
+        EncodeError: the device failed in a way that no smaller batch mends.
+    """
+    task = make_task(run.spec, load_tokenizer(engine.checkpoint), engine.output_size)
+    budget = run.spec.token_budget or engine.token_budget
+    with (
+        Committer(output, run, engine, task, attempt) as committer,
+        prefetch(windows(run, shards, task), _WINDOWS_AHEAD) as ahead,
+    ):
+        for window, outputs in forward(engine, ahead, task, budget, should_stop, on_batch):
+            committer.add(window, outputs)
+            yield from committer.finished()
+        yield from committer.close()

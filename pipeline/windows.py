@@ -1,0 +1,117 @@
+"""Read and tokenize: shards → windows of tokenized rows, ahead of the device.
+
+A window is what is sorted and packed together. It may span shards, and files, so that many
+small files still make full batches; its slices say which rows belong to which shard.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipeline import source
+from pipeline.errors import BeiJobsError, InputChanged
+from pipeline.output import Run
+from pipeline.spec import Shard
+from pipeline.tasks import Task
+from pipeline.tokens import Tokens
+
+#: Rows read at once: small enough that a batch of long documents is no burden.
+READ_ROWS = 1024
+#: The first window is small so that the device starts at once; each next one is twice as large.
+_FIRST_WINDOW_ROWS = 256
+#: Large enough that sorting leaves almost equal lengths in a batch.
+_WINDOW_ROWS = 16_384
+#: Text a window may hold, whatever its rows: it bounds the memory of long documents.
+_WINDOW_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Consecutive rows of one shard within a window, or the reason why there are no more."""
+
+    shard: Shard
+    rows: pa.RecordBatch | None
+    last: bool
+    error: BeiJobsError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Tokenized rows of one or more shards, in input order."""
+
+    slices: tuple[Slice, ...]
+    rows: pa.RecordBatch
+    tokens: Tokens
+
+
+def windows(run: Run, shards: Sequence[Shard], task: Task) -> Iterator[Window]:
+    """Tokenize the rows of `shards`, window by window."""
+    held: list[Slice] = []
+    rows, size, target = 0, 0, _FIRST_WINDOW_ROWS
+    for piece in _slices(run, shards):
+        held.append(piece)
+        if piece.rows is not None:
+            rows += piece.rows.num_rows
+            size += piece.rows.nbytes
+        if rows >= target or size >= _WINDOW_BYTES:
+            yield _window(held, run, task)
+            held, rows, size = [], 0, 0
+            target = min(2 * target, _WINDOW_ROWS)
+    if held:
+        yield _window(held, run, task)
+
+
+def _window(slices: list[Slice], run: Run, task: Task) -> Window:
+    batches = [piece.rows for piece in slices if piece.rows is not None]
+    table = pa.Table.from_batches(batches, run.columns).combine_chunks()
+    rows = table.to_batches()[0] if table.num_rows else _no_rows(run.columns)
+    return Window(tuple(slices), rows, task.tokenize(rows))
+
+
+def _slices(run: Run, shards: Sequence[Shard]) -> Iterator[Slice]:
+    """The rows of every shard in order; a shard that fails ends with its error, others go on."""
+    for _, group in itertools.groupby(shards, key=lambda shard: shard.file.uri):
+        left = list(group)
+        while left:
+            done = 0
+            try:
+                for piece in _read(run, left):
+                    yield piece
+                    done += piece.last
+                break
+            except BeiJobsError as error:
+                yield Slice(left[done], None, last=True, error=error)
+                left = left[done + 1 :]
+
+
+def _read(run: Run, shards: Sequence[Shard]) -> Iterator[Slice]:
+    """Stream consecutive shards of one file through one reader.
+
+    A slice is handed out only when the next one came or the reader ended well, so that a shard
+    is never complete before the reader had its last say on it.
+    """
+    left = [shard.rows for shard in shards]
+    held: Slice | None = None
+    for index, batch in source.read(
+        shards[0].file, [shard.cut for shard in shards], run.columns, batch_rows=READ_ROWS
+    ):
+        if held is not None:
+            yield held
+        left[index] -= batch.num_rows
+        held = Slice(shards[index], batch, last=left[index] == 0)
+    for shard, missing in zip(shards, left, strict=True):
+        if missing:
+            raise InputChanged(
+                f"{shard} holds {missing} rows fewer than when it was planned",
+                hint="submit again: the file's new version is then planned",
+            )
+    if held is not None:
+        yield held
+
+
+def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.array([], f.type) for f in schema], schema=schema)
