@@ -1,0 +1,46 @@
+# Sourced by demo, test and lint. `ensure_venv EXTRAS` leaves a .venv in the clone that holds
+# bei-jobs with these extras at the versions of constraints.txt, and does nothing when it already does.
+# A stamp, written last, says what the environment was made from.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# Without a home, caches go beside the environment, not into the root directory.
+[ -n "${HOME:-}" ] || export HOME="$PWD/.venv/home"
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  echo "bei-jobs needs Python 3.11 or newer; none found on PATH. Name one: PYTHON=/path/to/python3.11 $0" >&2
+  return 1
+}
+
+make_venv() {
+  local python
+  python=$(find_python)
+  if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    echo "$python cannot make virtual environments: it has no ensurepip." >&2
+    echo "On Debian or Ubuntu: apt-get install python3-venv. Or name another: PYTHON=/path/to/python3 $0" >&2
+    return 1
+  fi
+  "$python" -m venv --clear .venv
+  pwd >.venv/made-in # environments do not survive being moved
+}
+
+ensure_venv() {
+  local extras=$1 stamp=".venv/installed-$1" want quiet=--quiet
+  if [ "$(cat .venv/made-in 2>/dev/null)" != "$PWD" ] || ! .venv/bin/python -c 'import pip' 2>/dev/null; then
+    make_venv
+  fi
+  want=$(cat pyproject.toml constraints.txt | cksum)
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
+    echo "Installing bei-jobs[$extras] into .venv: once, some minutes, most of them PyTorch." >&2
+    if [ -t 2 ]; then quiet=; fi
+    .venv/bin/python -m pip install $quiet --disable-pip-version-check -c constraints.txt -e ".[$extras]" >&2
+    printf '%s\n' "$want" >"$stamp"
+  fi
+  export PATH="$PWD/.venv/bin:$PATH"
+}
