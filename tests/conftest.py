@@ -18,6 +18,8 @@ from moto.moto_server.werkzeug_app import (
 )
 from werkzeug.serving import make_server
 
+pytest_plugins = ["fixtures_redis"]  # a file of its own beside this one
+
 ACCESS_KEY = "AKIATESTTESTTESTTEST"
 SECRET_KEY = "secret/of+the/tests+that/must+never/be+seen"
 

@@ -28,7 +28,10 @@ class RedisServer:
 
     def __init__(self, directory: Path, *options: str, aof: bool = False) -> None:
         self.directory = directory
-        self.options = ("--appendonly", "yes" if aof else "no", "--save", "", *options)
+        self.options = (
+            *("--appendonly", "yes" if aof else "no", "--save", "", "--logfile", "redis.log"),
+            *options,
+        )
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -40,11 +43,11 @@ class RedisServer:
         return redis.Redis(port=self.port, socket_timeout=5, socket_connect_timeout=1)
 
     def start(self) -> None:
-        """Start on a free port the first time, on the same port afterwards; wait until it answers."""
+        """Start on a free port, later on the same one again; wait until it answers."""
         port = self.port or _free_port()
         self._process = subprocess.Popen(
-            ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", self.directory]
-            + ["--logfile", "redis.log", *self.options],
+            ["redis-server", "--port", str(port), "--bind", "127.0.0.1", *self.options],
+            cwd=self.directory,
         )
         self.port = port
         self._wait_until_it_answers()

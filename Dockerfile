@@ -1,0 +1,26 @@
+# One image for every role: the entry point is the command line, the role is its first argument.
+# PyTorch from PyPI carries the CUDA libraries, so the same image serves CPU and GPU workers. For a
+# smaller image without CUDA pass the index of PyTorch's CPU builds as PIP_EXTRA_INDEX_URL.
+FROM python:3.11-slim
+
+ARG PIP_EXTRA_INDEX_URL=""
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
+
+WORKDIR /app
+# The dependencies first, on empty packages: this layer stays cached while only code changes.
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+RUN mkdir pipeline workers jobs && touch pipeline/__init__.py workers/__init__.py jobs/__init__.py \
+    && pip install -c constraints.txt '.[s3,gcs,azure,demo]'
+COPY pipeline pipeline
+COPY workers workers
+COPY jobs jobs
+RUN pip install --no-deps --force-reinstall .
+
+# Downloaded checkpoints; a volume here survives the container.
+ENV HF_HOME=/models
+RUN useradd --create-home bei && mkdir /models && chown bei /models
+USER bei
+WORKDIR /home/bei
+
+ENTRYPOINT ["bei-jobs"]
+CMD ["--help"]
