@@ -1,0 +1,219 @@
+"""URIs of every store: made absolute, printed without secrets, opened through fsspec.
+
+A filesystem object is fetched anew for each operation and never kept: fsspec caches it per
+process and drops that cache in a forked child (`fsspec.spec._Cached`), whereas an object carried
+across a fork refuses to work ("This class is not fork-safe").
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import fsspec
+from fsspec.core import split_protocol
+
+from pipeline.errors import (
+    AccessDenied,
+    BeiJobsError,
+    NotFound,
+    StorageError,
+    StoreFull,
+    UsageError,
+)
+
+LOCAL_PROTOCOLS = frozenset({None, "", "file", "local"})
+
+# Here the part before "@" names a container, not a user.
+_CONTAINER_SCHEMES = frozenset({"abfs", "abfss", "wasb", "wasbs"})
+_SECRET_PARAMETER = re.compile(r"(?i)sig|token|key|secret|cred|passw|auth|policy")
+_URI_IN_TEXT = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
+_DETAIL_MAX_CHARS = 300
+
+# s3fs itself retries five times; more than one attempt of botocore's own inside each of those
+# multiplies (25 PUTs on a constant 503). One is kept for the 5xx codes that s3fs gives up on.
+_S3_OPTIONS: Mapping[str, Any] = {
+    "config_kwargs": {
+        "retries": {"max_attempts": 1},
+        "connect_timeout": 10,  # seconds
+        "read_timeout": 60,  # seconds without a byte
+        "max_pool_connections": 32,
+    }
+}
+_OPTIONS: Mapping[str, Mapping[str, Any]] = {"s3": _S3_OPTIONS, "s3a": _S3_OPTIONS}
+
+_NO_CREDENTIALS = frozenset(
+    {
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "CredentialRetrievalError",
+        "ProfileNotFound",
+        "TokenRetrievalError",
+        "SSOTokenLoadError",
+        "ClientAuthenticationError",  # Azure
+        "DefaultCredentialsError",  # Google
+        "RefreshError",  # Google
+    }
+)
+_CLIENT_LIBRARIES = frozenset(
+    {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3"}
+)
+
+
+def is_local(uri: str) -> bool:
+    """Whether `uri` is a path of this machine: plain, file:// or local://."""
+    return split_protocol(uri)[0] in LOCAL_PROTOCOLS
+
+
+def absolute(uri: str) -> str:
+    """The one spelling of a URI: a local path absolute and plain, no trailing slash.
+
+    Raises:
+        UsageError: `uri` is empty.
+    """
+    if not uri:
+        raise UsageError("an empty path is not a file or a directory")
+    protocol, path = split_protocol(uri)
+    if protocol in LOCAL_PROTOCOLS:
+        return str(os.path.abspath(path))
+    if protocol == "memory":
+        return f"memory://{path.strip('/')}"
+    return f"{protocol}://{path.rstrip('/')}"
+
+
+def redact(uri: str) -> str:
+    """`uri` fit to print: without user:password@ and without secrets in its query string."""
+    if is_local(uri):
+        return uri
+    parts = urlsplit(uri)
+    user, at, host = parts.netloc.rpartition("@")
+    if at and not (parts.scheme in _CONTAINER_SCHEMES and ":" not in user):
+        user, at = "", ""
+    query = "&".join(_redacted_parameter(pair) for pair in parts.query.split("&"))
+    return urlunsplit(parts._replace(netloc=f"{user}{at}{host}", query=query))
+
+
+def _redacted_parameter(pair: str) -> str:
+    name, equals, _ = pair.partition("=")
+    return f"{name}=..." if equals and _SECRET_PARAMETER.search(name) else pair
+
+
+def filesystem(uri: str) -> tuple[Any, str]:
+    """The fsspec filesystem of an absolute `uri` and the path in it.
+
+    Listings are never cached: another process may have written since. S3 takes its credentials,
+    region and endpoint from where botocore does (`AWS_*`, `AWS_ENDPOINT_URL`, profiles, roles).
+
+    Raises:
+        UsageError: no filesystem of that name, or its package is not installed.
+    """
+    protocol, _ = split_protocol(uri)
+    try:
+        fs, path = fsspec.core.url_to_fs(
+            uri, use_listings_cache=False, **_OPTIONS.get(protocol or "file", {})
+        )
+    except ImportError as error:
+        raise UsageError(
+            f"{redact(uri)}: the package that opens {protocol}:// is not installed ({error})",
+            hint="install bei-jobs with its extra: s3, gcs or azure",
+        ) from error
+    except ValueError as error:
+        raise UsageError(
+            f"{redact(uri)}: {protocol}:// is not a known kind of store",
+            hint="give a local path, or a URI such as s3://bucket/path or gs://bucket/path",
+        ) from error
+    return fs, path
+
+
+@contextmanager
+def translated(uri: str) -> Iterator[None]:
+    """Turn what stores and clients raise inside the block into the error tree.
+
+    Raises:
+        NotFound, AccessDenied, StoreFull, StorageError: each names the redacted `uri`. Errors
+            of the program itself (TypeError and the like) pass through unchanged.
+    """
+    try:
+        yield
+    except BeiJobsError:
+        raise
+    except Exception as error:
+        known = _translate(error, redact(uri), local=is_local(uri))
+        if known is None:
+            raise
+        raise known from error
+
+
+def _translate(error: Exception, uri: str, *, local: bool) -> StorageError | None:
+    code = _response_code(error)
+    if isinstance(error, FileNotFoundError) or code in {"NoSuchBucket", "NoSuchKey", "404"}:
+        what = "its bucket does not exist" if code == "NoSuchBucket" else "does not exist"
+        return NotFound(f"{uri}: {what}", hint="check the spelling; create the bucket if need be")
+    if _is_refusal(error, code):
+        # The store's own words may hold an account or a request; the code says enough.
+        return AccessDenied(f"{uri}: access denied ({code or _reason(error)})", hint=_rights(local))
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return StoreFull(
+            f"{uri}: no space left ({error.strerror})",
+            hint="free some space and run the same command again; what is committed stays",
+        )
+    if isinstance(error, OSError) or _library(error) in _CLIENT_LIBRARIES:
+        return StorageError(f"{uri}: {type(error).__name__}: {_detail(error)}", hint=_retry(local))
+    return None
+
+
+def _is_refusal(error: Exception, code: str) -> bool:
+    return (
+        isinstance(error, PermissionError)
+        or code in {"401", "403"}
+        or any(kind.__name__ in _NO_CREDENTIALS for kind in type(error).__mro__)
+    )
+
+
+def _response_code(error: BaseException | None) -> str:
+    """The store's own code: botocore's (s3fs keeps it as the cause), Google's or Azure's."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code", ""))
+        for attribute in ("code", "status_code"):
+            if str(code := getattr(error, attribute, "")).isdigit():
+                return str(code)
+        error = error.__cause__
+    return ""
+
+
+def _library(error: Exception) -> str:
+    return type(error).__module__.partition(".")[0]
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
+def _detail(error: Exception) -> str:
+    text = _URI_IN_TEXT.sub(lambda match: redact(match.group()), str(error))
+    return " ".join(text.split())[:_DETAIL_MAX_CHARS]
+
+
+def _rights(local: bool) -> str:
+    if local:
+        return "check the owner and mode of the file and of the directories above it"
+    return (
+        "check the credentials (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or "
+        "a role) and that they may list, read and write there"
+    )
+
+
+def _retry(local: bool) -> str:
+    if local:
+        return "check the disk; the same command goes on where it stopped"
+    return (
+        "check the network and the endpoint (S3: AWS_ENDPOINT_URL); "
+        "the same command goes on where it stopped"
+    )
