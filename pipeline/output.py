@@ -6,6 +6,7 @@
     <output>/_bei/runs/<n>/plan-<digest>      its frozen cut, written before run.json
     <output>/_bei/runs/<n>/failures/…         one object a failed attempt of a shard
     <output>/_bei/runs/<n>/cancelled.json     stop; create-only
+    <output>/_bei/runs/<n>/failed.json        it cannot be finished, and why; create-only
     <output>/_bei/runs/<n>/parts, manifest.json   see `pipeline.manifest`
     <output>/_bei/quarantine/…                rows that could not be computed, replayable
 
@@ -209,6 +210,16 @@ class Output:
         """Whether the run was cancelled."""
         return self.directory.exists(run.path("cancelled.json"))
 
+    def fail(self, run: Run, reason: str, hint: str = "") -> bool:
+        """Mark a run as failed for good, with the reason; False where it already was."""
+        data = {"at": now(), "reason": reason, "hint": hint}
+        return self.directory.create(run.path("failed.json"), _json(data))
+
+    def failed(self, run: Run) -> dict[str, str] | None:
+        """`reason` and `hint` of a failed run; None where it did not fail."""
+        name = run.path("failed.json")
+        return self._json(name) if self.directory.exists(name) else None
+
     def record_failure(self, run: Run, result: ShardResult, attempt: str) -> None:
         """Write down why an attempt of a shard failed."""
         name = run.path(f"failures/{result.shard}-{attempt}.json")
@@ -232,6 +243,8 @@ class Output:
         items = list(self.directory.list(run.path("failures/")))
         for item in items:
             self.directory.delete(item.name)
+        self.directory.delete(run.path("failed.json"))
+        self.directory.delete(run.path("cancelled.json"))
         return len(items)
 
     def _json(self, name: str) -> dict[str, Any]:
