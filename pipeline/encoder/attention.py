@@ -1,0 +1,276 @@
+"""Attention over packed sequences: every token attends inside its own sequence and nowhere else.
+
+Shapes: T tokens, S sequences, H query heads, K key heads (H is a multiple of K), D head size.
+Two engines:
+- `GroupedAttention`, everywhere: runs of equal length go through scaled_dot_product_attention
+  together, so nothing is padded and no mask separates sequences. Also the reference.
+- `VarlenAttention`, CUDA in 16 bits: FlashAttention's variable-length kernel.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.encoder.config import EncoderConfig
+
+# Entries of one attention mask or bias, all heads: 64 MB in float32. Longer texts are attended
+# to in blocks of query rows.
+MAX_MASK_ENTRIES = 16 * 1024 * 1024
+# T5's and MPNet's: distances beyond this share the last bucket.
+RELATIVE_MAX_DISTANCE = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Neighbouring sequences of one length."""
+
+    start: int  # first token
+    stop: int  # one past the last token
+    length: int  # tokens of each sequence
+
+    @property
+    def count(self) -> int:
+        """Sequences in the run."""
+        return (self.stop - self.start) // self.length
+
+
+def runs(offsets: list[int]) -> list[Run]:
+    """Group neighbours of equal length; empty sequences belong to no run.
+
+    Args:
+        offsets: where each sequence starts and the last one ends.
+    """
+    found: list[Run] = []
+    for start, stop in pairwise(offsets):
+        length = stop - start
+        if length == 0:
+            continue
+        if found and found[-1].length == length:
+            found[-1] = Run(found[-1].start, stop, length)
+        else:
+            found.append(Run(start, stop, length))
+    return found
+
+
+class GroupedAttention:
+    """Attention of one batch, run by run. Made once per batch, used by every layer."""
+
+    def __init__(
+        self, config: EncoderConfig, groups: list[Run], bias: PositionBias | None
+    ) -> None:
+        self._config = config
+        self._runs = groups
+        self._bias = bias
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
+        """Attend; query [T, H, D], key and value [T, K, D] → [T, H * D]."""
+        out = query.new_empty(query.shape)
+        for run in self._runs:
+            shape = (run.count, run.length)
+            q, k, v = (
+                x[run.start : run.stop].unflatten(0, shape).transpose(1, 2)  # [n, H, L, D]
+                for x in (query, key, value)
+            )
+            target = out[run.start : run.stop].unflatten(0, shape).transpose(1, 2)
+            self._attend(q, k, v, window, target)
+        return out.flatten(1)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, window: int | None, out: Tensor) -> None:
+        length = q.shape[2]
+        windowed = window is not None and window < length - 1
+        causal = self._config.causal
+        if not windowed and self._bias is None:
+            out.copy_(self._sdpa(q, k, v, None, causal))
+            return
+        for rows, columns in self._blocks(length, window if windowed else None):
+            mask = self._mask(rows, columns, window if windowed else None, q)
+            out[:, :, rows] = self._sdpa(q[:, :, rows], k[:, :, columns], v[:, :, columns], mask)
+
+    def _sdpa(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool = False
+    ) -> Tensor:
+        grouped = self._config.kv_heads != self._config.heads
+        return functional.scaled_dot_product_attention(
+            q, k, v, mask, is_causal=causal, scale=self._config.scale, enable_gqa=grouped
+        )
+
+    def _blocks(self, length: int, window: int | None) -> Iterator[tuple[slice, slice]]:
+        """Query rows and the keys that they can see, small enough for a mask in memory."""
+        heads = self._config.heads if self._bias is not None else 1
+        if window is not None:
+            # A square of side 2w wastes half of its entries; wide enough to be efficient.
+            step = max(2 * window, 256)
+        else:
+            step = max(1, MAX_MASK_ENTRIES // (heads * length))
+        for start in range(0, length, step):
+            stop = min(start + step, length)
+            reach = length if window is None else window
+            last = stop if self._config.causal else min(length, stop + reach)
+            yield slice(start, stop), slice(max(0, start - reach), last)
+
+    def _mask(self, rows: slice, columns: slice, window: int | None, like: Tensor) -> Tensor:
+        """What is added to the logits, [1 or H, rows, columns] in the dtype of `like`."""
+        bias = None if self._bias is None else self._bias.block(rows, columns)
+        if window is None and not self._config.causal:
+            if bias is None:
+                raise RuntimeError("a mask was asked for where none is needed")
+            return bias.to(like.dtype)
+        queries = torch.arange(rows.start, rows.stop, device=like.device)[:, None]
+        keys = torch.arange(columns.start, columns.stop, device=like.device)[None, :]
+        hidden = torch.zeros(1, device=like.device, dtype=torch.bool)
+        if window is not None:
+            hidden = hidden | ((queries - keys).abs() > window)
+        if self._config.causal:
+            hidden = hidden | (keys > queries)
+        base = like.new_zeros(hidden.shape) if bias is None else bias.to(like.dtype)
+        return base.masked_fill(hidden, -math.inf)[None] if bias is None else base.masked_fill(
+            hidden, -math.inf
+        )
+
+
+class PositionBias:
+    """A bias on attention logits that depends on key position − query position alone.
+
+    Kept as one row per distance, [H, 2R − 1] with distance 0 at R − 1, and as a square for
+    the lengths in use, so that a batch of short texts slices and never gathers.
+    """
+
+    def __init__(self, config: EncoderConfig, table: Tensor | None, device: torch.device) -> None:
+        self._config = config
+        self._table = table  # [buckets, H] of a learned bias, None for ALiBi
+        self._device = device
+        self._square = torch.empty(config.heads, 0, 0, device=device)
+
+    def block(self, rows: slice, columns: slice) -> Tensor:
+        """The bias of some queries on some keys, [H, rows, columns], float32."""
+        size = max(rows.stop, columns.stop)
+        if self._config.heads * size * size > MAX_MASK_ENTRIES:
+            return self._compute(rows, columns)
+        if self._square.shape[1] < size:
+            self._square = self._compute(slice(0, size), slice(0, size))
+        return self._square[:, rows, columns]
+
+    def _compute(self, rows: slice, columns: slice) -> Tensor:
+        queries = torch.arange(rows.start, rows.stop, device=self._device)[:, None]
+        keys = torch.arange(columns.start, columns.stop, device=self._device)[None, :]
+        distance = keys - queries
+        if self._table is None:
+            slopes = alibi_slopes(self._config.heads).to(self._device)
+            return -slopes[:, None, None] * distance.abs()
+        buckets = relative_buckets(distance, self._config.relative_buckets)
+        return self._table.float()[buckets].permute(2, 0, 1)
+
+
+def alibi_slopes(heads: int) -> Tensor:
+    """Slope of every head, [heads] float32.
+
+    Formula: https://arxiv.org/abs/2108.12409. For a number that is no power of two the slopes of
+    the next lower power are followed by every second one of the next higher.
+    """
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = [2.0 ** (-8.0 * (i + 1) / power) for i in range(power)]
+    slopes += [2.0 ** (-4.0 * (2 * i + 1) / power) for i in range(heads - power)]
+    return torch.tensor(slopes)
+
+
+def relative_buckets(distance: Tensor, buckets: int) -> Tensor:
+    """Bucket of key position − query position, as T5 defines it for encoders.
+
+    Half of the buckets serve each direction; in each, half are exact and the rest logarithmic up
+    to RELATIVE_MAX_DISTANCE. Source: https://arxiv.org/abs/1910.10683, appendix and code.
+    """
+    half = buckets // 2
+    exact = half // 2
+    size = distance.abs()
+    spread = math.log(RELATIVE_MAX_DISTANCE / exact)
+    # log(0) is −inf; the bucket of a small distance is never read from here.
+    far = exact + (torch.log(size.float() / exact) / spread * (half - exact)).long()
+    far = far.clamp(max=half - 1)
+    return torch.where(distance > 0, half, 0) + torch.where(size < exact, size, far)
+
+
+class VarlenAttention:
+    """FlashAttention's variable-length kernel, for 16-bit queries on CUDA."""
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        slopes: Tensor | None,
+    ) -> None:
+        self._config = config
+        self._cu_seqlens = cu_seqlens  # [S + 1] int32, on the device
+        self._max_seqlen = max_seqlen
+        self._slopes = slopes  # [H] float32 of ALiBi, or None
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
+        """Attend; query [T, H, D], key and value [T, K, D] → [T, H * D]."""
+        left = -1 if window is None else window
+        right = 0 if self._config.causal else left
+        if self._slopes is not None:
+            out = torch.ops.aten._flash_attention_forward(
+                query,
+                key,
+                value,
+                self._cu_seqlens,
+                self._cu_seqlens,
+                self._max_seqlen,
+                self._max_seqlen,
+                0.0,
+                self._config.causal,
+                False,
+                scale=self._config.scale,
+                alibi_slopes=self._slopes,
+            )[0]
+        else:
+            out = _varlen_attn(
+                query,
+                key,
+                value,
+                self._cu_seqlens,
+                self._max_seqlen,
+                self._config.scale,
+                (left, right),
+            )
+        return out.flatten(1)
+
+
+def _varlen_attn(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    scale: float,
+    window: tuple[int, int],
+) -> Tensor:
+    """Call varlen_attn of torch 2.11 (which takes grouped heads as they are) or later."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    options: dict[str, object] = {"scale": scale, "window_size": window}
+    if "enable_gqa" in inspect.signature(varlen_attn).parameters:
+        options["enable_gqa"] = query.shape[1] != key.shape[1]
+    out: Tensor = varlen_attn(
+        query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, **options
+    )
+    return out
+
+
+def varlen_supported(config: EncoderConfig, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `VarlenAttention` computes this model: 16 bits, CUDA, and no learned bias."""
+    return (
+        device.type == "cuda"
+        and dtype in (torch.float16, torch.bfloat16)
+        and config.relative_buckets == 0
+        and config.head_dim <= 256
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+    )

@@ -1,0 +1,99 @@
+"""What an encoder is: the settings in which published families differ, and nothing else.
+
+Every family is a value of `EncoderConfig`; `model.py` has one forward pass that reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Norm = Literal["layer", "rms", "rms_plus_one"]
+NormPlacement = Literal["post", "post_twice", "pre", "sandwich"]
+Activation = Literal["gelu", "gelu_tanh", "silu", "relu"]
+QueryKeyNorm = Literal["none", "per_head", "full_width"]
+Head = Literal["none", "pooler", "dense", "prediction", "tokens", "prediction_tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary positions of one layer: inv_freq[i] = theta^(-2i/dim) / factor, i < dim/2.
+
+    `factor` above 1 is linear interpolation. With `original_length` set, `factor` is applied as
+    Llama 3.1 does: only to wavelengths beyond original_length / low_freq_factor, not at all below
+    original_length / high_freq_factor, and blended in between.
+    """
+
+    theta: float
+    dim: int
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderConfig:
+    """One encoder: sizes, and the settings that families disagree on.
+
+    Sizes count elements; `windows` hold the largest distance |query - key| that attends,
+    inclusive, one per layer, None where the layer sees everything.
+    """
+
+    family: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    # How a layer normalises. post: norm(x + f(x)), BERT; post_twice: BERT with a second norm of
+    # the residual after attention, jina-code; pre: x + f(norm(x)); sandwich: x + norm(f(norm(x))).
+    norm: Norm
+    norm_eps: float
+    norm_placement: NormPlacement
+    embedding_norm: bool
+    final_norm: bool
+    # MLP
+    activation: Activation
+    gated: bool
+    gate_first: bool = True  # which half of a fused gate_up projection is activated
+    # Positions
+    position_table: int = 0  # rows of a learned table; 0: there is none
+    position_padding: int | None = None  # RoBERTa: positions start after this id and skip it
+    ropes: tuple[Rope, ...] = ()  # one per layer, or none
+    alibi: bool = False
+    relative_buckets: int = 0  # MPNet and T5: buckets of the learned relative bias
+    token_types: int = 0  # rows of the token type table; 0: there is none
+    # Attention
+    causal: bool = False
+    windows: tuple[int | None, ...] = ()  # one per layer, or none
+    qk_norm: QueryKeyNorm = "none"
+    attention_scale: float = 0.0  # 0: head_dim ** -0.5
+    embedding_scale: float = 1.0
+    # What follows the encoder
+    projection: int = 0  # voyage: width of a linear layer over the hidden states; 0: none
+    head: Head = "none"
+    head_activation: Activation | Literal["tanh"] = "tanh"
+    head_pooling: Literal["cls", "mean"] = "cls"
+    labels: tuple[str, ...] = ()
+    multi_label: bool = False
+    # Limits that a checkpoint states or a device sets
+    half: Literal["float16", "bfloat16"] = "float16"  # the 16 bits that lose least
+    float16_overflows: bool = False  # activations leave its range on ordinary text
+    max_length: int | None = None  # tokens; None: nothing in the config bounds it
+
+    @property
+    def scale(self) -> float:
+        """Factor of the attention logits."""
+        return self.attention_scale or self.head_dim**-0.5
+
+    def window(self, layer: int) -> int | None:
+        """Largest distance that attends in a layer, None for all."""
+        return self.windows[layer] if self.windows else None
+
+    @property
+    def output_size(self) -> int:
+        """Width of a pooled row before module files: hidden size, or the projection's."""
+        return self.projection or self.hidden_size

@@ -1,0 +1,328 @@
+"""One model on one device: batches in, float32 rows out.
+
+    engine = Engine(resolve("sentence-transformers/all-MiniLM-L6-v2"), "embed")
+    for batch, rows in engine.run(batches): ...
+
+On a GPU the copy of one batch's rows to the host overlaps the computation of the next.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.encoder.checkpoint import Checkpoint
+from pipeline.encoder.config import EncoderConfig
+from pipeline.encoder.describe import check_task, resolve_precision
+from pipeline.encoder.families import Loaded, load_family
+from pipeline.encoder.heads import ClassifierHead, SentenceHead
+from pipeline.encoder.model import Encoder, Packed, load_weights
+from pipeline.encoder.modules import read_modules
+from pipeline.errors import EncodeError, Interrupted, UsageError
+from pipeline.packing import Batch, gather
+
+logger = logging.getLogger(__name__)
+
+Rows = npt.NDArray[np.float32]
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_HEAD_TENSORS = ("projection", "head_dense", "head_norm", "classifier")
+# Batches whose rows may be on their way to the host while the next one computes.
+_IN_FLIGHT = 1
+# Tokens of a batch by default, see `Engine.token_budget`.
+_CPU_TOKENS = 2048
+_GPU_TOKENS = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    """A batch whose rows are computed, or will be once `copied` has happened."""
+
+    batch: Batch
+    rows: Tensor  # on the host
+    copied: torch.cuda.Event | None
+
+
+class Engine:
+    """A checkpoint ready to compute one task.
+
+    Attributes:
+        checkpoint: where it was loaded from.
+        encoder: the settings of the model.
+        device: where it computes: "cpu", "cuda", "cuda:1", …
+        precision: float32, float16 or bfloat16.
+        output_size: width of a row: dimensions of a vector, or number of classes.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        task: str,
+        *,
+        device: str = "cpu",
+        precision: str = "auto",
+        dimensions: int | None = None,
+        normalize: bool | None = None,
+        prompt_tokens: int = 0,
+    ) -> None:
+        """Load the model.
+
+        Args:
+            checkpoint: from `resolve`.
+            task: embed, rerank, classify or tag.
+            device: a torch device.
+            precision: of the encoder; pooling and heads are always float32. `auto`: float32 on a
+                CPU, on a GPU float16, or bfloat16 where the family overflows.
+            dimensions: leading dimensions of a vector to keep, None for all.
+            normalize: vectors of unit length or not, None for what the checkpoint does.
+            prompt_tokens: what the prompt takes at the front of every sequence; left out of
+                pooling where the checkpoint says so (`tokenizer.prompt_tokens`).
+
+        Raises:
+            CheckpointError: the model does not fit the task or its files do not fit each other.
+            UsageError: an option does not fit the model.
+        """
+        loaded = load_family(checkpoint)
+        check_task(checkpoint, task, loaded.encoder if loaded else None)
+        if loaded is None:
+            raise NotImplementedError
+        self.checkpoint = checkpoint
+        self.device = device
+        self.encoder = loaded.encoder
+        self.precision = resolve_precision(precision, self.encoder, device)
+        self._loaded = loaded
+        self._device = torch.device(device)
+        self._encode = self._load(self.precision)
+        self._exact: Callable[[Packed], Tensor] | None = None
+        self._head = self._load_head(checkpoint, task, dimensions, normalize, prompt_tokens)
+        self.output_size: int = self._head.output_size
+        self._copies = torch.cuda.Stream(self._device) if self._on_gpu else None
+        #: Tokens that a batch may hold, once one was too large for the device's memory.
+        self._token_limit: int | None = None
+
+    @property
+    def device_name(self) -> str:
+        """The device in words, for provenance: the GPU's product name, or "cpu"."""
+        return torch.cuda.get_device_name(self._device) if self._on_gpu else self._device.type
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens a batch should hold where the user does not say.
+
+        On a CPU, enough to keep the matrix units busy and little enough to stay in its caches;
+        a GPU takes as much as keeps its launches few.
+        """
+        return _GPU_TOKENS if self._on_gpu else _CPU_TOKENS
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self._device.type == "cuda"
+
+    def run(
+        self, batches: Iterable[Batch], should_stop: Callable[[], bool] | None = None
+    ) -> Iterator[tuple[Batch, Rows]]:
+        """Compute batches in order.
+
+        A sequence whose values are not finite is computed again in float32; if they still are
+        not, or if it has no tokens, its values are NaN and the caller decides what becomes of it.
+
+        Args:
+            batches: taken one ahead of the results.
+            should_stop: asked before each batch.
+
+        Yields:
+            Each batch with its rows: embed [S, output_size]; rerank and classify [S, classes], or
+            [S] with a single class; tag [T, classes].
+
+        Raises:
+            EncodeError: a batch cannot be computed on this device.
+            UsageError: a sequence is longer than the model's positions.
+            Interrupted: should_stop said so.
+        """
+        launched: deque[_Launched] = deque()
+        for batch in batches:
+            if should_stop is not None and should_stop():
+                raise Interrupted("stopped between batches")
+            launched.append(self._launch(batch))
+            if len(launched) > (_IN_FLIGHT if self._on_gpu else 0):
+                yield self._finish(launched.popleft())
+        while launched:
+            yield self._finish(launched.popleft())
+
+    def _launch(self, batch: Batch) -> _Launched:
+        self._check(batch)
+        rows = self._fit(batch)
+        if self._copies is None:
+            return _Launched(batch, rows, None)
+        host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+        self._copies.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._copies):
+            host.copy_(rows, non_blocking=True)
+            # The allocator must not reuse the rows before the copy has read them.
+            rows.record_stream(self._copies)
+        return _Launched(batch, host, self._copies.record_event())
+
+    def _finish(self, launched: _Launched) -> tuple[Batch, Rows]:
+        if launched.copied is not None:
+            launched.copied.synchronize()
+        batch, rows = launched.batch, launched.rows.numpy()
+        broken = self._broken(batch, rows)
+        if broken.size:
+            self._repair(batch, rows, broken)
+        return batch, rows
+
+    def _check(self, batch: Batch) -> None:
+        table, limit = self.encoder.position_table, self.encoder.max_length
+        if table and limit is not None and batch.max_seqlen > limit:
+            raise UsageError(
+                f"a sequence has {batch.max_seqlen} tokens; this model's position table holds "
+                f"{limit}",
+                hint=f"Use --max-length {limit} or less.",
+            )
+        if batch.tokens and int(batch.ids.max()) >= self.encoder.vocab_size:
+            raise EncodeError(
+                f"token {int(batch.ids.max())} is outside the model's vocabulary of "
+                f"{self.encoder.vocab_size}: the tokenizer belongs to another model"
+            )
+
+    def _fit(self, batch: Batch) -> Tensor:
+        """Compute a batch, in halves where the device's memory does not hold it at once."""
+        if self._token_limit is not None and batch.tokens > self._token_limit and len(batch) > 1:
+            return self._halve(batch)
+        try:
+            return self._compute(batch, self._encode)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise EncodeError(
+                    f"a sequence of {batch.tokens} tokens does not fit into the memory of "
+                    f"{self.device}",
+                    hint="Use a smaller --max-length or --token-budget, or a larger device.",
+                ) from error
+        # Outside the handler: its traceback would keep the failed batch's memory alive.
+        if self._on_gpu:
+            torch.cuda.empty_cache()
+        self._token_limit = batch.tokens // 2
+        logger.warning(
+            "%d tokens do not fit into the memory of %s: going on with batches of half",
+            batch.tokens,
+            self.device,
+        )
+        return self._halve(batch)
+
+    def _halve(self, batch: Batch) -> Tensor:
+        middle = len(batch) // 2
+        halves = (np.arange(middle), np.arange(middle, len(batch)))
+        return torch.cat([self._fit(_select(batch, half)) for half in halves])
+
+    @torch.inference_mode()
+    def _compute(self, batch: Batch, encode: Callable[[Packed], Tensor]) -> Tensor:
+        """Rows of a batch, on the device. A path with static shapes would begin here."""
+        if batch.tokens == 0:
+            return self._nothing(batch)
+        packed = self._pack(batch)
+        return self._head(encode(packed), packed)
+
+    def _nothing(self, batch: Batch) -> Tensor:
+        """Rows of sequences without any token."""
+        hidden = torch.zeros(1, self.encoder.hidden_size, device=self._device)
+        ones = np.ones(1, dtype=np.int32)
+        probe = self._pack(Batch(ones, np.array([0, 1], np.int32), 1, np.zeros(1, np.int64)))
+        shape = self._head(hidden, probe).shape[1:]
+        per_token = isinstance(self._head, ClassifierHead) and self._head.per_token
+        return torch.full((0 if per_token else len(batch), *shape), torch.nan)
+
+    def _pack(self, batch: Batch) -> Packed:
+        types = batch.type_ids
+        return Packed(
+            ids=self._send(torch.from_numpy(batch.ids)),
+            cu_seqlens=self._send(torch.from_numpy(batch.cu_seqlens)),
+            offsets=batch.cu_seqlens.tolist(),
+            max_seqlen=batch.max_seqlen,
+            type_ids=None if types is None else self._send(torch.from_numpy(types).int()),
+        )
+
+    def _send(self, host: Tensor) -> Tensor:
+        if not self._on_gpu:
+            return host
+        return host.pin_memory().to(self._device, non_blocking=True)
+
+    def _broken(self, batch: Batch, rows: Rows) -> npt.NDArray[np.int64]:
+        """Sequences with tokens whose rows are not all finite."""
+        fine = np.isfinite(rows)
+        fine = fine.reshape(fine.shape[0], -1).all(axis=1)
+        if fine.all():
+            return np.empty(0, dtype=np.int64)
+        if isinstance(self._head, ClassifierHead) and self._head.per_token:
+            owner = np.repeat(np.arange(len(batch)), np.diff(batch.cu_seqlens))
+            return np.unique(owner[~fine])
+        return np.flatnonzero(~fine & (np.diff(batch.cu_seqlens) > 0))
+
+    def _repair(self, batch: Batch, rows: Rows, broken: npt.NDArray[np.int64]) -> None:
+        """Compute the broken sequences again in float32, in place; NaN where that fails too."""
+        if self.precision != "float32" and self._exact is None:
+            logger.warning("values overflow in %s: loading float32 beside it", self.precision)
+            self._exact = self._load("float32")
+        offsets = batch.cu_seqlens
+        for sequence in broken:
+            target = slice(int(sequence), int(sequence) + 1)
+            if isinstance(self._head, ClassifierHead) and self._head.per_token:
+                target = slice(int(offsets[sequence]), int(offsets[sequence + 1]))
+            exact: Rows = np.full_like(rows[target], np.nan)
+            if self._exact is not None:
+                exact = self._compute(_select(batch, np.array([sequence])), self._exact)
+                exact = exact.cpu().numpy()
+            rows[target] = exact if np.isfinite(exact).all() else np.nan
+
+    def _load(self, precision: str) -> Callable[[Packed], Tensor]:
+        matched = self._loaded.matched
+        names = [n for n in matched.sources if n.rpartition(".")[0] not in _HEAD_TENSORS]
+        dtype = _DTYPES[precision]
+        weights = load_weights(matched, names, self._device, dtype)
+        return Encoder(self.encoder, weights, self._device, dtype)
+
+    def _load_head(
+        self,
+        checkpoint: Checkpoint,
+        task: str,
+        dimensions: int | None,
+        normalize: bool | None,
+        prompt_tokens: int,
+    ) -> SentenceHead | ClassifierHead:
+        matched = self._loaded.matched
+        names = [n for n in matched.sources if n.rpartition(".")[0] in _HEAD_TENSORS]
+        weights = load_weights(matched, names, self._device, torch.float32)
+        if task != "embed":
+            if dimensions is not None or normalize is not None:
+                raise UsageError(f"dimensions and normalize belong to embed, not to {task}")
+            return ClassifierHead(self.encoder, weights)
+        return SentenceHead(
+            self.encoder,
+            read_modules(checkpoint.path, checkpoint.config),
+            checkpoint.path,
+            weights,
+            self._device,
+            dimensions=dimensions,
+            normalize=normalize,
+            prompt_tokens=prompt_tokens,
+        )
+
+
+def _select(batch: Batch, sequences: npt.NDArray[np.int64]) -> Batch:
+    """Some sequences of a batch as a batch of their own."""
+    return gather(batch.ids, batch.cu_seqlens.astype(np.int64), sequences, batch.type_ids)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether an error means memory; torch raises a bare RuntimeError for a CPU's."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)

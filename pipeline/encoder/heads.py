@@ -1,0 +1,205 @@
+"""From hidden states to rows: pooling, module files, classifiers. All of it in float32.
+
+Shapes: T tokens, S sequences, E hidden size, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.encoder.config import EncoderConfig
+from pipeline.encoder.describe import embedding_size
+from pipeline.encoder.model import Packed, activate_
+from pipeline.encoder.modules import (
+    DenseModule,
+    LayerNormModule,
+    Module,
+    NormalizeModule,
+    PoolingMode,
+    SentenceModules,
+)
+from pipeline.encoder.tensors import read_header, weight_files
+from pipeline.errors import CheckpointError, UsageError
+
+# torch.nn.LayerNorm's default: the module file states none, and Nomic's card calls it bare.
+LAYER_NORM_EPS = 1e-5
+
+
+def pool(hidden: Tensor, batch: Packed, mode: PoolingMode, prompt_tokens: int = 0) -> Tensor:
+    """One vector per sequence, [S, E] float32; NaN for a sequence without tokens.
+
+    Args:
+        hidden: [T, E], any float dtype.
+        batch: where sequences start and end.
+        mode: how tokens become one vector.
+        prompt_tokens: leading tokens of every sequence that do not count.
+    """
+    ends = batch.cu_seqlens[1:].long()
+    lengths = batch.cu_seqlens.diff().long()
+    skipped = torch.where(lengths > prompt_tokens, prompt_tokens, 0)
+    starts = ends - lengths + skipped
+    if mode in ("cls", "lasttoken"):
+        index = starts if mode == "cls" else ends - 1
+        # An empty sequence at either end points outside; its row is overwritten below.
+        rows = hidden[index.clamp(0, hidden.shape[0] - 1)].float()
+    else:
+        rows = _reduce(hidden.float(), lengths, skipped, mode)
+    return rows.masked_fill_((lengths == 0)[:, None], torch.nan)
+
+
+def _reduce(hidden: Tensor, lengths: Tensor, skipped: Tensor, mode: PoolingMode) -> Tensor:
+    sequences = torch.arange(lengths.shape[0], device=hidden.device)
+    owner = torch.repeat_interleave(sequences, lengths, output_size=hidden.shape[0])  # [T]
+    if mode == "weightedmean" or bool(skipped.any()):
+        first = (lengths.cumsum(0) - lengths)[owner]
+        rank = torch.arange(hidden.shape[0], device=hidden.device) - first
+        kept = rank >= skipped[owner]
+        hidden, owner, rank = hidden[kept], owner[kept], rank[kept]
+    counts = lengths - skipped
+    if mode == "max":
+        return torch.segment_reduce(hidden, "max", lengths=counts, unsafe=True)
+    if mode == "weightedmean":
+        weight = (rank + 1).float()[:, None]
+        total = _sum(weight, owner, counts)
+        return _sum(hidden * weight, owner, counts) / total
+    divisor = counts.float()[:, None]
+    if mode == "mean_sqrt_len_tokens":
+        divisor = divisor.sqrt()
+    return _sum(hidden, owner, counts) / divisor
+
+
+def _sum(values: Tensor, owner: Tensor, counts: Tensor) -> Tensor:
+    """Sum of each sequence's rows, [S, E], in a fixed order on every device."""
+    if values.device.type == "cpu":  # fifteen times faster there than segment_reduce
+        return values.new_zeros(counts.shape[0], values.shape[1]).index_add_(0, owner, values)
+    return torch.segment_reduce(values, "sum", lengths=counts, unsafe=True)
+
+
+class SentenceHead:
+    """Hidden states → embeddings: pooling, the module files, dimensions, unit length."""
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        modules: SentenceModules,
+        path: Path,
+        weights: Mapping[str, Tensor],
+        device: torch.device,
+        *,
+        dimensions: int | None = None,
+        normalize: bool | None = None,
+        prompt_tokens: int = 0,
+    ) -> None:
+        """Load the weights of the modules.
+
+        Args:
+            config: the encoder's settings.
+            modules: what the checkpoint's module files say.
+            path: the checkpoint, under which the modules' folders lie.
+            weights: head tensors among the encoder's own files (voyage's projection), float32.
+            device: where to compute.
+            dimensions: leading dimensions to keep (Matryoshka), None for all.
+            normalize: unit length or not, None for what the checkpoint does.
+            prompt_tokens: tokens of the prompt, left out of pooling where the checkpoint says so.
+
+        Raises:
+            CheckpointError: a module's tensors do not match its config.
+            UsageError: more dimensions than the checkpoint has.
+        """
+        body = modules.steps[:-1] if modules.normalize else modules.steps
+        self._projection = weights.get("projection.weight")
+        self._pooling = modules.pooling
+        self._prompt_tokens = 0 if modules.include_prompt else prompt_tokens
+        self._steps = [(step, _module_weights(path, step, device)) for step in body]
+        # Nomic trained its leading dimensions after a LayerNorm: model card of v1.5.
+        self._layer_norm = dimensions is not None and config.family == "nomic_bert"
+        unit = modules.normalize or self._layer_norm
+        self._normalize = unit if normalize is None else normalize
+        full = embedding_size(modules, config, {})
+        if dimensions is not None and not 1 <= dimensions <= full:
+            raise UsageError(f"dimensions is {dimensions}; this model's vectors have {full}")
+        self.output_size = dimensions or full
+
+    def __call__(self, hidden: Tensor, batch: Packed) -> Tensor:
+        """[T, E] → [S, output_size] float32, NaN for a sequence without tokens."""
+        rows = torch.cat(
+            [pool(hidden, batch, mode, self._prompt_tokens) for mode in self._pooling], dim=1
+        )
+        if self._projection is not None:
+            rows = functional.linear(rows, self._projection)
+        for step, weights in self._steps:
+            rows = _apply(step, weights, rows)
+        if self._layer_norm:
+            rows = functional.layer_norm(rows, rows.shape[1:], eps=LAYER_NORM_EPS)
+        rows = rows[:, : self.output_size]
+        return functional.normalize(rows, dim=1) if self._normalize else rows
+
+
+def _module_weights(path: Path, step: Module, device: torch.device) -> dict[str, Tensor]:
+    """Tensors of one module, float32; every one that its config asks for and no other."""
+    if isinstance(step, NormalizeModule):
+        return {}
+    wanted = {"norm.weight", "norm.bias"}
+    if isinstance(step, DenseModule):
+        wanted = {"linear.weight"} | ({"linear.bias"} if step.bias else set())
+        if step.residual and step.in_features != step.out_features:
+            wanted.add("residual.weight")
+    (file,) = weight_files(path / step.folder)
+    found = read_header(file).keys()
+    if found != wanted:
+        raise CheckpointError(
+            f"{file} holds {', '.join(sorted(found))}; its config asks for "
+            f"{', '.join(sorted(wanted))}"
+        )
+    with safe_open(file, framework="pt") as handle:
+        return {name: handle.get_tensor(name).to(device, torch.float32) for name in wanted}
+
+
+def _apply(step: Module, weights: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+    if isinstance(step, NormalizeModule):
+        return functional.normalize(rows, dim=1)
+    if isinstance(step, LayerNormModule):
+        return functional.layer_norm(
+            rows, (step.dimension,), weights["norm.weight"], weights["norm.bias"], LAYER_NORM_EPS
+        )
+    out = functional.linear(rows, weights["linear.weight"], weights.get("linear.bias"))
+    activated: Tensor = getattr(torch.nn, step.activation)()(out)
+    if not step.residual:
+        return activated
+    same = step.in_features == step.out_features
+    return activated + (rows if same else functional.linear(rows, weights["residual.weight"]))
+
+
+class ClassifierHead:
+    """Hidden states → logits of sequences or of tokens."""
+
+    def __init__(self, config: EncoderConfig, weights: Mapping[str, Tensor]) -> None:
+        """Keep the head's tensors, float32: head_dense, head_norm and classifier."""
+        self._config = config
+        self._weights = weights
+        self.per_token = config.head in ("tokens", "prediction_tokens")
+        self.output_size = len(config.labels)
+
+    def __call__(self, hidden: Tensor, batch: Packed) -> Tensor:
+        """[T, E] → logits [T, C] of tokens, [S, C] of sequences, [S] with a single class."""
+        rows = hidden.float()
+        if not self.per_token:
+            rows = pool(hidden, batch, self._config.head_pooling)
+        if self._config.head != "tokens":
+            rows = activate_(self._linear("head_dense", rows), self._config.head_activation)
+        if self._config.head in ("prediction", "prediction_tokens"):
+            weight, bias = self._weights["head_norm.weight"], self._weights.get("head_norm.bias")
+            rows = functional.layer_norm(rows, weight.shape, weight, bias, self._config.norm_eps)
+        logits = self._linear("classifier", rows)
+        return logits[:, 0] if self.output_size == 1 and not self.per_token else logits
+
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        return functional.linear(
+            x, self._weights[f"{name}.weight"], self._weights.get(f"{name}.bias")
+        )

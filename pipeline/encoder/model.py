@@ -1,0 +1,258 @@
+"""The forward pass: packed token ids to hidden states, one readable function for every family.
+
+Shapes: T tokens of all sequences together, E hidden size, H query heads, K key heads, D head
+size, I intermediate size. Nothing is padded and no tensor has a batch axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.encoder.attention import (
+    GroupedAttention,
+    PositionBias,
+    VarlenAttention,
+    alibi_slopes,
+    runs,
+    varlen_supported,
+)
+from pipeline.encoder.config import EncoderConfig, Rope
+from pipeline.encoder.tensors import Matched
+
+Weights = Mapping[str, Tensor]
+Attention = Callable[[Tensor, Tensor, Tensor, int | None], Tensor]
+
+
+def load_weights(
+    matched: Matched, names: list[str], device: torch.device, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Read the named tensors of ours, sources concatenated along their first axis.
+
+    Only safetensors are opened; each source is converted on arrival, so a checkpoint in 32 bits
+    never lies in memory twice.
+    """
+    files = {source.file for name in names for source in matched.sources[name]}
+    handles = {file: safe_open(file, framework="pt") for file in files}
+    loaded: dict[str, Tensor] = {}
+    for name in names:
+        parts = [
+            handles[source.file].get_tensor(source.name).to(device, dtype)
+            for source in matched.sources[name]
+        ]
+        loaded[name] = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A batch on the device."""
+
+    ids: Tensor  # [T] int32 or int64
+    cu_seqlens: Tensor  # [S + 1] int32
+    offsets: list[int]  # the same, on the host
+    max_seqlen: int
+    type_ids: Tensor | None  # [T]
+
+
+class Encoder:
+    """Weights and settings of one encoder on one device."""
+
+    def __init__(
+        self, config: EncoderConfig, weights: Weights, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.config = config
+        self.device = device
+        self.dtype = dtype
+        self._weights = weights
+        self._varlen = varlen_supported(config, device, dtype)
+        self._slopes = alibi_slopes(config.heads).to(device) if config.alibi else None
+        self._bias: PositionBias | None = None
+        if config.alibi or config.relative_buckets:
+            self._bias = PositionBias(config, weights.get("relative_bias.weight"), device)
+        self._rotations: dict[Rope, Tensor] = {}
+
+    def __call__(self, batch: Packed) -> Tensor:
+        """Hidden states after the last layer, [T, E] in the encoder's dtype."""
+        config = self.config
+        attend = self._attention(batch)
+        positions = _positions(batch)
+        rotations = self._rotate_by(positions, batch.max_seqlen)
+        hidden = self._embed(batch, positions)
+        for layer in range(config.layers):
+            rotation = rotations[config.ropes[layer]] if config.ropes else None
+            hidden = self._layer(layer, hidden, attend, rotation)
+        return self._norm("final_norm", hidden) if config.final_norm else hidden
+
+    def _attention(self, batch: Packed) -> Attention:
+        if self._varlen:
+            return VarlenAttention(
+                self.config, batch.cu_seqlens, batch.max_seqlen, self._slopes
+            )
+        return GroupedAttention(self.config, runs(batch.offsets), self._bias)
+
+    def _embed(self, batch: Packed, positions: Tensor) -> Tensor:
+        config, weights = self.config, self._weights
+        hidden = functional.embedding(batch.ids, weights["tokens.weight"])  # [T, E]
+        if config.embedding_scale != 1.0:
+            hidden.mul_(config.embedding_scale)
+        if config.position_table:
+            learned = positions
+            if config.position_padding is not None:
+                learned = _skip_padding(batch, config.position_padding)
+            hidden.add_(functional.embedding(learned, weights["positions.weight"]))
+        if config.token_types and batch.type_ids is not None and config.token_types > 1:
+            hidden.add_(functional.embedding(batch.type_ids, weights["types.weight"]))
+        elif config.token_types:
+            hidden.add_(weights["types.weight"][0])
+        return self._norm("embed_norm", hidden) if config.embedding_norm else hidden
+
+    def _layer(
+        self, layer: int, hidden: Tensor, attend: Attention, rotation: Tensor | None
+    ) -> Tensor:
+        """One layer: the same two branches, normed where the family norms."""
+        at = f"layers.{layer}."
+        placement = self.config.norm_placement
+        before = placement in ("pre", "sandwich")
+        # ModernBERT's first layer has no norm before attention: its input is normed already.
+        normed_input = before and f"{at}attn_norm.weight" in self._weights
+        branch = self._norm(f"{at}attn_norm", hidden) if normed_input else hidden
+        branch = self._attend(layer, branch, attend, rotation)
+        if placement == "sandwich":
+            branch = self._norm(f"{at}attn_out_norm", branch)
+        branch.add_(hidden)
+        if not before:
+            branch = self._norm(f"{at}attn_out_norm", branch)
+        if placement == "post_twice":
+            branch = self._norm(f"{at}attn_residual_norm", branch.add_(hidden))
+        hidden = branch
+        branch = self._norm(f"{at}mlp_norm", hidden) if before else hidden
+        branch = self._mlp(at, branch)
+        if placement == "sandwich":
+            branch = self._norm(f"{at}mlp_out_norm", branch)
+        branch.add_(hidden)
+        return branch if before else self._norm(f"{at}mlp_out_norm", branch)
+
+    def _attend(
+        self, layer: int, hidden: Tensor, attend: Attention, rotation: Tensor | None
+    ) -> Tensor:
+        config, at = self.config, f"layers.{layer}."
+        widths = [config.heads * config.head_dim] + 2 * [config.kv_heads * config.head_dim]
+        query, key, value = self._linear(f"{at}qkv", hidden).split(widths, dim=1)
+        if config.qk_norm == "full_width":
+            query, key = self._norm(f"{at}q_norm", query), self._norm(f"{at}k_norm", key)
+        query, key, value = (
+            x.unflatten(1, (-1, config.head_dim)) for x in (query, key, value)
+        )  # [T, H, D], [T, K, D]
+        if config.qk_norm == "per_head":
+            query, key = self._norm(f"{at}q_norm", query), self._norm(f"{at}k_norm", key)
+        if rotation is not None:
+            query, key = _rotate(query, rotation), _rotate(key, rotation)
+        return self._linear(f"{at}attn_out", attend(query, key, value, config.window(layer)))
+
+    def _mlp(self, at: str, hidden: Tensor) -> Tensor:
+        config = self.config
+        if not config.gated:
+            up = activate_(self._linear(f"{at}up", hidden), config.activation)
+            return self._linear(f"{at}down", up)
+        first, second = self._linear(f"{at}gate_up", hidden).chunk(2, dim=1)  # [T, I] each
+        gate, up = (first, second) if config.gate_first else (second, first)
+        return self._linear(f"{at}down", activate_(gate, config.activation).mul_(up))
+
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        return functional.linear(
+            x, self._weights[f"{name}.weight"], self._weights.get(f"{name}.bias")
+        )
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        weight, eps = self._weights[f"{name}.weight"], self.config.norm_eps
+        if self.config.norm == "layer":
+            bias = self._weights.get(f"{name}.bias")
+            return functional.layer_norm(x, weight.shape, weight, bias, eps)
+        # Squares of 16-bit activations overflow: the mean is taken in float32.
+        wide = x.float()
+        scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+        if self.config.norm == "rms_plus_one":
+            return (scaled * (1.0 + weight.float())).to(x.dtype)
+        return weight * scaled.to(x.dtype)
+
+    def _rotate_by(self, positions: Tensor, max_seqlen: int) -> dict[Rope, Tensor]:
+        """Cosines and sines of every kind of layer at the batch's positions, [T, 1, D]."""
+        gathered: dict[Rope, Tensor] = {}
+        for rope in dict.fromkeys(self.config.ropes):
+            table = self._rotations.get(rope)
+            if table is None or table.shape[0] < max_seqlen:
+                table = rotations(rope, max_seqlen).to(self.device)
+                self._rotations[rope] = table
+            gathered[rope] = table[positions].unsqueeze(1)
+        return gathered
+
+
+def _positions(batch: Packed) -> Tensor:
+    """Rank of every token in its sequence, [T] int64."""
+    lengths = batch.cu_seqlens.diff()
+    starts = torch.repeat_interleave(
+        batch.cu_seqlens[:-1].long(), lengths, output_size=batch.ids.shape[0]
+    )
+    return torch.arange(batch.ids.shape[0], device=batch.ids.device) - starts
+
+
+def _skip_padding(batch: Packed, padding: int) -> Tensor:
+    """RoBERTa's positions: padding + 1, padding + 2, …; a padding token in the text takes
+    `padding` itself and does not count."""
+    real = batch.ids != padding
+    counted = real.cumsum(0)  # over the batch
+    before = functional.pad(counted, (1, 0))[batch.cu_seqlens[:-1].long()]  # [S]
+    before = torch.repeat_interleave(
+        before, batch.cu_seqlens.diff(), output_size=batch.ids.shape[0]
+    )
+    return (counted - before) * real + padding
+
+
+def rotations(rope: Rope, length: int) -> Tensor:
+    """Cosines then sines of positions 0 … length − 1, [length, D] float32 (D / 2 of each).
+
+    Formula: https://arxiv.org/abs/2104.09864; Llama 3.1's scaling as published with its weights.
+    """
+    exponents = torch.arange(0, rope.dim, 2, dtype=torch.float32) / rope.dim
+    frequency = 1.0 / rope.theta**exponents
+    if rope.original_length is None:
+        frequency = frequency / rope.factor
+    else:
+        turns = rope.original_length * frequency / (2 * math.pi)
+        low, high = rope.low_freq_factor, rope.high_freq_factor
+        # 1: a short wavelength, kept; 0: a long one, divided by the factor.
+        kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+        frequency = kept * frequency + (1.0 - kept) * frequency / rope.factor
+    angles = torch.arange(length, dtype=torch.float32)[:, None] * frequency
+    return torch.cat((angles.cos(), angles.sin()), dim=1)
+
+
+def _rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn the halves of every head against each other; x [T, H, D], rotation [T, 1, D]."""
+    cos, sin = rotation.chunk(2, dim=-1)
+    first, second = x.float().chunk(2, dim=-1)
+    turned = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    left, right = turned.chunk(2, dim=-1)
+    left.copy_(first * cos - second * sin)
+    right.copy_(second * cos + first * sin)
+    return turned
+
+
+def activate_(x: Tensor, activation: str) -> Tensor:
+    """Apply an activation in place and return its argument."""
+    if activation == "gelu":
+        return torch.ops.aten.gelu_(x)
+    if activation == "gelu_tanh":
+        return torch.ops.aten.gelu_(x, approximate="tanh")
+    if activation == "silu":
+        return functional.silu(x, inplace=True)
+    if activation == "tanh":
+        return x.tanh_()
+    return x.relu_()
