@@ -45,8 +45,10 @@ def parse(command: list[str]) -> click.Context:
     from jobs.cli import main
 
     name, *arguments = command
-    subcommand = main.commands[name]
-    return subcommand.make_context(name, arguments, parent=click.Context(main))
+    group = click.Context(main)
+    subcommand = main.get_command(group, name)
+    assert subcommand is not None, f"bei-jobs has no command {name}"
+    return subcommand.make_context(name, arguments, parent=group)
 
 
 @pytest.mark.parametrize("service", OURS)
