@@ -10,7 +10,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, Self, TypeAlias
 
 import pyarrow as pa
 
@@ -20,7 +20,6 @@ from pipeline.stores import (
     LocalStore,
     ObjectInfo,
     Store,
-    info_version,
     stat_version,
     store_of,
 )
@@ -29,10 +28,9 @@ from pipeline.uris import absolute, filesystem, is_local, redact, translated
 __all__ = [
     "Directory",
     "ObjectInfo",
+    "OpenedFile",
     "absolute",
-    "file_version",
-    "handle_version",
-    "open_file",
+    "file_info",
     "redact",
     "translated",
 ]
@@ -168,40 +166,90 @@ class Directory:
                 store.sweep()
 
 
-def open_file(uri: str, *, sequential: bool = False) -> BinaryIO:
-    """Open any file for reading; its reads fail where the store sees that it changed.
+class OpenedFile:
+    """One input file opened for reading, as the seekable binary file that pyarrow takes.
 
-    Args:
-        uri: absolute.
-        sequential: read ahead for one pass; otherwise each read is the one range asked for,
-            which is what Parquet readers want.
+    Not to be shared between threads.
+
+    Raises:
+        NotFound, AccessDenied, StorageError: from the constructor and from every read, so that
+            what else a reader of the format raises is about the content.
     """
+
+    def __init__(self, uri: str, *, sequential: bool = False) -> None:
+        """Open an absolute `uri`.
+
+        Args:
+            uri: of any store.
+            sequential: read ahead for one pass; otherwise each read is the one range asked for,
+                which is what a reader of row groups wants.
+        """
+        self.uri = uri
+        with translated(uri):
+            self._file = _open(uri, sequential)
+
+    def version(self) -> str:
+        """The version of what is being read; of a remote file, what its URI holds now."""
+        with translated(self.uri):
+            if is_local(self.uri):
+                return stat_version(os.fstat(self._file.fileno()))
+            return file_info(self.uri).version
+
+    def read(self, size: int = -1) -> bytes:
+        with translated(self.uri):
+            return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with translated(self.uri):
+            return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _open(uri: str, sequential: bool) -> BinaryIO:
+    if is_local(uri):
+        return open(absolute(uri), "rb")
+    if uri.startswith("memory://"):
+        parent, _, name = uri.rpartition("/")
+        return store_of(parent).open(name)
+    fs, path = filesystem(uri)
+    cache = "readahead" if sequential else "none"
+    file: BinaryIO = fs.open(path, "rb", cache_type=cache, block_size=8 << 20)
+    return file
+
+
+def file_info(uri: str) -> ObjectInfo:
+    """Size and version of the file at an absolute `uri`; the name is its last segment.
+
+    Raises:
+        NotFound: there is no file; a directory is none.
+    """
+    parent, _, name = uri.rpartition("/")
     with translated(uri):
-        if is_local(uri):
-            return open(absolute(uri), "rb")
-        if uri.startswith("memory://"):
-            return Directory(uri.rpartition("/")[0]).open(uri.rpartition("/")[2])
-        fs, path = filesystem(uri)
-        cache = "readahead" if sequential else "none"
-        handle: BinaryIO = fs.open(path, "rb", cache_type=cache, block_size=8 << 20)
-        return handle
-
-
-def handle_version(handle: BinaryIO, uri: str) -> str:
-    """The version of what `handle` reads; for a remote file, of what its URI holds now."""
-    with translated(uri):
-        if is_local(uri):
-            return stat_version(os.fstat(handle.fileno()))
-        return file_version(uri)
-
-
-def file_version(uri: str) -> str:
-    """The version of a file: ETag, generation, or size, mtime_ns and ctime_ns."""
-    with translated(uri):
-        if is_local(uri):
-            return stat_version(os.stat(absolute(uri)))
-        fs, path = filesystem(uri)
-        return info_version(fs.info(path))
+        return store_of(parent or "/").info(name)
 
 
 def _view(data: Data) -> bytes | memoryview:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from stat import S_ISDIR
 from typing import Any, BinaryIO, Protocol, cast
 
 from pipeline.errors import StorageError
@@ -137,7 +138,9 @@ class LocalStore:
         return open(os.path.join(self.root, name), "rb")
 
     def info(self, name: str) -> ObjectInfo:
-        stat = os.stat(os.path.join(self.root, name))
+        stat = os.stat(path := os.path.join(self.root, name))
+        if S_ISDIR(stat.st_mode):
+            raise FileNotFoundError(errno.ENOENT, "a directory, not a file", path)
         return ObjectInfo(name, stat.st_size, stat_version(stat))
 
     def delete(self, name: str) -> None:
@@ -285,7 +288,7 @@ class S3Store(RemoteStore):
 
 def info_version(info: dict[str, Any]) -> str:
     """The version of a file from what a filesystem says of it: the store's own tag if any."""
-    for key in ("generation", "ETag", "etag"):
+    for key in ("generation", "ETag", "etag", "blob_id"):
         if tag := info.get(key):
             return str(tag).strip('"')
     size = info.get("size", 0)

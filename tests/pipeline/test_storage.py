@@ -15,7 +15,7 @@ import pytest
 
 from pipeline import stores
 from pipeline.errors import AccessDenied, NotFound, StorageError, StoreFull, UsageError
-from pipeline.storage import Directory, absolute, file_version, handle_version, open_file, redact
+from pipeline.storage import Directory, OpenedFile, absolute, file_info, redact
 
 ODD_NAME = "a/ünï [1-9]*?{b}#%20 &.arrow"
 
@@ -136,7 +136,7 @@ def test_ranges_can_be_read(store_uri: str) -> None:
 
 def test_two_readers_of_one_file_do_not_share_a_position(store_uri: str) -> None:
     Directory(store_uri).put("data", b"0123456789")
-    with open_file(f"{store_uri}/data") as one, open_file(f"{store_uri}/data") as two:
+    with OpenedFile(f"{store_uri}/data") as one, OpenedFile(f"{store_uri}/data") as two:
         one.seek(5)
         assert two.read(2) == b"01"
         assert one.read(2) == b"56"
@@ -146,12 +146,12 @@ def test_a_version_changes_with_the_content_and_only_then(store_uri: str) -> Non
     directory = Directory(store_uri)
     directory.put("data", b"one")
     uri = directory.uri_of("data")
-    version = file_version(uri)
+    version = file_info(uri).version
     assert version == directory.info("data").version == next(directory.list()).version
-    with open_file(uri) as handle:
-        assert handle_version(handle, uri) == version
+    with OpenedFile(uri) as file:
+        assert file.version() == version
     directory.put("data", b"two")
-    assert file_version(uri) != version
+    assert file_info(uri).version != version
 
 
 def test_probe_leaves_nothing_behind(store_uri: str) -> None:
