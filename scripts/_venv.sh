@@ -8,13 +8,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 find_python() {
   local candidate
-  for candidate in ${PYTHON:-} python3 python3.14 python3.13 python3.12 python3.11; do
+  for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
     if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
       command -v "$candidate"
       return
     fi
   done
-  echo "bei-jobs needs Python 3.11 or newer; none found on PATH. Name one: PYTHON=/path/to/python3.11 $0" >&2
+  echo "bei-jobs needs Python 3.11 or newer; ${PYTHON:-what PATH has} is not." >&2
+  echo "Name one: PYTHON=/path/to/python3.11 $0" >&2
   return 1
 }
 
