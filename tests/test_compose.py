@@ -42,11 +42,11 @@ def test_the_schema_check_sees_a_misspelt_key(tmp_path: Path) -> None:
 
 def parse(command: list[str]) -> click.Context:
     """Parse as the command line would, options and all, without running anything."""
-    from jobs.cli import main
+    from jobs.cli import cli
 
     name, *arguments = command
-    group = click.Context(main)
-    subcommand = main.get_command(group, name)
+    group = click.Context(cli)
+    subcommand = cli.get_command(group, name)
     assert subcommand is not None, f"bei-jobs has no command {name}"
     return subcommand.make_context(name, arguments, parent=group)
 

@@ -1,0 +1,34 @@
+"""The examples are what their README says, and the command line takes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pyarrow.parquet as pq
+from click.core import ParameterSource
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_the_corpus_has_three_thousand_packages_unicode_and_long_texts_among_them() -> None:
+    corpus = pq.read_table(EXAMPLES / "corpus.parquet")
+    ids, texts = corpus["id"].to_pylist(), corpus["text"].to_pylist()
+    assert len(set(ids)) == len(ids) == 3000
+    assert sum(not text.isascii() for text in texts) > 30
+    assert sum(len(text) > 1200 for text in texts) > 30
+    assert (EXAMPLES / "corpus.parquet").stat().st_size < 1_000_000
+
+
+def test_the_job_file_sets_what_a_submit_needs() -> None:
+    from jobs.cli import cli
+
+    group = click.Context(cli)
+    submit = cli.get_command(group, "submit")
+    assert submit is not None
+    arguments = ["--job-file", str(EXAMPLES / "job.toml"), "--text-column", "title"]
+    with submit.make_context("submit", arguments, parent=group) as context:
+        assert context.params["inputs"] == ("examples/corpus.parquet",)
+        assert context.params["id_column"] == "id"
+        assert context.get_parameter_source("id_column") is ParameterSource.DEFAULT_MAP
+        assert context.params["text_column"] == "title"
