@@ -115,7 +115,11 @@ def finalise(output: Output, run: Run, plan: Plan, *, max_failed: str) -> Manife
         return None
     parts = _list_parts(output, plan, committed)
     manifest = _totals(run, parts)
-    _check_budget(manifest, max_failed)
+    try:
+        _check_budget(manifest, max_failed)
+    except JobFailed as error:
+        output.fail(run, error.message, error.hint)
+        raise
     sink = io.BytesIO()
     pq.write_table(parts, sink, compression="zstd")
     output.directory.put(run.path("parts"), sink.getvalue())

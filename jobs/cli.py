@@ -1,0 +1,87 @@
+"""The command line: `bei-jobs COMMAND`. One small file per command stands beside this one.
+
+A command parses, calls one function and lets errors rise; `main` translates them, so that a
+user's mistake never shows a stack trace.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import click
+
+from pipeline.errors import BeiJobsError
+
+#: Command → (module of jobs/, one line for --help). Modules are imported when they are run:
+#: `bei-jobs --help` and `status` must not wait for what only `submit` needs.
+COMMANDS = {
+    "submit": "Run a job: here, or on a broker's queue.",
+    "list": "The jobs that are known here, or to a broker.",
+    "status": "How a job stands.",
+    "watch": "Follow a job until it ends.",
+    "cancel": "Stop a job; what is committed stays.",
+    "retry": "Give a failed or cancelled job's shards another chance.",
+    "verify": "Prove that an output is complete and sound.",
+    "files": "The parts of the newest finished run, one URI a line.",
+    "worker": "Serve a broker's queue with this machine's devices.",
+}
+
+
+class _Commands(click.Group):
+    """Lists commands without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"jobs.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("bei-jobs"), prog_name="bei-jobs")
+def cli() -> None:
+    """Offline batch inference for text encoders: a corpus in, Arrow files out.
+
+    Start with:  bei-jobs submit corpus.parquet
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 quarantined rows, 130."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = cli.main(words, prog_name="bei-jobs", standalone_mode=False)
+    except BeiJobsError as error:
+        code = _say(error.message, error.hint, error.exit_code, as_json="--json" in words)
+    except click.UsageError as error:
+        error.show()
+        code = error.exit_code
+    except click.ClickException as error:
+        code = _say(error.format_message(), "", error.exit_code, as_json="--json" in words)
+    except (click.Abort, KeyboardInterrupt):
+        code = _say("interrupted", "", 130, as_json=False)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output went away: nobody is left to tell
+        code = 0
+    sys.exit(code or 0)
+
+
+def _say(message: str, hint: str, code: int, *, as_json: bool) -> int:
+    click.echo(f"bei-jobs: {message}", err=True)
+    if hint:
+        click.echo(f"  → {hint}", err=True)
+    if as_json:
+        click.echo(json.dumps({"error": message, "hint": hint, "exit_code": code}))
+    return code

@@ -1,0 +1,51 @@
+"""Follow a job on a broker with the bar until it ends."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from jobs.launch import Watch
+from jobs.progress import Bar
+from jobs.summary import exit_code, show
+from pipeline.output import Output, Run
+from pipeline.state import JobState, job_state
+from workers.broker import Broker
+from workers.reconcile import reconcile
+
+#: Between looks at the live counters, which are cheap …
+_POLL_SECONDS = 1.0
+#: … and at the store, which is the truth and costs a listing.
+_STORE_SECONDS = 10.0
+
+
+def follow(output: Output, run: Run, queue: Broker, how: Watch) -> int:
+    """Show a job's progress until it is final; put it right on the way.
+
+    Ctrl-C stops following, not the job.
+    """
+    try:
+        state = _until_final(output, run, queue, how)
+    except KeyboardInterrupt:
+        click.echo(f"\nthe job goes on: bei-jobs watch {run.job}", err=True)
+        return 130
+    show(run, state, as_json=how.as_json)
+    return exit_code(state)
+
+
+def _until_final(output: Output, run: Run, queue: Broker, how: Watch) -> JobState:
+    state = job_state(output, run)
+    looked = time.monotonic()
+    with Bar(state.rows, state.rows_done, quiet=how.quiet) as bar:
+        while not state.final:
+            live = queue.progress(run.job)
+            bar.show(max(state.rows_done, state.reused + live.rows), live.tokens)
+            time.sleep(_POLL_SECONDS)
+            complete = live.rows + state.reused >= state.rows
+            if complete or time.monotonic() - looked > _STORE_SECONDS:
+                reconcile(queue, output, run)
+                state = job_state(output, run)
+                looked = time.monotonic()
+        bar.show(state.rows_done, state.tokens)
+    return state

@@ -1,0 +1,55 @@
+"""Options that several commands share, and the ways to set them: line, environment, job file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from pipeline.errors import UsageError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def option(*names: str, **settings: Any) -> Callable[[Function], Function]:
+    """A click option that BEI_JOBS_<OPTION> in the environment sets too."""
+    long = next(name for name in names if name.startswith("--")).split("/")[0]
+    variable = "BEI_JOBS_" + long.removeprefix("--").replace("-", "_").upper()
+    return click.option(*names, envvar=variable, show_envvar=True, **settings)
+
+
+broker_option = option("--broker", metavar="URL", help="Redis of the fleet, redis://host:6379/0.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else there."
+)
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
+job_argument = click.argument("job", metavar="JOB")
+
+
+def read_job_file(ctx: click.Context, _: click.Parameter, value: Path | None) -> Path | None:
+    """Make a TOML job file the defaults of the command; line and environment win over it.
+
+    Keys are the options' names without dashes in front; `inputs` lists the INPUT arguments.
+
+    Raises:
+        UsageError: the file cannot be read or names an option that does not exist.
+    """
+    if value is None:
+        return None
+    try:
+        settings = tomllib.loads(value.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"the job file {value} cannot be read: {error}") from error
+    known = {param.name for param in ctx.command.params} - {"job_file"}
+    defaults = {key.replace("-", "_"): setting for key, setting in settings.items()}
+    if unknown := sorted(set(defaults) - known):
+        options = ", ".join(sorted(name.replace("_", "-") for name in known if name))
+        raise UsageError(
+            f"{value} sets {', '.join(unknown)}, which `{ctx.command.name}` does not have",
+            hint=f"it has {options}",
+        )
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+    return value

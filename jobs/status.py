@@ -1,0 +1,34 @@
+"""`bei-jobs status`: how a job stands."""
+
+from __future__ import annotations
+
+import click
+
+from jobs.options import broker_option, job_argument, json_option
+
+
+@click.command(name="status")
+@job_argument
+@broker_option
+@json_option
+def command(job: str, broker: str | None, as_json: bool) -> int:
+    """How JOB (a job id or an output URI) stands, read from its output.
+
+    With --broker the job is also put right: lost messages are sent again, a complete job is
+    finished.
+    """
+    from jobs.summary import exit_code, show
+    from jobs.target import find_job
+    from pipeline.state import job_state
+    from workers.broker import Broker
+    from workers.settings import load_settings
+
+    queue = Broker(broker) if broker else None
+    output, run = find_job(job, load_settings(), queue)
+    if queue is not None:
+        from workers.reconcile import reconcile
+
+        reconcile(queue, output, run)
+    state = job_state(output, run)
+    show(run, state, as_json=as_json)
+    return exit_code(state)

@@ -1,0 +1,72 @@
+"""The one JSON object of `submit` and `status`, and the lines a person reads instead."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from pipeline.output import Run
+from pipeline.state import JobState
+from pipeline.storage import redact
+
+EXIT_DONE, EXIT_FAILED, EXIT_QUARANTINED = 0, 1, 3
+
+
+def summary(run: Run, state: JobState) -> dict[str, Any]:
+    """The machine-readable account of a job."""
+    return {
+        "job": run.job,
+        "output": run.output,
+        "run": run.n,
+        "state": state.state,
+        "shards": {
+            "total": state.shards,
+            "done": state.shards_done,
+            "failed": state.shards_failed,
+        },
+        "rows": {
+            "total": state.rows,
+            "done": state.rows_done,
+            "computed": state.computed,
+            "reused": state.reused,
+            "failed": state.failed_rows,
+        },
+        "tokens": state.tokens,
+        "truncated": state.truncated,
+        "seconds": round(state.seconds, 3),
+        "model": {
+            "name": run.spec.model.name,
+            "revision": run.spec.model.revision,
+            "sha256": run.spec.model.sha256,
+        },
+        **({"reason": state.reason, "hint": state.hint} if state.reason else {}),
+    }
+
+
+def show(run: Run, state: JobState, *, as_json: bool) -> None:
+    """Print the account of a job to stdout."""
+    if as_json:
+        click.echo(json.dumps(summary(run, state)))
+        return
+    click.echo(f"job {run.job}  {state.state}  {run.spec.task} with {run.spec.model.name}")
+    click.echo(
+        f"  rows    {state.rows_done:,} of {state.rows:,}"
+        f"  ({state.computed:,} computed, {state.reused:,} reused, {state.failed_rows:,} failed)"
+    )
+    click.echo(f"  shards  {state.shards_done:,} of {state.shards:,}, {state.shards_failed} failed")
+    if state.tokens:
+        click.echo(f"  tokens  {state.tokens:,}, {state.truncated:,} rows truncated")
+    click.echo(f"  output  {redact(run.output)}")
+    if state.reason:
+        click.echo(f"  reason  {state.reason}")
+    if state.failed_rows:
+        click.echo(f"  failed rows and reasons: {redact(run.output)}/_bei/quarantine/")
+
+
+def exit_code(state: JobState) -> int:
+    """0 done, 1 failed or cancelled, 3 done with quarantined rows."""
+    if state.state in ("failed", "cancelled"):
+        return EXIT_FAILED
+    return EXIT_QUARANTINED if state.failed_rows else EXIT_DONE

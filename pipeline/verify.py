@@ -1,0 +1,185 @@
+"""Prove that an output is what its manifest says: every row once, unaltered, finite, in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import NotFound, StorageError
+from pipeline.manifest import newest, read_parts
+from pipeline.output import Output, Run
+from pipeline.plan import Plan
+from pipeline.sink import PartInfo, checksum_holds, parse_info
+from pipeline.spec import Shard, schema_hash, shard_id
+from pipeline.storage import redact
+
+#: Parts read at the same time; each is held whole, which bounds the memory.
+_READERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found. Sound where `problems` is empty."""
+
+    job: str
+    rows: int
+    parts: int
+    problems: tuple[str, ...]
+    precisions: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def verify(output: Output) -> Verdict:
+    """Read every part of the newest finished run and compare it with plan and manifest.
+
+    Raises:
+        NotFound: no finished run is there.
+    """
+    found = newest(output)
+    if found is None:
+        raise NotFound(
+            f"{redact(output.uri)} holds no finished job",
+            hint="run the job to its end first: `bei-jobs status` says how it stands",
+        )
+    run, manifest = found
+    plan = output.plan(run)
+    listed = {row["part"]: row for row in read_parts(output, run).to_pylist()}
+    problems = [*_coverage(run, plan), *_listing(output, run, plan, listed)]
+    rows = 0
+    with ThreadPoolExecutor(_READERS) as pool:
+        for found_rows, said in pool.map(
+            lambda shard: _check_part(output, run, shard, listed.get(shard.part)), plan.shards()
+        ):
+            rows += found_rows
+            problems += said
+    if rows != manifest.rows:
+        problems.append(f"the manifest counts {manifest.rows} rows, the parts hold {rows}")
+    if len(manifest.precisions) > 1:
+        problems.append(
+            f"parts were computed in different precisions: {', '.join(manifest.precisions)}"
+        )
+    return Verdict(run.job, rows, len(listed), tuple(problems), manifest.precisions)
+
+
+def _coverage(run: Run, plan: Plan) -> Iterator[str]:
+    """Whether the shards of each file tile it: every row once, none missing, none twice."""
+    cuts = plan.cuts()
+    for file in plan.files:
+        row = 0
+        for cut in sorted(cuts[file.uri], key=lambda cut: cut.first_row):
+            if cut.first_row != row:
+                what = "missing" if cut.first_row > row else "planned twice"
+                yield f"{redact(file.uri)}: rows {row}-{cut.first_row - 1} are {what}"
+            row = cut.first_row + cut.rows
+        if row != file.rows and run.limit is None:
+            yield f"{redact(file.uri)}: {row} of {file.rows} rows are planned"
+
+
+def _listing(
+    output: Output, run: Run, plan: Plan, listed: dict[str, dict[str, Any]]
+) -> Iterator[str]:
+    """Whether plan, list of parts and the objects that are there are the same set."""
+    committed = output.committed()
+    latest = output.run_numbers()[-1]
+    tolerated = plan.parts if latest == run.n else plan.parts | output.plan(output.run(latest)).parts
+    for name in sorted(plan.parts - listed.keys()):
+        yield f"{name} is planned but not in the manifest's list"
+    for name in sorted(listed.keys() - plan.parts):
+        yield f"{name} is in the manifest's list but not planned"
+    for name in sorted(plan.parts - committed.keys()):
+        yield f"{name} is missing"
+    for name in sorted(committed.keys() - tolerated):
+        yield f"{name} is in the output but in no plan; a reader of *.arrow would see its rows"
+
+
+def _check_part(
+    output: Output, run: Run, shard: Shard, row: dict[str, Any] | None
+) -> tuple[int, list[str]]:
+    """The rows a part holds, and what is wrong with it."""
+    try:
+        data = output.directory.read(shard.part)
+        info = parse_info(shard.part, data)
+        with pa.ipc.open_file(pa.BufferReader(data)) as reader:
+            table = reader.read_all()
+    except NotFound:
+        return 0, []  # named by the listing
+    except (StorageError, pa.ArrowInvalid, OSError) as error:
+        return 0, [f"{shard.part} cannot be read: {error}"]
+    problems = [*_integrity(data, info, row), *_provenance(run, shard, info)]
+    problems += [*_rows(shard, info, table), *_values(run, table)]
+    return table.num_rows, [f"{shard.part}: {problem}" for problem in problems]
+
+
+def _integrity(data: bytes, info: PartInfo, row: dict[str, Any] | None) -> Iterator[str]:
+    if not checksum_holds(data, info):
+        yield "its checksum does not match its bytes"
+    if row is not None and row["checksum"] != info.values.get("checksum"):
+        yield "it is not the part that the manifest lists"
+    if row is not None and row["bytes"] != len(data):
+        yield f"it has {len(data)} bytes, the manifest says {row['bytes']}"
+
+
+def _provenance(run: Run, shard: Shard, info: PartInfo) -> Iterator[str]:
+    schema = schema_hash(run.kept)
+    expected = {
+        "space": run.spec.space,
+        "schema": schema,
+        "shard": shard.id,
+        "sha256": run.spec.model.sha256,
+        "task": run.spec.task,
+        "input_version": shard.file.version,
+        "first_row": str(shard.first_row),
+    }
+    for key, value in expected.items():
+        if info.values.get(key) != value:
+            yield f"its {key} is {info.values.get(key)!r}, not {value!r}"
+    if shard_id(run.spec.space, schema, shard.file, shard.cut) != shard.id:
+        yield "its shard id does not follow from the plan"
+
+
+def _rows(shard: Shard, info: PartInfo, table: pa.Table) -> Iterator[str]:
+    if table.num_rows != shard.rows:
+        yield f"it holds {table.num_rows} rows, the plan says {shard.rows}"
+    if info.values.get("rows") != str(table.num_rows):
+        yield f"it says {info.values.get('rows')} rows and holds {table.num_rows}"
+    failed = table.num_rows - table["error"].null_count
+    if info.values.get("failed") != str(failed):
+        yield f"it says {info.values.get('failed')} failed rows and holds {failed}"
+
+
+def _values(run: Run, table: pa.Table) -> Iterator[str]:
+    """Kept columns as planned, results null exactly where there is an error, numbers finite."""
+    kept = run.kept
+    if not table.schema.remove_metadata().names[: len(kept)] == kept.names:
+        yield f"its columns are {table.column_names}, the plan keeps {kept.names}"
+    error = table["error"].is_valid()
+    for name in table.column_names[len(kept) : -3]:
+        column = table[name]
+        if not pc.all(pc.equal(column.is_null(), error)).as_py() and table.num_rows:
+            yield f"{name} is not null exactly where there is an error"
+        if not _finite(column):
+            yield f"{name} holds a value that is not finite"
+
+
+def _finite(column: pa.ChunkedArray) -> bool:
+    return all(_finite_array(chunk) for chunk in column.chunks)
+
+
+def _finite_array(array: pa.Array) -> bool:
+    if pa.types.is_fixed_size_list(array.type) or pa.types.is_list(array.type):
+        return _finite_array(array.flatten())
+    if pa.types.is_struct(array.type):
+        return all(_finite_array(array.field(i)) for i in range(array.type.num_fields))
+    if not pa.types.is_floating(array.type):
+        return True
+    values = array.drop_null().to_numpy(zero_copy_only=False)
+    return bool(np.isfinite(values).all())
