@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +42,11 @@ class Run:
         """Sequences in the run."""
         return (self.stop - self.start) // self.length
 
+    def split(self, x: Tensor) -> Tensor:
+        """The run's part of a packed tensor, [T, H, D] → a view [n, H, length, D]."""
+        part = x[self.start : self.stop]
+        return part.view(self.count, self.length, *x.shape[1:]).transpose(1, 2)
+
 
 def runs(offsets: list[int]) -> list[Run]:
     """Group neighbours of equal length; empty sequences belong to no run.
@@ -63,9 +69,7 @@ def runs(offsets: list[int]) -> list[Run]:
 class GroupedAttention:
     """Attention of one batch, run by run. Made once per batch, used by every layer."""
 
-    def __init__(
-        self, config: EncoderConfig, groups: list[Run], bias: PositionBias | None
-    ) -> None:
+    def __init__(self, config: EncoderConfig, groups: list[Run], bias: PositionBias | None) -> None:
         self._config = config
         self._runs = groups
         self._bias = bias
@@ -74,12 +78,7 @@ class GroupedAttention:
         """Attend; query [T, H, D], key and value [T, K, D] → [T, H * D]."""
         out = query.new_empty(query.shape)
         for run in self._runs:
-            shape = (run.count, run.length)
-            q, k, v = (
-                x[run.start : run.stop].unflatten(0, shape).transpose(1, 2)  # [n, H, L, D]
-                for x in (query, key, value)
-            )
-            target = out[run.start : run.stop].unflatten(0, shape).transpose(1, 2)
+            q, k, v, target = (run.split(x) for x in (query, key, value, out))
             self._attend(q, k, v, window, target)
         return out.flatten(1)
 
@@ -131,8 +130,10 @@ class GroupedAttention:
         if self._config.causal:
             hidden = hidden | (keys > queries)
         base = like.new_zeros(hidden.shape) if bias is None else bias.to(like.dtype)
-        return base.masked_fill(hidden, -math.inf)[None] if bias is None else base.masked_fill(
-            hidden, -math.inf
+        return (
+            base.masked_fill(hidden, -math.inf)[None]
+            if bias is None
+            else base.masked_fill(hidden, -math.inf)
         )
 
 
@@ -216,6 +217,7 @@ class VarlenAttention:
         """Attend; query [T, H, D], key and value [T, K, D] → [T, H * D]."""
         left = -1 if window is None else window
         right = 0 if self._config.causal else left
+        out: Tensor
         if self._slopes is not None:
             out = torch.ops.aten._flash_attention_forward(
                 query,
@@ -256,13 +258,11 @@ def _varlen_attn(
     """Call varlen_attn of torch 2.11 (which takes grouped heads as they are) or later."""
     from torch.nn.attention.varlen import varlen_attn
 
-    options: dict[str, object] = {"scale": scale, "window_size": window}
+    options: dict[str, Any] = {"scale": scale, "window_size": window}
     if "enable_gqa" in inspect.signature(varlen_attn).parameters:
         options["enable_gqa"] = query.shape[1] != key.shape[1]
-    out: Tensor = varlen_attn(
-        query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, **options
-    )
-    return out
+    out = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, **options)
+    return out if isinstance(out, Tensor) else out[0]
 
 
 def varlen_supported(config: EncoderConfig, device: torch.device, dtype: torch.dtype) -> bool:

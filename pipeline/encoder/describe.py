@@ -7,7 +7,8 @@ from typing import Any
 
 from pipeline.encoder.checkpoint import Checkpoint
 from pipeline.encoder.config import EncoderConfig
-from pipeline.encoder.families import architecture, labels, load_family
+from pipeline.encoder.families import load_family
+from pipeline.encoder.family import Config, architecture, labels, multi_label
 from pipeline.encoder.modules import DenseModule, SentenceModules, read_modules
 from pipeline.encoder.tensors import parameters, read_tensors
 from pipeline.encoder.tokenizer import max_length
@@ -18,7 +19,7 @@ PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 _TOKEN_HEADS = ("tokens", "prediction_tokens")
 
 
-def tasks_of(config: dict[str, Any] | Any, encoder: EncoderConfig | None) -> tuple[str, ...]:
+def tasks_of(config: Config, encoder: EncoderConfig | None) -> tuple[str, ...]:
     """The tasks that a checkpoint can do, by the head that it was saved with."""
     name = architecture(config)
     classes = len(encoder.labels if encoder else labels(config))
@@ -97,14 +98,18 @@ def describe(checkpoint: Checkpoint, task: str) -> dict[str, Any]:
         "uses_type_ids": uses_type_ids(checkpoint, encoder),
         "encoder": asdict(encoder) if encoder else None,
     }
-    return facts | (_embed_facts(modules, encoder, config) if task == "embed" else {
-        "labels": list(encoder.labels if encoder else labels(config)),
-        "multi_label": multi_label(config),
-    })
+    return facts | (
+        _embed_facts(modules, encoder, config)
+        if task == "embed"
+        else {
+            "labels": list(encoder.labels if encoder else labels(config)),
+            "multi_label": multi_label(config),
+        }
+    )
 
 
 def _embed_facts(
-    modules: SentenceModules, encoder: EncoderConfig | None, config: Any
+    modules: SentenceModules, encoder: EncoderConfig | None, config: Config
 ) -> dict[str, Any]:
     return {
         "dimensions": embedding_size(modules, encoder, config),
@@ -117,7 +122,7 @@ def _embed_facts(
     }
 
 
-def embedding_size(modules: SentenceModules, encoder: EncoderConfig | None, config: Any) -> int:
+def embedding_size(modules: SentenceModules, encoder: EncoderConfig | None, config: Config) -> int:
     """Width of the vectors that a checkpoint publishes."""
     size = (encoder.projection or encoder.hidden_size) if encoder else int(config["hidden_size"])
     size *= len(modules.pooling)
@@ -125,11 +130,6 @@ def embedding_size(modules: SentenceModules, encoder: EncoderConfig | None, conf
         if isinstance(step, DenseModule):
             size = step.out_features
     return size
-
-
-def multi_label(config: Any) -> bool:
-    """Whether classes do not exclude each other: scores are then sigmoids, not a softmax."""
-    return config.get("problem_type") == "multi_label_classification"
 
 
 def uses_type_ids(checkpoint: Checkpoint, encoder: EncoderConfig | None) -> bool:

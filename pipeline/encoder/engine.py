@@ -20,11 +20,10 @@ from torch import Tensor
 
 from pipeline.encoder.checkpoint import Checkpoint
 from pipeline.encoder.config import EncoderConfig
-from pipeline.encoder.describe import check_task, resolve_precision
-from pipeline.encoder.families import Loaded, load_family
-from pipeline.encoder.heads import ClassifierHead, SentenceHead
-from pipeline.encoder.model import Encoder, Packed, load_weights
-from pipeline.encoder.modules import read_modules
+from pipeline.encoder.describe import resolve_precision
+from pipeline.encoder.heads import SentenceHead
+from pipeline.encoder.loading import Forward, HeadOptions, open_model
+from pipeline.encoder.model import Packed
 from pipeline.errors import EncodeError, Interrupted, UsageError
 from pipeline.packing import Batch, gather
 
@@ -32,8 +31,6 @@ logger = logging.getLogger(__name__)
 
 Rows = npt.NDArray[np.float32]
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_HEAD_TENSORS = ("projection", "head_dense", "head_norm", "classifier")
 # Batches whose rows may be on their way to the host while the next one computes.
 _IN_FLIGHT = 1
 # Tokens of a batch by default, see `Engine.token_budget`.
@@ -89,21 +86,23 @@ class Engine:
             CheckpointError: the model does not fit the task or its files do not fit each other.
             UsageError: an option does not fit the model.
         """
-        loaded = load_family(checkpoint)
-        check_task(checkpoint, task, loaded.encoder if loaded else None)
-        if loaded is None:
-            raise NotImplementedError
-        self.checkpoint = checkpoint
         self.device = device
-        self.encoder = loaded.encoder
-        self.precision = resolve_precision(precision, self.encoder, device)
-        self._loaded = loaded
         self._device = torch.device(device)
-        self._encode = self._load(self.precision)
-        self._exact: Callable[[Packed], Tensor] | None = None
-        self._head = self._load_head(checkpoint, task, dimensions, normalize, prompt_tokens)
-        self.output_size: int = self._head.output_size
-        self._copies = torch.cuda.Stream(self._device) if self._on_gpu else None
+        options = HeadOptions(dimensions, normalize, prompt_tokens)
+        model = open_model(checkpoint, task, self._device, options)
+        self.encoder: EncoderConfig = model.encoder
+        self.precision = resolve_precision(precision, model.encoder, device)
+        self.output_size = model.head.output_size
+        self._head = model.head
+        self._per_token = task == "tag"
+        self._load = model.load
+        self._encode = model.load(self.precision)
+        self._exact: Forward | None = None
+        self._copies = (
+            torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            if self._on_gpu
+            else None
+        )
         #: Tokens that a batch may hold, once one was too large for the device's memory.
         self._token_limit: int | None = None
 
@@ -224,7 +223,7 @@ class Engine:
         return torch.cat([self._fit(_select(batch, half)) for half in halves])
 
     @torch.inference_mode()
-    def _compute(self, batch: Batch, encode: Callable[[Packed], Tensor]) -> Tensor:
+    def _compute(self, batch: Batch, encode: Forward) -> Tensor:
         """Rows of a batch, on the device. A path with static shapes would begin here."""
         if batch.tokens == 0:
             return self._nothing(batch)
@@ -233,12 +232,11 @@ class Engine:
 
     def _nothing(self, batch: Batch) -> Tensor:
         """Rows of sequences without any token."""
-        hidden = torch.zeros(1, self.encoder.hidden_size, device=self._device)
-        ones = np.ones(1, dtype=np.int32)
-        probe = self._pack(Batch(ones, np.array([0, 1], np.int32), 1, np.zeros(1, np.int64)))
-        shape = self._head(hidden, probe).shape[1:]
-        per_token = isinstance(self._head, ClassifierHead) and self._head.per_token
-        return torch.full((0 if per_token else len(batch), *shape), torch.nan)
+        if self._per_token:
+            return torch.empty(0, self.output_size)
+        single = self.output_size == 1 and not isinstance(self._head, SentenceHead)
+        shape = (len(batch),) if single else (len(batch), self.output_size)
+        return torch.full(shape, torch.nan, device=self._device)
 
     def _pack(self, batch: Batch) -> Packed:
         types = batch.type_ids
@@ -257,11 +255,10 @@ class Engine:
 
     def _broken(self, batch: Batch, rows: Rows) -> npt.NDArray[np.int64]:
         """Sequences with tokens whose rows are not all finite."""
-        fine = np.isfinite(rows)
-        fine = fine.reshape(fine.shape[0], -1).all(axis=1)
+        fine = np.isfinite(rows.reshape(rows.shape[0], -1)).all(axis=1)
         if fine.all():
             return np.empty(0, dtype=np.int64)
-        if isinstance(self._head, ClassifierHead) and self._head.per_token:
+        if self._per_token:
             owner = np.repeat(np.arange(len(batch)), np.diff(batch.cu_seqlens))
             return np.unique(owner[~fine])
         return np.flatnonzero(~fine & (np.diff(batch.cu_seqlens) > 0))
@@ -274,46 +271,13 @@ class Engine:
         offsets = batch.cu_seqlens
         for sequence in broken:
             target = slice(int(sequence), int(sequence) + 1)
-            if isinstance(self._head, ClassifierHead) and self._head.per_token:
+            if self._per_token:
                 target = slice(int(offsets[sequence]), int(offsets[sequence + 1]))
             exact: Rows = np.full_like(rows[target], np.nan)
             if self._exact is not None:
-                exact = self._compute(_select(batch, np.array([sequence])), self._exact)
-                exact = exact.cpu().numpy()
+                alone = _select(batch, np.array([sequence]))
+                exact = self._compute(alone, self._exact).cpu().numpy()
             rows[target] = exact if np.isfinite(exact).all() else np.nan
-
-    def _load(self, precision: str) -> Callable[[Packed], Tensor]:
-        matched = self._loaded.matched
-        names = [n for n in matched.sources if n.rpartition(".")[0] not in _HEAD_TENSORS]
-        dtype = _DTYPES[precision]
-        weights = load_weights(matched, names, self._device, dtype)
-        return Encoder(self.encoder, weights, self._device, dtype)
-
-    def _load_head(
-        self,
-        checkpoint: Checkpoint,
-        task: str,
-        dimensions: int | None,
-        normalize: bool | None,
-        prompt_tokens: int,
-    ) -> SentenceHead | ClassifierHead:
-        matched = self._loaded.matched
-        names = [n for n in matched.sources if n.rpartition(".")[0] in _HEAD_TENSORS]
-        weights = load_weights(matched, names, self._device, torch.float32)
-        if task != "embed":
-            if dimensions is not None or normalize is not None:
-                raise UsageError(f"dimensions and normalize belong to embed, not to {task}")
-            return ClassifierHead(self.encoder, weights)
-        return SentenceHead(
-            self.encoder,
-            read_modules(checkpoint.path, checkpoint.config),
-            checkpoint.path,
-            weights,
-            self._device,
-            dimensions=dimensions,
-            normalize=normalize,
-            prompt_tokens=prompt_tokens,
-        )
 
 
 def _select(batch: Batch, sequences: npt.NDArray[np.int64]) -> Batch:

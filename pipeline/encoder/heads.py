@@ -183,13 +183,13 @@ class ClassifierHead:
         """Keep the head's tensors, float32: head_dense, head_norm and classifier."""
         self._config = config
         self._weights = weights
-        self.per_token = config.head in ("tokens", "prediction_tokens")
+        self._per_token = config.head in ("tokens", "prediction_tokens")
         self.output_size = len(config.labels)
 
     def __call__(self, hidden: Tensor, batch: Packed) -> Tensor:
         """[T, E] → logits [T, C] of tokens, [S, C] of sequences, [S] with a single class."""
         rows = hidden.float()
-        if not self.per_token:
+        if not self._per_token:
             rows = pool(hidden, batch, self._config.head_pooling)
         if self._config.head != "tokens":
             rows = activate_(self._linear("head_dense", rows), self._config.head_activation)
@@ -197,9 +197,22 @@ class ClassifierHead:
             weight, bias = self._weights["head_norm.weight"], self._weights.get("head_norm.bias")
             rows = functional.layer_norm(rows, weight.shape, weight, bias, self._config.norm_eps)
         logits = self._linear("classifier", rows)
-        return logits[:, 0] if self.output_size == 1 and not self.per_token else logits
+        return logits[:, 0] if self.output_size == 1 and not self._per_token else logits
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
         return functional.linear(
             x, self._weights[f"{name}.weight"], self._weights.get(f"{name}.bias")
         )
+
+
+class LogitsHead:
+    """For a model that ends in its own classifier: its logits, in float32."""
+
+    def __init__(self, config: EncoderConfig, *, per_token: bool) -> None:
+        self._per_token = per_token
+        self.output_size = len(config.labels)
+
+    def __call__(self, hidden: Tensor, batch: Packed) -> Tensor:
+        """Logits as they come: [T, C] of tokens, [S, C] of sequences, [S] with a single class."""
+        single = self.output_size == 1 and not self._per_token
+        return hidden[:, 0].float() if single else hidden.float()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -43,11 +44,16 @@ def load_weights(
     loaded: dict[str, Tensor] = {}
     for name in names:
         parts = [
-            handles[source.file].get_tensor(source.name).to(device, dtype)
+            _read(handles[source.file], source.name).to(device, dtype)
             for source in matched.sources[name]
         ]
         loaded[name] = parts[0] if len(parts) == 1 else torch.cat(parts)
     return loaded
+
+
+def _read(handle: Any, name: str) -> Tensor:
+    tensor: Tensor = handle.get_tensor(name)
+    return tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +98,7 @@ class Encoder:
 
     def _attention(self, batch: Packed) -> Attention:
         if self._varlen:
-            return VarlenAttention(
-                self.config, batch.cu_seqlens, batch.max_seqlen, self._slopes
-            )
+            return VarlenAttention(self.config, batch.cu_seqlens, batch.max_seqlen, self._slopes)
         return GroupedAttention(self.config, runs(batch.offsets), self._bias)
 
     def _embed(self, batch: Packed, positions: Tensor) -> Tensor:
@@ -143,12 +147,13 @@ class Encoder:
         self, layer: int, hidden: Tensor, attend: Attention, rotation: Tensor | None
     ) -> Tensor:
         config, at = self.config, f"layers.{layer}."
-        widths = [config.heads * config.head_dim] + 2 * [config.kv_heads * config.head_dim]
-        query, key, value = self._linear(f"{at}qkv", hidden).split(widths, dim=1)
+        inner, grouped = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        fused = self._linear(f"{at}qkv", hidden)  # [T, (H + 2K) * D]
+        query, key, value = torch.split(fused, [inner, grouped, grouped], dim=1)
         if config.qk_norm == "full_width":
             query, key = self._norm(f"{at}q_norm", query), self._norm(f"{at}k_norm", key)
         query, key, value = (
-            x.unflatten(1, (-1, config.head_dim)) for x in (query, key, value)
+            x.view(x.shape[0], -1, config.head_dim) for x in (query, key, value)
         )  # [T, H, D], [T, K, D]
         if config.qk_norm == "per_head":
             query, key = self._norm(f"{at}q_norm", query), self._norm(f"{at}k_norm", key)
@@ -247,10 +252,10 @@ def _rotate(x: Tensor, rotation: Tensor) -> Tensor:
 
 def activate_(x: Tensor, activation: str) -> Tensor:
     """Apply an activation in place and return its argument."""
-    if activation == "gelu":
-        return torch.ops.aten.gelu_(x)
-    if activation == "gelu_tanh":
-        return torch.ops.aten.gelu_(x, approximate="tanh")
+    if activation in ("gelu", "gelu_tanh"):
+        # torch.nn.functional has no in-place form.
+        torch.ops.aten.gelu_(x, approximate="tanh" if activation == "gelu_tanh" else "none")
+        return x
     if activation == "silu":
         return functional.silu(x, inplace=True)
     if activation == "tanh":

@@ -118,7 +118,8 @@ def read_modules(path: Path, config: Mapping[str, Any] | None = None) -> Sentenc
         return _without_modules(path, config or {})
     parsed = SentenceModules()
     pooling: tuple[PoolingMode, ...] = parsed.pooling
-    include_prompt, transformer, steps = True, "", []
+    include_prompt, transformer = True, ""
+    steps: list[Module] = []
     for entry in _entries(listing):
         kind, folder = _kind(entry, listing), str(entry.get("path") or "")
         settings = read_json(path / folder / "config.json") if folder else {}
@@ -179,9 +180,7 @@ def _kind(entry: Mapping[str, Any], listing: Path) -> str:
     return kind
 
 
-def _step(
-    kind: str, folder: str, settings: Mapping[str, Any], listing: Path
-) -> tuple[Module, ...]:
+def _step(kind: str, folder: str, settings: Mapping[str, Any], listing: Path) -> tuple[Module, ...]:
     """One module after pooling; () for what has no effect at inference."""
     if kind == "Normalize":
         return (NormalizeModule(),)
@@ -233,13 +232,14 @@ def _pooling(settings: Mapping[str, Any], folder: Path) -> tuple[PoolingMode, ..
         modes = [m for m in POOLING_MODES if settings.get(flags.get(m, f"pooling_mode_{m}"))]
         named = modes or ["mean"]
     asked = [named] if isinstance(named, str) else list(named)
-    unknown = [mode for mode in asked if mode not in POOLING_MODES]
+    known = tuple(mode for name in asked for mode in POOLING_MODES if mode == name)
+    unknown = [name for name in asked if name not in POOLING_MODES]
     if unknown:
         raise CheckpointError(
             f"{folder / 'config.json'} names the pooling {', '.join(map(repr, unknown))}",
             hint=f"Known: {', '.join(POOLING_MODES)}.",
         )
-    return tuple(asked)
+    return known
 
 
 def _without_modules(path: Path, config: Mapping[str, Any]) -> SentenceModules:

@@ -41,7 +41,7 @@ _URI = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
 
 def is_uri(model: str) -> bool:
-    """Whether a model is named as scheme://…"""
+    """Whether a model is named as a URI."""
     return _URI.match(model) is not None
 
 
@@ -197,11 +197,8 @@ def _version(uri: str) -> list[str]:
     """What a store says about the files now: names, sizes and versions."""
     with _explained(uri):
         fs, path = fsspec.core.url_to_fs(uri)
-        if is_archive(uri):
-            infos = [fs.info(path)]
-        else:
-            infos = list(fs.find(path, detail=True).values())
-        return sorted(_identity(info) for info in infos)
+        found = {path: fs.info(path)} if is_archive(uri) else fs.find(path, detail=True)
+        return sorted(_identity(info) for info in found.values())
 
 
 def _identity(info: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from pipeline.errors import CheckpointError
 
 # The format's own limit on a header.
 MAX_HEADER_BYTES = 100_000_000
+# Tensors that one message names: enough to see the pattern, not a thousand lines.
+MAX_LISTED = 24
 INDEX_NAME = "model.safetensors.index.json"
 WEIGHTS_NAME = "model.safetensors"
 
@@ -133,6 +135,12 @@ def parameters(tensors: Iterable[TensorInfo]) -> int:
     return total
 
 
+def list_some(names: Sequence[str]) -> str:
+    """Names for a message; beyond MAX_LISTED only how many more there are."""
+    more = len(names) - MAX_LISTED
+    return ", ".join(names[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
 @dataclass(frozen=True, slots=True)
 class Matched:
     """Which published tensors make up each of ours.
@@ -170,8 +178,8 @@ def match(
     if missing or left_over:
         raise CheckpointError(
             f"{where}: the tensors do not match its config;"
-            + (f" missing: {', '.join(missing)};" if missing else "")
-            + (f" left over: {', '.join(left_over)};" if left_over else ""),
+            + (f" missing: {list_some(missing)};" if missing else "")
+            + (f" left over: {list_some(left_over)};" if left_over else ""),
             hint="A weight that is random or dropped would give wrong vectors silently. Check "
             "that config.json belongs to these weights and that the download is complete.",
         )

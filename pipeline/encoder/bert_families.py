@@ -1,0 +1,254 @@
+"""Families built like BERT: norms after each branch, or ModernBERT's before it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pipeline.encoder import layouts
+from pipeline.encoder.config import EncoderConfig
+from pipeline.encoder.family import (
+    Config,
+    Family,
+    Tensors,
+    activation,
+    architecture,
+    headed,
+    refuse,
+    rope,
+    ropes,
+    windows,
+    with_biases,
+)
+from pipeline.encoder.layouts import biased
+from pipeline.errors import CheckpointError
+
+_JINA_MLPS = ("mlp.gated_layers.weight", "mlp.up_gated_layer.weight")
+
+
+def _post_norm(config: Config, family: str, **settings: Any) -> EncoderConfig:
+    """What BERT and everything built like it shares."""
+    heads = int(config["num_attention_heads"])
+    hidden = int(config["hidden_size"])
+    defaults: dict[str, Any] = {
+        "vocab_size": int(config["vocab_size"]),
+        "hidden_size": hidden,
+        "intermediate_size": int(config["intermediate_size"]),
+        "layers": int(config["num_hidden_layers"]),
+        "heads": heads,
+        "kv_heads": heads,
+        "head_dim": hidden // heads,
+        "norm": "layer",
+        "norm_eps": float(config.get("layer_norm_eps", 1e-12)),
+        "norm_placement": "post",
+        "embedding_norm": True,
+        "final_norm": False,
+        "gated": False,
+        "token_types": int(config.get("type_vocab_size", 2)),
+    }
+    return EncoderConfig(family=family, **{**defaults, **settings})
+
+
+def bert(config: Config, tensors: Tensors) -> Family | None:
+    """BERT, RoBERTa and XLM-R; JinaBert too, which publishes itself as `bert`."""
+    if any(name.endswith(_JINA_MLPS) for name in tensors):
+        return jina(config, tensors)
+    if any(".mixer." in name for name in tensors):
+        raise CheckpointError(
+            "this checkpoint has the layout of jina-embeddings-v3, whose adapters need code of "
+            "its own, which bei-jobs never runs",
+            hint="jinaai/jina-embeddings-v2-base-*, BAAI/bge-m3 and "
+            "intfloat/multilingual-e5-large-instruct work.",
+        )
+    refuse(
+        config,
+        {
+            "position_embedding_type": ("absolute", None),
+            "is_decoder": (False,),
+            "add_cross_attention": (False,),
+        },
+    )
+    rows = int(config["max_position_embeddings"])
+    roberta = config["model_type"] != "bert"
+    padding = int(config.get("pad_token_id", 1)) if roberta else None
+    encoder = _post_norm(
+        config,
+        str(config["model_type"]),
+        activation=activation(config.get("hidden_act", "gelu")),
+        position_table=rows,
+        position_padding=padding,
+        max_length=rows if padding is None else rows - padding - 1,
+    )
+    encoder = headed(encoder, config, sequence="dense" if roberta else "pooler", tokens="tokens")
+    return Family(encoder, layouts.BERT, layouts.HEADS[encoder.head])
+
+
+def mpnet(config: Config, tensors: Tensors) -> Family | None:
+    """MPNet: learned positions that start at 2, and one relative bias for every layer."""
+    rows = int(config["max_position_embeddings"])
+    encoder = _post_norm(
+        config,
+        "mpnet",
+        activation=activation(config.get("hidden_act", "gelu")),
+        position_table=rows,
+        position_padding=1,  # fixed in the architecture, whatever pad_token_id says
+        relative_buckets=int(config.get("relative_attention_num_buckets", 32)),
+        token_types=0,
+        max_length=rows - 2,
+    )
+    encoder = headed(encoder, config, sequence="dense", tokens="tokens")
+    return Family(encoder, layouts.MPNET, layouts.HEADS[encoder.head])
+
+
+def jina(config: Config, tensors: Tensors) -> Family | None:
+    """jina-embeddings-v2: ALiBi and a gated MLP, in three layouts told apart by tensor names."""
+    refuse(
+        config,
+        {
+            "position_embedding_type": ("alibi",),
+            "feed_forward_type": ("geglu", "reglu"),
+            "architectures": (["JinaBertForMaskedLM"], ["JinaBertModel"], None),
+        },
+    )
+    code = any(name.endswith("mlp.up_gated_layer.weight") for name in tensors)
+    normed = any(name.endswith("self.layer_norm_q.weight") for name in tensors)
+    encoder = _post_norm(
+        config,
+        "jina_bert",
+        norm_placement="post_twice" if code else "post",
+        activation=activation(config.get("feed_forward_type", "geglu")),
+        gated=True,
+        gate_first=not code,
+        alibi=True,
+        qk_norm="full_width" if normed else "none",
+        max_length=config.get("model_max_length") or config.get("max_position_embeddings"),
+    )
+    layout = layouts.JINA_CODE if code else layouts.JINA
+    if normed and not code:
+        layout = replace(layout, layer={**layout.layer, **layouts.JINA_QK_NORM})
+    return Family(encoder, layout, {})
+
+
+def nomic(config: Config, tensors: Tensors) -> Family | None:
+    """NomicBert, in its own config keys (n_embd, …) or in those it was converted to."""
+    refuse(
+        config,
+        {
+            "prenorm": (False,),
+            "parallel_block": (False,),
+            "use_rms_norm": (False, None),
+            "rotary_emb_fraction": (1.0,),
+            "rotary_emb_interleaved": (False,),
+            "rotary_emb_scale_base": (None,),
+            "rotary_scaling_factor": (None,),
+            "qkv_proj_bias": (False,),
+            "mlp_fc1_bias": (False,),
+            "mlp_fc2_bias": (False,),
+            "moe_every_n_layers": (0, -1),
+        },
+    )
+    keys = {
+        "hidden_size": config.get("n_embd", 768),
+        "num_attention_heads": config.get("n_head", 12),
+        "num_hidden_layers": config.get("n_layer", 12),
+        "intermediate_size": config.get("n_inner") or 4 * int(config.get("n_embd", 768)),
+        "vocab_size": 30528,
+        "layer_norm_eps": config.get("layer_norm_epsilon", 1e-12),
+        "hidden_act": config.get("activation_function", "swiglu"),
+        "rope_theta": config.get("rotary_emb_base", 1000.0),
+    }
+    settings = {**keys, **config}
+    encoder = _post_norm(
+        settings,
+        "nomic_bert",
+        activation=activation(settings["hidden_act"]),
+        gated=True,
+    )
+    rotary = rope(settings, encoder.head_dim)
+    if rotary is None or architecture(config).endswith("Classification"):
+        return None
+    return Family(replace(encoder, ropes=(rotary,) * encoder.layers), layouts.NOMIC, {})
+
+
+def gte(config: Config, tensors: Tensors) -> Family | None:
+    """GTE v1.5 and its relatives: `gte`, or `new` as Alibaba's own code calls it."""
+    refuse(
+        config,
+        {
+            "layer_norm_type": ("layer_norm",),
+            "position_embedding_type": ("rope",),
+            "logn_attention_scale": (False,),
+            "logn_attention_clip1": (False,),
+            "pack_qkv": (True,),
+        },
+    )
+    encoder = _post_norm(
+        config,
+        "gte",
+        activation=activation(config.get("hidden_act", "gelu")),
+        gated=True,
+        gate_first=False,
+        token_types=int(config.get("type_vocab_size", 1)),
+    )
+    rotary = rope(config, encoder.head_dim)
+    if rotary is None:
+        return None
+    encoder = replace(
+        encoder,
+        ropes=(rotary,) * encoder.layers,
+        max_length=int(config["max_position_embeddings"]),
+    )
+    encoder = headed(encoder, config, sequence="pooler", tokens="tokens")
+    skip = frozenset({"types"}) if encoder.token_types == 0 else frozenset[str]()
+    return Family(encoder, layouts.GTE, layouts.HEADS[encoder.head], skip)
+
+
+def modernbert(config: Config, tensors: Tensors) -> Family | None:
+    """ModernBERT: alternating windows, each kind of layer with its own rotary base."""
+    layers = int(config["num_hidden_layers"])
+    every = int(config.get("global_attn_every_n_layers", 3))
+    kinds = config.get("layer_types") or [
+        "sliding_attention" if i % every else "full_attention" for i in range(layers)
+    ]
+    head_dim = int(config["hidden_size"]) // int(config["num_attention_heads"])
+    rotary = ropes(
+        config,
+        head_dim,
+        kinds,
+        full=config.get("global_rope_theta", 160_000.0),
+        sliding=config.get("local_rope_theta", 10_000.0),
+    )
+    if rotary is None:
+        return None
+    encoder = _post_norm(
+        config,
+        "modernbert",
+        norm_eps=float(config.get("norm_eps", 1e-5)),
+        norm_placement="pre",
+        final_norm=True,
+        activation=activation(config.get("hidden_activation", "gelu")),
+        gated=True,
+        token_types=0,
+        ropes=rotary,
+        windows=windows(kinds, int(config.get("local_attention", 128)) // 2),
+        head_activation=activation(config.get("classifier_activation", "gelu")),
+        head_pooling=config.get("classifier_pooling", "cls"),
+        max_length=int(config["max_position_embeddings"]),
+    )
+    encoder = headed(encoder, config, sequence="prediction", tokens="prediction_tokens")
+    layout = with_biases(
+        layouts.MODERNBERT,
+        {
+            "norm_bias": ("embed_norm", "final_norm", "attn_norm", "mlp_norm"),
+            "attention_bias": ("qkv", "attn_out"),
+            "mlp_bias": ("gate_up", "down"),
+        },
+        config,
+    )
+    head = biased(
+        layouts.HEADS[encoder.head],
+        only=("head_norm",) * bool(config.get("norm_bias"))
+        + ("head_dense",) * bool(config.get("classifier_bias")),
+    )
+    # The first layer reads the embeddings, which are normed already.
+    return Family(encoder, layout, head, frozenset({"layers.0.attn_norm"}))

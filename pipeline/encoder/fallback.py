@@ -1,0 +1,204 @@
+"""Any other architecture that transformers loads without remote code: padded, correct, slower.
+
+The only module that imports transformers to compute, and only when a checkpoint needs it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.encoder.checkpoint import Checkpoint
+from pipeline.encoder.config import EncoderConfig
+from pipeline.encoder.family import labels, multi_label
+from pipeline.encoder.model import Packed
+from pipeline.encoder.tensors import UNUSED, UNUSED_POOLER, list_some, weight_files
+from pipeline.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+# A group may be padded to a quarter more than its shortest sequence, plus this many tokens.
+_PADDING_SLACK_TOKENS = 8
+
+
+class PaddedModel:
+    """A transformers model behind the interface of our own encoder.
+
+    Called with a packed batch it returns hidden states [T, E] for embed, logits [S, C] for
+    rerank and classify, [T, C] for tag.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, task: str, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        """Load the model.
+
+        Raises:
+            CheckpointError: it needs remote code, transformers does not know it, or its tensors
+                do not match.
+        """
+        weight_files(checkpoint.folder)  # safetensors, or an error that says why not
+        config = _config(checkpoint)
+        self._task = task
+        self._model = _model(checkpoint, config, task, dtype).to(device).eval()
+        pad = getattr(config, "pad_token_id", None)
+        self._padding = 0 if pad is None else int(pad)
+        logger.warning(
+            "%s: model_type %r is not a family of ours; transformers computes it, padded: "
+            "correct, but slower",
+            checkpoint.name,
+            config.model_type,
+        )
+
+    def __call__(self, batch: Packed) -> Tensor:
+        """Compute a batch in groups of similar length, each padded to its longest."""
+        parts = [self._group(batch, first, last) for first, last in _groups(batch.offsets)]
+        return torch.cat(parts)
+
+    def _group(self, batch: Packed, first: int, last: int) -> Tensor:
+        bounds = batch.offsets[first : last + 1]
+        lengths = batch.cu_seqlens[first : last + 1].diff()
+        width = max(stop - start for start, stop in pairwise(bounds))
+        mask = torch.arange(width, device=lengths.device) < lengths[:, None]  # [n, L]
+        tokens = slice(bounds[0], bounds[-1])
+        inputs = {
+            "input_ids": _pad(batch.ids[tokens].long(), mask, self._padding),
+            "attention_mask": mask.long(),
+        }
+        if batch.type_ids is not None and getattr(self._model.config, "type_vocab_size", 0) > 1:
+            inputs["token_type_ids"] = _pad(batch.type_ids[tokens].long(), mask, 0)
+        out = self._model(**inputs)
+        values: Tensor = out.last_hidden_state if self._task == "embed" else out.logits
+        return values if self._task in ("rerank", "classify") else values[mask]
+
+
+def settings(checkpoint: Checkpoint, task: str) -> EncoderConfig:
+    """What the engine needs to know about a foreign model, in our words.
+
+    Raises:
+        CheckpointError: it needs remote code, or transformers does not know it.
+    """
+    config = _config(checkpoint)
+    hidden = int(getattr(config, "hidden_size", 0) or config.d_model)
+    heads = int(getattr(config, "num_attention_heads", 1))
+    return EncoderConfig(
+        family=f"transformers/{config.model_type}",
+        vocab_size=int(config.vocab_size),
+        hidden_size=hidden,
+        intermediate_size=int(getattr(config, "intermediate_size", 0) or 0),
+        layers=int(getattr(config, "num_hidden_layers", 0)),
+        heads=heads,
+        kv_heads=heads,
+        head_dim=hidden // heads,
+        norm="layer",
+        norm_eps=0.0,
+        norm_placement="post",
+        embedding_norm=False,
+        final_norm=False,
+        activation="gelu",
+        gated=False,
+        token_types=int(getattr(config, "type_vocab_size", 0) or 0),
+        labels=() if task == "embed" else labels(checkpoint.config),
+        multi_label=multi_label(checkpoint.config),
+        # Nothing is known about its range, and bfloat16 has float32's.
+        half="bfloat16",
+    )
+
+
+def _groups(offsets: list[int]) -> Iterator[tuple[int, int]]:
+    """Ranges of neighbouring sequences whose lengths are close."""
+    lengths = [stop - start for start, stop in pairwise(offsets)]
+    first = 0
+    for last in range(1, len(lengths) + 1):
+        if last < len(lengths):
+            group = lengths[first : last + 1]
+            if max(group) <= min(group) * 5 // 4 + _PADDING_SLACK_TOKENS:
+                continue
+        yield first, last
+        first = last
+
+
+def _pad(flat: Tensor, mask: Tensor, value: int) -> Tensor:
+    padded = torch.full(mask.shape, value, dtype=flat.dtype, device=flat.device)
+    padded[mask] = flat
+    return padded
+
+
+def _config(checkpoint: Checkpoint) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        kind = checkpoint.config.get("model_type")
+        custom = checkpoint.config.get("auto_map")
+        reason = (
+            "it brings code of its own (auto_map), and bei-jobs never runs remote code"
+            if custom
+            else "transformers does not know it either"
+        )
+        raise CheckpointError(
+            f"{checkpoint.name}: model_type {kind!r} is not a family of bei-jobs, and {reason}",
+            hint=_alternative(str(kind)),
+        ) from error
+
+
+def _alternative(kind: str) -> str:
+    known = {
+        "nvembed": "nvidia/llama-embed-nemotron-8b is NVIDIA's successor without remote code.",
+        "jina_clip": "For text alone: jinaai/jina-embeddings-v2-base-en.",
+    }
+    return known.get(kind, "`bei-jobs models` lists checkpoints that work.")
+
+
+def _model(checkpoint: Checkpoint, config: Any, task: str, dtype: torch.dtype) -> Any:
+    """Load the class of the task and make sure that no weight is random or dropped."""
+    import transformers
+
+    auto: Any = transformers.AutoModel
+    if task in ("rerank", "classify"):
+        auto = transformers.AutoModelForSequenceClassification
+    elif task == "tag":
+        auto = transformers.AutoModelForTokenClassification
+    elif getattr(config, "is_encoder_decoder", False):
+        auto = transformers.AutoModelForTextEncoding
+    try:
+        model, info = auto.from_pretrained(
+            checkpoint.folder,
+            config=config,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{checkpoint.name}: transformers cannot load it for {task}: {error}",
+            hint="`bei-jobs models` lists checkpoints that work.",
+        ) from error
+    _check_keys(checkpoint, info)
+    return model
+
+
+def _check_keys(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
+    patterns = [pattern for pattern, _ in UNUSED] + [UNUSED_POOLER]
+    problems = []
+    for kind, words in (("missing_keys", "missing"), ("unexpected_keys", "left over")):
+        keys = sorted(k for k in info[kind] if not any(p.search(k) for p in patterns))
+        if keys:
+            problems.append(f"{words}: {list_some(keys)}")
+    mismatched = [str(key[0]) for key in info.get("mismatched_keys", ())]
+    if mismatched:
+        problems.append(f"of another shape: {list_some(sorted(mismatched))}")
+    if problems:
+        raise CheckpointError(
+            f"{checkpoint.name}: transformers loads it as {checkpoint.config.get('model_type')!r} "
+            f"but the tensors do not match; {'; '.join(problems)}",
+            hint="A weight would be random or dropped, so nothing is computed. The checkpoint "
+            "probably needs code of its own, which bei-jobs never runs.",
+        )

@@ -1,0 +1,127 @@
+"""From a checkpoint to callables: the encoder in any precision, and the head that follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline.encoder.checkpoint import Checkpoint
+from pipeline.encoder.config import EncoderConfig
+from pipeline.encoder.describe import check_task
+from pipeline.encoder.families import Loaded, load_family
+from pipeline.encoder.heads import ClassifierHead, LogitsHead, SentenceHead
+from pipeline.encoder.model import Encoder, Packed, load_weights
+from pipeline.encoder.modules import read_modules
+from pipeline.errors import UsageError
+
+#: A packed batch → hidden states [T, E], or logits where the model has a head of its own.
+Forward = Callable[[Packed], Tensor]
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# Our names of the tensors that the head reads; everything else is the encoder's.
+_HEAD_TENSORS = ("projection", "head_dense", "head_norm", "classifier")
+
+
+class Head(Protocol):
+    """What turns the encoder's output into rows, in float32."""
+
+    output_size: int
+
+    def __call__(self, hidden: Tensor, batch: Packed) -> Tensor:
+        """[T, E] → [S, output_size], [S], or [T, output_size] of a tagger."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadOptions:
+    """What a user may change about the vectors of a model."""
+
+    dimensions: int | None = None
+    normalize: bool | None = None
+    prompt_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A checkpoint that fits its task: settings, head, and the encoder on demand."""
+
+    encoder: EncoderConfig
+    head: Head
+    load: Callable[[str], Forward]  # by precision
+
+
+def open_model(
+    checkpoint: Checkpoint, task: str, device: torch.device, options: HeadOptions
+) -> Model:
+    """Recognise a checkpoint and load its head.
+
+    Raises:
+        CheckpointError: the model does not fit the task or its files do not fit each other.
+        UsageError: an option does not fit the model.
+    """
+    loaded = load_family(checkpoint)
+    check_task(checkpoint, task, loaded.encoder if loaded else None)
+    if task != "embed" and options != HeadOptions():
+        raise UsageError(f"dimensions, normalize and prompts belong to embed, not to {task}")
+    if loaded is None:
+        return _foreign(checkpoint, task, device, options)
+    encoder = loaded.encoder
+    weights = _weights(loaded, device, "float32", of_head=True)
+    head: Head = ClassifierHead(encoder, weights)
+    if task == "embed":
+        head = _sentence_head(checkpoint, encoder, weights, device, options)
+
+    def load(precision: str) -> Forward:
+        parts = _weights(loaded, device, precision, of_head=False)
+        return Encoder(encoder, parts, device, _DTYPES[precision])
+
+    return Model(encoder, head, load)
+
+
+def _foreign(
+    checkpoint: Checkpoint, task: str, device: torch.device, options: HeadOptions
+) -> Model:
+    """A model that transformers computes."""
+    from pipeline.encoder import fallback
+
+    encoder = fallback.settings(checkpoint, task)
+    head: Head = LogitsHead(encoder, per_token=task == "tag")
+    if task == "embed":
+        head = _sentence_head(checkpoint, encoder, {}, device, options)
+
+    def load(precision: str) -> Forward:
+        return fallback.PaddedModel(checkpoint, task, device, _DTYPES[precision])
+
+    return Model(encoder, head, load)
+
+
+def _sentence_head(
+    checkpoint: Checkpoint,
+    encoder: EncoderConfig,
+    weights: dict[str, Tensor],
+    device: torch.device,
+    options: HeadOptions,
+) -> SentenceHead:
+    return SentenceHead(
+        encoder,
+        read_modules(checkpoint.path, checkpoint.config),
+        checkpoint.path,
+        weights,
+        device,
+        dimensions=options.dimensions,
+        normalize=options.normalize,
+        prompt_tokens=options.prompt_tokens,
+    )
+
+
+def _weights(
+    loaded: Loaded, device: torch.device, precision: str, *, of_head: bool
+) -> dict[str, Tensor]:
+    matched = loaded.matched
+    names = [
+        name for name in matched.sources if (name.rpartition(".")[0] in _HEAD_TENSORS) == of_head
+    ]
+    return load_weights(matched, names, device, _DTYPES[precision])
