@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from types import FrameType
 
 import click
 
+from jobs.devices import devices
 from jobs.prepare import Prepared
 from jobs.progress import Bar
 from jobs.summary import exit_code, show
@@ -95,9 +95,8 @@ def _compute(
     rows = plan.table["rows"].to_pylist()
     reused = sum(n for i, n in enumerate(rows) if i not in missing)
     tally = _Tally(reused, len(plan) - len(missing))
-    devices = tuple(device.split(",")) if device else _devices()
     with _stoppable() as stop, Bar(plan.rows, reused, quiet=how.quiet) as bar:
-        here = Here(devices, settings.cache_dir, stop.is_set, bar.add)
+        here = Here(devices(device), settings.cache_dir, stop.is_set, bar.add)
         for result in compute_here(output, run, plan, here):
             tally.add(result)
     if stop.is_set():
@@ -107,12 +106,6 @@ def _compute(
             hint="run the same command again to go on where it was",
         )
     return tally
-
-
-def _devices() -> tuple[str, ...]:
-    import torch  # seconds to import: only where a job runs
-
-    return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) or ("cpu",)
 
 
 def _nothing_to_do(state: JobState) -> JobState:
@@ -154,7 +147,7 @@ class _Stop:
         if self._set:
             raise KeyboardInterrupt
         self._set = True
-        print("\nstopping after this batch …", file=sys.stderr)
+        click.echo("\nstopping after this batch …", err=True)
 
 
 @contextmanager
@@ -177,9 +170,10 @@ def run_on_broker(
         BrokerError: Redis is out of reach.
         UsageError: the output lies where workers cannot see it.
     """
+    from workers.reconcile import reconcile
+
     from jobs.follow import follow
     from workers.broker import Broker
-    from workers.reconcile import reconcile
 
     output, run = prepared.output, prepared.run
     if output.uri.startswith("memory://"):

@@ -33,7 +33,9 @@ def command(broker: str | None, as_json: bool) -> None:
             run = output.run(ref.n)
             rows.append(summary(run, job_state(output, run)))
         except BeiJobsError as error:
-            rows.append({"job": ref.job, "output": ref.output, "state": "gone", "reason": str(error)})
+            rows.append(
+                {"job": ref.job, "output": ref.output, "state": "gone", "reason": str(error)}
+            )
     if as_json:
         click.echo(json.dumps({"jobs": rows}))
         return

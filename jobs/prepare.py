@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline.encoder.checkpoint import Checkpoint, resolve
 from pipeline.encoder.describe import describe
 from pipeline.errors import InputError, OutputConflict, UsageError
@@ -14,7 +16,14 @@ from pipeline.manifest import newest
 from pipeline.output import Output, Run, kept_schema
 from pipeline.plan import Plan, make_plan
 from pipeline.shards import PlannedInputs, plan_inputs
-from pipeline.spec import Cut, InputFile, JobSpec, ModelIdentity, schema_hash
+from pipeline.spec import (
+    OUTPUT_COLUMNS,
+    Cut,
+    InputFile,
+    JobSpec,
+    ModelIdentity,
+    schema_hash,
+)
 from pipeline.storage import absolute, redact
 from workers.settings import Settings
 
@@ -88,12 +97,14 @@ def prepare(request: Request, settings: Settings) -> Prepared:
     previous = _Previous.of(output, last)
     planned = plan_inputs(
         inputs,
-        columns=_columns(request),
+        columns=_passing(request),
         optional=() if request.id_column else ("id",),
         text_columns=_text_columns(request),
+        output_columns=OUTPUT_COLUMNS,
         rows_per_shard=request.rows_per_shard or 0,
         output_width=_bytes_per_row(request, facts),
         previous=previous.cuts,
+        schema=_fixed_schema(request, last),
     )
     spec = _spec(request, checkpoint, facts, planned)
     plan = _plan(request, spec, planned, previous)
@@ -168,10 +179,20 @@ def _text_columns(request: Request) -> tuple[str, ...]:
     return (request.text_column,)
 
 
-def _columns(request: Request) -> tuple[str, ...]:
-    """Every column the job needs, the id first."""
+def _passing(request: Request) -> tuple[str, ...]:
+    """The columns that were asked to pass through, the id first."""
     names = [request.id_column] if request.id_column else []
-    return tuple(dict.fromkeys([*names, *request.keep, *_text_columns(request)]))
+    return tuple(dict.fromkeys([*names, *request.keep]))
+
+
+def _fixed_schema(request: Request, last: Run | None) -> pa.Schema | None:
+    """The schema the output was planned with; None where other columns are asked for now.
+
+    Those that ask for other columns are refused when the output is claimed, by name.
+    """
+    if last is None or not {*_passing(request), *_text_columns(request)} <= set(last.columns.names):
+        return None
+    return last.columns
 
 
 def _bytes_per_row(request: Request, facts: dict[str, Any]) -> int:
@@ -196,7 +217,7 @@ def _spec(
         documents_column=request.documents_column,
         document_column=request.document_column,
         id_column=request.id_column or ("id" if "id" in columns else None),
-        keep=request.keep,
+        keep=(*request.keep, *(k for k in planned.partition if k not in request.keep)),
         prompt=_prompt(request, facts),
         max_length=_max_length(request, facts),
         truncate=request.truncate,
@@ -244,15 +265,11 @@ def _max_length(request: Request, facts: dict[str, Any]) -> int:
     return request.max_length
 
 
-def _plan(
-    request: Request, spec: JobSpec, planned: PlannedInputs, previous: _Previous
-) -> Plan:
+def _plan(request: Request, spec: JobSpec, planned: PlannedInputs, previous: _Previous) -> Plan:
     files = [(file, list(cuts)) for file, cuts in planned.files]
     if request.limit is not None:
         files = _limited(files, request.limit, previous)
-    plan = make_plan(
-        files, space=spec.space, schema=schema_hash(kept_schema(spec, planned.schema))
-    )
+    plan = make_plan(files, space=spec.space, schema=schema_hash(kept_schema(spec, planned.schema)))
     if not len(plan):
         raise InputError(
             f"no rows in {', '.join(redact(absolute(uri)) for uri in request.inputs)}",
@@ -350,5 +367,3 @@ def _sweep(output: Output, plan: Plan) -> None:
     """Remove parts that neither this plan nor the newest manifest asks for."""
     done = newest(output)
     output.sweep(plan.parts | (output.plan(done[0]).parts if done else frozenset()))
-
-

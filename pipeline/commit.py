@@ -76,9 +76,7 @@ class _OpenShard:
 class Committer:
     """Takes computed windows, commits each shard with its last row, reports how it went."""
 
-    def __init__(
-        self, output: Output, run: Run, engine: Engine, task: Task, attempt: str
-    ) -> None:
+    def __init__(self, output: Output, run: Run, engine: Engine, task: Task, attempt: str) -> None:
         self._output = output
         self._run = run
         self._task = task

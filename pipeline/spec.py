@@ -28,10 +28,16 @@ OutputDtype = Literal["float32", "float16", "int8", "binary"]
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 
+#: Columns that a job may write; none that passes through may bear such a name.
+OUTPUT_COLUMNS = frozenset(
+    {
+        "embedding", "embedding_scale", "scores", "ranking", "score", "labels", "entities",
+        "tokens", "n_tokens", "truncated", "error",
+    }
+)  # fmt: skip
+
 #: Fields of JobSpec that shape the work but not one value of the result.
-NOT_IDENTITY = frozenset(
-    {"id_column", "keep", "token_budget", "rows_per_shard", "max_failed_rows"}
-)
+NOT_IDENTITY = frozenset({"id_column", "keep", "token_budget", "rows_per_shard", "max_failed_rows"})
 
 _SLUG_MAX_CHARS = 80
 _UNSAFE_BYTES = re.compile(rb"[^A-Za-z0-9._-]")
@@ -95,9 +101,7 @@ class JobSpec:
     def space(self) -> str:
         """16 hex digits over all that decides a value, and NUMERICS_VERSION."""
         identity = {
-            key: value
-            for key, value in dataclasses.asdict(self).items()
-            if key not in NOT_IDENTITY
+            key: value for key, value in dataclasses.asdict(self).items() if key not in NOT_IDENTITY
         }
         # The name and revision say where the weights came from; their digest says what they are.
         identity["model"] = [self.model.sha256, self.model.fingerprint]

@@ -97,7 +97,7 @@ def _read(run: Run, shards: Sequence[Shard]) -> Iterator[Slice]:
     left = [shard.rows for shard in shards]
     held: Slice | None = None
     for index, batch in source.read(
-        shards[0].file, [shard.cut for shard in shards], run.columns, batch_rows=READ_ROWS
+        shards[0].file, [shard.cut for shard in shards], run.columns, READ_ROWS
     ):
         if held is not None:
             yield held

@@ -1,4 +1,4 @@
-"""Resident encoders: a checkpoint is found, proved and loaded once, then serves shard after shard."""
+"""Resident encoders: a checkpoint is found, proved and loaded once, then serves many shards."""
 
 from __future__ import annotations
 

@@ -89,6 +89,7 @@ class Engine:
         self.device = device
         self._device = torch.device(device)
         options = HeadOptions(dimensions, normalize, prompt_tokens)
+        self.checkpoint = checkpoint
         model = open_model(checkpoint, task, self._device, options)
         self.encoder: EncoderConfig = model.encoder
         self.precision = resolve_precision(precision, model.encoder, device)

@@ -11,7 +11,6 @@ from pipeline.tasks.embed import Embed
 
 __all__ = ["Task", "make_task"]
 
-
 def make_task(spec: JobSpec, tokenizer: Tokenizer, output_size: int) -> Task:
     """The task a spec names, bound to its tokenizer and to the width of the model's output.
 
