@@ -1,6 +1,8 @@
 """The jobs this machine has seen, one small JSON file each: what survives a Redis that forgets.
 
     <state_dir>/jobs/<job>.json    {"job", "output", "n", "created"}
+
+Losing them loses no row: a job can always be named by its output.
 """
 
 from __future__ import annotations

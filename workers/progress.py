@@ -1,0 +1,73 @@
+"""Live counters of a job in Redis, for bars and rates. Advisory: the store is the truth.
+
+bei:job:<job>:progress        hash  rows, tokens, updated (s since the epoch, Redis's clock)
+bei:job:<job>:pace:<decade>   hash  rows, tokens of ten seconds; expires after a minute
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+#: Redis answers with strings; its own types are a union over every protocol and client.
+Client = Any
+
+_BUCKET_SECONDS = 10
+_BUCKETS = 3  # complete ones that a rate is taken over
+_KEEP_SECONDS = 60
+#: Counters of a job that nobody ended go at last.
+_FORGET_SECONDS = 30 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the workers of a job computed so far, and how fast lately."""
+
+    rows: int = 0
+    tokens: int = 0
+    updated: float = 0.0  # seconds since the epoch by Redis's clock; 0: never
+    rows_per_second: float = 0.0
+    tokens_per_second: float = 0.0
+
+
+def add_progress(client: Client, job: str, rows: int, tokens: int) -> None:
+    """Count what just came back from a device; negative values take back."""
+    seconds, _ = client.time()
+    total, pace = f"bei:job:{job}:progress", _pace_key(job, seconds // _BUCKET_SECONDS)
+    with client.pipeline(transaction=False) as pipe:
+        pipe.hincrby(total, "rows", rows)
+        pipe.hincrby(total, "tokens", tokens)
+        pipe.hset(total, "updated", seconds)
+        pipe.expire(total, _FORGET_SECONDS)
+        pipe.hincrby(pace, "rows", rows)
+        pipe.hincrby(pace, "tokens", tokens)
+        pipe.expire(pace, _KEEP_SECONDS)
+        pipe.execute()
+
+
+def read_progress(client: Client, job: str) -> Progress:
+    """The counters, and rates over the last complete ten-second buckets."""
+    seconds, _ = client.time()
+    now = seconds // _BUCKET_SECONDS
+    with client.pipeline(transaction=False) as pipe:
+        pipe.hgetall(f"bei:job:{job}:progress")
+        for bucket in range(now - _BUCKETS, now):
+            pipe.hgetall(_pace_key(job, bucket))
+        total, *buckets = pipe.execute()
+    span = _BUCKETS * _BUCKET_SECONDS
+    return Progress(
+        rows=int(total.get("rows", 0)),
+        tokens=int(total.get("tokens", 0)),
+        updated=float(total.get("updated", 0)),
+        rows_per_second=max(0, sum(int(b.get("rows", 0)) for b in buckets)) / span,
+        tokens_per_second=max(0, sum(int(b.get("tokens", 0)) for b in buckets)) / span,
+    )
+
+
+def forget_progress(client: Client, job: str) -> None:
+    """Drop the totals; the rates expire by themselves."""
+    client.delete(f"bei:job:{job}:progress")
+
+
+def _pace_key(job: str, bucket: int) -> str:
+    return f"bei:job:{job}:pace:{bucket}"

@@ -1,0 +1,106 @@
+"""The only reader of the environment.
+
+    BEI_JOBS_BROKER             Redis of the fleet, redis://[:password@]host:6379/0 or rediss://
+    BEI_JOBS_STATE_DIR          what this machine remembers of jobs; default:
+                                $XDG_STATE_HOME/bei-jobs or ~/.local/state/bei-jobs
+    BEI_JOBS_CACHE_DIR          downloaded checkpoints; default:
+                                $XDG_CACHE_HOME/bei-jobs or ~/.cache/bei-jobs
+    BEI_JOBS_QUEUE              name of the queue, the same on all machines of a fleet
+    BEI_JOBS_RECONCILE_SECONDS  how often a worker puts the jobs it knows right (30-60 suits)
+    BEI_JOBS_LEASE_SECONDS      how long a worker that went silent keeps its span
+    BEI_JOBS_TASK_SECONDS       a span that runs longer is taken for hung, and its process killed;
+                                the same on all machines of a fleet
+
+Importing this costs nothing: `bei-jobs --help` and `status` go through here.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import UsageError
+
+DEFAULT_QUEUE = "bei-jobs"
+DEFAULT_LEASE_SECONDS = 30.0
+DEFAULT_TASK_SECONDS = 6 * 3600.0
+_MIN_TASK_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How this machine takes part. Times in seconds."""
+
+    state_dir: Path
+    cache_dir: Path
+    broker: str | None = None
+    queue: str = DEFAULT_QUEUE
+    reconcile_seconds: float = 45.0
+    lease_seconds: float = DEFAULT_LEASE_SECONDS
+    task_seconds: float = DEFAULT_TASK_SECONDS
+
+    def __post_init__(self) -> None:
+        if not self.queue:
+            raise UsageError("BEI_JOBS_QUEUE is empty", hint="unset it, or name a queue")
+        for name, least in (
+            ("reconcile_seconds", 0.1),
+            ("lease_seconds", 0.5),
+            ("task_seconds", _MIN_TASK_SECONDS),
+        ):
+            if not getattr(self, name) >= least:  # also refuses NaN
+                value = getattr(self, name)
+                raise UsageError(f"{_variable(name)} must be at least {least:g}, got {value:g}")
+
+
+def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings of this process.
+
+    Args:
+        environment: in place of the process's own.
+
+    Raises:
+        UsageError: a variable holds what it cannot mean; it is named.
+    """
+    env = os.environ if environment is None else environment
+    home = _home(env)
+    return Settings(
+        state_dir=_directory(env, "state_dir", "XDG_STATE_HOME", home / ".local/state"),
+        cache_dir=_directory(env, "cache_dir", "XDG_CACHE_HOME", home / ".cache"),
+        broker=env.get("BEI_JOBS_BROKER") or None,
+        queue=env.get("BEI_JOBS_QUEUE") or DEFAULT_QUEUE,
+        **{
+            name: _seconds(env, name)
+            for name in ("reconcile_seconds", "lease_seconds", "task_seconds")
+            if env.get(_variable(name))
+        },
+    )
+
+
+def _home(env: Mapping[str, str]) -> Path:
+    """The home directory; under the temporary one where there is none, as in bare containers."""
+    if env.get("HOME"):
+        return Path(env["HOME"])
+    return Path(tempfile.gettempdir()) / f"bei-jobs-{os.getuid()}"
+
+
+def _directory(env: Mapping[str, str], name: str, xdg: str, fallback: Path) -> Path:
+    if own := env.get(_variable(name)):
+        return Path(own)
+    return Path(env.get(xdg) or fallback) / "bei-jobs"
+
+
+def _seconds(env: Mapping[str, str], name: str) -> float:
+    value = env[_variable(name)]
+    try:
+        return float(value)
+    except ValueError:
+        raise UsageError(
+            f"{_variable(name)}={value!r} is not a number of seconds", hint="such as 45 or 0.5"
+        ) from None
+
+
+def _variable(name: str) -> str:
+    return f"BEI_JOBS_{name.upper()}"
