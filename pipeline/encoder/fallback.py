@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.encoder.checkpoint import Checkpoint
 from pipeline.encoder.config import EncoderConfig
-from pipeline.encoder.family import labels, multi_label
+from pipeline.encoder.family import architecture, labels, multi_label
 from pipeline.encoder.model import Packed
 from pipeline.encoder.tensors import UNUSED, UNUSED_POOLER, list_some, weight_files
 from pipeline.errors import CheckpointError
@@ -49,10 +49,9 @@ class PaddedModel:
         pad = getattr(config, "pad_token_id", None)
         self._padding = 0 if pad is None else int(pad)
         logger.warning(
-            "%s: model_type %r is not a family of ours; transformers computes it, padded: "
-            "correct, but slower",
+            "%s: %s is not a layout of ours; transformers computes it, padded: correct, but slower",
             checkpoint.name,
-            config.model_type,
+            architecture(checkpoint.config) or f"model_type {config.model_type}",
         )
 
     def __call__(self, batch: Packed) -> Tensor:
@@ -160,12 +159,13 @@ def _model(checkpoint: Checkpoint, config: Any, task: str, dtype: torch.dtype) -
     """Load the class of the task and make sure that no weight is random or dropped."""
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     auto: Any = transformers.AutoModel
     if task in ("rerank", "classify"):
         auto = transformers.AutoModelForSequenceClassification
     elif task == "tag":
         auto = transformers.AutoModelForTokenClassification
-    elif getattr(config, "is_encoder_decoder", False):
+    elif config.is_encoder_decoder or architecture(checkpoint.config).endswith("EncoderModel"):
         auto = transformers.AutoModelForTextEncoding
     try:
         model, info = auto.from_pretrained(

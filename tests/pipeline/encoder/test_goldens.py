@@ -1,0 +1,81 @@
+"""Every published layout against values of an independent reference, in float32."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.encoder.checkpoint import Checkpoint
+from pipeline.encoder.engine import Engine
+from pipeline.encoder.modules import read_modules
+from pipeline.encoder.tokenizer import load_tokenizer
+
+GOLDENS = Path(__file__).parents[2] / "goldens"
+EMBED_TOLERANCE = 2e-4
+LOGIT_TOLERANCE = 1e-3
+
+
+def _cases() -> list[Any]:
+    return [
+        pytest.param(folder.name, i, id=f"{folder.name}-{i}")
+        for folder in sorted(p for p in GOLDENS.iterdir() if p.is_dir())
+        for i in range(len(json.loads((folder / "cases.json").read_text())["cases"]))
+    ]
+
+
+def test_there_is_a_golden_for_each_of_the_24_layouts() -> None:
+    assert len({case.values[0] for case in _cases()}) == 24
+
+
+@pytest.mark.parametrize(("name", "number"), _cases())
+def test_an_engine_gives_the_values_of_the_reference(
+    name: str,
+    number: int,
+    golden: Callable[[str], Checkpoint],
+    compute: Callable[..., list[Any]],
+) -> None:
+    file = json.loads((GOLDENS / name / "cases.json").read_text())
+    case = file["cases"][number]
+    checkpoint = golden(name)
+    engine = Engine(checkpoint, case["task"])
+    tokenizer = load_tokenizer(checkpoint)
+    if case["task"] == "rerank":
+        tokenizer.enable_truncation(file["max_length"], strategy="only_second")
+        encoded = [tokenizer.encode(case["query"], d) for d in case["documents"]]
+    else:
+        tokenizer.enable_truncation(file["max_length"])
+        modules = read_modules(checkpoint.path, checkpoint.config)
+        prompt = modules.prompts.get(case.get("prompt_name") or "", "")
+        encoded = [tokenizer.encode(prompt + text) for text in case["texts"]]
+    tagging = case["task"] == "tag"
+    rows = compute(
+        engine, [e.ids for e in encoded], [e.type_ids for e in encoded], per_token=tagging
+    )
+    if case["task"] == "embed":
+        _compare_vectors(rows, case["expected"])
+    elif tagging:
+        _compare_tokens(rows, encoded, case["expected"])
+    else:
+        np.testing.assert_allclose(rows, case["expected_logits"], rtol=0, atol=LOGIT_TOLERANCE)
+
+
+def _compare_vectors(rows: list[Any], expected: list[Any]) -> None:
+    for row, values in zip(rows, expected, strict=True):
+        if values is None:  # a text without a token
+            assert np.isnan(row).all()
+        else:
+            np.testing.assert_allclose(row, values, rtol=0, atol=EMBED_TOLERANCE)
+
+
+def _compare_tokens(rows: list[Any], encoded: list[Any], expected: list[Any]) -> None:
+    for row, text, want in zip(rows, encoded, expected, strict=True):
+        real = [i for i, special in enumerate(text.special_tokens_mask) if not special]
+        assert [text.ids[i] for i in real] == [t["token_id"] for t in want["tokens"]]
+        logits = [t["logits"] for t in want["tokens"]]
+        if logits:
+            np.testing.assert_allclose(row[real], logits, rtol=0, atol=LOGIT_TOLERANCE)
