@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 import click
-from workers.reconcile import reconcile
 
 from jobs.launch import Watch
 from jobs.progress import Bar
@@ -13,6 +12,7 @@ from jobs.summary import exit_code, show
 from pipeline.output import Output, Run
 from pipeline.state import JobState, job_state
 from workers.broker import Broker
+from workers.reconcile import reconcile
 
 #: Between looks at the live counters, which are cheap …
 _POLL_SECONDS = 1.0

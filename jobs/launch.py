@@ -24,6 +24,7 @@ from pipeline.state import JobState, job_state
 from pipeline.storage import redact
 from workers.local import Here
 from workers.local import run_here as compute_here
+from workers.registry import JobRef, Registry
 from workers.settings import Settings
 
 _REASONS_SHOWN = 3
@@ -70,6 +71,7 @@ def run_here(prepared: Prepared, settings: Settings, how: Watch, device: str | N
         JobFailed: shards failed, or too many rows.
     """
     output, run, plan = prepared.output, prepared.run, prepared.plan
+    Registry(settings.state_dir).add(JobRef.of(run))
     if prepared.finished:
         state = _nothing_to_do(job_state(output, run))
         if not how.as_json:
@@ -170,10 +172,9 @@ def run_on_broker(
         BrokerError: Redis is out of reach.
         UsageError: the output lies where workers cannot see it.
     """
-    from workers.reconcile import reconcile
-
     from jobs.follow import follow
     from workers.broker import Broker
+    from workers.reconcile import reconcile
 
     output, run = prepared.output, prepared.run
     if output.uri.startswith("memory://"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -211,7 +212,8 @@ def _spec(
         model=ModelIdentity(
             checkpoint.name, checkpoint.revision, checkpoint.sha256, checkpoint.fingerprint
         ),
-        encoder={key: value for key, value in facts.items() if key not in identity},
+        # Through JSON, so that it equals what is read back from where it is written.
+        encoder=json.loads(json.dumps({k: v for k, v in facts.items() if k not in identity})),
         text_column=request.text_column,
         query_column=request.query_column,
         documents_column=request.documents_column,

@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from pipeline.errors import NotFound, OutputConflict, StorageError
 from pipeline.plan import Plan
-from pipeline.spec import NUMERICS_VERSION, JobSpec, ShardResult, digest, schema_hash
+from pipeline.spec import NOT_IDENTITY, NUMERICS_VERSION, JobSpec, ShardResult, digest, schema_hash
 from pipeline.storage import Directory, ObjectInfo, redact
 
 #: Raise when what is written changes so that an older version must not touch it.
@@ -295,8 +295,12 @@ def _difference(theirs: dict[str, Any], mine: dict[str, Any]) -> str:
     """Name what differs between two identities, in the words of the options."""
     if theirs["space"] == mine["space"]:
         return f"kept columns {theirs['kept']} there, {mine['kept']} here"
-    there, here = (_flat(side["spec"]) for side in (theirs, mine))
-    names = sorted(k for k in there.keys() | here.keys() if there.get(k) != here.get(k))
+    there, here = (_flat(json.loads(json.dumps(side["spec"]))) for side in (theirs, mine))
+    names = sorted(
+        k
+        for k in there.keys() | here.keys()
+        if there.get(k) != here.get(k) and k.split(".")[0] not in NOT_IDENTITY
+    )
     said = [f"{k} is {there.get(k)!r} there, {here.get(k)!r} here" for k in names[:6]]
     if theirs["numerics"] != mine["numerics"]:
         said.append(f"numerics version {theirs['numerics']} there, {mine['numerics']} here")
