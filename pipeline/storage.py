@@ -169,7 +169,7 @@ class Directory:
 class OpenedFile:
     """One input file opened for reading, as the seekable binary file that pyarrow takes.
 
-    Not to be shared between threads.
+    A context manager; leaving the block closes it. Not to be shared between threads.
 
     Raises:
         NotFound, AccessDenied, StorageError: from the constructor and from every read, so that
@@ -207,7 +207,7 @@ class OpenedFile:
         return self._file.tell()
 
     def close(self) -> None:
-        self._file.close()
+        """Nothing: pyarrow closes what it has read, but the version is asked for after that."""
 
     @property
     def closed(self) -> bool:
@@ -226,7 +226,7 @@ class OpenedFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._file.close()
 
 
 def _open(uri: str, sequential: bool) -> BinaryIO:

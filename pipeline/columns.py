@@ -1,0 +1,162 @@
+"""The schema that the files of a job have in common, or the reason why they have none."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import pyarrow as pa
+
+from pipeline.discovery import Found
+from pipeline.errors import InputError
+from pipeline.formats import Facts
+from pipeline.storage import redact
+
+
+def common_schema(
+    found: Sequence[Found],
+    facts: Mapping[Found, Facts],
+    *,
+    columns: Sequence[str],
+    text_columns: Sequence[str],
+    optional: Sequence[str],
+    output_columns: Collection[str],
+    schema: pa.Schema | None,
+) -> tuple[pa.Schema, tuple[str, ...]]:
+    """The columns to read and their types, hive keys last; and the names of the hive keys.
+
+    See `pipeline.shards.plan_inputs` for the arguments and errors. Files without a row have no
+    say: they may lack columns.
+    """
+    files = [file for file in found if file in facts and facts[file].rows]
+    keys = _hive_keys(found, schema)
+    present = _present(optional, files, facts, keys, schema)
+    passing = [name for name in dict.fromkeys([*present, *columns]) if name not in keys]
+    _refuse_output_names([*passing, *keys], output_columns)
+    fields = []
+    for name in dict.fromkeys([*passing, *text_columns]):
+        if name in keys:
+            continue
+        earlier = schema.field(name).type if schema is not None and name in schema.names else None
+        kind = _common_type(name, files, facts, text=name in text_columns, earlier=earlier)
+        as_text = name in text_columns and name not in passing
+        fields.append(pa.field(name, pa.large_string() if as_text else kind))
+    return pa.schema([*fields, *(pa.field(key, pa.string()) for key in keys)]), keys
+
+
+def _hive_keys(found: Sequence[Found], schema: pa.Schema | None) -> tuple[str, ...]:
+    """Keys of all paths in order of appearance; a path must have them all or be refused."""
+    keys = tuple(dict.fromkeys(key for file in found for key, _ in file.partition))
+    for file in found:
+        if missing := [key for key in keys if key not in dict(file.partition)]:
+            raise InputError(
+                f"{redact(file.uri)}: no {missing[0]}=… directory in its path, "
+                f"but {len(keys)} hive keys ({', '.join(keys)}) in those of other files",
+                hint="submit the two kinds of paths as jobs of their own",
+            )
+    if schema is not None and (new := [key for key in keys if key not in schema.names]):
+        raise InputError(
+            f"the paths have a new hive key {new[0]!r}, which the output was planned without",
+            hint="start a new --output",
+        )
+    return keys
+
+
+def _present(
+    optional: Sequence[str],
+    files: Sequence[Found],
+    facts: Mapping[Found, Facts],
+    keys: Sequence[str],
+    schema: pa.Schema | None,
+) -> list[str]:
+    """Optional columns that every file has; one that only some have is refused."""
+    present = []
+    for name in optional:
+        if name in keys or (schema is not None and name in schema.names):
+            present.append(name)
+            continue
+        having = [file for file in files if name in facts[file].columns]
+        lacking = [file for file in files if name not in facts[file].columns]
+        if having and lacking and schema is None:
+            raise InputError(
+                f"{redact(lacking[0].uri)} has no column {name!r}, {redact(having[0].uri)} has",
+                hint=f"give all files a column {name!r}, or name the id with --id-column",
+            )
+        if having and schema is None:
+            present.append(name)
+    return present
+
+
+def _refuse_output_names(names: Sequence[str], output_columns: Collection[str]) -> None:
+    if taken := [name for name in names if name in output_columns]:
+        raise InputError(
+            f"the input column {taken[0]!r} would pass through under a name that the job writes "
+            f"itself ({', '.join(sorted(output_columns))})",
+            hint="rename the column or do not --keep it",
+        )
+
+
+def _common_type(
+    name: str,
+    files: Sequence[Found],
+    facts: Mapping[Found, Facts],
+    *,
+    text: bool,
+    earlier: pa.DataType | None,
+) -> pa.DataType:
+    """The one type that a column of every file can be cast to without loss of meaning."""
+    common, where = earlier, "the plan of this output"
+    for file in files:
+        kind = _type_in(name, file, facts[file])
+        if text and not is_text(kind):
+            raise InputError(
+                f"{redact(file.uri)}: column {name!r} is {kind}, a text is expected",
+                hint="name a column of strings with --text-column, or cast this one",
+            )
+        merged = kind if common is None else _merged(kind, common, text=text)
+        if merged is None or (earlier is not None and merged != earlier):
+            raise InputError(
+                f"{redact(file.uri)}: column {name!r} is {kind}, but {common} in {where}",
+                hint="cast the column in one of them, or submit them as jobs of their own",
+            )
+        common, where = merged, where if earlier is not None else redact(file.uri)
+    return common if common is not None else pa.null()
+
+
+def _type_in(name: str, file: Found, facts: Facts) -> pa.DataType:
+    times = facts.columns.count(name)
+    if times == 0:
+        raise InputError(
+            f"{redact(file.uri)} has no column {name!r}; it has {', '.join(facts.columns)}",
+            hint="name the columns with --text-column, --id-column and --keep",
+        )
+    if times > 1:
+        raise InputError(
+            f"{redact(file.uri)} has {times} columns named {name!r}",
+            hint="rename all but one of them",
+        )
+    return facts.schema.field(name).type
+
+
+def _merged(one: pa.DataType, other: pa.DataType, *, text: bool) -> pa.DataType | None:
+    """The wider of two types; None where they do not go together."""
+    if one == other:
+        return one
+    if text and other == pa.large_string():
+        return other
+    try:
+        schemas = [pa.schema([("", kind)]) for kind in (one, other)]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return pa.large_string() if text else None
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Strings of any layout; also a column of nothing but nulls, which has no other type."""
+    if pa.types.is_dictionary(kind):
+        return is_text(kind.value_type)
+    return (
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+        or pa.types.is_null(kind)
+    )
