@@ -8,9 +8,8 @@ from typing import Any
 import click
 
 from jobs.options import broker_option, json_option, option, quiet_option, read_job_file
+from pipeline.encoder.sources import DEFAULT_MODEL
 from pipeline.spec import Aggregation, OutputDtype, Precision, TaskName, Truncate
-
-DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def _choice(kind: Any) -> click.Choice[str]:
