@@ -15,32 +15,29 @@ from kombu.exceptions import OperationalError
 from pipeline.errors import BrokerError
 from pipeline.storage import redact
 from workers.broker import LINK
-from workers.messages import Message
-from workers.settings import DEFAULT_QUEUE, DEFAULT_TASK_SECONDS
+from workers.messages import QUEUE
+from workers.settings import DEFAULT_TASK_SECONDS
 
 #: Between the limit that raises in the task and the one that kills its process.
 _SOFT_LIMIT_MARGIN_SECONDS = 5.0
 
 
-def make_app(
-    url: str, queue: str = DEFAULT_QUEUE, task_seconds: float = DEFAULT_TASK_SECONDS
-) -> Celery:
+def make_app(url: str, task_seconds: float = DEFAULT_TASK_SECONDS) -> Celery:
     """A Celery app on the broker at `url`, without tasks.
 
     Args:
         url: redis:// or rediss://.
-        queue: the one queue that it consumes from and sends to.
         task_seconds: hard limit of a task; the same on all machines of a fleet.
     """
     app = Celery("bei-jobs", broker=url, set_as_current=False)
     app.conf.update(
-        **_messages(queue), **_delivery(task_seconds), **_connection(), **_transport(task_seconds)
+        **_messages(), **_delivery(task_seconds), **_connection(), **_transport(task_seconds)
     )
     return app
 
 
-def send(app: Celery, name: str, messages: Iterable[Message], *, queue: str) -> None:
-    """Put messages into a queue, in order, over one connection.
+def send(app: Celery, task: str, messages: Iterable[dict[str, Any]], queue: str = QUEUE) -> None:
+    """Put messages (keyword arguments of a task) into a queue, in order, over one connection.
 
     Raises:
         BrokerError: Redis is out of reach.
@@ -49,7 +46,7 @@ def send(app: Celery, name: str, messages: Iterable[Message], *, queue: str) -> 
         try:
             with app.amqp.Producer(connection) as producer:
                 for message in messages:
-                    app.send_task(name, kwargs=message.to_kwargs(), queue=queue, producer=producer)
+                    app.send_task(task, kwargs=message, queue=queue, producer=producer)
         except (OperationalError, *connection.connection_errors) as error:
             raise BrokerError(
                 f"{redact(app.conf.broker_url)} is out of reach: {error}",
@@ -57,17 +54,17 @@ def send(app: Celery, name: str, messages: Iterable[Message], *, queue: str) -> 
             ) from error
 
 
-def _messages(queue: str) -> dict[str, Any]:
+def _messages() -> dict[str, Any]:
     return {
         # JSON only: a queue that others can write to must not be able to run code here.
         "task_serializer": "json",
         "accept_content": ["json"],
         # The nameless exchange routes by queue name without a table in Redis, so that publishing
         # still works right after a FLUSHALL.
-        "task_default_queue": queue,
+        "task_default_queue": QUEUE,
         "task_default_exchange": "",
         "task_default_exchange_type": "direct",
-        "task_default_routing_key": queue,
+        "task_default_routing_key": QUEUE,
         # No result backend: what became of a shard is in the store, and results nobody fetches
         # fill Redis.
         "task_ignore_result": True,

@@ -27,9 +27,10 @@ from redis.retry import Retry
 
 from pipeline.errors import BrokerError, UsageError
 from pipeline.storage import redact
+from workers.messages import QUEUE
 from workers.progress import Client, Progress, add_progress, forget_progress, read_progress
 from workers.registry import JobRef
-from workers.settings import DEFAULT_LEASE_SECONDS, DEFAULT_QUEUE
+from workers.settings import DEFAULT_LEASE_SECONDS
 from workers.spans import Spans
 
 if TYPE_CHECKING:
@@ -67,7 +68,6 @@ class Broker:
 
     Args:
         url: redis://, or rediss:// for TLS.
-        queue: name of the queue, the same on all machines of a fleet.
         patience_seconds: how long a message may take from the queue to a worker's lease.
 
     Raises:
@@ -78,12 +78,10 @@ class Broker:
         self,
         url: str,
         *,
-        queue: str = DEFAULT_QUEUE,
         patience_seconds: float = DEFAULT_LEASE_SECONDS / 2,
     ) -> None:
         self.url = url
         self.name = redact(url)  # fit to print
-        self.queue = queue
         self.patience_seconds = patience_seconds
         if not url.startswith(("redis://", "rediss://")):
             raise UsageError(
@@ -108,23 +106,23 @@ class Broker:
         """A Celery app that sends to this broker's queue."""
         from workers.app import make_app  # celery: only where something is sent
 
-        return make_app(self.url, self.queue)
+        return make_app(self.url)
 
     def ping(self) -> None:
         """Prove that Redis is there and lets us in."""
-        with self._errors():
+        with self.errors():
             self._client.ping()
 
     def register(self, run: Run) -> None:
         """Make a job known to the fleet, to be put right until it ends."""
         ref = JobRef.of(run)
-        with self._errors():
+        with self.errors():
             self._client.hset(_JOBS, ref.job, json.dumps(asdict(ref)))
             self._client.sadd(_OPEN, ref.job)
 
     def settle(self, job: str) -> None:
         """A job ended: it stays known, but nobody needs to look after it."""
-        with self._errors():
+        with self.errors():
             self._client.srem(_OPEN, job)
             Spans(self._client, job).forget()
             forget_progress(self._client, job)
@@ -132,69 +130,70 @@ class Broker:
     def forget(self, job: str) -> None:
         """Drop a job from the fleet's memory; its output stays as it is."""
         self.settle(job)
-        with self._errors():
+        with self.errors():
             self._client.hdel(_JOBS, job)
 
     def jobs(self) -> list[JobRef]:
         """Every job submitted here, newest first."""
-        with self._errors():
+        with self.errors():
             found = [_job_ref(text) for text in self._client.hvals(_JOBS)]
         return sorted((r for r in found if r), key=lambda ref: ref.created, reverse=True)
 
     def open_jobs(self) -> list[JobRef]:
         """The jobs that have not ended."""
-        with self._errors():
+        with self.errors():
             names = sorted(self._client.smembers(_OPEN))
             found = self._client.hmget(_JOBS, names) if names else []
         return [ref for text in found if text and (ref := _job_ref(text))]
 
     def find(self, job: str) -> JobRef | None:
         """A job by id, or None where it was not submitted here or is forgotten."""
-        with self._errors():
+        with self.errors():
             text = self._client.hget(_JOBS, job)
         return _job_ref(text) if text else None
 
     def take_turn(self, job: str, seconds: float) -> bool:
         """Whether nobody took this turn within the last `seconds`: spares a fleet the listings."""
-        with self._errors():
+        with self.errors():
             return bool(self._client.set(f"bei:turn:{job}", "1", nx=True, px=int(seconds * 1000)))
 
     def progress(self, job: str) -> Progress:
         """Live counters of a job: advisory, the store is the truth."""
-        with self._errors():
+        with self.errors():
             return read_progress(self._client, job)
 
     def add_progress(self, job: str, rows: int, tokens: int) -> None:
         """Count rows and tokens that just came back from a device; negative ones take back."""
-        with self._errors():
+        with self.errors():
             add_progress(self._client, job, rows, tokens)
 
     @contextmanager
     def spans(self, job: str) -> Iterator[Spans]:
         """What is known of a job's messages; errors inside the block become BrokerError."""
-        with self._errors():
+        with self.errors():
             yield Spans(self._client, job)
 
     def queue_is_empty(self) -> bool:
         """Whether no message waits."""
-        with self._errors():
-            return not self._client.llen(self.queue)
+        with self.errors():
+            return not self._client.llen(QUEUE)
 
     def beat(self, worker: WorkerInfo, seconds: float) -> None:
         """Say that a worker lives, for the next `seconds`."""
-        with self._errors():
+        with self.errors():
             key = f"{_WORKER}{worker.host}:{worker.pid}"
             self._client.set(key, json.dumps(asdict(worker)), px=int(seconds * 1000))
 
     def workers(self) -> list[WorkerInfo]:
         """The workers that gave a sign of life lately, by host and process id."""
-        with self._errors():
+        with self.errors():
             keys = sorted(self._client.scan_iter(f"{_WORKER}*", count=1000))
             texts = self._client.mget(keys) if keys else []
         return [info for text in texts if text and (info := _worker_info(text))]
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def errors(self) -> Iterator[None]:
+        """Turn what the client raises inside the block into BrokerError."""
         try:
             yield
         except redis.AuthenticationError as error:

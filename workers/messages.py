@@ -16,6 +16,9 @@ from pipeline.plan import Span
 RUN_SHARD = "bei.run_shard"
 FINALIZE_JOB = "bei.finalize_job"
 
+#: The one queue. Two fleets on one Redis take a database each: redis://host:6379/1.
+QUEUE = "bei-jobs"
+
 #: Raise when a worker of this version could not carry out what a message asks for.
 MESSAGE_VERSION = 1
 
@@ -68,6 +71,6 @@ def read_message(kwargs: dict[str, Any]) -> Message:
     return Message(**own)  # type: ignore[arg-type]
 
 
-def queue_of(queue: str, version: int) -> str:
-    """Where messages that only newer workers can read wait for one."""
-    return queue if version <= MESSAGE_VERSION else f"{queue}.v{version}"
+def queue_of(version: int) -> str:
+    """The queue of a message version: newer ones wait apart, where older workers do not look."""
+    return QUEUE if version == 1 else f"{QUEUE}.v{version}"

@@ -225,4 +225,4 @@ def _publish(broker: Broker, run: Run, spans: Sequence[Span]) -> None:
     from workers.app import send  # celery: only where something is sent
 
     messages = [Message(run.job, run.output, run.n, span.start, span.count) for span in spans]
-    send(broker.app, RUN_SHARD, messages, queue=broker.queue)
+    send(broker.app, RUN_SHARD, [m.to_kwargs() for m in messages])

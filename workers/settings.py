@@ -5,7 +5,6 @@
                                 $XDG_STATE_HOME/bei-jobs or ~/.local/state/bei-jobs
     BEI_JOBS_CACHE_DIR          downloaded checkpoints; default:
                                 $XDG_CACHE_HOME/bei-jobs or ~/.cache/bei-jobs
-    BEI_JOBS_QUEUE              name of the queue, the same on all machines of a fleet
     BEI_JOBS_RECONCILE_SECONDS  how often a worker puts the jobs it knows right (30-60 suits)
     BEI_JOBS_LEASE_SECONDS      how long a worker that went silent keeps its span
     BEI_JOBS_TASK_SECONDS       a span that runs longer is taken for hung, and its process killed;
@@ -24,7 +23,6 @@ from pathlib import Path
 
 from pipeline.errors import UsageError
 
-DEFAULT_QUEUE = "bei-jobs"
 DEFAULT_LEASE_SECONDS = 30.0
 DEFAULT_TASK_SECONDS = 6 * 3600.0
 _MIN_TASK_SECONDS = 10.0
@@ -37,14 +35,11 @@ class Settings:
     state_dir: Path
     cache_dir: Path
     broker: str | None = None
-    queue: str = DEFAULT_QUEUE
     reconcile_seconds: float = 45.0
     lease_seconds: float = DEFAULT_LEASE_SECONDS
     task_seconds: float = DEFAULT_TASK_SECONDS
 
     def __post_init__(self) -> None:
-        if not self.queue:
-            raise UsageError("BEI_JOBS_QUEUE is empty", hint="unset it, or name a queue")
         for name, least in (
             ("reconcile_seconds", 0.1),
             ("lease_seconds", 0.5),
@@ -70,7 +65,6 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         state_dir=_directory(env, "state_dir", "XDG_STATE_HOME", home / ".local/state"),
         cache_dir=_directory(env, "cache_dir", "XDG_CACHE_HOME", home / ".cache"),
         broker=env.get("BEI_JOBS_BROKER") or None,
-        queue=env.get("BEI_JOBS_QUEUE") or DEFAULT_QUEUE,
         **{
             name: _seconds(env, name)
             for name in ("reconcile_seconds", "lease_seconds", "task_seconds")

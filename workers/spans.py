@@ -74,10 +74,13 @@ class Spans:
         """A span went back into the queue."""
         self._client.hset(self._sent, _text(span), f"{self._now()} 1")
 
-    def ended(self, span: Span) -> int:
-        """A span needs no more doing; how many are still outstanding."""
+    def ended(self, span: Span) -> None:
+        """A span needs no more doing."""
         self._client.hdel(self._times, _text(span))
         self._client.hdel(self._sent, _text(span))
+
+    def count(self) -> int:
+        """Spans that were sent and have not ended."""
         return int(self._client.hlen(self._sent))
 
     def lease(self, span: Span, owner: str, seconds: float) -> Lease:

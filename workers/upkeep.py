@@ -1,0 +1,80 @@
+"""Keep the jobs that this machine knows going, with nobody watching.
+
+Known is what Redis lists as open and what this machine's own files remember: a Redis that lost
+everything gets its jobs back from here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+
+from pipeline.errors import BeiJobsError
+from pipeline.output import Output, Run
+from pipeline.plan import Plan
+from workers.broker import Broker
+from workers.reconcile import Reconciled, reconcile
+from workers.registry import JobRef, Registry
+from workers.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def queue_registry(settings: Settings, broker_url: str) -> Registry:
+    """The open jobs of one broker, as this machine remembers them: a folder for each broker."""
+    name = hashlib.sha256(broker_url.encode()).hexdigest()[:16]
+    return Registry(settings.state_dir / "queues" / name)
+
+
+class Upkeep:
+    """Puts every known job right, time and again.
+
+    Args:
+        broker: the fleet's.
+        registry: what this machine remembers, see `queue_registry`.
+        turn_seconds: a job that any worker looked at within this time is left alone.
+    """
+
+    def __init__(self, broker: Broker, registry: Registry, turn_seconds: float) -> None:
+        self._broker = broker
+        self._registry = registry
+        self._turn_seconds = turn_seconds
+        self._opened: dict[str, tuple[Output, Run, Plan]] = {}
+        self._complained: dict[str, str] = {}
+
+    def look_after_all(self) -> None:
+        """One round over all known jobs. What fails is logged, once while it stays the same.
+
+        Raises:
+            BrokerError: Redis is out of reach.
+        """
+        refs = {ref.job: ref for ref in self._registry.all()}
+        for ref in self._broker.open_jobs():
+            if ref.job not in refs:
+                self._registry.add(ref)
+                refs[ref.job] = ref
+        for ref in refs.values():
+            if self._broker.take_turn(ref.job, self._turn_seconds):
+                self._look_after(ref)
+
+    def _look_after(self, ref: JobRef) -> None:
+        try:
+            seen = self._reconcile(ref)
+        except BeiJobsError as error:
+            if self._complained.get(ref.job) != str(error):
+                log.error("job %s cannot be put right here: %s (%s)", ref.job, error, error.hint)
+            self._complained[ref.job] = str(error)
+            return
+        self._complained.pop(ref.job, None)
+        if seen.final:
+            log.info("job %s: %s", ref.job, seen.state)
+            self._registry.forget(ref.job)
+            self._opened.pop(ref.job, None)
+
+    def _reconcile(self, ref: JobRef) -> Reconciled:
+        if ref.job not in self._opened:
+            output = Output(ref.output)
+            run = output.run(ref.n)
+            self._opened[ref.job] = (output, run, output.plan(run))
+        output, run, plan = self._opened[ref.job]
+        return reconcile(self._broker, output, run, plan)
