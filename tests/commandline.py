@@ -1,0 +1,106 @@
+"""The command line as the tests use it: typed in this process or in one of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.cli import main
+
+ROOT = Path(__file__).parent.parent
+#: A BERT of 32 dimensions: loads in milliseconds, behaves like the real one.
+TINY = str(ROOT / "tests/goldens/bert_mean")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one JSON object on stdout; an error where there is anything else."""
+        return json.loads(self.out)
+
+    @property
+    def screen(self) -> list[str]:
+        """The lines of an error, which must not be a stack trace."""
+        assert "Traceback" not in self.err, self.err
+        return [line for line in self.err.splitlines() if line.strip()]
+
+
+Bei: TypeAlias = Callable[..., Outcome]
+
+
+def typist(capture: pytest.CaptureFixture[str]) -> Bei:
+    """A function that types `bei-jobs WORDS…` in this process."""
+
+    def bei(*words: object) -> Outcome:
+        capture.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        captured = capture.readouterr()
+        return Outcome(int(ended.value.code or 0), captured.out, captured.err)
+
+    return bei
+
+
+def command(*words: object) -> list[str]:
+    """The words that start `bei-jobs WORDS…` in a process of its own."""
+    return [sys.executable, "-c", "from jobs.cli import main; main()", *map(str, words)]
+
+
+def spawn(*words: object, **environment: str) -> subprocess.Popen[str]:
+    """Start `bei-jobs WORDS…`; the caller waits for it."""
+    return subprocess.Popen(
+        command(*words),
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def texts(rows: int, seed: int = 0) -> list[str]:
+    """Different texts of different lengths."""
+    return [f"text {seed} of number {row} " + "goes on " * (row * 7 % 11) for row in range(rows)]
+
+
+def write_parquet(
+    path: Path, rows: int = 20, *, seed: int = 0, row_group: int = 10, **columns: Sequence[Any]
+) -> Path:
+    """A corpus with `id` and `text`; `columns` are added or put in their place."""
+    table = {"id": [f"{seed}-{row}" for row in range(rows)], "text": texts(rows, seed)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({**table, **columns}), path, row_group_size=row_group)
+    return path
+
+
+def read_output(bei: Bei, output: object) -> pa.Table:
+    """The rows of a local output through `bei-jobs files`, as the README says to read them."""
+    listed = bei("files", output)
+    assert listed.code == 0, listed.err
+    tables = []
+    for path in listed.out.split():
+        with pa.ipc.open_file(path) as reader:
+            tables.append(reader.read_all().replace_schema_metadata(None))
+    return pa.concat_tables(tables)
+
+
+def parts(output: Path) -> list[str]:
+    """The flat glob over a local output."""
+    return sorted(path.name for path in output.glob("*.arrow"))

@@ -1,0 +1,48 @@
+"""The command line, typed over real files with a tiny checkpoint."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from commandline import TINY, Bei, Outcome, typist
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Threads that wait for each other cost a tiny model more than they give."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def own_machine(tmp_path: Path, checkpoint_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No option and no memory of another test or of the user."""
+    for name in os.environ:
+        if name.startswith("BEI_JOBS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("BEI_JOBS_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("BEI_JOBS_CACHE_DIR", str(checkpoint_cache))
+
+
+@pytest.fixture
+def bei(capsys: pytest.CaptureFixture[str]) -> Bei:
+    """Type `bei-jobs WORDS…`."""
+    return typist(capsys)
+
+
+@pytest.fixture
+def submit(bei: Bei) -> Bei:
+    """Type `bei-jobs submit WORDS… --model TINY --device cpu --quiet`."""
+
+    def typed(*words: object) -> Outcome:
+        model = () if "--model" in words else ("--model", TINY)
+        return bei("submit", *words, *model, "--device", "cpu", "--quiet")
+
+    return typed
