@@ -3,9 +3,11 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -182,8 +184,19 @@ def test_probe_removes_temporary_files_of_a_day_ago(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "_bei/tmp") == ["being-written"]
 
 
+@pytest.fixture
+def switch_often() -> Iterator[None]:
+    """Let threads interrupt each other almost everywhere."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
 @pytest.mark.parametrize("kind", ["local", "memory"])
-def test_two_threads_never_both_create_a_file(kind: str, tmp_path: Path) -> None:
+def test_two_threads_never_both_create_a_file(
+    kind: str, tmp_path: Path, switch_often: None
+) -> None:
     directory = Directory(str(tmp_path) if kind == "local" else f"memory://{tmp_path}")
     barrier = threading.Barrier(2)
 
