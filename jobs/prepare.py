@@ -335,6 +335,7 @@ def _start(
     while True:
         last = output.latest()
         if last is not None and (joined := _join(output, last, spec, plan)):
+            _sweep(output, plan)
             return joined
         run = Run(
             output=output.uri,

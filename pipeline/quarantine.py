@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.output import Output, Run
+from pipeline.output import Output, Run, quarantine_name
 from pipeline.spec import Shard
 from pipeline.storage import redact
-
-_FOLDER = "_bei/quarantine/"
 
 
 def write_quarantine(output: Output, run: Run, shard: Shard, rows: pa.Table) -> str:
@@ -31,13 +28,3 @@ def write_quarantine(output: Output, run: Run, shard: Shard, rows: pa.Table) -> 
     name = quarantine_name(shard.part)
     output.directory.put(name, sink.getvalue())
     return name
-
-
-def quarantine_name(part: str) -> str:
-    """Where the failed rows of a part are kept."""
-    return f"{_FOLDER}{part.removesuffix('.arrow')}.parquet"
-
-
-def quarantined(output: Output) -> Iterator[str]:
-    """The names of all quarantine files, relative to the output."""
-    yield from (item.name for item in output.directory.list(_FOLDER))
