@@ -147,7 +147,7 @@ def test_kept_columns_pass_through_with_name_and_type_unchanged(
         "tags": pa.array([None if row == 3 else ["x"] * (row % 4) for row in range(rows)]),
         "when": pa.array(when, pa.timestamp("us", tz="Europe/Berlin")),
         "meta": pa.array([{"a": row, "b": [{"c": row / 2}]} for row in range(rows)]),
-        "price": pa.array([row for row in range(rows)], pa.decimal128(9, 2)),
+        "price": pa.array(list(range(rows)), pa.decimal128(9, 2)),
         "view": pa.array([f"v{row}" for row in range(rows)], pa.string_view()),
     }
     table = pa.table({"junk": range(rows), "text": texts(rows), **kept})
