@@ -23,16 +23,20 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
 
 # Files that change what a checkpoint computes, weights aside.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+#: What a tokenizer is built from where there is no tokenizer.json.
+VOCABULARY_FILES = (
+    "vocab.txt",
+    "vocab.json",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+)
 _SLOW_TOKENIZER_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
     "merges.txt",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "tokenizer.model",
+    *VOCABULARY_FILES,
 )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from pipeline.encoder import foreign
 from pipeline.encoder.checkpoint import Checkpoint
 from pipeline.encoder.config import EncoderConfig
 from pipeline.encoder.families import load_family
-from pipeline.encoder.family import Config, architecture, labels, multi_label
+from pipeline.encoder.family import Config, architecture, labels
 from pipeline.encoder.modules import DenseModule, SentenceModules, read_modules
 from pipeline.encoder.tensors import parameters, read_tensors
 from pipeline.encoder.tokenizer import max_length
@@ -16,7 +17,6 @@ from pipeline.errors import CheckpointError, UsageError
 
 TASKS = ("embed", "rerank", "classify", "tag")
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
-_TOKEN_HEADS = ("tokens", "prediction_tokens")
 
 
 def tasks_of(config: Config, encoder: EncoderConfig | None) -> tuple[str, ...]:
@@ -77,8 +77,8 @@ def describe(checkpoint: Checkpoint, task: str) -> dict[str, Any]:
         CheckpointError: the model does not fit the task, or its files do not fit each other.
     """
     loaded = load_family(checkpoint)
-    encoder = loaded.encoder if loaded else None
-    check_task(checkpoint, task, encoder)
+    check_task(checkpoint, task, loaded.encoder if loaded else None)
+    encoder = loaded.encoder if loaded else foreign.settings(checkpoint, task)
     modules = read_modules(checkpoint.path, checkpoint.config)
     tensors = read_tensors(checkpoint.folder)
     config = checkpoint.config
@@ -88,31 +88,24 @@ def describe(checkpoint: Checkpoint, task: str) -> dict[str, Any]:
         "sha256": checkpoint.sha256,
         "fingerprint": checkpoint.fingerprint,
         "task": task,
-        "family": encoder.family if encoder else f"transformers/{config.get('model_type')}",
+        "family": encoder.family,
         "architecture": architecture(config),
         "parameters": parameters(tensors.values()),
         "tensors": len(tensors),
         "unused_tensors": list(loaded.matched.unused) if loaded else [],
         "dtype": "/".join(sorted({t.dtype for t in tensors.values() if "I" not in t.dtype})),
         "max_length": max_length(checkpoint, modules, encoder),
-        "uses_type_ids": uses_type_ids(checkpoint, encoder),
-        "encoder": asdict(encoder) if encoder else None,
+        "uses_type_ids": encoder.token_types > 1,
+        "encoder": asdict(encoder),
     }
-    return facts | (
-        _embed_facts(modules, encoder, config)
-        if task == "embed"
-        else {
-            "labels": list(encoder.labels if encoder else labels(config)),
-            "multi_label": multi_label(config),
-        }
-    )
+    if task == "embed":
+        return facts | _embed_facts(modules, encoder)
+    return facts | {"labels": list(encoder.labels), "multi_label": encoder.multi_label}
 
 
-def _embed_facts(
-    modules: SentenceModules, encoder: EncoderConfig | None, config: Config
-) -> dict[str, Any]:
+def _embed_facts(modules: SentenceModules, encoder: EncoderConfig) -> dict[str, Any]:
     return {
-        "dimensions": embedding_size(modules, encoder, config),
+        "dimensions": embedding_size(modules, encoder),
         "pooling": list(modules.pooling),
         "normalize": modules.normalize,
         "modules": [type(step).__name__.removesuffix("Module") for step in modules.steps],
@@ -122,18 +115,10 @@ def _embed_facts(
     }
 
 
-def embedding_size(modules: SentenceModules, encoder: EncoderConfig | None, config: Config) -> int:
+def embedding_size(modules: SentenceModules, encoder: EncoderConfig) -> int:
     """Width of the vectors that a checkpoint publishes."""
-    size = (encoder.projection or encoder.hidden_size) if encoder else int(config["hidden_size"])
-    size *= len(modules.pooling)
+    size = encoder.output_size * len(modules.pooling)
     for step in modules.steps:
         if isinstance(step, DenseModule):
             size = step.out_features
     return size
-
-
-def uses_type_ids(checkpoint: Checkpoint, encoder: EncoderConfig | None) -> bool:
-    """Whether the second text of a pair carries token type 1."""
-    if encoder is None:
-        return int(checkpoint.config.get("type_vocab_size", 0)) > 1
-    return encoder.token_types > 1

@@ -256,7 +256,7 @@ class Engine:
 
     def _broken(self, batch: Batch, rows: Rows) -> npt.NDArray[np.int64]:
         """Sequences with tokens whose rows are not all finite."""
-        fine = np.isfinite(rows.reshape(rows.shape[0], -1)).all(axis=1)
+        fine = np.isfinite(rows.sum(axis=1) if rows.ndim > 1 else rows)
         if fine.all():
             return np.empty(0, dtype=np.int64)
         if self._per_token:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from pipeline.encoder.checkpoint import Checkpoint
-from pipeline.encoder.config import EncoderConfig
-from pipeline.encoder.family import architecture, labels, multi_label
+from pipeline.encoder.family import architecture
+from pipeline.encoder.foreign import read_config
 from pipeline.encoder.model import Packed
 from pipeline.encoder.tensors import UNUSED, UNUSED_POOLER, list_some, weight_files
 from pipeline.errors import CheckpointError
@@ -43,7 +43,7 @@ class PaddedModel:
                 do not match.
         """
         weight_files(checkpoint.folder)  # safetensors, or an error that says why not
-        config = _config(checkpoint)
+        config = read_config(checkpoint)
         self._task = task
         self._model = _model(checkpoint, config, task, dtype).to(device).eval()
         pad = getattr(config, "pad_token_id", None)
@@ -76,39 +76,6 @@ class PaddedModel:
         return values if self._task in ("rerank", "classify") else values[mask]
 
 
-def settings(checkpoint: Checkpoint, task: str) -> EncoderConfig:
-    """What the engine needs to know about a foreign model, in our words.
-
-    Raises:
-        CheckpointError: it needs remote code, or transformers does not know it.
-    """
-    config = _config(checkpoint)
-    hidden = int(getattr(config, "hidden_size", 0) or config.d_model)
-    heads = int(getattr(config, "num_attention_heads", 1))
-    return EncoderConfig(
-        family=f"transformers/{config.model_type}",
-        vocab_size=int(config.vocab_size),
-        hidden_size=hidden,
-        intermediate_size=int(getattr(config, "intermediate_size", 0) or 0),
-        layers=int(getattr(config, "num_hidden_layers", 0)),
-        heads=heads,
-        kv_heads=heads,
-        head_dim=hidden // heads,
-        norm="layer",
-        norm_eps=0.0,
-        norm_placement="post",
-        embedding_norm=False,
-        final_norm=False,
-        activation="gelu",
-        gated=False,
-        token_types=int(getattr(config, "type_vocab_size", 0) or 0),
-        labels=() if task == "embed" else labels(checkpoint.config),
-        multi_label=multi_label(checkpoint.config),
-        # Nothing is known about its range, and bfloat16 has float32's.
-        half="bfloat16",
-    )
-
-
 def _groups(offsets: list[int]) -> Iterator[tuple[int, int]]:
     """Ranges of neighbouring sequences whose lengths are close."""
     lengths = [stop - start for start, stop in pairwise(offsets)]
@@ -128,38 +95,11 @@ def _pad(flat: Tensor, mask: Tensor, value: int) -> Tensor:
     return padded
 
 
-def _config(checkpoint: Checkpoint) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
-    except (ValueError, KeyError, OSError) as error:
-        kind = checkpoint.config.get("model_type")
-        custom = checkpoint.config.get("auto_map")
-        reason = (
-            "it brings code of its own (auto_map), and bei-jobs never runs remote code"
-            if custom
-            else "transformers does not know it either"
-        )
-        raise CheckpointError(
-            f"{checkpoint.name}: model_type {kind!r} is not a family of bei-jobs, and {reason}",
-            hint=_alternative(str(kind)),
-        ) from error
-
-
-def _alternative(kind: str) -> str:
-    known = {
-        "nvembed": "nvidia/llama-embed-nemotron-8b is NVIDIA's successor without remote code.",
-        "jina_clip": "For text alone: jinaai/jina-embeddings-v2-base-en.",
-    }
-    return known.get(kind, "`bei-jobs models` lists checkpoints that work.")
-
-
 def _model(checkpoint: Checkpoint, config: Any, task: str, dtype: torch.dtype) -> Any:
     """Load the class of the task and make sure that no weight is random or dropped."""
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     auto: Any = transformers.AutoModel
     if task in ("rerank", "classify"):
         auto = transformers.AutoModelForSequenceClassification

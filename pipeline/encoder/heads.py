@@ -121,7 +121,7 @@ class SentenceHead:
         self._layer_norm = dimensions is not None and config.family == "nomic_bert"
         unit = modules.normalize or self._layer_norm
         self._normalize = unit if normalize is None else normalize
-        full = embedding_size(modules, config, {})
+        full = embedding_size(modules, config)
         if dimensions is not None and not 1 <= dimensions <= full:
             raise UsageError(f"dimensions is {dimensions}; this model's vectors have {full}")
         self.output_size = dimensions or full

@@ -85,9 +85,9 @@ def _foreign(
     checkpoint: Checkpoint, task: str, device: torch.device, options: HeadOptions
 ) -> Model:
     """A model that transformers computes."""
-    from pipeline.encoder import fallback
+    from pipeline.encoder import fallback, foreign
 
-    encoder = fallback.settings(checkpoint, task)
+    encoder = foreign.settings(checkpoint, task)
     head: Head = LogitsHead(encoder, per_token=task == "tag")
     if task == "embed":
         head = _sentence_head(checkpoint, encoder, {}, device, options)

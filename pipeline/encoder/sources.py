@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import fsspec
 
-from pipeline.encoder.tensors import INDEX_NAME, WEIGHTS_NAME
+from pipeline.encoder.tensors import INDEX_NAME, WEIGHTS_NAME, pickled
 from pipeline.errors import CheckpointError
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -66,6 +66,7 @@ def from_hub(name: str, revision: str | None, *, offline: bool) -> tuple[Path, s
     if not offline:
         failure = _snapshot(name, revision, local=False)
         if isinstance(failure, Path):
+            _refuse_pickles(name, failure)
             return failure, failure.name
     packaged = _packaged(name) if revision is None else None
     if packaged is not None:
@@ -89,6 +90,18 @@ def _snapshot(name: str, revision: str | None, *, local: bool) -> Path | Excepti
         )
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
         return error
+
+
+def _refuse_pickles(name: str, snapshot: Path) -> None:
+    """Raise where a repository has weights, but only such as bei-jobs never opens."""
+    if _complete(snapshot):
+        return
+    from huggingface_hub import HfApi
+
+    files = HfApi().list_repo_files(name, revision=snapshot.name)
+    pickles = [f for f in files if f.endswith((".bin", ".pt", ".pth"))]
+    if pickles:
+        raise pickled(f"{name} at {snapshot.name}", pickles)
 
 
 def _complete(path: Path) -> bool:

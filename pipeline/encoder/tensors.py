@@ -78,16 +78,21 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 def _no_safetensors(folder: Path) -> CheckpointError:
     pickles = sorted(p.name for p in folder.glob("*.bin")) if folder.is_dir() else []
     if pickles:
-        return CheckpointError(
-            f"{folder} has its weights only as {', '.join(pickles)}: a pickle, which runs code "
-            "when it is opened, so bei-jobs never reads one",
-            hint="Use a revision with model.safetensors, or convert once in a sandbox: "
-            "AutoModel.from_pretrained(DIR).save_pretrained(NEW_DIR), then copy the tokenizer "
-            "and module files beside it.",
-        )
+        return pickled(str(folder), pickles)
     return CheckpointError(
         f"{folder} has no {WEIGHTS_NAME} (nor {INDEX_NAME})",
         hint="Name a directory or repository that holds a transformers checkpoint.",
+    )
+
+
+def pickled(where: str, files: Sequence[str]) -> CheckpointError:
+    """The error for weights in a format that runs code when it is opened."""
+    return CheckpointError(
+        f"{where} has its weights only as {list_some(files)}: a pickle, which runs code when it "
+        "is opened, so bei-jobs never reads one",
+        hint="Use a revision with model.safetensors, or convert once in a sandbox: "
+        "AutoModel.from_pretrained(DIR).save_pretrained(NEW_DIR), then copy the tokenizer and "
+        "module files beside it.",
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, normalizers, processors
 
-from pipeline.encoder.checkpoint import Checkpoint
+from pipeline.encoder.checkpoint import VOCABULARY_FILES, Checkpoint
 from pipeline.encoder.config import EncoderConfig
 from pipeline.encoder.modules import SentenceModules, read_json, read_modules
 from pipeline.errors import CheckpointError
@@ -46,24 +46,19 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
 
 
 def max_length(
-    checkpoint: Checkpoint, modules: SentenceModules, encoder: EncoderConfig | None
+    checkpoint: Checkpoint, modules: SentenceModules, encoder: EncoderConfig
 ) -> int | None:
     """Tokens of one sequence, special tokens counted, that a checkpoint may be given.
 
-    The least of what the module files, the tokenizer and a learned position table allow; the
-    config's max_position_embeddings where none of the first two speaks. None: nothing bounds it.
+    The module files' max_seq_length, or without one the least of the tokenizer's limit and the
+    config's positions, as sentence-transformers has it; never more than a learned position table
+    holds. None: nothing bounds it.
     """
     settings = read_json(checkpoint.folder / "tokenizer_config.json")
-    stated = [modules.max_seq_length, settings.get("model_max_length")]
-    bounds = [int(n) for n in stated if n is not None and 0 < n < _NO_LIMIT]
-    limit = checkpoint.config.get("max_position_embeddings")
-    if encoder is not None:
-        limit = encoder.max_length
-        if encoder.position_table and limit is not None:
-            bounds.append(limit)
-    if not bounds and limit is not None:
-        bounds.append(int(limit))
-    return min(bounds, default=None)
+    bounds = [modules.max_seq_length, settings.get("model_max_length")]
+    if modules.max_seq_length is None or encoder.position_table:
+        bounds.append(encoder.max_length)
+    return min((int(n) for n in bounds if n is not None and 0 < n < _NO_LIMIT), default=None)
 
 
 def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> int:
@@ -84,20 +79,27 @@ def _read(checkpoint: Checkpoint) -> Tokenizer:
 
 def _convert(checkpoint: Checkpoint) -> Tokenizer:
     """Build the tokenizer from vocabulary files, as transformers does."""
+    folder = checkpoint.folder
+    if not any((folder / name).is_file() for name in VOCABULARY_FILES):
+        # transformers would make one without a vocabulary.
+        raise CheckpointError(
+            f"{folder} has neither tokenizer.json nor a vocabulary",
+            hint="Add the tokenizer.json that save_pretrained of a fast tokenizer writes.",
+        )
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
         raise CheckpointError(
-            f"{checkpoint.folder} has no tokenizer.json, and transformers, which could build one, "
+            f"{folder} has no tokenizer.json, and transformers, which could build one, "
             "is not installed",
             hint="pip install transformers",
         ) from error
     try:
-        built = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
+        built = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         backend: Tokenizer = built.backend_tokenizer
     except Exception as error:  # whatever the conversion meets in a foreign file
         raise CheckpointError(
-            f"{checkpoint.folder} has no tokenizer.json and none can be built: {error}",
+            f"{folder} has no tokenizer.json and none can be built: {error}",
             hint="Add the tokenizer.json that save_pretrained of a fast tokenizer writes.",
         ) from error
     return backend

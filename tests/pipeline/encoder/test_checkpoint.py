@@ -205,7 +205,9 @@ def test_a_directory_that_changed_in_its_store_is_fetched_again(memory: str, cac
     fs = _upload(memory)
     first = resolve(f"{memory}/bert", cache_dir=cache)
     config = json.loads((BERT / "config.json").read_text()) | {"note": "new"}
-    fs.pipe_file(f"{fsspec.core.url_to_fs(memory)[1]}/bert/config.json", json.dumps(config).encode())
+    fs.pipe_file(
+        f"{fsspec.core.url_to_fs(memory)[1]}/bert/config.json", json.dumps(config).encode()
+    )
     second = resolve(f"{memory}/bert", cache_dir=cache)
     assert second.config["note"] == "new"
     assert second.path != first.path
@@ -219,9 +221,7 @@ def test_a_store_that_is_offline_serves_what_was_fetched_before(memory: str, cac
     assert resolve(f"{memory}/bert", cache_dir=cache, offline=True).path == first.path
 
 
-def test_an_archive_unpacks_from_the_folder_that_holds_the_model(
-    memory: str, cache: Path
-) -> None:
+def test_an_archive_unpacks_from_the_folder_that_holds_the_model(memory: str, cache: Path) -> None:
     fs, root = fsspec.core.url_to_fs(memory)
     fs.pipe_file(f"{root}/model.tar.gz", _archive(_bert_files("export/v1/")))
     checkpoint = resolve(f"{memory}/model.tar.gz", cache_dir=cache)

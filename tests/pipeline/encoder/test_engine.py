@@ -1,0 +1,317 @@
+"""The engine: memory, values that are not finite, stopping, precision, tasks."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.encoder.checkpoint import Checkpoint, resolve
+from pipeline.encoder.describe import describe
+from pipeline.encoder.engine import Engine
+from pipeline.errors import CheckpointError, EncodeError, Interrupted, UsageError
+from pipeline.packing import Batch, gather
+
+GOLDENS = Path(__file__).parents[2] / "goldens"
+Golden = Callable[[str], Checkpoint]
+Compute = Callable[..., list[Any]]
+Make = Callable[[int, int], list[list[int]]]
+
+
+def _batch(texts: list[list[int]]) -> Batch:
+    flat = np.array([i for text in texts for i in text], np.int32)
+    offsets = np.concatenate([[0], np.cumsum([len(t) for t in texts])]).astype(np.int64)
+    return gather(flat, offsets, np.arange(len(texts)))
+
+
+class SmallMemory:
+    """Runs out of memory on more tokens than it has room for."""
+
+    def __init__(self, encode: Any, room: int) -> None:
+        self.encode, self.room = encode, room
+        self.asked: list[int] = []
+
+    def __call__(self, packed: Any) -> Any:
+        self.asked.append(packed.ids.shape[0])
+        if self.asked[-1] > self.room:
+            raise torch.OutOfMemoryError("no memory left")
+        return self.encode(packed)
+
+
+def test_a_batch_too_large_for_memory_is_halved_until_it_fits(
+    golden: Golden, sentences: Make
+) -> None:
+    engine = Engine(golden("bert_mean"), "embed")
+    batch = _batch(sentences(8, 20))
+    ((_, expected),) = engine.run([batch])
+    small = SmallMemory(engine._encode, batch.tokens // 3)
+    engine._encode = small
+    ((_, rows),) = engine.run([batch])
+    np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-6)
+    failed = len([n for n in small.asked if n > small.room])
+    list(engine.run([batch]))
+    # The second time nothing is tried that is known not to fit.
+    assert len([n for n in small.asked if n > small.room]) == failed
+
+
+def test_a_single_sequence_too_large_for_memory_says_so(golden: Golden) -> None:
+    engine = Engine(golden("bert_mean"), "embed")
+    engine._encode = SmallMemory(engine._encode, 3)
+    with pytest.raises(EncodeError, match="a sequence of 5 tokens does not fit") as caught:
+        list(engine.run([_batch([[5, 6, 7, 8, 9]])]))
+    assert "--max-length" in caught.value.hint
+
+
+def test_an_error_that_is_not_memory_is_not_hidden(golden: Golden) -> None:
+    engine = Engine(golden("bert_mean"), "embed")
+
+    def broken(packed: Any) -> Any:
+        raise RuntimeError("shapes do not match")
+
+    engine._encode = broken
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        list(engine.run([_batch([[5, 6], [7]])]))
+
+
+def _overflow(encode: Any, token: int) -> Any:
+    """An encoder that overflows on sequences with a token, as 16 bits do."""
+
+    def run(packed: Any) -> Any:
+        hidden = encode(packed).clone()
+        hidden[packed.ids == token] = torch.inf
+        return hidden
+
+    return run
+
+
+def test_a_row_that_overflows_is_computed_again_in_float32(golden: Golden) -> None:
+    exact = Engine(golden("bert_mean"), "embed")
+    batch = _batch([[5, 6, 7], [5, 99, 7], [8, 9]])
+    ((_, expected),) = exact.run([batch])
+    engine = Engine(golden("bert_mean"), "embed", precision="bfloat16")
+    engine._encode = _overflow(engine._encode, 99)
+    ((_, rows),) = engine.run([batch])
+    np.testing.assert_allclose(rows[1], expected[1], rtol=0, atol=1e-6)
+    assert np.isfinite(rows).all()
+    assert np.abs(rows[0] - expected[0]).max() > 1e-6  # the others stay in bfloat16
+
+
+@pytest.mark.parametrize(("name", "task"), [("bert_mean", "embed"), ("ner_bert", "tag")])
+def test_a_sequence_that_stays_non_finite_is_nan_and_its_neighbours_are_not(
+    name: str, task: str, golden: Golden
+) -> None:
+    engine = Engine(golden(name), task)
+    batch = _batch([[5, 6, 7], [5, 99, 7], [8, 9]])
+    ((_, expected),) = engine.run([batch])
+    engine._encode = _overflow(engine._encode, 99)
+    ((_, rows),) = engine.run([batch])
+    bad = slice(3, 6) if task == "tag" else slice(1, 2)
+    assert np.isnan(rows[bad]).all()
+    keep = np.ones(len(rows), dtype=bool)
+    keep[bad] = False
+    np.testing.assert_array_equal(rows[keep], expected[keep])
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "shape"),
+    [
+        ("bert_mean", "embed", (2, 32)),
+        ("bge_reranker_xlmr", "rerank", (2,)),
+        ("langid_xlmr", "classify", (2, 5)),
+        ("ner_bert", "tag", (0, 9)),
+    ],
+)
+def test_sequences_without_tokens_give_nan_rows_of_the_right_shape(
+    name: str, task: str, shape: tuple[int, ...], golden: Golden
+) -> None:
+    ((_, rows),) = Engine(golden(name), task).run([_batch([[], []])])
+    assert rows.shape == shape
+    assert rows.dtype == np.float32
+    assert np.isnan(rows).all()
+
+
+def test_an_empty_sequence_among_others_is_nan_and_the_others_are_not(golden: Golden) -> None:
+    ((_, rows),) = Engine(golden("voyage_nano"), "embed").run([_batch([[5, 6], [], [7, 8, 9], []])])
+    assert np.isnan(rows).all(axis=1).tolist() == [False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "shape"),
+    [
+        ("bert_mean", "embed", (3, 32)),
+        ("bge_reranker_xlmr", "rerank", (3,)),
+        ("go_emotions_roberta", "classify", (3, 7)),
+        ("ner_roberta", "tag", (6, 9)),
+    ],
+)
+def test_rows_have_the_shape_of_their_task(
+    name: str, task: str, shape: tuple[int, ...], golden: Golden
+) -> None:
+    engine = Engine(golden(name), task)
+    ((_, rows),) = engine.run([_batch([[5, 6, 7], [8, 9], [10]])])
+    assert rows.shape == shape
+    assert engine.output_size == (1 if task == "rerank" else shape[-1])
+
+
+def test_it_stops_between_batches_when_asked(golden: Golden, sentences: Make) -> None:
+    engine = Engine(golden("bert_mean"), "embed")
+    answers = iter([False, True])
+    taken = []
+
+    def batches() -> Iterator[Batch]:
+        for number in range(3):
+            taken.append(number)
+            yield _batch(sentences(2, 9))
+
+    results = engine.run(batches(), lambda: next(answers))
+    next(results)
+    with pytest.raises(Interrupted):
+        next(results)
+    assert taken == [0, 1]
+
+
+def test_a_sequence_beyond_the_position_table_is_refused(golden: Golden) -> None:
+    engine = Engine(golden("roberta_mean"), "embed")
+    list(engine.run([_batch([[7] * 256])]))  # 258 rows, two of them RoBERTa's offset
+    with pytest.raises(UsageError, match=r"257 tokens.*holds 256"):
+        list(engine.run([_batch([[7] * 257])]))
+
+
+def test_a_token_outside_the_vocabulary_blames_the_tokenizer(golden: Golden) -> None:
+    with pytest.raises(EncodeError, match="token 400 is outside"):
+        list(Engine(golden("bert_mean"), "embed").run([_batch([[5, 400]])]))
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "kind"),
+    [
+        ("bert_mean", "rerank", "an embedding model"),
+        ("bert_mean", "tag", "an embedding model"),
+        ("bge_reranker_xlmr", "embed", "a reranker"),
+        ("langid_xlmr", "rerank", "a sequence classifier with several classes"),
+        ("ner_bert", "classify", "a token classifier"),
+    ],
+)
+def test_a_model_that_cannot_do_a_task_says_what_it_can(
+    name: str, task: str, kind: str, golden: Golden
+) -> None:
+    for use in (lambda: Engine(golden(name), task), lambda: describe(golden(name), task)):
+        with pytest.raises(CheckpointError, match=f"cannot {task}: it is {kind}") as caught:
+            use()
+        assert "--task" in caught.value.hint
+
+
+def test_a_task_that_does_not_exist_is_refused(golden: Golden) -> None:
+    with pytest.raises(UsageError, match="no task 'dance'"):
+        Engine(golden("bert_mean"), "dance")
+
+
+def test_options_of_embed_are_refused_elsewhere(golden: Golden) -> None:
+    with pytest.raises(UsageError, match="belong to embed"):
+        Engine(golden("langid_xlmr"), "classify", normalize=True)
+
+
+def test_precision_is_float32_on_a_cpu_unless_asked(golden: Golden, sentences: Make) -> None:
+    assert Engine(golden("bert_mean"), "embed").precision == "float32"
+    batch = _batch(sentences(4, 40))
+    ((_, exact),) = Engine(golden("bert_mean"), "embed").run([batch])
+    ((_, half),) = Engine(golden("bert_mean"), "embed", precision="bfloat16").run([batch])
+    assert half.dtype == np.float32
+    assert ((exact * half).sum(axis=1) > 0.999).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "half"),
+    [
+        ("bert_mean", "float16"),
+        ("modernbert_cls", "float16"),
+        ("embeddinggemma", "bfloat16"),
+        ("gte_qwen2", "bfloat16"),
+        ("nemotron_llama", "bfloat16"),
+    ],
+)
+def test_each_family_has_the_sixteen_bits_that_hold_it(
+    name: str, half: str, golden: Golden
+) -> None:
+    from pipeline.encoder.describe import resolve_precision
+    from pipeline.encoder.families import recognise
+
+    encoder = recognise(golden(name))
+    assert encoder is not None
+    assert resolve_precision("auto", encoder, "cuda:0") == half
+
+
+def test_gemma_is_never_computed_in_float16(golden: Golden) -> None:
+    with pytest.raises(UsageError, match="overflows in float16"):
+        Engine(golden("embeddinggemma"), "embed", precision="float16")
+
+
+def test_a_precision_that_does_not_exist_is_refused(golden: Golden) -> None:
+    with pytest.raises(UsageError, match="no precision 'fp8'"):
+        Engine(golden("bert_mean"), "embed", precision="fp8")
+
+
+def test_token_types_of_a_pair_change_the_result(golden: Golden, compute: Compute) -> None:
+    engine = Engine(golden("bert_mean"), "embed")
+    plain = compute(engine, [[5, 6, 7, 8]])
+    typed = compute(engine, [[5, 6, 7, 8]], [[0, 0, 1, 1]])
+    assert np.abs(plain[0] - typed[0]).max() > 1e-3
+    np.testing.assert_array_equal(compute(engine, [[5, 6, 7, 8]], [[0, 0, 0, 0]]), plain)
+
+
+def _classifier(golden: Path, target: Path, cache: Path) -> Checkpoint:
+    """A BERT with a sequence classifier, which no golden has."""
+    import transformers
+
+    torch.manual_seed(2)
+    config = transformers.AutoConfig.from_pretrained(golden, num_labels=3)
+    config.architectures = ["BertForSequenceClassification"]
+    transformers.BertForSequenceClassification(config).save_pretrained(target)
+    return resolve(str(target), cache_dir=cache)
+
+
+def test_a_sequence_classifier_of_bert_equals_transformers(
+    tmp_path: Path, cache: Path, compute: Compute
+) -> None:
+    import transformers
+
+    checkpoint = _classifier(GOLDENS / "bert_mean", tmp_path / "saved", cache)
+    model = transformers.BertForSequenceClassification.from_pretrained(checkpoint.path).eval()
+    with torch.inference_mode():
+        expected = model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits.numpy()
+    got = compute(Engine(checkpoint, "classify"), [[5, 6, 7, 8]])
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
+def test_weights_of_sixteen_bits_are_computed_in_float32(
+    tmp_path: Path, cache: Path, compute: Compute
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(GOLDENS / "gte_qwen2", copy)
+    tensors = {k: v.to(torch.bfloat16) for k, v in load_file(copy / "model.safetensors").items()}
+    save_file(tensors, copy / "model.safetensors")
+    checkpoint = resolve(str(copy), cache_dir=cache)
+    engine = Engine(checkpoint, "embed")
+    assert engine.precision == "float32"
+    assert describe(checkpoint, "embed")["dtype"] == "BF16"
+    assert np.isfinite(compute(engine, [[5, 6, 7]])).all()
+
+
+def test_known_families_never_import_transformers() -> None:
+    code = (
+        "import sys; from pipeline.encoder.checkpoint import resolve;"
+        "from pipeline.encoder.engine import Engine;"
+        "from pipeline.encoder.tokenizer import load_tokenizer;"
+        f"c = resolve({str(GOLDENS / 'bert_mean')!r}); Engine(c, 'embed'); load_tokenizer(c);"
+        "print('transformers' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
