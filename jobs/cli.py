@@ -27,6 +27,8 @@ COMMANDS = {
     "retry": "Give a failed or cancelled job's shards another chance.",
     "verify": "Prove that an output is complete and sound.",
     "files": "The parts of the newest finished run, one URI a line.",
+    "models": "What runs, and what a checkpoint resolves to.",
+    "check": "Run a sample in a job's precision and in float32, and compare.",
     "worker": "Serve a broker's queue with this machine's devices.",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
@@ -19,6 +19,11 @@ def option(*names: str, **settings: Any) -> Callable[[Function], Function]:
     long = next(name for name in names if name.startswith("--")).split("/")[0]
     variable = "BEI_JOBS_" + long.removeprefix("--").replace("-", "_").upper()
     return click.option(*names, envvar=variable, show_envvar=True, **settings)
+
+
+def choice(kind: Any) -> click.Choice[str]:
+    """The values of a Literal type."""
+    return click.Choice(get_args(kind))
 
 
 broker_option = option("--broker", metavar="URL", help="Redis of the fleet, redis://host:6379/0.")
@@ -43,7 +48,7 @@ def read_job_file(ctx: click.Context, _: click.Parameter, value: Path | None) ->
         settings = tomllib.loads(value.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"the job file {value} cannot be read: {error}") from error
-    known = {param.name for param in ctx.command.params} - {"job_file"}
+    known = {param.name for param in ctx.command.params} - {"job_file", "bei_config"}
     defaults = {key.replace("-", "_"): setting for key, setting in settings.items()}
     if unknown := sorted(set(defaults) - known):
         options = ", ".join(sorted(name.replace("_", "-") for name in known if name))

@@ -7,13 +7,10 @@ from typing import Any
 
 import click
 
-from jobs.options import broker_option, json_option, option, quiet_option, read_job_file
+from jobs.bei_config import read_bei_config
+from jobs.options import broker_option, choice, json_option, option, quiet_option, read_job_file
 from pipeline.encoder.sources import DEFAULT_MODEL
 from pipeline.spec import Aggregation, OutputDtype, Precision, TaskName, Truncate
-
-
-def _choice(kind: Any) -> click.Choice[str]:
-    return click.Choice(kind.__args__)
 
 
 @click.command(name="submit")
@@ -26,10 +23,18 @@ def _choice(kind: Any) -> click.Choice[str]:
     expose_value=False,
     help="TOML file that sets any of these options, and `inputs`.",
 )
-@option("--task", type=_choice(TaskName), default="embed", show_default=True)
+@click.option(
+    "--bei-config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=read_bei_config,
+    is_eager=True,
+    expose_value=False,
+    help="config.yaml of a BEI or BEI-Bert deployment, for model, task and token budget.",
+)
+@option("--task", type=choice(TaskName), default="embed", show_default=True)
 @option("--model", default=DEFAULT_MODEL, show_default=True, help="Name, directory or URI.")
 @option("--revision", help="Branch, tag or commit of a model on the hub.")
-@option("--output", metavar="URI", help="Default: beside the input, as corpus.embed.")
+@option("--output", metavar="URI", help="Default: beside the input, such as corpus.embed.")
 @option("--text-column", default="text", show_default=True)
 @option("--query-column", default="query", show_default=True)
 @option("--documents-column", default="documents", show_default=True, help="A list of texts.")
@@ -39,14 +44,14 @@ def _choice(kind: Any) -> click.Choice[str]:
 @option("--prompt-name", help="A prompt of the model's own.")
 @option("--prompt", help="Text put before each text.")
 @option("--max-length", type=click.IntRange(min=1), help="Tokens. Default: the model's.")
-@option("--truncate", type=_choice(Truncate), default="right", show_default=True)
+@option("--truncate", type=choice(Truncate), default="right", show_default=True)
 @option("--dimensions", type=click.IntRange(min=1), help="Keep the first N (Matryoshka).")
-@option("--output-dtype", type=_choice(OutputDtype), default="float32", show_default=True)
+@option("--output-dtype", type=choice(OutputDtype), default="float32", show_default=True)
 @option("--normalize/--no-normalize", default=None, help="Default: as the model says.")
-@option("--top-k", type=click.IntRange(min=1), help="Labels a row.")
+@option("--top-k", type=click.IntRange(min=1), help="Labels a row. Default: 1, or all of several.")
 @option("--raw-scores", is_flag=True, help="Logits instead of probabilities.")
-@option("--aggregation", type=_choice(Aggregation), default="simple", show_default=True)
-@option("--precision", type=_choice(Precision), default="auto", show_default=True)
+@option("--aggregation", type=choice(Aggregation), default="simple", show_default=True)
+@option("--precision", type=choice(Precision), default="auto", show_default=True)
 @option("--token-budget", type=click.IntRange(min=1), help="Tokens a batch. Default: by device.")
 @option("--rows-per-shard", type=click.IntRange(min=1), help="For files not yet cut.")
 @option("--limit", type=click.IntRange(min=1), help="Only the first N rows.")

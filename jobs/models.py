@@ -1,0 +1,65 @@
+"""`bei-jobs models`: what runs, and what a checkpoint resolves to."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from jobs.options import choice, json_option, option
+from pipeline.spec import TaskName
+
+_LEFT_OUT = ("encoder", "modules", "prompts", "labels", "unused_tensors")
+
+
+@click.command(name="models")
+@click.argument("model", metavar="[MODEL]", required=False)
+@option("--task", type=choice(TaskName), help="Default: what the model can do.")
+@option("--revision", help="Branch, tag or commit of a model on the hub.")
+@json_option
+def command(model: str | None, task: str | None, revision: str | None, as_json: bool) -> None:
+    """The checkpoints known to work; of MODEL (a name, directory or URI), what it resolves to."""
+    if model is None:
+        _list(as_json)
+        return
+    from jobs.model import resolve_model
+    from workers.settings import load_settings
+
+    checkpoint, facts = resolve_model(model, revision, task, load_settings().cache_dir)
+    facts["path"] = str(checkpoint.path)
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    for key, value in facts.items():
+        if key not in _LEFT_OUT:
+            click.echo(f"{key:<20} {_text(value)}")
+    for name, prompt in (facts.get("prompts") or {}).items():
+        click.echo(f"{'prompt ' + name:<20} {prompt!r}")
+    if labels := facts.get("labels"):
+        click.echo(f"{'labels':<20} {', '.join(labels)}")
+    if unused := facts.get("unused_tensors"):
+        click.echo(f"{'unused tensors':<20} {', '.join(unused)}")
+
+
+def _list(as_json: bool) -> None:
+    from pipeline.encoder.known import KNOWN
+
+    if as_json:
+        click.echo(
+            json.dumps(
+                {"models": [{"name": k.name, "task": k.task, "family": k.family} for k in KNOWN]}
+            )
+        )
+        return
+    for known in KNOWN:
+        click.echo(f"{known.task:<9} {known.family:<14} {known.name}")
+    click.echo(
+        "\nThese layouts are tested; other checkpoints of a family load too, or say why not."
+    )
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

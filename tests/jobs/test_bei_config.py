@@ -1,0 +1,116 @@
+"""A deployment's config.yaml sets a job's options, or says what cannot be honoured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobs.bei_config import options_of
+from jobs.submit import command
+from pipeline.errors import UsageError
+
+
+def config(tmp_path: Path, **changes: Any) -> Path:
+    """A full configuration; `build__x=1` sets build.x, None removes it."""
+    document: dict[str, Any] = {
+        "model_name": "BEI-Bert",
+        "resources": {"accelerator": "L4"},
+        "trt_llm": {
+            "inference_stack": "v1",
+            "build": {
+                "base_model": "encoder_bert",
+                "checkpoint_repository": {
+                    "source": "HF", "repo": "BAAI/bge-base-en-v1.5", "revision": "main",
+                },
+                "max_num_tokens": 16384,
+                "quantization_type": "no_quant",
+            },
+            "runtime": {"webserver_default_route": "/v1/embeddings"},
+        },
+    }  # fmt: skip
+    for path, value in changes.items():
+        *parents, last = path.split("__")
+        place = document["trt_llm"]
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(document))
+    return file
+
+
+def test_model_revision_budget_and_task_are_taken(tmp_path: Path) -> None:
+    assert options_of(config(tmp_path)) == {
+        "model": "BAAI/bge-base-en-v1.5",
+        "revision": "main",
+        "token_budget": 16384,
+        "task": "embed",
+    }
+
+
+@pytest.mark.parametrize(
+    ("route", "task"),
+    [("/rerank", "rerank"), ("/predict", "classify"), ("/predict_tokens", "tag")],
+)
+def test_the_route_says_the_task(tmp_path: Path, route: str, task: str) -> None:
+    file = config(tmp_path, runtime__webserver_default_route=route)
+
+    assert options_of(file)["task"] == task
+
+
+@pytest.mark.parametrize(
+    ("source", "repo"),
+    [("S3", "s3://b/m"), ("GCS", "gs://b/m"), ("AZURE", "az://b/m"),
+     ("REMOTE_URL", "https://h/m.tar.gz")],
+)  # fmt: skip
+def test_every_source_gives_a_uri(tmp_path: Path, source: str, repo: str) -> None:
+    file = config(tmp_path, build__checkpoint_repository={"source": source, "repo": repo})
+
+    assert options_of(file)["model"] == repo
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"build__quantization_type": "fp8"}, "quantization_type is 'fp8'"),
+        ({"build__quantization_type": "fp4_kv"}, "quantization_type is 'fp4_kv'"),
+        ({"build__base_model": "decoder"}, "base_model is 'decoder'"),
+        ({"build__max_num_tokens": 100}, "max_num_tokens is 100"),
+        ({"build__max_num_tokens": 262144}, "max_num_tokens is 262144"),
+        ({"build__novelty": 1}, "trt_llm.build.novelty"),
+        ({"speculator": {}}, "trt_llm.speculator"),
+        ({"runtime__webserver_default_route": "/v1/chat"}, "'/v1/chat'"),
+        ({"build__checkpoint_repository": {"source": "S3", "repo": "no/uri"}}, "repo is 'no/uri'"),
+        ({"build__checkpoint_repository": {"source": "FTP", "repo": "x"}}, "source is 'FTP'"),
+        ({"build": None}, "trt_llm.build is missing"),
+    ],
+)
+def test_what_cannot_be_honoured_is_named(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        options_of(config(tmp_path, **changes))
+
+    assert named in str(refused.value)
+    assert refused.value.hint
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", "a: {", "trt_llm: nothing"])
+def test_a_file_that_is_no_such_configuration_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(content)
+
+    with pytest.raises(UsageError, match=r"config\.yaml"):
+        options_of(file)
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    words = ["in.parquet", "--bei-config", str(config(tmp_path)), "--model", "other/model"]
+
+    parsed = command.make_context("submit", words).params
+
+    assert parsed["model"] == "other/model"
+    assert parsed["token_budget"] == 16384
