@@ -256,9 +256,9 @@ class Engine:
 
     def _broken(self, batch: Batch, rows: Rows) -> npt.NDArray[np.int64]:
         """Sequences with tokens whose rows are not all finite."""
-        fine = np.isfinite(rows.sum(axis=1) if rows.ndim > 1 else rows)
-        if fine.all():
+        if np.isfinite(rows).all():
             return np.empty(0, dtype=np.int64)
+        fine = np.isfinite(rows).reshape(rows.shape[0], -1).all(axis=1)
         if self._per_token:
             owner = np.repeat(np.arange(len(batch)), np.diff(batch.cu_seqlens))
             return np.unique(owner[~fine])
