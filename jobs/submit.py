@@ -40,7 +40,7 @@ from pipeline.spec import Aggregation, OutputDtype, Precision, TaskName, Truncat
 @option("--documents-column", default="documents", show_default=True, help="A list of texts.")
 @option("--document-column", help="Rerank one pair a row.")
 @option("--id-column", help="Passed through. Default: `id` where the input has it.")
-@option("--keep", multiple=True, metavar="COLUMN", help="Pass a column through; repeatable.")
+@option("--keep", multiple=True, metavar="COLUMN", help="Pass columns through: a,b or repeated.")
 @option("--prompt-name", help="A prompt of the model's own.")
 @option("--prompt", help="Text put before each text.")
 @option("--max-length", type=click.IntRange(min=1), help="Tokens. Default: the model's.")
@@ -82,6 +82,7 @@ def command(
     from jobs.prepare import Request, prepare
     from workers.settings import load_settings
 
+    settings["keep"] = tuple(name for names in settings["keep"] for name in names.split(","))
     request = Request(inputs=inputs, **settings)
     configuration = load_settings()
     prepared = prepare(request, configuration)
