@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from jobs.task_options import check_task_options, list_columns, text_columns
 from pipeline.encoder.checkpoint import Checkpoint, resolve
 from pipeline.encoder.describe import describe
 from pipeline.errors import InputError, OutputConflict, UsageError
@@ -90,17 +92,20 @@ def prepare(request: Request, settings: Settings) -> Prepared:
         StorageError: an output that cannot be written.
     """
     _check(request)
-    output = Output(request.output or default_output(request.inputs))
+    output = Output(request.output or default_output(request.inputs, request.task))
     last = output.latest()
     inputs = _inputs(request, last, output)
-    checkpoint = resolve(request.model, request.revision, cache_dir=settings.cache_dir)
+    # A fleet's workers, and this command elsewhere, do not share our working directory.
+    model = os.path.abspath(request.model) if os.path.isdir(request.model) else request.model
+    checkpoint = resolve(model, request.revision, cache_dir=settings.cache_dir)
     facts = describe(checkpoint, request.task)
     previous = _Previous.of(output, last)
     planned = plan_inputs(
         inputs,
         columns=_passing(request),
         optional=() if request.id_column else ("id",),
-        text_columns=_text_columns(request),
+        text_columns=text_columns(request),
+        list_columns=list_columns(request),
         output_columns=OUTPUT_COLUMNS,
         rows_per_shard=request.rows_per_shard or 0,
         output_width=_bytes_per_row(request, facts),
@@ -116,8 +121,10 @@ def prepare(request: Request, settings: Settings) -> Prepared:
     return _start(output, spec, inputs, request, planned, plan)
 
 
-def default_output(inputs: Sequence[str]) -> str:
+def default_output(inputs: Sequence[str], task: str) -> str:
     """Beside the input: `corpus.parquet` → `corpus.embed`, `data/` and `data/*.csv` → `data.embed`.
+
+    Named after the task, so that one corpus can be embedded and classified side by side.
 
     Raises:
         UsageError: there are several inputs, so that no place is beside them all.
@@ -129,7 +136,7 @@ def default_output(inputs: Sequence[str]) -> str:
     uri = absolute(inputs[0])
     while _MAGIC.search(uri):
         uri = uri.rstrip("/").rpartition("/")[0]
-    return _DATA_SUFFIXES.sub("", uri.rstrip("/")) + ".embed"
+    return _DATA_SUFFIXES.sub("", uri.rstrip("/")) + f".{task}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +162,7 @@ def _check(request: Request) -> None:
         raise UsageError("--prompt and --prompt-name exclude each other", hint="give one of them")
     if request.add and request.replace:
         raise UsageError("--add and --replace exclude each other", hint="give one of them")
+    check_task_options(request)
 
 
 def _inputs(request: Request, last: Run | None, output: Output) -> tuple[str, ...]:
@@ -176,10 +184,6 @@ def _inputs(request: Request, last: Run | None, output: Output) -> tuple[str, ..
     )
 
 
-def _text_columns(request: Request) -> tuple[str, ...]:
-    return (request.text_column,)
-
-
 def _passing(request: Request) -> tuple[str, ...]:
     """The columns that were asked to pass through, the id first."""
     names = [request.id_column] if request.id_column else []
@@ -191,7 +195,8 @@ def _fixed_schema(request: Request, last: Run | None) -> pa.Schema | None:
 
     Those that ask for other columns are refused when the output is claimed, by name.
     """
-    if last is None or not {*_passing(request), *_text_columns(request)} <= set(last.columns.names):
+    needed = {*_passing(request), *text_columns(request), *list_columns(request)}
+    if last is None or not needed <= set(last.columns.names):
         return None
     return last.columns
 

@@ -11,6 +11,11 @@ from pipeline.errors import InputError
 from pipeline.formats import Facts
 from pipeline.storage import redact
 
+#: What a column of texts, and one of lists of texts, is read as. A list of 2^31 texts would not
+#: fit into a batch of rows; pyarrow's JSON reader makes no other kind of list.
+TEXT = pa.large_string()
+TEXTS = pa.list_(TEXT)
+
 
 def common_schema(
     found: Sequence[Found],
@@ -18,6 +23,7 @@ def common_schema(
     *,
     columns: Sequence[str],
     text_columns: Sequence[str],
+    list_columns: Sequence[str],
     optional: Sequence[str],
     output_columns: Collection[str],
     schema: pa.Schema | None,
@@ -32,14 +38,14 @@ def common_schema(
     present = _present(optional, files, facts, keys, schema)
     passing = [name for name in dict.fromkeys([*present, *columns]) if name not in keys]
     _refuse_output_names([*passing, *keys], output_columns)
+    wanted = dict.fromkeys(text_columns, TEXT) | dict.fromkeys(list_columns, TEXTS)
     fields = []
-    for name in dict.fromkeys([*passing, *text_columns]):
+    for name in dict.fromkeys([*passing, *wanted]):
         if name in keys:
             continue
         earlier = schema.field(name).type if schema is not None and name in schema.names else None
-        kind = _common_type(name, files, facts, text=name in text_columns, earlier=earlier)
-        as_text = name in text_columns and name not in passing
-        fields.append(pa.field(name, pa.large_string() if as_text else kind))
+        kind = _common_type(name, files, facts, wanted=wanted.get(name), earlier=earlier)
+        fields.append(pa.field(name, kind if name in passing else wanted[name]))
     return pa.schema([*fields, *(pa.field(key, pa.string()) for key in keys)]), keys
 
 
@@ -100,19 +106,19 @@ def _common_type(
     files: Sequence[Found],
     facts: Mapping[Found, Facts],
     *,
-    text: bool,
+    wanted: pa.DataType | None,
     earlier: pa.DataType | None,
 ) -> pa.DataType:
-    """The one type that a column of every file can be cast to without loss of meaning."""
+    """The one type that a column of every file can be cast to without loss of meaning.
+
+    `wanted` is TEXT or TEXTS for a column that the task reads, None for one that passes through.
+    """
     common, where = earlier, "the plan of this output"
     for file in files:
         kind = _type_in(name, file, facts[file])
-        if text and not is_text(kind):
-            raise InputError(
-                f"{redact(file.uri)}: column {name!r} is {kind}, a text is expected",
-                hint="name a column of strings with --text-column, or cast this one",
-            )
-        merged = kind if common is None else _merged(kind, common, text=text)
+        if wanted is not None:
+            _refuse_other_than(wanted, kind, f"{redact(file.uri)}: column {name!r}")
+        merged = kind if common is None else _merged(kind, common, wanted)
         if merged is None or (earlier is not None and merged != earlier):
             raise InputError(
                 f"{redact(file.uri)}: column {name!r} is {kind}, but {common} in {where}",
@@ -122,12 +128,28 @@ def _common_type(
     return common if common is not None else pa.null()
 
 
+def _refuse_other_than(wanted: pa.DataType, kind: pa.DataType, where: str) -> None:
+    if wanted == TEXT and not is_text(kind):
+        raise InputError(
+            f"{where} is {kind}, a text is expected",
+            hint="name a column of strings with --text-column (to rerank, --query-column and "
+            "--document-column), or cast this one",
+        )
+    if wanted == TEXTS and not is_texts(kind):
+        raise InputError(
+            f"{where} is {kind}, a list of texts is expected",
+            hint="name a column of lists of strings with --documents-column, or, where a row has "
+            "one document, a column of strings with --document-column",
+        )
+
+
 def _type_in(name: str, file: Found, facts: Facts) -> pa.DataType:
     times = facts.columns.count(name)
     if times == 0:
         raise InputError(
             f"{redact(file.uri)} has no column {name!r}; it has {', '.join(facts.columns)}",
-            hint="name the columns with --text-column, --id-column and --keep",
+            hint="name the columns with --text-column (to rerank, --query-column and "
+            "--documents-column or --document-column), --id-column and --keep",
         )
     if times > 1:
         raise InputError(
@@ -137,26 +159,41 @@ def _type_in(name: str, file: Found, facts: Facts) -> pa.DataType:
     return facts.schema.field(name).type
 
 
-def _merged(one: pa.DataType, other: pa.DataType, *, text: bool) -> pa.DataType | None:
+def _merged(one: pa.DataType, other: pa.DataType, wanted: pa.DataType | None) -> pa.DataType | None:
     """The wider of two types; None where they do not go together."""
     if one == other:
         return one
-    if text and other == pa.large_string():
+    if wanted is not None and other == wanted:
         return other
     try:
         schemas = [pa.schema([("", kind)]) for kind in (one, other)]
         return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
     except pa.ArrowException:
-        return pa.large_string() if text else None
+        return wanted
 
 
 def is_text(kind: pa.DataType) -> bool:
     """Strings of any layout; also a column of nothing but nulls, which has no other type."""
     if pa.types.is_dictionary(kind):
         return is_text(kind.value_type)
-    return (
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_string_view(kind)
-        or pa.types.is_null(kind)
+    kinds = (
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_string_view,
+        pa.types.is_null,
     )
+    return any(is_kind(kind) for is_kind in kinds)
+
+
+def is_texts(kind: pa.DataType) -> bool:
+    """Lists of strings of any layout; also a column of nothing but nulls."""
+    kinds = (
+        pa.types.is_list,
+        pa.types.is_large_list,
+        pa.types.is_fixed_size_list,
+        pa.types.is_list_view,
+        pa.types.is_large_list_view,
+    )
+    if any(is_kind(kind) for is_kind in kinds):
+        return is_text(kind.value_type)
+    return bool(pa.types.is_null(kind))

@@ -74,6 +74,7 @@ def plan_inputs(
     columns: Sequence[str],
     text_columns: Sequence[str],
     output_columns: Collection[str],
+    list_columns: Sequence[str] = (),
     optional: Sequence[str] = (),
     rows_per_shard: int = 0,
     output_width: int = 0,
@@ -87,6 +88,7 @@ def plan_inputs(
         columns: names that pass through to the output, type unchanged.
         text_columns: names of the texts: strings of any kind; large_string in the schema where
             they are not among `columns` too.
+        list_columns: names of lists of texts: likewise, list<large_string>.
         output_columns: what the job adds; no column that passes through may have such a name.
         optional: columns that pass through where all files have them, such as the default id.
         rows_per_shard: 0 for `default_rows_per_shard(output_width)`.
@@ -101,7 +103,7 @@ def plan_inputs(
         StorageError: a store failed.
     """
     step = rows_per_shard or default_rows_per_shard(output_width)
-    needed = tuple(dict.fromkeys([*optional, *columns, *text_columns]))
+    needed = tuple(dict.fromkeys([*optional, *columns, *text_columns, *list_columns]))
     found, known = discover(inputs), _covered(previous or {})
     unopened = [f for f in found if schema is not None and (f.uri, f.version) in known]
     opened = [f for f in found if f not in set(unopened)]
@@ -111,6 +113,7 @@ def plan_inputs(
         facts,
         columns=columns,
         text_columns=text_columns,
+        list_columns=list_columns,
         optional=optional,
         output_columns=output_columns,
         schema=schema,

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from tokenizers import Encoding, Tokenizer
 
+from pipeline.errors import UsageError
 from pipeline.packing import Int8Array, Int32Array, Int64Array
 from pipeline.spec import Truncate
 
@@ -35,6 +37,9 @@ class Tokens:
     truncated: np.ndarray[tuple[int], np.dtype[np.bool_]]  # [R]
     errors: dict[int, str] = field(default_factory=dict)  # row → why it has no sequence
     type_ids: Int8Array | None = None  # [T]
+    # [T, 2], first and last + 1 character of the row's text, where a task asks for them; -1 for a
+    # token whose output stands for no text: special ones, and repeated ones but for one copy.
+    spans: Int32Array | None = None
 
     @property
     def lengths(self) -> Int64Array:
@@ -58,9 +63,13 @@ class TextTokenizer:
         tokenizer: with no truncation or padding of its own. This class takes it over.
         max_length: tokens a sequence may have, special tokens included.
         truncate: which end is cut, or `error` to refuse the row.
+
+    Raises:
+        UsageError: the limit leaves no room for text.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_length: int, truncate: Truncate) -> None:
+        text_room(tokenizer, max_length)
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._truncate = truncate
@@ -102,6 +111,22 @@ class TextTokenizer:
         if self._truncate == "error" and size > self._max_length:
             return f"the text has {size} tokens, more than --max-length {self._max_length}"
         return ""
+
+
+def text_room(tokenizer: Tokenizer, max_length: int, *, pair: bool = False) -> int:
+    """Tokens that a sequence has left for text, beside the special tokens.
+
+    Raises:
+        UsageError: none. `tokenizers` itself would not truncate at all then.
+    """
+    special = tokenizer.num_special_tokens_to_add(is_pair=pair)
+    if max_length <= special:
+        raise UsageError(
+            f"--max-length {max_length} leaves no room for text beside the {special} special "
+            "tokens of this model",
+            hint=f"give {special + 1} or more",
+        )
+    return int(max_length - special)
 
 
 def text_values(column: pa.Array) -> tuple[list[str | None], dict[int, str]]:
@@ -153,14 +178,30 @@ def shorten(text: str, max_length: int) -> str:
     return text if last is None else text[: last.end()]
 
 
+def assemble(
+    rows: int,
+    row_of: Int64Array,
+    lengths: Int64Array,
+    ids: Int32Array,
+    truncated: npt.NDArray[np.bool_],
+    errors: dict[int, str],
+    *,
+    type_ids: Int8Array | None = None,
+    spans: Int32Array | None = None,
+) -> Tokens:
+    """Tokens from sequences: row [S], length [S] and whether it was cut [S], and flat ids [T]."""
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    n_tokens = np.bincount(row_of, weights=lengths, minlength=rows).astype(np.int32)
+    cut = np.zeros(rows, dtype=np.bool_)
+    cut[row_of[truncated]] = True
+    return Tokens(ids, offsets, row_of, n_tokens, cut, errors, type_ids, spans)
+
+
 def _collect(rows: int, fine: list[tuple[int, Encoding]], errors: dict[int, str]) -> Tokens:
-    offsets = np.zeros(len(fine) + 1, dtype=np.int64)
-    np.cumsum([len(encoding) for _, encoding in fine], out=offsets[1:])
+    lengths = np.fromiter((len(e) for _, e in fine), dtype=np.int64, count=len(fine))
     flat = itertools.chain.from_iterable(encoding.ids for _, encoding in fine)
-    ids = np.fromiter(flat, dtype=np.int32, count=int(offsets[-1]))
+    ids = np.fromiter(flat, dtype=np.int32, count=int(lengths.sum()))
     row_of = np.fromiter((row for row, _ in fine), dtype=np.int64, count=len(fine))
-    n_tokens = np.zeros(rows, dtype=np.int32)
-    n_tokens[row_of] = np.diff(offsets)
-    truncated = np.zeros(rows, dtype=np.bool_)
-    truncated[row_of] = [bool(encoding.overflowing) for _, encoding in fine]
-    return Tokens(ids, offsets, row_of, n_tokens, truncated, errors)
+    cut = np.fromiter((bool(e.overflowing) for _, e in fine), dtype=np.bool_, count=len(fine))
+    return assemble(rows, row_of, lengths, ids, cut, errors)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.packing import Int64Array
 from pipeline.tokens import Tokens
 
 Float32Array = npt.NDArray[np.float32]
@@ -45,3 +46,17 @@ class Task(Protocol):
         `failed` [R] marks the rows whose result is null in every column.
         """
         ...
+
+
+def lists(counts: Int64Array, values: pa.Array, failed: BoolArray) -> pa.ListArray:
+    """A list a row from flat values in row order; null where the row failed.
+
+    Args:
+        counts: values of each row, [R]; 0 where it failed.
+        values: [sum of counts].
+        failed: [R].
+    """
+    offsets = np.zeros(len(counts) + 1, dtype=np.int32)
+    np.cumsum(counts, out=offsets[1:])
+    mask = pa.array(failed) if failed.any() else None
+    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=mask)

@@ -1,0 +1,64 @@
+"""Classify: one text a row, its labels and their scores, best first."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from tokenizers import Tokenizer
+
+from pipeline.spec import JobSpec
+from pipeline.tasks.base import BoolArray, Float32Array, lists
+from pipeline.tasks.scores import sigmoid, softmax
+from pipeline.tokens import TextTokenizer, Tokens, text_values
+
+
+class Classify:
+    """Text → `labels` and `scores`.
+
+    Scores are a softmax over the labels, or a sigmoid of each where the config says that labels
+    do not exclude each other, or has one only: transformers' text-classification pipeline.
+    """
+
+    per_token = False
+
+    def __init__(self, spec: JobSpec, tokenizer: Tokenizer) -> None:
+        self._spec = spec
+        self._labels: list[str] = spec.encoder["labels"]
+        self._independent = spec.encoder["multi_label"] or len(self._labels) == 1
+        default = len(self._labels) if spec.encoder["multi_label"] else 1
+        self._kept = min(spec.top_k or default, len(self._labels))
+        self._tokenizer = TextTokenizer(tokenizer, spec.max_length, spec.truncate)
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        return (self._spec.text_column,)
+
+    def tokenize(self, rows: pa.RecordBatch) -> Tokens:
+        texts, invalid = text_values(rows.column(self._spec.text_column))
+        tokens = self._tokenizer.encode(texts)
+        tokens.errors.update(invalid)
+        return tokens
+
+    def fields(self) -> list[pa.Field]:
+        return [
+            pa.field("labels", pa.list_(pa.string())),
+            pa.field("scores", pa.list_(pa.float32())),
+        ]
+
+    def columns(
+        self, rows: pa.RecordBatch, tokens: Tokens, outputs: Float32Array, failed: BoolArray
+    ) -> list[pa.Array]:
+        logits = outputs[~failed[tokens.row_of]]  # one sequence a row: those of rows that are fine
+        best = np.argsort(-logits, axis=1, kind="stable")[:, : self._kept]
+        scores = np.take_along_axis(self._scores(logits), best, axis=1)
+        counts = np.where(failed, 0, self._kept)
+        names = pa.array(self._labels, pa.string()).take(pa.array(best.ravel()))
+        return [
+            lists(counts, names, failed),
+            lists(counts, pa.array(scores.ravel(), pa.float32()), failed),
+        ]
+
+    def _scores(self, logits: Float32Array) -> Float32Array:
+        if self._spec.raw_scores:
+            return logits
+        return sigmoid(logits) if self._independent else softmax(logits)

@@ -1,0 +1,109 @@
+"""Rerank: a query and its documents a row, or one pair a row; a score for each document."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from tokenizers import Tokenizer
+
+from pipeline.packing import Int64Array
+from pipeline.pairs import PairTokenizer
+from pipeline.spec import JobSpec
+from pipeline.tasks.base import BoolArray, Float32Array, lists
+from pipeline.tasks.scores import sigmoid
+from pipeline.tokens import Tokens, text_values
+
+
+class Rerank:
+    """Query and documents → `scores` and `ranking`; query and document → `score`.
+
+    `ranking` holds positions in the list of documents, counted from 0, best first; documents of
+    equal logits keep their order. A null query, list or document is an error of the row: a
+    ranking with holes would pass for a whole one. A row without documents has empty lists.
+    """
+
+    per_token = False
+
+    def __init__(self, spec: JobSpec, tokenizer: Tokenizer) -> None:
+        self._spec = spec
+        self._tokenizer = PairTokenizer(
+            tokenizer,
+            spec.max_length,
+            spec.truncate,
+            typed=bool(spec.encoder.get("uses_type_ids")),
+        )
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        spec = self._spec
+        return spec.query_column, spec.document_column or spec.documents_column
+
+    def tokenize(self, rows: pa.RecordBatch) -> Tokens:
+        documents, row_of, errors = self._documents(rows)
+        queries, invalid = text_values(rows.column(self._spec.query_column))
+        nulls = {row: "the query is null" for row, query in enumerate(queries) if query is None}
+        invalid = {row: _about("the query", reason) for row, reason in invalid.items()}
+        return self._tokenizer.encode(queries, documents, row_of, errors | nulls | invalid)
+
+    def _documents(
+        self, rows: pa.RecordBatch
+    ) -> tuple[list[str | None], Int64Array, dict[int, str]]:
+        """All documents, the row of each, and why rows are left out."""
+        if self._spec.document_column is not None:
+            return _one_a_row(rows.column(self._spec.document_column))
+        return _many_a_row(rows.column(self._spec.documents_column), self._spec.documents_column)
+
+    def fields(self) -> list[pa.Field]:
+        if self._spec.document_column is not None:
+            return [pa.field("score", pa.float32())]
+        return [
+            pa.field("scores", pa.list_(pa.float32())),
+            pa.field("ranking", pa.list_(pa.int32())),
+        ]
+
+    def columns(
+        self, rows: pa.RecordBatch, tokens: Tokens, outputs: Float32Array, failed: BoolArray
+    ) -> list[pa.Array]:
+        fine = ~failed[tokens.row_of]
+        row_of, logits = tokens.row_of[fine], outputs[fine, 0]
+        scores = logits if self._spec.raw_scores else sigmoid(logits)
+        if self._spec.document_column is not None:
+            column = np.zeros(tokens.rows, dtype=np.float32)
+            column[row_of] = scores
+            return [pa.array(column, mask=failed)]
+        counts = np.bincount(row_of, minlength=tokens.rows)
+        firsts = np.cumsum(counts) - counts
+        # By logit, which still tells scores apart that both round to 1; stable within a row.
+        best_first = np.lexsort((-logits, row_of))
+        ranking = (best_first - firsts[row_of]).astype(np.int32)
+        return [
+            lists(counts, pa.array(scores), failed),
+            lists(counts, pa.array(ranking), failed),
+        ]
+
+
+def _one_a_row(column: pa.Array) -> tuple[list[str | None], Int64Array, dict[int, str]]:
+    documents, invalid = text_values(column)
+    errors = {row: "the document is null" for row, text in enumerate(documents) if text is None}
+    errors |= {row: _about("the document", reason) for row, reason in invalid.items()}
+    return documents, np.arange(len(documents)), errors
+
+
+def _many_a_row(column: pa.Array, name: str) -> tuple[list[str | None], Int64Array, dict[int, str]]:
+    column = column.cast(pa.large_list(pa.large_string()))
+    counts = column.value_lengths().fill_null(0).to_numpy()
+    row_of = np.repeat(np.arange(len(column)), counts)
+    ranks = np.arange(len(row_of)) - np.repeat(np.cumsum(counts) - counts, counts)
+    documents, invalid = text_values(column.flatten())
+    errors = {int(row): f"{name} is null" for row in np.flatnonzero(column.is_null())}
+    for i, text in enumerate(documents):
+        if text is None:
+            where = f"{name}[{ranks[i]}]"
+            reason = _about(where, invalid[i]) if i in invalid else f"{where} is null"
+            errors.setdefault(int(row_of[i]), reason)
+    return documents, row_of, errors
+
+
+def _about(what: str, reason: str) -> str:
+    """Name the text in a reason that is about some text."""
+    return reason.replace("the text", what, 1)
