@@ -34,4 +34,5 @@ def command(output: str, as_json: bool) -> int:
         click.echo(f"{len(verdict.problems)} problems in {verdict.parts:,} parts:")
         for problem in verdict.problems:
             click.echo(f"  {problem}")
+        click.echo("  → delete the parts named here and run the job's submit command again")
     return 0 if verdict.ok else 1

@@ -78,7 +78,9 @@ def read_manifest(output: Output, run: Run) -> Manifest | None:
     name = run.path("manifest.json")
     if not output.directory.exists(name):
         return None
-    return Manifest.from_json(json.loads(output.directory.read(name)))
+    data = output.read_json(name)
+    with output.intact(name):
+        return Manifest.from_json(data)
 
 
 def newest(output: Output) -> tuple[Run, Manifest] | None:
@@ -92,7 +94,10 @@ def newest(output: Output) -> tuple[Run, Manifest] | None:
 
 def read_parts(output: Output, run: Run) -> pa.Table:
     """One row a part of a finished run, in input order, with the columns of PARTS_SCHEMA."""
-    return pq.read_table(io.BytesIO(output.directory.read(run.path("parts"))))
+    name = run.path("parts")
+    data = output.directory.read(name)
+    with output.intact(name):
+        return pq.read_table(io.BytesIO(data))
 
 
 def finalise(output: Output, run: Run, plan: Plan, *, max_failed: str) -> Manifest | None:

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -123,7 +124,7 @@ class Output:
         }
         if self.directory.create("_bei/spec.json", _json(mine)):
             return
-        theirs = self._json("_bei/spec.json")
+        theirs = self.read_json("_bei/spec.json")
         if (theirs["space"], theirs["schema"]) != (mine["space"], mine["schema"]):
             raise OutputConflict(
                 f"{redact(self.uri)} holds another job's results: {_difference(theirs, mine)}",
@@ -146,7 +147,10 @@ class Output:
         Raises:
             NotFound: there is no such run.
         """
-        return Run.from_json(self.uri, self._json(f"{_RUNS}{n}/run.json"))
+        name = f"{_RUNS}{n}/run.json"
+        data = self.read_json(name)
+        with self.intact(name):
+            return Run.from_json(self.uri, data)
 
     def superseded(self, run: Run) -> int:
         """The highest run above `run`, or 0: one small request where there is none."""
@@ -165,7 +169,10 @@ class Output:
 
     def plan(self, run: Run) -> Plan:
         """The frozen cut of a run."""
-        return Plan.from_bytes(self.directory.read(run.path(f"plan-{run.plan}")))
+        name = run.path(f"plan-{run.plan}")
+        data = self.directory.read(name)
+        with self.intact(name):
+            return Plan.from_bytes(data)
 
     def committed(self) -> dict[str, ObjectInfo]:
         """Part name → object, of every part in the output whichever run made it."""
@@ -224,7 +231,7 @@ class Output:
     def failed(self, run: Run) -> dict[str, str] | None:
         """`reason` and `hint` of a failed run; None where it did not fail."""
         name = run.path("failed.json")
-        return self._json(name) if self.directory.exists(name) else None
+        return self.read_json(name) if self.directory.exists(name) else None
 
     def record_failure(self, run: Run, result: ShardResult, attempt: str) -> None:
         """Write down why an attempt of a shard failed."""
@@ -235,7 +242,7 @@ class Output:
         """Shard id → the last failure, of the shards that are not to be tried again."""
         found: dict[str, list[ShardResult]] = {}
         for item in self.directory.list(run.path("failures/")):
-            data = self._json(item.name)
+            data = self.read_json(item.name)
             result = ShardResult(**{k: data[k] for k in ShardResult.__slots__})
             found.setdefault(result.shard, []).append(result)
         return {
@@ -253,16 +260,27 @@ class Output:
         self.directory.delete(run.path("cancelled.json"))
         return len(items)
 
-    def _json(self, name: str) -> dict[str, Any]:
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A record of ours.
+
+        Raises:
+            StorageError: it is damaged.
+        """
         data = self.directory.read(name)
-        try:
+        with self.intact(name):
             value: dict[str, Any] = json.loads(data)
-        except ValueError as error:
-            raise StorageError(
-                f"{redact(self.uri)}/{name} is not valid JSON: {error}",
-                hint="restore the file, or give another --output",
-            ) from error
         return value
+
+    @contextmanager
+    def intact(self, name: str) -> Iterator[None]:
+        """Parse the record `name` inside the block: what fails there means that it is damaged."""
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise StorageError(
+                f"{redact(self.uri)}/{name} is damaged: {' '.join(str(error).split())}",
+                hint="restore the file from a copy, or start anew with another --output",
+            ) from error
 
 
 def kept_schema(spec: JobSpec, columns: pa.Schema) -> pa.Schema:

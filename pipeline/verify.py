@@ -21,6 +21,8 @@ from pipeline.storage import redact
 
 #: Parts read at the same time; each is held whole, which bounds the memory.
 _READERS = 4
+#: The last columns of every part, whatever the task.
+_ALWAYS = ("n_tokens", "truncated", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,16 @@ def verify(output: Output) -> Verdict:
     listed = {row["part"]: row for row in read_parts(output, run).to_pylist()}
     problems = [*_coverage(run, plan), *_listing(output, run, plan, listed)]
     rows = 0
+    schemas: dict[pa.Schema, list[str]] = {}
     with ThreadPoolExecutor(_READERS) as pool:
-        for found_rows, said in pool.map(
+        for part, schema, found_rows, said in pool.map(
             lambda shard: _check_part(output, run, shard, listed.get(shard.part)), plan.shards()
         ):
             rows += found_rows
             problems += said
+            if schema is not None:
+                schemas.setdefault(schema, []).append(part)
+    problems += _one_schema(schemas)
     if rows != manifest.rows:
         problems.append(f"the manifest counts {manifest.rows} rows, the parts hold {rows}")
     if len(manifest.precisions) > 1:
@@ -78,7 +84,8 @@ def _coverage(run: Run, plan: Plan) -> Iterator[str]:
         for cut in sorted(cuts[file.uri], key=lambda cut: cut.first_row):
             if cut.first_row != row:
                 what = "missing" if cut.first_row > row else "planned twice"
-                yield f"{redact(file.uri)}: rows {row}-{cut.first_row - 1} are {what}"
+                first, end = sorted((row, cut.first_row))
+                yield f"{redact(file.uri)}: rows {first}-{end - 1} are {what}"
             row = cut.first_row + cut.rows
         if row != file.rows and run.limit is None:
             yield f"{redact(file.uri)}: {row} of {file.rows} rows are planned"
@@ -105,20 +112,46 @@ def _listing(
 
 def _check_part(
     output: Output, run: Run, shard: Shard, row: dict[str, Any] | None
-) -> tuple[int, list[str]]:
-    """The rows a part holds, and what is wrong with it."""
+) -> tuple[str, pa.Schema | None, int, list[str]]:
+    """The part, its columns, the rows it holds, and what is wrong with it."""
     try:
         data = output.directory.read(shard.part)
         info = parse_info(shard.part, data)
         with pa.ipc.open_file(pa.BufferReader(data)) as reader:
             table = reader.read_all()
     except NotFound:
-        return 0, []  # named by the listing
-    except (StorageError, pa.ArrowInvalid, OSError) as error:
-        return 0, [f"{shard.part} cannot be read: {error}"]
+        return shard.part, None, 0, []  # named by the listing
+    except (StorageError, pa.ArrowException, OSError) as error:
+        return shard.part, None, 0, [f"{shard.part} cannot be read: {error}"]
     problems = [*_integrity(data, info, row), *_provenance(run, shard, info)]
-    problems += [*_rows(shard, info, table), *_values(run, table)]
-    return table.num_rows, [f"{shard.part}: {problem}" for problem in problems]
+    if wrong := _columns(run, info.schema):
+        problems.append(wrong)
+    else:
+        problems += [*_rows(shard, info, table), *_values(run, table)]
+    named = [f"{shard.part}: {problem}" for problem in problems]
+    return shard.part, info.schema, table.num_rows, named
+
+
+def _one_schema(schemas: dict[pa.Schema, list[str]]) -> Iterator[str]:
+    """Whether all parts have the same columns: names those that differ from most."""
+    common = max(schemas, key=lambda schema: len(schemas[schema]), default=None)
+    for schema, parts in schemas.items():
+        if schema != common:
+            for part in parts:
+                yield f"{part}: its columns are {_said(schema)}; most parts have {_said(common)}"
+
+
+def _columns(run: Run, schema: pa.Schema) -> str:
+    """What is wrong with the columns of a part: the kept ones first, those of every part last."""
+    kept = run.kept
+    if [*schema][: len(kept)] == [*kept] and schema.names[-len(_ALWAYS) :] == [*_ALWAYS]:
+        return ""
+    there = _said(schema)
+    return f"its columns are {there}; the plan keeps {_said(kept)} and adds {', '.join(_ALWAYS)}"
+
+
+def _said(schema: pa.Schema) -> str:
+    return "(" + ", ".join(f"{field.name} {field.type}" for field in schema) + ")"
 
 
 def _integrity(data: bytes, info: PartInfo, row: dict[str, Any] | None) -> Iterator[str]:
@@ -159,12 +192,9 @@ def _rows(shard: Shard, info: PartInfo, table: pa.Table) -> Iterator[str]:
 
 
 def _values(run: Run, table: pa.Table) -> Iterator[str]:
-    """Kept columns as planned, results null exactly where there is an error, numbers finite."""
-    kept = run.kept
-    if table.column_names[: len(kept)] != kept.names:
-        yield f"its columns are {table.column_names}, the plan keeps {kept.names}"
+    """Results null exactly where there is an error, and every number in them finite."""
     error = table["error"].is_valid()
-    for name in table.column_names[len(kept) : -3]:
+    for name in table.column_names[len(run.kept) : -len(_ALWAYS)]:
         column = table[name]
         if not pc.all(pc.equal(column.is_null(), error)).as_py() and table.num_rows:
             yield f"{name} is not null exactly where there is an error"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -104,3 +106,11 @@ def read_output(bei: Bei, output: object) -> pa.Table:
 def parts(output: Path) -> list[str]:
     """The flat glob over a local output."""
     return sorted(path.name for path in output.glob("*.arrow"))
+
+
+def typed(*words: object) -> Outcome:
+    """`bei-jobs WORDS…` in this process, for fixtures that outlive a test."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    return Outcome(int(ended.value.code or 0), out.getvalue(), err.getvalue())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commandline import TINY, Bei, Outcome, typist
+from commandline import TINY, Bei, Outcome, typed, typist, write_parquet
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,8 +41,25 @@ def bei(capsys: pytest.CaptureFixture[str]) -> Bei:
 def submit(bei: Bei) -> Bei:
     """Type `bei-jobs submit WORDS… --model TINY --device cpu --quiet`."""
 
-    def typed(*words: object) -> Outcome:
+    def submitted(*words: object) -> Outcome:
         model = () if "--model" in words else ("--model", TINY)
         return bei("submit", *words, *model, "--device", "cpu", "--quiet")
 
-    return typed
+    return submitted
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, checkpoint_cache: Path) -> Path:
+    """A finished output of three parts of ten rows, one of them an error; not to be touched."""
+    folder = tmp_path_factory.mktemp("finished")
+    text = ["one", None, *(f"text of number {row}" for row in range(28))]
+    corpus = write_parquet(folder / "corpus.parquet", 30, text=text, lang=["en", "de", "fr"] * 10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BEI_JOBS_STATE_DIR", str(folder / "state"))
+        patch.setenv("BEI_JOBS_CACHE_DIR", str(checkpoint_cache))
+        done = typed(
+            "submit", corpus, "--model", TINY, "--device", "cpu", "--quiet", "--keep", "lang",
+            "--rows-per-shard", 10, "--max-failed-rows", 1,
+        )  # fmt: skip
+    assert done.code == 3, done.err
+    return folder / "corpus.embed"
