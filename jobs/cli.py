@@ -66,24 +66,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = cli.main(words, prog_name="bei-jobs", standalone_mode=False)
     except BeiJobsError as error:
-        code = _say(error.message, error.hint, error.exit_code, as_json="--json" in words)
+        complain(error.message, error.hint)
+        code = _as_json(words, error.message, error.hint, error.exit_code)
     except click.UsageError as error:
         error.show()
-        code = error.exit_code
+        code = _as_json(words, error.format_message(), "", error.exit_code)
     except click.ClickException as error:
-        code = _say(error.format_message(), "", error.exit_code, as_json="--json" in words)
+        complain(error.format_message())
+        code = _as_json(words, error.format_message(), "", error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        code = _say("interrupted", "", 130, as_json=False)
+        complain("interrupted")
+        code = _as_json(words, "interrupted", "", 130)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output went away: nobody is left to tell
         code = 0
     sys.exit(code or 0)
 
 
-def _say(message: str, hint: str, code: int, *, as_json: bool) -> int:
+def complain(message: str, hint: str = "") -> None:
+    """Say on stderr what went wrong, and what to do next."""
     click.echo(f"bei-jobs: {message}", err=True)
     if hint:
         click.echo(f"  → {hint}", err=True)
-    if as_json:
+
+
+def _as_json(words: Sequence[str], message: str, hint: str, code: int) -> int:
+    if "--json" in words:
         click.echo(json.dumps({"error": message, "hint": hint, "exit_code": code}))
     return code

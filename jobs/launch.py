@@ -24,7 +24,7 @@ from pipeline.state import JobState, job_state
 from pipeline.storage import redact
 from workers.local import Here
 from workers.local import run_here as compute_here
-from workers.registry import JobRef, Registry
+from workers.registry import JobRef, Registry, alone
 from workers.settings import Settings
 
 _REASONS_SHOWN = 3
@@ -79,15 +79,22 @@ def run_here(prepared: Prepared, settings: Settings, how: Watch, device: str | N
         show(run, state, as_json=how.as_json)
         return exit_code(state)
     started = time.monotonic()
-    tally = _compute(output, run, plan, settings, how, device)
-    if tally.failures:
-        _fail(output, run, tally.failures)
-    manifest = finalise(output, run, plan, max_failed=run.spec.max_failed_rows)
-    state = job_state(output, run)
-    if manifest is not None:
-        state = _of_this_run(state, tally, time.monotonic() - started)
+    with alone(settings.state_dir, output.uri, _say_waiting):
+        tally = _compute(output, run, plan, settings, how, device)
+        if tally.failures:
+            _fail(output, run, tally.failures)
+        if finalise(output, run, plan, max_failed=run.spec.max_failed_rows) is None:
+            raise JobFailed(
+                f"another run of {redact(output.uri)} took the place of this one",
+                hint=f"`bei-jobs status {redact(output.uri)}` says how it stands",
+            )
+    state = _of_this_run(job_state(output, run), tally, time.monotonic() - started)
     show(run, state, as_json=how.as_json)
     return exit_code(state)
+
+
+def _say_waiting(holder: str) -> None:
+    click.echo(f"waiting for process {holder}, which runs a job on this output", err=True)
 
 
 def _compute(

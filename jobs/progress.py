@@ -27,6 +27,7 @@ class Bar:
     """
 
     def __init__(self, total: int, done: int = 0, *, quiet: bool = False) -> None:
+        tqdm.monitor_interval = 0  # its thread only mends intervals that we do not leave to it
         interactive = sys.stderr.isatty()
         self._bar: Any = tqdm(
             total=total,

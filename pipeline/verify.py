@@ -11,16 +11,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import NotFound, StorageError
+from pipeline.errors import BeiJobsError, NotFound, StorageError
 from pipeline.manifest import newest, read_parts
 from pipeline.output import Output, Run
 from pipeline.plan import Plan
 from pipeline.sink import PartInfo, checksum_holds, parse_info
+from pipeline.source import read
 from pipeline.spec import Shard, schema_hash, shard_id
 from pipeline.storage import redact
 
 #: Parts read at the same time; each is held whole, which bounds the memory.
 _READERS = 4
+#: Ids read at once.
+_ID_ROWS = 16_384
 #: The last columns of every part, whatever the task.
 _ALWAYS = ("n_tokens", "truncated", "error")
 
@@ -128,8 +131,28 @@ def _check_part(
         problems.append(wrong)
     else:
         problems += [*_rows(shard, info, table), *_values(run, table)]
+        problems += _ids(run, shard, table)
     named = [f"{shard.part}: {problem}" for problem in problems]
     return shard.part, info.schema, table.num_rows, named
+
+
+def _ids(run: Run, shard: Shard, table: pa.Table) -> Iterator[str]:
+    """Whether the ids are those of the input rows, in their order.
+
+    Only an input that is still as it was planned can tell; where it changed or is gone, or could
+    only be read from its start again for each shard, nothing is said.
+    """
+    name = run.spec.id_column
+    if name is None or shard.file.compression:
+        return
+    wanted = pa.schema([run.columns.field(name)])
+    try:
+        batches = [batch for _, batch in read(shard.file, [shard.cut], wanted, _ID_ROWS)]
+    except BeiJobsError:
+        return
+    expected = pa.Table.from_batches(batches, wanted)[name]
+    if len(expected) == table.num_rows and expected.to_pylist() != table[name].to_pylist():
+        yield f"its {name} column is not that of rows {shard.first_row} and on of the input"
 
 
 def _one_schema(schemas: dict[pa.Schema, list[str]]) -> Iterator[str]:

@@ -1,19 +1,24 @@
 """The jobs this machine has seen, one small JSON file each: what survives a Redis that forgets.
 
     <state_dir>/jobs/<job>.json    {"job", "output", "n", "created"}
+    <state_dir>/locks/<output>     held while a job runs here in the foreground
 
 Losing them loses no row: a job can always be named by its output.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 from pipeline.output import Run
+from pipeline.spec import digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,43 @@ class JobRef:
     @classmethod
     def of(cls, run: Run) -> JobRef:
         return cls(run.job, run.output, run.n, run.created)
+
+
+@contextmanager
+def alone(state_dir: Path, output: str, on_wait: Callable[[str], None]) -> Iterator[None]:
+    """Hold this machine's right to run jobs on an output in the foreground.
+
+    Running a shard twice is harmless, but two overlapping fires of a schedule would both compute
+    everything. The lock goes with the process, however it ends. A machine that cannot write its
+    state, or has no locks, goes on without.
+
+    Args:
+        state_dir: of this machine.
+        output: URI.
+        on_wait: told the process id of the holder, where there is one.
+    """
+    path = state_dir / "locks" / digest(output)
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.open("a+"))
+            _lock(file, on_wait)
+        except OSError:
+            pass
+        yield
+
+
+def _lock(file: IO[str], on_wait: Callable[[str], None]) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        on_wait(file.read().strip() or "unknown")
+        fcntl.flock(file, fcntl.LOCK_EX)
+    file.seek(0)
+    file.truncate()
+    file.write(str(os.getpid()))
+    file.flush()
 
 
 class Registry:
