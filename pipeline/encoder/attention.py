@@ -76,22 +76,28 @@ class GroupedAttention:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
         """Attend; query [T, H, D], key and value [T, K, D] → [T, H * D]."""
-        out = query.new_empty(query.shape)
+        parts = []
         for run in self._runs:
-            q, k, v, target = (run.split(x) for x in (query, key, value, out))
-            self._attend(q, k, v, window, target)
-        return out.flatten(1)
+            q, k, v = (run.split(x) for x in (query, key, value))
+            out = self._attend(q, k, v, window)  # [n, H, L, D]
+            parts.append(out.transpose(1, 2).reshape(run.stop - run.start, -1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, window: int | None, out: Tensor) -> None:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
         length = q.shape[2]
-        windowed = window is not None and window < length - 1
-        causal = self._config.causal
-        if not windowed and self._bias is None:
-            out.copy_(self._sdpa(q, k, v, None, causal))
-            return
-        for rows, columns in self._blocks(length, window if windowed else None):
-            mask = self._mask(rows, columns, window if windowed else None, q)
-            out[:, :, rows] = self._sdpa(q[:, :, rows], k[:, :, columns], v[:, :, columns], mask)
+        reach = window if window is not None and window < length - 1 else None
+        if reach is None and self._bias is None:
+            return self._sdpa(q, k, v, None, self._config.causal)
+        blocks = [
+            self._sdpa(
+                q[:, :, rows],
+                k[:, :, columns],
+                v[:, :, columns],
+                self._mask(rows, columns, reach, q),
+            )
+            for rows, columns in self._blocks(length, reach)
+        ]
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
 
     def _sdpa(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool = False
@@ -116,25 +122,18 @@ class GroupedAttention:
             yield slice(start, stop), slice(max(0, start - reach), last)
 
     def _mask(self, rows: slice, columns: slice, window: int | None, like: Tensor) -> Tensor:
-        """What is added to the logits, [1 or H, rows, columns] in the dtype of `like`."""
-        bias = None if self._bias is None else self._bias.block(rows, columns)
-        if window is None and not self._config.causal:
-            if bias is None:
-                raise RuntimeError("a mask was asked for where none is needed")
-            return bias.to(like.dtype)
+        """What is added to the logits, [1, 1 or H, rows, columns] in the dtype of `like`."""
+        shape = (1, rows.stop - rows.start, columns.stop - columns.start)
+        base = like.new_zeros(shape)
+        if self._bias is not None:
+            base = self._bias.block(rows, columns).to(like.dtype)
         queries = torch.arange(rows.start, rows.stop, device=like.device)[:, None]
         keys = torch.arange(columns.start, columns.stop, device=like.device)[None, :]
-        hidden = torch.zeros(1, device=like.device, dtype=torch.bool)
         if window is not None:
-            hidden = hidden | ((queries - keys).abs() > window)
+            base = base.masked_fill((queries - keys).abs() > window, -math.inf)
         if self._config.causal:
-            hidden = hidden | (keys > queries)
-        base = like.new_zeros(hidden.shape) if bias is None else bias.to(like.dtype)
-        return (
-            base.masked_fill(hidden, -math.inf)[None]
-            if bias is None
-            else base.masked_fill(hidden, -math.inf)
-        )
+            base = base.masked_fill(keys > queries, -math.inf)
+        return base[None]  # four axes: the CPU kernel takes no three
 
 
 class PositionBias:
