@@ -1,0 +1,234 @@
+"""Jobs that finish unaided whatever happens to workers, messages and Redis."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from base64 import b64decode
+from pathlib import Path
+
+import psutil
+import pytest
+from commandline import Bei, parts, write_parquet
+from fixtures_redis import RedisServer
+from fleet import Fleet, until
+
+from pipeline.output import find_run
+from workers.app import make_app, send
+from workers.messages import MESSAGE_VERSION, QUEUE, RUN_SHARD, queue_of
+
+pytestmark = pytest.mark.integration
+
+#: Takes the tiny model a second or two: time to act in the middle of it.
+SLOW_SHARD = 2000
+QUICK_SHARD = 50
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Path:
+    """Four shards that each take a while."""
+    return write_parquet(tmp_path / "slow.parquet", 4 * SLOW_SHARD, row_group=SLOW_SHARD)
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Path:
+    """Twelve shards that take no time."""
+    return write_parquet(tmp_path / "quick.parquet", 12 * QUICK_SHARD, row_group=QUICK_SHARD)
+
+
+def submit_slow(fleet: Fleet, slow: Path, output: Path) -> str:
+    return fleet.submit(slow, "--output", output, "--rows-per-shard", SLOW_SHARD)
+
+
+def submit_quick(fleet: Fleet, quick: Path, output: Path) -> str:
+    return fleet.submit(quick, "--output", output, "--rows-per-shard", QUICK_SHARD)
+
+
+def test_jobs_finish_after_a_worker_was_killed_and_redis_forgot_everything(
+    fleet: Fleet, slow: Path, quick: Path, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    doomed = fleet.start()
+    job = submit_slow(fleet, slow, first)
+    until(lambda: fleet.leases(job), "a span under way")
+    doomed.kill()
+    assert len(parts(first)) < 4  # it died in the middle of the job
+    survivor = fleet.start()
+    submit_quick(fleet, quick, second)
+    until(lambda: survivor.remembers() == 2, "the survivor to know both jobs")
+    until(lambda: fleet.leases(job), "a span under way again")
+    assert fleet.redis.llen(QUEUE) > 0
+    fleet.redis.flushall()
+    fleet.finish(first)
+    fleet.finish(second)
+    fleet.check(first, 4 * SLOW_SHARD)
+    fleet.check(second, 12 * QUICK_SHARD)
+
+
+def test_a_worker_told_to_stop_gives_its_span_back_and_another_goes_on(
+    fleet: Fleet, slow: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    first = fleet.start()
+    job = submit_slow(fleet, slow, output)
+    until(lambda: fleet.leases(job), "a span under way")
+    assert first.terminate() == 0
+    assert fleet.leases(job) == []
+    waiting = [json.loads(text) for text in fleet.redis.lrange(QUEUE, 0, -1)]
+    assert sum(message["headers"].get("redelivered", False) for message in waiting) == 1
+    assert len(waiting) + len(parts(output)) == 4
+    assert set(fleet.redis.hvals(f"bei:job:{job}:crashes")) <= {b"0"}  # stopping is no crash
+    fleet.start()
+    fleet.finish(output)
+    fleet.check(output, 4 * SLOW_SHARD)
+
+
+def test_a_second_signal_does_not_wait_for_the_batch(
+    fleet: Fleet, slow: Path, tmp_path: Path
+) -> None:
+    worker = fleet.start()
+    job = submit_slow(fleet, slow, tmp_path / "out")
+    until(lambda: fleet.leases(job), "a span under way")
+    child = worker.child()
+    child.suspend()  # a batch that never ends
+    worker.process.send_signal(signal.SIGTERM)
+    until(lambda: "stopping after this batch" in worker.log)
+    assert worker.terminate() == 1
+    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_a_consumer_whose_parent_was_killed_stops_by_itself(
+    fleet: Fleet, slow: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    worker = fleet.start()
+    job = submit_slow(fleet, slow, output)
+    until(lambda: fleet.leases(job), "a span under way")
+    consumer = worker.consumer
+    worker.process.kill()
+    worker.process.wait()
+    until(lambda: not consumer.is_running(), "the consumer to stop")
+    assert len(parts(output)) < 4
+    assert fleet.redis.llen(QUEUE) + len(parts(output)) == 4
+
+
+def test_a_shard_that_kills_its_process_fails_alone(fleet: Fleet, tmp_path: Path) -> None:
+    output, rows, poisoned = tmp_path / "out", 600, 2
+    corpus = write_parquet(tmp_path / "corpus.parquet", 5 * rows, row_group=rows)
+    worker = fleet.start()
+    job = fleet.submit(corpus, "--output", output, "--rows-per-shard", rows)
+    over = threading.Event()
+    killer = threading.Thread(target=kill_whoever_runs, args=(fleet, job, poisoned, over))
+    killer.start()
+    try:
+        failed = until(lambda: verdict(output), "the job to fail")
+    finally:
+        over.set()
+        killer.join()
+    assert "1 of 5 shards failed" in failed["reason"], fleet.logs()
+    assert "rows 1200-1799" in failed["reason"]
+    assert "died 4 times" in failed["reason"]
+    assert len(parts(output)) == 4
+    assert worker.process.poll() is None
+    assert fleet.bei("retry", output, "--broker", fleet.url).code == 0
+    fleet.finish(output)
+    fleet.check(output, 5 * rows)
+
+
+def kill_whoever_runs(fleet: Fleet, job: str, shard: int, over: threading.Event) -> None:
+    """SIGKILL, again and again, to the process that holds a lease on `shard`."""
+    client = fleet.redis
+    while not over.wait(0.002):
+        owner = client.get(f"bei:job:{job}:lease:{shard}+1")
+        if owner:
+            try:
+                psutil.Process(int(owner.decode().split(":")[1])).kill()
+            except psutil.NoSuchProcess:
+                continue
+
+
+def verdict(output: Path) -> dict[str, str] | None:
+    found, run = find_run(str(output))
+    return found.failed(run)
+
+
+def test_a_cancelled_job_stops_in_the_middle_of_a_span(
+    fleet: Fleet, slow: Path, quick: Path, tmp_path: Path
+) -> None:
+    worker = fleet.start()
+    job = submit_slow(fleet, slow, tmp_path / "out")
+    until(lambda: fleet.leases(job), "a span under way")
+    assert fleet.bei("cancel", job, "--broker", fleet.url).code == 0
+    until(lambda: not fleet.leases(job), "the span to stop")
+    left = parts(tmp_path / "out")
+    assert len(left) < 4
+    # The messages that waited come to nothing, and the worker goes on with other jobs.
+    submit_quick(fleet, quick, tmp_path / "next")
+    fleet.finish(tmp_path / "next")
+    assert parts(tmp_path / "out") == left
+    until(lambda: worker.remembers() == 0, "the worker to forget both jobs")
+
+
+def test_bytes_that_are_no_message_do_not_end_a_worker(
+    fleet: Fleet, quick: Path, tmp_path: Path
+) -> None:
+    worker = fleet.start()
+    worker.child()
+    for rubbish in (b"\xff\xfe not JSON", b"{}", b"[1, 2]", b'"text"', b"null"):
+        fleet.redis.lpush(QUEUE, rubbish)
+        until(lambda: not fleet.redis.llen(QUEUE), "the rubbish to be taken")
+    submit_quick(fleet, quick, tmp_path / "out")
+    fleet.finish(tmp_path / "out")
+    fleet.check(tmp_path / "out", 12 * QUICK_SHARD)
+    assert worker.process.poll() is None
+
+
+def test_a_message_of_a_newer_version_is_kept_for_newer_workers(
+    fleet: Fleet, quick: Path, tmp_path: Path
+) -> None:
+    newer = {"v": MESSAGE_VERSION + 1, "shape": ["of", "things", "to", "come"]}
+    send(make_app(fleet.url), RUN_SHARD, [newer])
+    worker = fleet.start()
+    waiting = queue_of(MESSAGE_VERSION + 1)
+    until(lambda: fleet.redis.llen(waiting), "the message in the newer queue")
+    # The worker takes it out of its own queue once, and goes on with what it understands.
+    submit_quick(fleet, quick, tmp_path / "out")
+    fleet.finish(tmp_path / "out")
+    (kept,) = fleet.redis.lrange(waiting, 0, -1)
+    _, kwargs, _ = json.loads(b64decode(json.loads(kept)["body"]))
+    assert kwargs == newer
+    assert "upgrade this worker" in worker.log
+
+
+def test_a_job_finishes_across_a_restart_of_a_redis_that_keeps_nothing(
+    fleet: Fleet, server: RedisServer, slow: Path, tmp_path: Path
+) -> None:
+    worker = fleet.start()
+    job = submit_slow(fleet, slow, tmp_path / "out")
+    until(lambda: fleet.leases(job) and worker.remembers(), "a span under way")
+    server.kill()
+    until(lambda: "out of reach" in worker.log, "the worker to notice")
+    server.start()
+    fleet.finish(tmp_path / "out")
+    fleet.check(tmp_path / "out", 4 * SLOW_SHARD)
+    assert "is back" in worker.log
+
+
+def test_two_workers_share_an_output(fleet: Fleet, slow: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    workers = [fleet.start(), fleet.start()]
+    job = submit_slow(fleet, slow, output)
+    until(lambda: len(fleet.leases(job)) == 2, "both at work")
+    fleet.finish(output)
+    fleet.check(output, 4 * SLOW_SHARD)
+    committed = [worker.log.count("DEBUG job") for worker in workers]
+    assert sum(committed) == 4
+    assert all(committed)
+
+
+def test_a_worker_refuses_to_start_without_its_broker(bei: Bei) -> None:
+    done = bei("worker", "--broker", "redis://:secret@127.0.0.1:1/0", "--device", "cpu")
+    assert done.code == 1
+    assert "redis://127.0.0.1:1/0 is out of reach" in done.err
+    assert "secret" not in done.err
