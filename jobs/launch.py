@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from types import FrameType
 
 import click
 
+from jobs.cli import complain
 from jobs.devices import devices
 from jobs.prepare import Prepared
 from jobs.progress import Bar
 from jobs.summary import exit_code, show
-from pipeline.errors import Interrupted, JobFailed, UsageError
+from pipeline.errors import BeiJobsError, Interrupted, JobFailed, StorageError, UsageError
 from pipeline.manifest import finalise
 from pipeline.output import Output, Run
 from pipeline.plan import Plan
@@ -28,6 +30,8 @@ from workers.registry import JobRef, Registry, alone
 from workers.settings import Settings
 
 _REASONS_SHOWN = 3
+#: Between two looks whether the run is still wanted.
+_LOOK_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +47,27 @@ class _Tally:
     """What came of the shards that this invocation took on."""
 
     reused_rows: int
-    reused_shards: int
+    ended: int  # shards, those found committed among them
     computed: int = 0
-    shards: int = 0
     tokens: int = 0
     truncated: int = 0
     failed_rows: int = 0
-    failures: list[ShardResult] | None = None
+    failures: list[ShardResult] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, output: Output, plan: Plan) -> _Tally:
+        missing = set(plan.missing(output.committed()))
+        rows = plan.table["rows"].to_pylist()
+        return cls(
+            reused_rows=sum(n for i, n in enumerate(rows) if i not in missing),
+            ended=len(plan) - len(missing),
+        )
 
     def add(self, result: ShardResult) -> None:
+        self.ended += 1
         if result.error:
-            self.failures = [*(self.failures or []), result]
+            self.failures.append(result)
             return
-        self.shards += 1
         self.computed += result.rows if result.computed else 0
         self.reused_rows += 0 if result.computed else result.rows
         self.tokens += result.tokens
@@ -70,7 +82,7 @@ def run_here(prepared: Prepared, settings: Settings, how: Watch, device: str | N
         Interrupted: Ctrl-C; the same command goes on.
         JobFailed: shards failed, or too many rows.
     """
-    output, run, plan = prepared.output, prepared.run, prepared.plan
+    output, run = prepared.output, prepared.run
     Registry(settings.state_dir).add(JobRef.of(run))
     if prepared.finished:
         state = _nothing_to_do(job_state(output, run))
@@ -78,43 +90,97 @@ def run_here(prepared: Prepared, settings: Settings, how: Watch, device: str | N
             click.echo("nothing to do: every row of these inputs is there", err=True)
         show(run, state, as_json=how.as_json)
         return exit_code(state)
-    started = time.monotonic()
     with alone(settings.state_dir, output.uri, _say_waiting):
-        tally = _compute(output, run, plan, settings, how, device)
-        if tally.failures:
-            _fail(output, run, tally.failures)
-        if finalise(output, run, plan, max_failed=run.spec.max_failed_rows) is None:
-            raise JobFailed(
-                f"another run of {redact(output.uri)} took the place of this one",
-                hint=f"`bei-jobs status {redact(output.uri)}` says how it stands",
-            )
+        return _run_and_tell(prepared, settings, how, device)
+
+
+def _run_and_tell(prepared: Prepared, settings: Settings, how: Watch, device: str | None) -> int:
+    output, run = prepared.output, prepared.run
+    started = time.monotonic()
+    tally = _Tally.of(output, prepared.plan)
+    stopped: BeiJobsError | None = None
+    try:
+        _carry_out(prepared, settings, how, device, tally)
+    except (Interrupted, JobFailed) as error:
+        if not how.as_json:
+            raise
+        complain(error.message, error.hint)
+        stopped = error
     state = _of_this_run(job_state(output, run), tally, time.monotonic() - started)
     show(run, state, as_json=how.as_json)
-    return exit_code(state)
+    return stopped.exit_code if stopped else exit_code(state)
 
 
-def _say_waiting(holder: str) -> None:
-    click.echo(f"waiting for process {holder}, which runs a job on this output", err=True)
+def _carry_out(
+    prepared: Prepared, settings: Settings, how: Watch, device: str | None, tally: _Tally
+) -> None:
+    output, run, plan = prepared.output, prepared.run, prepared.plan
+    with _stoppable() as stop, Bar(plan.rows, tally.reused_rows, quiet=how.quiet) as bar:
+        with _watching(output, run) as ended:
+            here = Here(
+                devices(device),
+                settings.cache_dir,
+                lambda: stop.is_set() or ended.is_set(),
+                bar.add,
+            )
+            for result in compute_here(output, run, plan, here):
+                tally.add(result)
+        _check_ended(prepared, tally, interrupted=stop.is_set())
+    finalise(output, run, plan, max_failed=run.spec.max_failed_rows)
 
 
-def _compute(
-    output: Output, run: Run, plan: Plan, settings: Settings, how: Watch, device: str | None
-) -> _Tally:
-    missing = set(plan.missing(output.committed()))
-    rows = plan.table["rows"].to_pylist()
-    reused = sum(n for i, n in enumerate(rows) if i not in missing)
-    tally = _Tally(reused, len(plan) - len(missing))
-    with _stoppable() as stop, Bar(plan.rows, reused, quiet=how.quiet) as bar:
-        here = Here(devices(device), settings.cache_dir, stop.is_set, bar.add)
-        for result in compute_here(output, run, plan, here):
-            tally.add(result)
-    if stop.is_set():
+def _check_ended(prepared: Prepared, tally: _Tally, *, interrupted: bool) -> None:
+    """Finish no run that was stopped, failed, cancelled or replaced by a higher one.
+
+    Raises:
+        Interrupted, JobFailed: says which.
+    """
+    output, run, plan = prepared.output, prepared.run, prepared.plan
+    if interrupted and tally.ended < len(plan):
         raise Interrupted(
             f"stopped: {tally.reused_rows + tally.computed:,} of {plan.rows:,} rows are committed "
             f"in {redact(output.uri)}",
             hint="run the same command again to go on where it was",
         )
-    return tally
+    if n := output.superseded(run):
+        raise JobFailed(
+            f"run {n} of {redact(output.uri)} took the place of this one, run {run.n}",
+            hint=f"`bei-jobs status {redact(output.uri)}` says how it stands",
+        )
+    if output.cancelled(run):
+        raise JobFailed(
+            f"the job {run.job} was cancelled",
+            hint="what is committed stays; the same command goes on where it was",
+        )
+    if tally.failures:
+        _fail(output, run, tally.failures)
+
+
+@contextmanager
+def _watching(output: Output, run: Run) -> Iterator[threading.Event]:
+    """Look now and then whether the run is still wanted; the event is set when it is not.
+
+    In a thread, so that a slow store never holds the device up.
+    """
+    ended, over = threading.Event(), threading.Event()
+
+    def look() -> None:
+        while not (ended.is_set() or over.wait(_LOOK_SECONDS)):
+            with suppress(StorageError):  # asked again next time
+                if output.cancelled(run) or output.superseded(run):
+                    ended.set()
+
+    thread = threading.Thread(target=look, name="watch", daemon=True)
+    thread.start()
+    try:
+        yield ended
+    finally:
+        over.set()
+        thread.join()
+
+
+def _say_waiting(holder: str) -> None:
+    click.echo(f"waiting for process {holder}, which runs a job on this output", err=True)
 
 
 def _nothing_to_do(state: JobState) -> JobState:
@@ -122,9 +188,18 @@ def _nothing_to_do(state: JobState) -> JobState:
 
 
 def _of_this_run(state: JobState, tally: _Tally, seconds: float) -> JobState:
-    """The totals of the run, with what this invocation computed told from what it found."""
+    """The totals of the run, with what this invocation computed told from what it found.
+
+    A run without a manifest has no totals of its own: it shows what this invocation counted.
+    """
     return replace(
-        state, computed=tally.computed, reused=state.rows_done - tally.computed, seconds=seconds
+        state,
+        computed=tally.computed,
+        reused=state.rows_done - tally.computed,
+        failed_rows=max(state.failed_rows, tally.failed_rows),
+        tokens=max(state.tokens, tally.tokens),
+        truncated=max(state.truncated, tally.truncated),
+        seconds=seconds,
     )
 
 

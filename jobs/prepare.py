@@ -99,6 +99,7 @@ def prepare(request: Request, settings: Settings) -> Prepared:
     model = os.path.abspath(request.model) if os.path.isdir(request.model) else request.model
     checkpoint = resolve(model, request.revision, cache_dir=settings.cache_dir)
     facts = describe(checkpoint, request.task)
+    _check_dimensions(request, facts)
     previous = _Previous.of(output, last)
     planned = plan_inputs(
         inputs,
@@ -270,6 +271,24 @@ def _max_length(request: Request, facts: dict[str, Any]) -> int:
             hint=f"give at most {positions}",
         )
     return request.max_length
+
+
+def _check_dimensions(request: Request, facts: dict[str, Any]) -> None:
+    """Refuse what no vector of the model can become, before the output is claimed for it."""
+    size: int | None = facts.get("dimensions")
+    if size is None:
+        return
+    if request.dimensions is not None and request.dimensions > size:
+        raise UsageError(
+            f"--dimensions {request.dimensions} is more than the {size} of {request.model}",
+            hint=f"give at most {size}",
+        )
+    width = request.dimensions or size
+    if request.output_dtype == "binary" and width % 8:
+        raise UsageError(
+            f"--output-dtype binary packs 8 dimensions a byte, and {width} is no multiple of 8",
+            hint="choose --dimensions as a multiple of 8",
+        )
 
 
 def _plan(request: Request, spec: JobSpec, planned: PlannedInputs, previous: _Previous) -> Plan:

@@ -52,9 +52,13 @@ def job_state(output: Output, run: Run) -> JobState:
     reused = sum(
         n for n, here, part in zip(rows, have, parts, strict=True) if here and part in known
     )
-    verdict = output.failed(run)
+    state, reason, hint = _verdict(output, run) or (
+        "running" if done > reused else "queued",
+        "",
+        "",
+    )
     return JobState(
-        state=_state(output, run, verdict is not None, done > reused),
+        state=state,
         shards=len(plan),
         shards_done=sum(have),
         shards_failed=len(failures),
@@ -62,17 +66,18 @@ def job_state(output: Output, run: Run) -> JobState:
         rows_done=done,
         computed=done - reused,
         reused=reused,
-        reason=(verdict or {}).get("reason", ""),
-        hint=(verdict or {}).get("hint", ""),
+        reason=reason,
+        hint=hint,
     )
 
 
-def _state(output: Output, run: Run, failed: bool, started: bool) -> str:
-    if output.cancelled(run):
-        return "cancelled"
-    if failed:
-        return "failed"
-    return "running" if started else "queued"
+def _verdict(output: Output, run: Run) -> tuple[str, str, str] | None:
+    """State, reason and hint of a run that ended unfinished."""
+    if failed := output.failed(run):
+        return "failed", failed["reason"], failed["hint"]
+    if n := output.superseded(run):
+        return "cancelled", f"run {n} of this output took its place", ""
+    return ("cancelled", "", "") if output.cancelled(run) else None
 
 
 def _finished(run: Run, manifest: Manifest) -> JobState:

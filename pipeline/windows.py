@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline import source
-from pipeline.errors import BeiJobsError, InputChanged
+from pipeline.errors import BeiJobsError, InputChanged, StorageError
 from pipeline.output import Run
 from pipeline.spec import Shard
+from pipeline.storage import file_info
 from pipeline.tasks import Task
 from pipeline.tokens import Tokens
 
@@ -96,21 +97,44 @@ def _read(run: Run, shards: Sequence[Shard]) -> Iterator[Slice]:
     """
     left = [shard.rows for shard in shards]
     held: Slice | None = None
-    for index, batch in source.read(
-        shards[0].file, [shard.cut for shard in shards], run.columns, READ_ROWS
-    ):
-        if held is not None:
+    try:
+        for index, batch in source.read(
+            shards[0].file, [shard.cut for shard in shards], run.columns, READ_ROWS
+        ):
+            if held is not None:
+                _check_whole(held, shards[index])
+                yield held
+            left[index] -= batch.num_rows
+            held = Slice(shards[index], batch, last=left[index] == 0)
+        for shard, missing in zip(shards, left, strict=True):
+            if missing:
+                raise _too_short(shard)
+    except BeiJobsError:
+        # What cannot be read is the next shard's: this one is whole, if it is what was planned.
+        if held is not None and held.last and left[-1] and _unchanged(held.shard):
             yield held
-        left[index] -= batch.num_rows
-        held = Slice(shards[index], batch, last=left[index] == 0)
-    for shard, missing in zip(shards, left, strict=True):
-        if missing:
-            raise InputChanged(
-                f"{shard} holds {missing} rows fewer than when it was planned",
-                hint="submit again: the file's new version is then planned",
-            )
+        raise
     if held is not None:
         yield held
+
+
+def _check_whole(held: Slice, following: Shard) -> None:
+    if not held.last and held.shard is not following:
+        raise _too_short(held.shard)
+
+
+def _too_short(shard: Shard) -> InputChanged:
+    return InputChanged(
+        f"{shard} holds fewer rows than when it was planned",
+        hint="submit again: the file's new version is then planned",
+    )
+
+
+def _unchanged(shard: Shard) -> bool:
+    try:
+        return file_info(shard.file.uri).version == shard.file.version
+    except StorageError:
+        return False
 
 
 def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
