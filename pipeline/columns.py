@@ -186,14 +186,11 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def is_texts(kind: pa.DataType) -> bool:
-    """Lists of strings of any layout; also a column of nothing but nulls."""
-    kinds = (
-        pa.types.is_list,
-        pa.types.is_large_list,
-        pa.types.is_fixed_size_list,
-        pa.types.is_list_view,
-        pa.types.is_large_list_view,
-    )
+    """Lists of strings; also a column of nothing but nulls.
+
+    Not list views, which pyarrow 26 casts to lists with wrong offsets.
+    """
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     if any(is_kind(kind) for is_kind in kinds):
         return is_text(kind.value_type)
     return bool(pa.types.is_null(kind))

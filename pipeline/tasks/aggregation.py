@@ -155,14 +155,15 @@ class WordRule:
             spans: [N, 2], characters of the row's text.
         """
         if self._sizes is not None:
-            inside = self._sizes[ids] != spans[:, 1] - spans[:, 0]
+            inside: BoolArray = self._sizes[ids] != spans[:, 1] - spans[:, 0]
         else:
             inside = np.zeros(len(rows), dtype=np.bool_)
             firsts = np.unique(rows, return_index=True)[1]
             for first, last in zip(firsts, [*firsts[1:], len(rows)], strict=True):
                 text = texts[int(rows[first])] or ""
                 inside[first:last] = _no_space_at(text, spans[first:last, 0])
-        return inside & (ids != self.unknown)
+        inside[ids == self.unknown] = False
+        return inside
 
 
 def _no_space_at(text: str, starts: Int32Array) -> BoolArray:
@@ -171,5 +172,6 @@ def _no_space_at(text: str, starts: Int32Array) -> BoolArray:
     # One more at either end: before the text, and after it, there is no space.
     space = np.zeros(len(characters) + 2, dtype=np.bool_)
     space[1:-1] = characters == ord(" ")
-    apart: BoolArray = space[starts] | space[starts + 1] | (starts == 0)
-    return ~apart
+    inside: BoolArray = ~(space[starts] | space[starts + 1])
+    inside[starts == 0] = False
+    return inside

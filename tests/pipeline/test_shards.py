@@ -194,6 +194,49 @@ class TestPlan:
         put(str(tmp_path), "d.parquet", parquet(text=texts.dictionary_encode()))
         assert plan(str(tmp_path)).schema.field("text").type == pa.large_string()
 
+    def test_lists_of_texts_of_every_kind_go_together(self, tmp_path: Path) -> None:
+        texts = pa.array([["a", None], ["b", "c"]], pa.list_(pa.string()))
+        for i, kind in enumerate(
+            [
+                texts.type,
+                pa.large_list(pa.large_string()),
+                pa.list_(pa.string_view()),
+                pa.list_(pa.string(), 2),
+                pa.null(),
+            ]
+        ):
+            lists = pa.nulls(2) if kind == pa.null() else texts.cast(kind)
+            put(str(tmp_path), f"{i}.parquet", parquet(docs=lists))
+        put(str(tmp_path), "e.jsonl", b'{"id": 1, "text": "t", "docs": ["a", null]}\n')
+        planned = plan(str(tmp_path), list_columns=("docs",))
+        assert planned.schema.field("docs").type == pa.list_(pa.large_string())
+
+    def test_a_list_of_texts_keeps_its_type_where_it_is_kept(self, tmp_path: Path) -> None:
+        docs = pa.array([["a"], []], pa.large_list(pa.string()))
+        uri = put(str(tmp_path), "a.parquet", parquet(docs=docs))
+        planned = plan(uri, list_columns=("docs",), columns=("docs",))
+        assert planned.schema.field("docs").type == docs.type
+
+    @pytest.mark.parametrize(
+        "docs",
+        [
+            pa.array(["a", "b"]),
+            pa.array([[1], [2]]),
+            pa.array([["a"], ["b"]], pa.list_view(pa.string())),
+        ],
+        ids=lambda docs: str(docs.type),
+    )
+    def test_a_list_column_of_another_type_is_refused(self, tmp_path: Path, docs: pa.Array) -> None:
+        uri = str(tmp_path / "a.arrow")
+        with (
+            pa.OSFile(uri, "wb") as file,
+            pa.ipc.new_file(file, pa.schema([("docs", docs.type)])) as out,
+        ):
+            out.write(pa.record_batch({"docs": docs}))
+        with pytest.raises(InputError, match="a list of texts is expected") as caught:
+            plan(uri, text_columns=(), list_columns=("docs",))
+        assert "--document-column" in caught.value.hint
+
     def test_a_missing_column_names_the_ones_there_are(self, tmp_path: Path) -> None:
         uri = put(str(tmp_path), "a.parquet", parquet())
         with pytest.raises(InputError, match=r"a\.parquet has no column 'body'; it has id, text"):

@@ -1,0 +1,159 @@
+"""Entities and tokens with their places in the text, however long and however written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from task_rows import LABELS, TOKENIZERS, finish, table
+
+from pipeline.tasks import Task
+from pipeline.tokens import Tokens
+
+Make = Callable[..., Task]
+O, B_PER, I_PER = 0, 1, 2  # noqa: E741
+PER = (B_PER, I_PER)
+CERTAIN = 9.0
+
+
+def certain(tokens: Tokens, labels: Any) -> Any:
+    """Logits that leave no doubt about a label a token."""
+    logits = np.zeros((len(tokens.ids), len(LABELS)), dtype=np.float32)
+    logits[np.arange(len(tokens.ids)), labels] = CERTAIN
+    return logits
+
+
+def all_person(make: Make, text: str | None, name: str = "ner_bert", **options: Any) -> Any:
+    """What comes of a text all of whose tokens are inside a person."""
+    task = make("tag", name, **options)
+    rows = table(text=[text])
+    tokens = task.tokenize(rows)
+    (found,) = finish(task, rows, tokens, certain(tokens, I_PER))
+    return found["tokens" if options.get("aggregation") == "none" else "entities"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Ada",
+        "\U0001f600 Ada \U0001f600",
+        "e\u0301clair cafe\u0301",
+        "日本語 テキスト",
+        "\u200bzero\u200bwidth",
+        "ﬁne ﬂag",
+        "İstanbul",
+        "tab\tand\nline",
+    ],
+)
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_places_count_code_points_of_the_text_as_it_came(make: Make, name: str, text: str) -> None:
+    for strategy in ("simple", "first"):
+        for entity in all_person(make, text, name, aggregation=strategy):
+            assert entity["text"] == text[entity["start"] : entity["end"]]
+            assert 0 <= entity["start"] <= entity["end"] <= len(text)
+    tokens = all_person(make, text, name, aggregation="none")
+    assert [t["start"] for t in tokens] == sorted(t["start"] for t in tokens)
+
+
+def test_an_emoji_before_a_name_moves_it_by_one(make: Make) -> None:
+    rows = table(text=["\U0001f600 ada"])
+    task = make("tag")
+    tokens = task.tokenize(rows)
+    assert tokens.spans is not None
+    labels = np.where(tokens.spans[:, 0] >= 2, I_PER, O)
+    (found,) = finish(task, rows, tokens, certain(tokens, labels))
+    (entity,) = found["entities"]
+    assert (entity["start"], entity["end"], entity["text"]) == (2, 5, "ada")
+
+
+def test_unknown_words_have_places_and_their_own_text_as_token(make: Make) -> None:
+    text = "☃ ☄"
+    tokens = all_person(make, text, aggregation="none")
+    assert [(t["token"], t["start"], t["end"]) for t in tokens] == [("☃", 0, 1), ("☄", 2, 3)]
+    (entity,) = all_person(make, text, aggregation="average")
+    assert (entity["text"], entity["start"], entity["end"]) == (text, 0, 3)
+
+
+@pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max"])
+def test_an_empty_text_has_no_entity_and_no_error(make: Make, strategy: str) -> None:
+    assert all_person(make, "", aggregation=strategy) == []
+
+
+def test_a_null_text_is_an_error_and_null(make: Make) -> None:
+    task = make("tag")
+    rows = table(text=[None, "ada"])
+    tokens = task.tokenize(rows)
+    assert tokens.errors == {0: "the text is null"}
+    found = finish(task, rows, tokens, certain(tokens, I_PER))
+    assert found[0] == {"entities": None}
+    assert len(found[1]["entities"]) == 1
+
+
+def test_the_label_o_and_special_tokens_are_left_out(make: Make) -> None:
+    task = make("tag", aggregation="none")
+    rows = table(text=["ada b"])
+    tokens = task.tokenize(rows)
+    labels = [O] * len(tokens.ids)
+    labels[0] = labels[-1] = labels[-2] = I_PER
+    (found,) = finish(task, rows, tokens, certain(tokens, labels))
+    assert [t["token"] for t in found["tokens"]] == ["b"]
+
+
+def test_entities_of_neighbouring_rows_stay_apart(make: Make) -> None:
+    task = make("tag", aggregation="first")
+    rows = table(text=["ada", "##ada", "b"])
+    tokens = task.tokenize(rows)
+    found = finish(task, rows, tokens, certain(tokens, I_PER))
+    assert [[e["text"] for e in row["entities"]] for row in found] == [["ada"], ["##ada"], ["b"]]
+
+
+def test_a_failed_row_is_null_and_its_neighbours_keep_their_entities(make: Make) -> None:
+    task = make("tag")
+    rows = table(text=["ada", "bob", "cy"])
+    tokens = task.tokenize(rows)
+    logits = certain(tokens, I_PER)
+    logits[tokens.token_rows == 1] = np.nan
+    found = finish(task, rows, tokens, logits, failed=(1,))
+    assert [row["entities"] and row["entities"][0]["text"] for row in found] == ["ada", None, "cy"]
+
+
+def test_raw_scores_of_tokens_are_logits(make: Make) -> None:
+    assert all_person(make, "a", aggregation="none", raw_scores=True)[0]["score"] == CERTAIN
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_one_entity_over_a_text_of_many_windows_is_one_entity(make: Make, name: str) -> None:
+    text = "one two three four five six seven eight nine ten " * 20 + "end"
+    (entity,) = all_person(make, text, name, max_length=16)
+    assert (entity["start"], entity["end"]) == (0, len(text))
+
+
+@pytest.mark.parametrize("strategy", ["simple", "first", "average", "max"])
+def test_a_long_text_has_the_entities_that_one_long_window_would_have(
+    make: Make, strategy: str
+) -> None:
+    """With logits that depend on the place alone, windows must not show."""
+    rows = table(text=["short", "some words of a long text, none the same as " * 9, "tail"])
+    level = np.random.default_rng(0).integers(0, 4, (500, len(LABELS)))
+    results = []
+    for limit in (500, 16, 33):
+        task = make("tag", aggregation=strategy, max_length=limit)
+        tokens = task.tokenize(rows)
+        assert tokens.spans is not None
+        results.append(finish(task, rows, tokens, level[tokens.spans[:, 0]]))
+    assert len(results[0][1]["entities"]) > 20
+    assert results[0] == results[1] == results[2]
+
+
+def test_nothing_after_the_limit_is_lost(make: Make) -> None:
+    text = "filler " * 700 + "ada"
+    rows = table(text=[text])
+    task = make("tag", max_length=512)
+    tokens = task.tokenize(rows)
+    assert tokens.spans is not None
+    labels = np.where(tokens.spans[:, 0] >= len(text) - 3, I_PER, O)
+    (found,) = finish(task, rows, tokens, certain(tokens, labels))
+    assert [e["text"] for e in found["entities"]] == ["ada"]
+    assert not tokens.truncated.any()
