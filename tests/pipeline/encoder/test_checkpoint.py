@@ -15,8 +15,9 @@ import fsspec
 import pytest
 
 from pipeline.encoder import sources
+from pipeline.encoder.archive import unpack
 from pipeline.encoder.checkpoint import Checkpoint, resolve, sha256_of
-from pipeline.encoder.sources import DEFAULT_MODEL, DEFAULT_SHA256, unpack
+from pipeline.encoder.sources import DEFAULT_MODEL, DEFAULT_SHA256
 from pipeline.errors import CheckpointError, UsageError
 
 GOLDENS = Path(__file__).parents[2] / "goldens"

