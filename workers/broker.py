@@ -91,6 +91,7 @@ class Broker:
             self._client: Client = redis.Redis.from_url(
                 url,
                 decode_responses=True,
+                encoding_errors="surrogateescape",  # what others left there is not our undoing
                 # A blip is ridden out; a Redis that is not there is said so within a second.
                 retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=3),
                 **LINK,
@@ -178,6 +179,15 @@ class Broker:
         with self.errors():
             return not self._client.llen(QUEUE)
 
+    def purge_rubbish(self) -> int:
+        """Take what no Celery client sent out of the queue; how much it was.
+
+        Bytes that are not a message end a Celery worker, one worker each.
+        """
+        with self.errors():
+            rubbish = [text for text in self._client.lrange(QUEUE, 0, -1) if not _is_message(text)]
+            return sum(self._client.lrem(QUEUE, 0, text) for text in set(rubbish))
+
     def beat(self, worker: WorkerInfo, seconds: float) -> None:
         """Say that a worker lives, for the next `seconds`."""
         with self.errors():
@@ -212,6 +222,15 @@ class Broker:
                 f"{self.name} is out of reach: {error}",
                 hint="check the host, the port, and that Redis runs: redis-cli -u URL ping",
             ) from error
+
+
+def _is_message(text: str) -> bool:
+    """Whether Celery's consumer can read it: an envelope of kombu's."""
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(data, dict) and {"body", "headers", "properties"} <= data.keys()
 
 
 def _job_ref(text: str) -> JobRef | None:

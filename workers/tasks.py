@@ -149,8 +149,9 @@ def register_tasks(app: Celery, servant: Callable[[], Servant]) -> None:
         if message is not None:
             servant().finalize_job(message)
 
-    app.task(name=RUN_SHARD)(run_shard)
-    app.task(name=FINALIZE_JOB)(finalize_job)
+    # Not shared: by default Celery would give them to every other app of the process as well.
+    app.task(name=RUN_SHARD, shared=False)(run_shard)
+    app.task(name=FINALIZE_JOB, shared=False)(finalize_job)
 
 
 def _read(servant: Servant, task: str, kwargs: dict[str, Any]) -> Message | None:

@@ -6,8 +6,8 @@
         └── child      …
 
 The parent is a process apart because it must go on when the consumer cannot: bytes in the queue
-that are not JSON end a Celery worker (they are gone with that, so a restart mends it), and a
-forked child must not inherit the threads and connections that stores need.
+that are no message end a Celery worker, and a forked child must not inherit the threads and
+connections that stores need.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ class _Worker:
     def _loop(self) -> None:
         beat = look = time.monotonic()
         while not self._stop.is_set():
-            self._consumer.revive()
+            if self._consumer.revive():
+                self._reach(self._purge)
             moment = time.monotonic()
             if moment >= beat:
                 beat = moment + _BEAT_SECONDS
@@ -122,6 +123,10 @@ class _Worker:
                 look = moment + self._reconcile_seconds * random.uniform(0.7, 1.3)
                 self._reach(self._upkeep.look_after_all)
             self._stop.wait(max(0.0, min(beat, look, moment + 1.0) - time.monotonic()))
+
+    def _purge(self) -> None:
+        if count := self._broker.purge_rubbish():
+            log.error("%d messages that no client of ours sent were dropped from the queue", count)
 
     def _reach(self, action: Callable[[], None]) -> None:
         """Do what needs Redis; an outage is logged when it begins and when it ends."""
@@ -157,7 +162,7 @@ class _Consumer:
         self._process: SpawnProcess | None = None
         self._orders: Connection | None = None
         self._started = 0.0
-        self._pause = 1.0  # before the next restart
+        self._pause = 0.0  # before the last restart
         self._revive_at: float | None = None
 
     def start(self) -> None:
@@ -169,23 +174,30 @@ class _Consumer:
         theirs.close()
         self._started = time.monotonic()
 
-    def revive(self) -> None:
-        """Start a new one where it ended, after a pause that grows while it keeps ending."""
+    def revive(self) -> bool:
+        """Start a new one where it ended, after a pause that grows while it keeps ending.
+
+        Returns:
+            Whether it just ended.
+        """
         if self._process is None or self._process.is_alive():
-            return
+            return False
         moment = time.monotonic()
         if self._revive_at is None:
-            healthy = moment - self._started > _HEALTHY_SECONDS
-            self._pause = 1.0 if healthy else min(2 * self._pause, _RESTART_MAX_SECONDS)
+            if moment - self._started > _HEALTHY_SECONDS:
+                self._pause = 0.0
+            self._pause = min(max(1.0, 2 * self._pause), _RESTART_MAX_SECONDS)
             log.error(
                 "the consumer ended with exit code %s; a new one in %.0f s",
                 self._process.exitcode,
                 self._pause,
             )
             self._revive_at = moment + self._pause
-        elif moment >= self._revive_at:
+            return True
+        if moment >= self._revive_at:
             self._revive_at = None
             self.start()
+        return False
 
     def stop(self) -> None:
         """Have it stop between two batches. May be called in a signal handler, and again."""

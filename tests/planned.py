@@ -1,0 +1,36 @@
+"""A planned job, and the words for the fixtures of the workers' tests that make one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pipeline.output import Output, Run
+from pipeline.plan import Plan, Span
+from workers.messages import Message
+from workers.tasks import Servant
+
+ROWS = 10  # of a shard
+
+
+@dataclass
+class Job:
+    """A started run, with shards of ROWS rows."""
+
+    output: Output
+    run: Run
+    plan: Plan
+
+    @property
+    def committed(self) -> list[int]:
+        missing = self.plan.missing(self.output.committed())
+        return [i for i in range(len(self.plan)) if i not in missing]
+
+    def message(self, start: int = 0, count: int = 1) -> Message:
+        return Message(self.run.job, self.run.output, self.run.n, start, count)
+
+
+MakeJob: TypeAlias = Callable[..., Job]
+MakeServant: TypeAlias = Callable[..., Servant]
+Queued: TypeAlias = Callable[[], list[Span]]

@@ -1,0 +1,106 @@
+"""A planned job on a real Redis, and the servant that would run it, in this process."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import torch
+from commandline import TINY, write_parquet
+from planned import ROWS, Job, MakeJob, MakeServant, Queued
+
+from jobs.prepare import Request, prepare
+from pipeline.plan import Span
+from workers.broker import Broker
+from workers.engines import EngineCache
+from workers.execution import Device
+from workers.messages import QUEUE, read_message
+from workers.registry import Registry
+from workers.settings import Settings
+from workers.tasks import Servant
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def settings(tmp_path: Path, checkpoint_cache: Path) -> Settings:
+    return Settings(state_dir=tmp_path / "state", cache_dir=checkpoint_cache)
+
+
+@pytest.fixture
+def broker(redis_url: str) -> Broker:
+    """Patient enough that no message of a test counts as lost, unless the test says so."""
+    return Broker(redis_url, patience_seconds=60)
+
+
+@pytest.fixture
+def raw(redis_url: str) -> redis.Redis:
+    """The same Redis, without our words for it."""
+    return redis.Redis.from_url(redis_url, decode_responses=True)
+
+
+@pytest.fixture
+def make_job(tmp_path: Path, settings: Settings) -> MakeJob:
+    """Plan a job of `shards` shards over a new corpus; `options` as of `submit`."""
+
+    def make(shards: int = 4, *, name: str = "corpus", **options: Any) -> Job:
+        corpus = options.pop("corpus", None)
+        corpus = corpus or write_parquet(tmp_path / f"{name}.parquet", shards * ROWS)
+        request = {"model": TINY, "output": str(tmp_path / f"{name}-out"), "rows_per_shard": ROWS}
+        prepared = prepare(Request(inputs=(str(corpus),), **{**request, **options}), settings)
+        return Job(prepared.output, prepared.run, prepared.plan)
+
+    return make
+
+
+@pytest.fixture
+def job(make_job: MakeJob) -> Job:
+    return make_job()
+
+
+@pytest.fixture
+def registry(settings: Settings) -> Registry:
+    return Registry(settings.state_dir)
+
+
+@pytest.fixture
+def make_servant(settings: Settings, broker: Broker, registry: Registry) -> MakeServant:
+    """A servant on the CPU; `should_stop` is asked before each batch."""
+
+    def make(should_stop: Callable[[], bool] = lambda: False) -> Servant:
+        device = Device("cpu", EngineCache(settings.cache_dir), should_stop)
+        return Servant(settings, broker, registry, device)
+
+    return make
+
+
+@pytest.fixture
+def servant(make_servant: MakeServant) -> Servant:
+    return make_servant()
+
+
+@pytest.fixture
+def queued(raw: redis.Redis) -> Queued:
+    """The spans whose messages wait in the queue, in the order in which they are taken."""
+
+    def look() -> list[Span]:
+        found = []
+        for text in reversed(raw.lrange(QUEUE, 0, -1)):
+            _, kwargs, _ = json.loads(b64decode(json.loads(text)["body"]))
+            found.append(read_message(kwargs).span)
+        return found
+
+    return look

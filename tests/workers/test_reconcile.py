@@ -1,0 +1,252 @@
+"""Putting a job right, from anywhere, at any time, any number of times."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import redis
+from commandline import write_parquet
+from planned import Job, MakeJob, Queued
+
+from pipeline.output import MAX_ATTEMPTS
+from pipeline.plan import Span
+from pipeline.spec import ShardResult
+from pipeline.state import job_state
+from workers import reconcile as module
+from workers.broker import Broker
+from workers.messages import QUEUE
+from workers.reconcile import reconcile
+from workers.tasks import Servant
+
+pytestmark = pytest.mark.integration
+
+
+def singles(*shards: int) -> list[Span]:
+    return [Span(i, 1) for i in shards]
+
+
+def forget_what_was_sent(raw: redis.Redis, job: str) -> None:
+    raw.delete(QUEUE, f"bei:job:{job}:sent")
+
+
+def fail(job: Job, shard: int, *, transient: bool = False, attempt: str = "a") -> None:
+    planned = job.plan.shard(shard)
+    result = ShardResult(
+        planned.id, planned.part, planned.rows, error=f"{planned}: broken", hint="mend it",
+        transient=transient,
+    )  # fmt: skip
+    job.output.record_failure(job.run, result, attempt)
+
+
+def test_a_new_job_is_sent_whole_and_once(job: Job, broker: Broker, queued: Queued) -> None:
+    first = reconcile(broker, job.output, job.run)
+    again = reconcile(broker, job.output, job.run)
+    assert queued() == singles(0, 1, 2, 3)
+    assert (first.state, first.sent, first.outstanding) == ("queued", 4, 4)
+    assert (again.sent, again.outstanding) == (0, 4)
+    assert [ref.job for ref in broker.open_jobs()] == [job.run.job]
+
+
+def test_many_at_once_send_each_span_once(job: Job, broker: Broker, queued: Queued) -> None:
+    start = threading.Barrier(6)
+
+    def one() -> None:
+        mine = Broker(broker.url, patience_seconds=60)
+        start.wait()
+        reconcile(mine, job.output, job.run)
+
+    threads = [threading.Thread(target=one) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(queued(), key=lambda span: span.start) == singles(0, 1, 2, 3)
+
+
+def test_after_redis_lost_everything_only_what_is_missing_is_sent(
+    job: Job, broker: Broker, servant: Servant, queued: Queued, raw: redis.Redis
+) -> None:
+    reconcile(broker, job.output, job.run)
+    servant.run_shard(job.message(1))
+    raw.flushall()
+    seen = reconcile(broker, job.output, job.run)
+    assert queued() == singles(0, 2, 3)
+    assert (seen.state, seen.done) == ("running", 1)
+
+
+def test_what_is_leased_is_not_sent_and_what_was_dropped_is(
+    job: Job, broker: Broker, queued: Queued, raw: redis.Redis
+) -> None:
+    impatient = Broker(broker.url, patience_seconds=0.0)
+    reconcile(impatient, job.output, job.run)
+    raw.delete(QUEUE)  # popped by workers: one is at it, the others died before they began
+    with broker.spans(job.run.job) as spans:
+        spans.lease(Span(2, 1), "worker", 60).take()
+    reconcile(impatient, job.output, job.run)
+    assert queued() == singles(0, 1, 3)
+
+
+def test_what_waits_behind_other_jobs_is_not_sent_again(
+    job: Job, make_job: MakeJob, broker: Broker, queued: Queued
+) -> None:
+    other = make_job(name="other")
+    impatient = Broker(broker.url, patience_seconds=0.01)
+    reconcile(impatient, other.output, other.run)
+    reconcile(impatient, job.output, job.run)
+    for _ in range(3):
+        reconcile(impatient, job.output, job.run)
+    assert len(queued()) == 8
+
+
+def test_no_more_than_the_window_is_outstanding(
+    make_job: MakeJob,
+    broker: Broker,
+    servant: Servant,
+    queued: Queued,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "WINDOW", 3)
+    job = make_job(shards=7)
+    reconcile(broker, job.output, job.run)
+    assert queued() == singles(0, 1, 2)
+    servant.run_shard(job.message(0))
+    assert reconcile(broker, job.output, job.run).outstanding == 3
+    assert queued() == singles(0, 1, 2, 3)
+
+
+def test_a_complete_job_is_finished_by_whoever_looks(
+    job: Job, broker: Broker, servant: Servant
+) -> None:
+    reconcile(broker, job.output, job.run)
+    for shard in range(4):
+        servant.run_shard(job.message(shard))
+    states = [reconcile(broker, job.output, job.run).state for _ in range(2)]
+    assert states == ["done", "done"]
+    assert job_state(job.output, job.run).rows_done == 40
+    assert broker.open_jobs() == []
+
+
+def test_a_shard_that_failed_for_good_is_not_sent_and_fails_the_job_at_the_end(
+    job: Job, broker: Broker, servant: Servant, queued: Queued
+) -> None:
+    fail(job, 1)
+    assert reconcile(broker, job.output, job.run).state == "queued"
+    assert queued() == singles(0, 2, 3)
+    for shard in (0, 2, 3):
+        servant.run_shard(job.message(shard))
+    seen = reconcile(broker, job.output, job.run)
+    assert (seen.state, seen.done, seen.failed) == ("failed", 3, 1)
+    state = job_state(job.output, job.run)
+    assert "1 of 4 shards failed" in state.reason
+    assert "rows 10-19: broken" in state.reason
+    assert state.hint == "mend it"
+    assert broker.open_jobs() == []
+
+
+def test_a_shard_whose_failure_may_pass_is_sent_until_its_attempts_are_used_up(
+    job: Job, broker: Broker, queued: Queued, raw: redis.Redis
+) -> None:
+    for attempt in range(MAX_ATTEMPTS):
+        reconcile(broker, job.output, job.run)
+        assert Span(1, 1) in queued()
+        fail(job, 1, transient=True, attempt=str(attempt))
+        forget_what_was_sent(raw, job.run.job)
+    reconcile(broker, job.output, job.run)
+    assert Span(1, 1) not in queued()
+
+
+def test_suspects_of_a_crash_are_sent_alone(
+    make_job: MakeJob, broker: Broker, queued: Queued, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.plan._SPANS_PER_JOB", 1)
+    job = make_job(shards=6)
+    with broker.spans(job.run.job) as spans:
+        spans.began([2, 3])
+    reconcile(broker, job.output, job.run)
+    assert queued() == [Span(0, 2), Span(2, 1), Span(3, 1), Span(4, 2)]
+
+
+def test_a_shard_that_keeps_killing_its_process_is_given_up(
+    job: Job, broker: Broker, queued: Queued
+) -> None:
+    with broker.spans(job.run.job) as spans:
+        for _ in range(MAX_ATTEMPTS):
+            spans.began([2])
+    reconcile(broker, job.output, job.run)
+    assert Span(2, 1) in queued()  # not yet
+    with broker.spans(job.run.job) as spans:
+        spans.began([2])
+        spans.drop(Span(2, 1))
+    seen = reconcile(broker, job.output, job.run)
+    assert (seen.sent, seen.failed) == (0, 1)
+    (failure,) = job.output.failures(job.run).values()
+    assert "rows 20-29" in failure.error
+    assert "died 4 times" in failure.error
+
+
+def test_a_job_is_given_up_early_when_nothing_of_it_succeeds(
+    make_job: MakeJob, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_HOPELESS_SHARDS", 3)
+    job = make_job(shards=8)
+    for shard in (0, 1):
+        fail(job, shard)
+    assert reconcile(broker, job.output, job.run).state == "queued"
+    fail(job, 2)
+    assert reconcile(broker, job.output, job.run).state == "failed"
+
+
+def test_too_many_failed_rows_fail_the_job(
+    make_job: MakeJob, broker: Broker, servant: Servant, tmp_path: Path
+) -> None:
+    corpus = write_parquet(tmp_path / "nulls.parquet", 20, text=["fine", None] * 10)
+    job = make_job(corpus=corpus, max_failed_rows="9")
+    for shard in range(2):
+        servant.run_shard(job.message(shard))
+    assert reconcile(broker, job.output, job.run).state == "failed"
+    assert "10 of 20 rows failed" in job_state(job.output, job.run).reason
+
+
+def test_a_cancelled_job_is_left_alone(job: Job, broker: Broker, queued: Queued) -> None:
+    job.output.cancel(job.run)
+    assert reconcile(broker, job.output, job.run).state == "cancelled"
+    assert queued() == []
+
+
+def test_a_run_that_a_higher_one_replaced_is_cancelled(
+    make_job: MakeJob, broker: Broker, queued: Queued, tmp_path: Path
+) -> None:
+    old = make_job(name="corpus")
+    new = make_job(shards=6, name="corpus")
+    assert new.run.n == old.run.n + 1
+    assert reconcile(broker, old.output, old.run).state == "cancelled"
+    assert job_state(old.output, old.run).final
+    assert queued() == []
+    assert reconcile(broker, new.output, new.run).state == "queued"
+
+
+def test_a_retried_job_starts_with_all_its_attempts(
+    job: Job, broker: Broker, servant: Servant, queued: Queued
+) -> None:
+    for shard in (0, 2, 3):
+        servant.run_shard(job.message(shard))
+    fail(job, 1)
+    with broker.spans(job.run.job) as spans:
+        spans.began([1])
+    assert reconcile(broker, job.output, job.run).state == "failed"
+    job.output.forget_failures(job.run)
+    assert reconcile(broker, job.output, job.run).sent == 1
+    with broker.spans(job.run.job) as spans:
+        assert spans.crashes() == {}
+
+
+def test_messages_are_published_after_a_flush_on_the_same_broker(
+    make_job: MakeJob, broker: Broker, queued: Queued, raw: redis.Redis
+) -> None:
+    job = make_job()
+    reconcile(broker, job.output, job.run)
+    raw.flushall()
+    reconcile(broker, job.output, job.run)
+    assert len(queued()) == 4
