@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli import main
+from jobs.prepare import Prepared, Request, prepare
+from workers.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 #: A BERT of 32 dimensions: loads in milliseconds, behaves like the real one.
@@ -114,3 +116,11 @@ def typed(*words: object) -> Outcome:
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
         main([str(word) for word in words])
     return Outcome(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def prepared(folder: Path, *inputs: Path, **options: Any) -> Prepared:
+    """A run on `folder`/out, planned and started but not carried out."""
+    request = Request(
+        inputs=tuple(map(str, inputs)), model=TINY, output=str(folder / "out"), **options
+    )
+    return prepare(request, Settings(state_dir=folder / "state", cache_dir=folder / "cache"))

@@ -1,0 +1,252 @@
+"""The main path over a real, tiny checkpoint: what fails in a thread surfaces, none outlives it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from commandline import prepared, write_parquet
+
+from jobs.prepare import Prepared
+from pipeline.encoder.checkpoint import resolve
+from pipeline.encoder.engine import Engine
+from pipeline.errors import StorageError, StoreFull
+from pipeline.output import Output
+from pipeline.quarantine import write_quarantine
+from pipeline.run import run_shards
+from pipeline.sink import read_info
+from pipeline.spec import ShardResult
+from pipeline.tasks.embed import Embed
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    torch.set_num_threads(1)
+    from commandline import TINY
+
+    return Engine(resolve(TINY), "embed")
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Prepared:
+    """Forty rows in four shards."""
+    return prepared(tmp_path, write_parquet(tmp_path / "c.parquet", 40), rows_per_shard=10)
+
+
+def compute(
+    job: Prepared,
+    engine: Engine,
+    should_stop: Callable[[], bool] = lambda: False,
+    attempt: str = "attempt-1",
+) -> list[ShardResult]:
+    shards = list(job.plan.shards())
+    return list(
+        run_shards(job.run, shards, engine, job.output, attempt=attempt, should_stop=should_stop)
+    )
+
+
+def rows_of(job: Prepared, part: str) -> pa.Table:
+    with pa.ipc.open_file(Path(job.output.uri) / part) as reader:
+        return reader.read_all()
+
+
+def test_every_shard_is_committed_and_reported_once_in_order(job: Prepared, engine: Engine) -> None:
+    results = compute(job, engine)
+    assert [result.part for result in results] == [shard.part for shard in job.plan.shards()]
+    assert all(result.computed and not result.error for result in results)
+    assert [result.rows for result in results] == [10] * 4
+    assert job.output.committed().keys() == job.plan.parts
+    info = read_info(job.output.directory, results[2].part)
+    assert info.values["attempt"] == "attempt-1"
+    assert info.values["job"] == job.run.job
+    assert (info.count("rows"), info.count("first_row")) == (10, 20)
+    assert info.count("tokens") == results[2].tokens > 0
+
+
+def test_a_shard_run_twice_is_harmless_and_known_for_what_it_is(
+    job: Prepared, engine: Engine
+) -> None:
+    compute(job, engine)
+    part = next(iter(job.plan.parts))
+    before = job.output.directory.info(part)
+    again = compute(job, engine, attempt="attempt-2")
+    assert not any(result.computed for result in again)
+    assert not any(result.error for result in again)
+    assert job.output.directory.info(part) == before
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, MemoryError])
+def test_what_breaks_while_reading_surfaces(
+    job: Prepared, engine: Engine, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> Iterator[object]:
+        raise kind("in the reader")
+        yield
+
+    monkeypatch.setattr("pipeline.source.read", broken)
+    with pytest.raises(kind, match="in the reader"):
+        compute(job, engine)
+
+
+def test_what_breaks_while_tokenizing_surfaces(
+    job: Prepared, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: object, rows: pa.RecordBatch) -> None:
+        raise RuntimeError("in the tokenizer")
+
+    monkeypatch.setattr(Embed, "tokenize", broken)
+    with pytest.raises(RuntimeError, match="in the tokenizer"):
+        compute(job, engine)
+
+
+def test_what_breaks_on_the_device_surfaces(
+    job: Prepared, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: object, batches: object, *_: object) -> Iterator[object]:
+        raise RuntimeError("on the device")
+        yield
+
+    monkeypatch.setattr(Engine, "run", broken)
+    with pytest.raises(RuntimeError, match="on the device"):
+        compute(job, engine)
+
+
+@pytest.mark.parametrize("where", ["pipeline.commit.encode_part", "pipeline.output.Output.commit"])
+def test_what_breaks_while_committing_surfaces(
+    job: Prepared, engine: Engine, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("in the committer")
+
+    monkeypatch.setattr(where, broken)
+    with pytest.raises(RuntimeError, match="in the committer"):
+        compute(job, engine)
+    assert job.output.committed() == {}
+
+
+def test_a_store_that_refuses_one_part_fails_that_shard_alone(
+    job: Prepared, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, refused = Output.commit, job.plan.shard(1).part
+
+    def flaky(self: Output, part: str, data: memoryview) -> bool:
+        if part == refused:
+            raise StorageError("the store is tired", hint="try again")
+        return commit(self, part, data)
+
+    monkeypatch.setattr(Output, "commit", flaky)
+    results = compute(job, engine)
+    assert [bool(result.error) for result in results] == [False, True, False, False]
+    failed = results[1]
+    assert "rows 10-19" in failed.error
+    assert "the store is tired" in failed.error
+    assert (failed.hint, failed.transient) == ("try again", True)
+    assert len(job.output.committed()) == 3
+
+
+def test_a_full_store_is_not_worth_another_try(
+    job: Prepared, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Output, part: str, data: memoryview) -> bool:
+        raise StoreFull("no space left")
+
+    monkeypatch.setattr(Output, "commit", full)
+    assert not any(result.transient for result in compute(job, engine))
+
+
+def test_failed_rows_are_kept_before_their_shard_is_committed(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    commit = Output.commit
+
+    def commits(self: Output, part: str, data: memoryview) -> bool:
+        order.append("commit")
+        return commit(self, part, data)
+
+    def quarantines(*given: object) -> str:
+        order.append("quarantine")
+        return write_quarantine(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Output, "commit", commits)
+    monkeypatch.setattr("pipeline.commit.write_quarantine", quarantines)
+    corpus = write_parquet(tmp_path / "c.parquet", 2, text=["fine", None])
+    compute(prepared(tmp_path, corpus), engine)
+    assert order == ["quarantine", "commit"]
+
+
+def test_a_result_that_is_not_finite_is_an_error_row_and_never_written(
+    job: Prepared, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Engine.run
+
+    def overflowing(self: Engine, batches: object, *given: object) -> Iterator[object]:
+        for batch, rows in run(self, batches, *given):  # type: ignore[arg-type]
+            rows[0, 3] = np.inf
+            yield batch, rows
+
+    monkeypatch.setattr(Engine, "run", overflowing)
+    results = compute(job, engine)
+    assert sum(result.failed for result in results) > 0
+    for result in results:
+        table = rows_of(job, result.part)
+        failed = [row for row, error in enumerate(table["error"].to_pylist()) if error]
+        assert len(failed) == result.failed
+        assert all("not finite" in table["error"][row].as_py() for row in failed)
+        assert all(table["embedding"][row].as_py() is None for row in failed)
+        values = table["embedding"].drop_null().combine_chunks().flatten().to_numpy()
+        assert np.isfinite(values).all()
+        if failed:
+            stem = result.part.removesuffix(".arrow")
+            bad = pq.read_table(Path(job.output.uri) / f"_bei/quarantine/{stem}.parquet")
+            assert bad["bei_row"].to_pylist() == [
+                row + int(read_info(job.output.directory, result.part).values["first_row"])
+                for row in failed
+            ]
+
+
+def test_stopping_leaves_whole_parts_and_nothing_else(
+    job: Prepared, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.windows._FIRST_WINDOW_ROWS", 10)
+    monkeypatch.setattr("pipeline.windows._WINDOW_ROWS", 10)
+    batches = iter(range(100))
+    results = compute(job, engine, lambda: next(batches) >= 2)
+    assert 0 < len(results) < 4
+    assert job.output.committed().keys() == {result.part for result in results}
+    assert compute(job, engine)[-1].computed
+
+
+def test_a_caller_that_walks_away_leaves_no_thread(job: Prepared, engine: Engine) -> None:
+    results = run_shards(job.run, list(job.plan.shards()), engine, job.output, attempt="attempt-1")
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_batches_are_told_as_they_come_and_add_up(job: Prepared, engine: Engine) -> None:
+    told: list[tuple[int, int]] = []
+    results = list(
+        run_shards(
+            job.run,
+            list(job.plan.shards()),
+            engine,
+            job.output,
+            attempt="a",
+            on_batch=lambda rows, tokens: told.append((rows, tokens)),
+        )
+    )
+    assert sum(rows for rows, _ in told) == 40
+    assert sum(tokens for _, tokens in told) == sum(result.tokens for result in results)
