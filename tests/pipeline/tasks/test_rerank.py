@@ -130,6 +130,14 @@ def test_a_row_whose_result_failed_is_null_and_the_others_keep_theirs(make: Make
     assert [row["ranking"] for row in found] == [[0], None, [0]]
 
 
+def test_what_is_not_finite_is_not_even_written_under_a_null(make: Make) -> None:
+    rows = table(query=["a", "b"], documents=[["x", "y"], ["z"]])
+    task = reranker(make)
+    outputs = np.array([[np.nan], [1.0], [2.0]], dtype=np.float32)
+    scores, _ = task.columns(rows, task.tokenize(rows), outputs, np.array([True, False]))
+    assert len(scores.values) == 1
+
+
 def test_pairs_have_one_score_a_row(make: Make) -> None:
     rows = table(query=["a", "b", None], document=["x", None, "y"])
     task = reranker(make, document_column="document", raw_scores=True)

@@ -102,11 +102,14 @@ def test_the_label_o_and_special_tokens_are_left_out(make: Make) -> None:
 
 
 def test_entities_of_neighbouring_rows_stay_apart(make: Make) -> None:
-    task = make("tag", aggregation="first")
-    rows = table(text=["ada", "##ada", "b"])
-    tokens = task.tokenize(rows)
-    found = finish(task, rows, tokens, certain(tokens, I_PER))
-    assert [[e["text"] for e in row["entities"]] for row in found] == [["ada"], ["##ada"], ["b"]]
+    # The accent makes the one token of its word look like the end of the word before.
+    texts = ["ada", "fo\u0301r", "b"]
+    rows = table(text=texts)
+    for strategy in ("simple", "first", "average", "max"):
+        task = make("tag", aggregation=strategy)
+        tokens = task.tokenize(rows)
+        found = finish(task, rows, tokens, certain(tokens, I_PER))
+        assert [[e["text"] for e in row["entities"]] for row in found] == [[t] for t in texts]
 
 
 def test_a_failed_row_is_null_and_its_neighbours_keep_their_entities(make: Make) -> None:
@@ -117,6 +120,16 @@ def test_a_failed_row_is_null_and_its_neighbours_keep_their_entities(make: Make)
     logits[tokens.token_rows == 1] = np.nan
     found = finish(task, rows, tokens, logits, failed=(1,))
     assert [row["entities"] and row["entities"][0]["text"] for row in found] == ["ada", None, "cy"]
+
+
+def test_what_is_not_finite_is_not_even_written_under_a_null(make: Make) -> None:
+    task = make("tag", aggregation="none", raw_scores=True)
+    rows = table(text=["ada", "bob"])
+    tokens = task.tokenize(rows)
+    logits = certain(tokens, I_PER)
+    logits[tokens.token_rows == 0, I_PER] = np.nan
+    (column,) = task.columns(rows, tokens, logits, np.array([True, False]))
+    assert np.isfinite(column.values.field("score")).all()
 
 
 def test_raw_scores_of_tokens_are_logits(make: Make) -> None:
