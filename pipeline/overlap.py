@@ -2,8 +2,8 @@
 
 A window overlaps the one before by about a quarter of its size, begins and ends between words
 where a word ends within half of that, and the last one is as full as the others. Every token is
-taken from the window in which it is farthest from a cut, so that it was read with an eighth of a
-window of context, or more, on either side.
+taken from the window in which it is farthest from a cut: it was read with an eighth of a window of
+context on either side, or a sixteenth at least where windows were moved to words.
 """
 
 from __future__ import annotations
