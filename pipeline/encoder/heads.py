@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from pipeline.encoder.config import EncoderConfig
 from pipeline.encoder.describe import embedding_size
-from pipeline.encoder.model import Packed, activate_
+from pipeline.encoder.linear import activate_
+from pipeline.encoder.model import Packed
 from pipeline.encoder.modules import (
     DenseModule,
     LayerNormModule,

@@ -25,9 +25,12 @@ from pipeline.encoder.attention import (
     varlen_supported,
 )
 from pipeline.encoder.config import EncoderConfig, Rope
+from pipeline.encoder.linear import Linear, activate_, make_linear
 from pipeline.encoder.tensors import Matched
 
 Weights = Mapping[str, Tensor]
+# Our names of the matrices that tokens are multiplied with.
+_PRODUCTS = ("qkv", "attn_out", "up", "gate_up", "down")
 Attention = Callable[[Tensor, Tensor, Tensor, int | None], Tensor]
 
 
@@ -76,13 +79,25 @@ class Encoder:
         self.config = config
         self.device = device
         self.dtype = dtype
-        self._weights = weights
+        self._weights = dict(weights)
+        self._linears = self._take_linears()
         self._varlen = varlen_supported(config, device, dtype)
         self._slopes = alibi_slopes(config.heads).to(device) if config.alibi else None
         self._bias: PositionBias | None = None
         if config.alibi or config.relative_buckets:
             self._bias = PositionBias(config, weights.get("relative_bias.weight"), device)
         self._rotations: dict[Rope, Tensor] = {}
+
+    def _take_linears(self) -> dict[str, Linear]:
+        """Linears by name; their weights are kept in the layout of the product alone."""
+        found: dict[str, Linear] = {}
+        for name in [n for n in self._weights if n.endswith(".weight")]:
+            at = name.removesuffix(".weight")
+            if at.rpartition(".")[2] in _PRODUCTS:
+                found[at] = make_linear(
+                    self._weights.pop(name), self._weights.pop(f"{at}.bias", None)
+                )
+        return found
 
     def __call__(self, batch: Packed) -> Tensor:
         """Hidden states after the last layer, [T, E] in the encoder's dtype."""
@@ -124,31 +139,37 @@ class Encoder:
         at = f"layers.{layer}."
         placement = self.config.norm_placement
         before = placement in ("pre", "sandwich")
+        # A branch's sum with its input is part of its last product, unless a norm stands between.
+        residual = None if placement == "sandwich" else hidden
         # ModernBERT's first layer has no norm before attention: its input is normed already.
         normed_input = before and f"{at}attn_norm.weight" in self._weights
         branch = self._norm(f"{at}attn_norm", hidden) if normed_input else hidden
-        branch = self._attend(layer, branch, attend, rotation)
+        branch = self._attend(layer, branch, attend, rotation, residual)
+        if placement != "pre":
+            branch = self._norm(f"{at}attn_out_norm", branch)
         if placement == "sandwich":
-            branch = self._norm(f"{at}attn_out_norm", branch)
-        branch.add_(hidden)
-        if not before:
-            branch = self._norm(f"{at}attn_out_norm", branch)
+            branch.add_(hidden)
         if placement == "post_twice":
             branch = self._norm(f"{at}attn_residual_norm", branch.add_(hidden))
         hidden = branch
         branch = self._norm(f"{at}mlp_norm", hidden) if before else hidden
-        branch = self._mlp(at, branch)
-        if placement == "sandwich":
-            branch = self._norm(f"{at}mlp_out_norm", branch)
-        branch.add_(hidden)
-        return branch if before else self._norm(f"{at}mlp_out_norm", branch)
+        branch = self._mlp(at, branch, None if placement == "sandwich" else hidden)
+        if placement == "pre":
+            return branch
+        branch = self._norm(f"{at}mlp_out_norm", branch)
+        return branch.add_(hidden) if placement == "sandwich" else branch
 
     def _attend(
-        self, layer: int, hidden: Tensor, attend: Attention, rotation: Tensor | None
+        self,
+        layer: int,
+        hidden: Tensor,
+        attend: Attention,
+        rotation: Tensor | None,
+        residual: Tensor | None,
     ) -> Tensor:
         config, at = self.config, f"layers.{layer}."
         inner, grouped = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        fused = self._linear(f"{at}qkv", hidden)  # [T, (H + 2K) * D]
+        fused = self._linears[f"{at}qkv"](hidden)  # [T, (H + 2K) * D]
         query, key, value = torch.split(fused, [inner, grouped, grouped], dim=1)
         if config.qk_norm == "full_width":
             query, key = self._norm(f"{at}q_norm", query), self._norm(f"{at}k_norm", key)
@@ -159,21 +180,18 @@ class Encoder:
             query, key = self._norm(f"{at}q_norm", query), self._norm(f"{at}k_norm", key)
         if rotation is not None:
             query, key = _rotate(query, rotation), _rotate(key, rotation)
-        return self._linear(f"{at}attn_out", attend(query, key, value, config.window(layer)))
+        attended = attend(query, key, value, config.window(layer))  # [T, H * D]
+        return self._linears[f"{at}attn_out"](attended, residual=residual)
 
-    def _mlp(self, at: str, hidden: Tensor) -> Tensor:
-        config = self.config
+    def _mlp(self, at: str, hidden: Tensor, residual: Tensor | None) -> Tensor:
+        config, linears = self.config, self._linears
         if not config.gated:
-            up = activate_(self._linear(f"{at}up", hidden), config.activation)
-            return self._linear(f"{at}down", up)
-        first, second = self._linear(f"{at}gate_up", hidden).chunk(2, dim=1)  # [T, I] each
-        gate, up = (first, second) if config.gate_first else (second, first)
-        return self._linear(f"{at}down", activate_(gate, config.activation).mul_(up))
-
-    def _linear(self, name: str, x: Tensor) -> Tensor:
-        return functional.linear(
-            x, self._weights[f"{name}.weight"], self._weights.get(f"{name}.bias")
-        )
+            inner = linears[f"{at}up"](hidden, activation=config.activation)  # [T, I]
+        else:
+            first, second = linears[f"{at}gate_up"](hidden).chunk(2, dim=1)  # [T, I] each
+            gate, up = (first, second) if config.gate_first else (second, first)
+            inner = activate_(gate, config.activation).mul_(up)
+        return linears[f"{at}down"](inner, residual=residual)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         weight, eps = self._weights[f"{name}.weight"], self.config.norm_eps
@@ -248,16 +266,3 @@ def _rotate(x: Tensor, rotation: Tensor) -> Tensor:
     left.copy_(first * cos - second * sin)
     right.copy_(second * cos + first * sin)
     return turned
-
-
-def activate_(x: Tensor, activation: str) -> Tensor:
-    """Apply an activation in place and return its argument."""
-    if activation in ("gelu", "gelu_tanh"):
-        # torch.nn.functional has no in-place form.
-        torch.ops.aten.gelu_(x, approximate="tanh" if activation == "gelu_tanh" else "none")
-        return x
-    if activation == "silu":
-        return functional.silu(x, inplace=True)
-    if activation == "tanh":
-        return x.tanh_()
-    return x.relu_()
