@@ -271,5 +271,6 @@ def varlen_supported(config: EncoderConfig, device: torch.device, dtype: torch.d
         and dtype in (torch.float16, torch.bfloat16)
         and config.relative_buckets == 0
         and config.head_dim <= 256
+        and config.head_dim % 8 == 0
         and torch.cuda.get_device_capability(device) >= (8, 0)
     )

@@ -50,19 +50,20 @@ def pool(hidden: Tensor, batch: Packed, mode: PoolingMode, prompt_tokens: int = 
         # An empty sequence at either end points outside; its row is overwritten below.
         rows = hidden[index.clamp(0, hidden.shape[0] - 1)].float()
     else:
-        rows = _reduce(hidden.float(), lengths, skipped, mode)
+        rows = _reduce(hidden.float(), lengths, skipped if prompt_tokens else None, mode)
     return rows.masked_fill_((lengths == 0)[:, None], torch.nan)
 
 
-def _reduce(hidden: Tensor, lengths: Tensor, skipped: Tensor, mode: PoolingMode) -> Tensor:
+def _reduce(hidden: Tensor, lengths: Tensor, skipped: Tensor | None, mode: PoolingMode) -> Tensor:
     sequences = torch.arange(lengths.shape[0], device=hidden.device)
     owner = torch.repeat_interleave(sequences, lengths, output_size=hidden.shape[0])  # [T]
-    if mode == "weightedmean" or bool(skipped.any()):
-        first = (lengths.cumsum(0) - lengths)[owner]
-        rank = torch.arange(hidden.shape[0], device=hidden.device) - first
+    rank = torch.arange(hidden.shape[0], device=hidden.device)  # of a token in its sequence
+    rank -= (lengths.cumsum(0) - lengths)[owner]
+    counts = lengths
+    if skipped is not None:
         kept = rank >= skipped[owner]
         hidden, owner, rank = hidden[kept], owner[kept], rank[kept]
-    counts = lengths - skipped
+        counts = lengths - skipped
     if mode == "max":
         return torch.segment_reduce(hidden, "max", lengths=counts, unsafe=True)
     if mode == "weightedmean":

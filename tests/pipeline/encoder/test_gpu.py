@@ -1,0 +1,67 @@
+"""The same layouts on a CUDA device: 16 bits against float32, and copies that overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.encoder.checkpoint import Checkpoint
+from pipeline.encoder.describe import tasks_of
+from pipeline.encoder.engine import Engine
+
+GOLDENS = Path(__file__).parents[2] / "goldens"
+NAMES = sorted(p.name for p in GOLDENS.iterdir() if p.is_dir())
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+Golden = Callable[[str], Checkpoint]
+Make = Callable[[int, int], list[list[int]]]
+
+
+def _rows(
+    engine: Engine, texts: list[list[int]], compute: Callable[..., list[Any]], task: str
+) -> Any:
+    rows = compute(engine, texts, token_budget=900, per_token=task == "tag")
+    if task == "tag":
+        return np.concatenate(rows)
+    return np.array(rows).reshape(len(texts), -1)
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gpu_gives_the_rows_of_the_cpu(
+    name: str,
+    precision: str,
+    golden: Golden,
+    compute: Callable[..., list[Any]],
+    sentences: Make,
+) -> None:
+    checkpoint = golden(name)
+    task = tasks_of(checkpoint.config, None)[0]
+    texts = sentences(60, 180)
+    expected = _rows(Engine(checkpoint, task), texts, compute, task)
+    engine = Engine(checkpoint, task, device="cuda", precision=precision)
+    got = _rows(engine, texts, compute, task)
+    if precision == "float32":
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-3)
+    elif got.shape[1] > 1:
+        norms = np.linalg.norm(got, axis=1) * np.linalg.norm(expected, axis=1)
+        assert ((got * expected).sum(axis=1) / norms >= 0.999).all()
+    else:
+        np.testing.assert_allclose(got, expected, rtol=0, atol=0.05)
+
+
+def test_the_same_batches_give_the_same_bits_twice(
+    golden: Golden, compute: Callable[..., list[Any]], sentences: Make
+) -> None:
+    engine = Engine(golden("bert_mean"), "embed", device="cuda")
+    texts = sentences(200, 120)
+    np.testing.assert_array_equal(compute(engine, texts), compute(engine, texts))
