@@ -33,6 +33,8 @@ ALWAYS = (
     pa.field("error", pa.string()),
 )
 
+OVERFLOWS = "a value of the vector is more than --output-dtype float16 can hold"
+
 
 class _OpenShard:
     """The output of a shard whose last row has not come yet."""
@@ -158,8 +160,11 @@ class Committer:
         """The output rows of a window, and which of them failed."""
         tokens = window.tokens
         errors = dict(tokens.errors)
-        finite = np.isfinite(outputs).all(axis=1)
         owner = tokens.token_rows if self._task.per_token else tokens.row_of
+        if self._run.spec.output_dtype == "float16":
+            overflows = (np.abs(outputs) > np.finfo(np.float16).max).any(axis=1)
+            errors |= {int(row): OVERFLOWS for row in np.unique(owner[overflows])}
+        finite = np.isfinite(outputs).all(axis=1)
         errors |= {int(row): NON_FINITE for row in np.unique(owner[~finite])}
         failed = np.zeros(tokens.rows, dtype=np.bool_)
         failed[list(errors)] = True

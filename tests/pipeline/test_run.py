@@ -218,6 +218,27 @@ def test_a_result_that_is_not_finite_is_an_error_row_and_never_written(
             ]
 
 
+def test_a_value_too_large_for_float16_is_an_error_row_and_never_written(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Engine.run
+
+    def large(self: Engine, batches: object, *given: object) -> Iterator[object]:
+        for batch, rows in run(self, batches, *given):  # type: ignore[arg-type]
+            rows[0, 3] = 70_000
+            yield batch, rows
+
+    monkeypatch.setattr(Engine, "run", large)
+    corpus = write_parquet(tmp_path / "c.parquet", 2)
+    for dtype, said in (("float32", None), ("float16", "float16 can hold")):
+        (tmp_path / dtype).mkdir()
+        job = prepared(tmp_path / dtype, corpus, output_dtype=dtype)
+        (result,) = compute(job, engine)
+        errors = rows_of(job, result.part)["error"].drop_null().to_pylist()
+        assert len(errors) == (0 if said is None else 1)
+        assert all(said is not None and said in error for error in errors)
+
+
 def test_stopping_leaves_whole_parts_and_nothing_else(
     job: Prepared, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
