@@ -27,7 +27,7 @@ KNOWN: tuple[Known, ...] = (
     *_all("embed", "mpnet", """
         sentence-transformers/all-mpnet-base-v2
         sentence-transformers/multi-qa-mpnet-base-dot-v1"""),
-    *_all("embed", "jina", """
+    *_all("embed", "jina_bert", """
         jinaai/jina-embeddings-v2-base-en jinaai/jina-embeddings-v2-base-code
         jinaai/jina-embeddings-v2-base-es"""),
     *_all("embed", "nomic_bert", """
