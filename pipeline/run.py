@@ -55,7 +55,7 @@ def run_shards(
     budget = run.spec.token_budget or engine.token_budget
     with (
         Committer(output, run, engine, task, attempt) as committer,
-        prefetch(windows(run, shards, task), _WINDOWS_AHEAD) as ahead,
+        prefetch(windows(run, shards, task, engine.output_size), _WINDOWS_AHEAD) as ahead,
     ):
         for window, outputs in forward(engine, ahead, task, budget, should_stop, on_batch):
             committer.add(window, outputs)

@@ -26,8 +26,9 @@ READ_ROWS = 1024
 _FIRST_WINDOW_ROWS = 256
 #: Large enough that sorting leaves almost equal lengths in a batch.
 _WINDOW_ROWS = 16_384
-#: Text a window may hold, whatever its rows: it bounds the memory of long documents.
-_WINDOW_BYTES = 16 * 2**20
+#: Text and outputs a window may hold, whatever its rows: it bounds the memory of long documents
+#: and of wide vectors.
+_WINDOW_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +50,31 @@ class Window:
     tokens: Tokens
 
 
-def windows(run: Run, shards: Sequence[Shard], task: Task) -> Iterator[Window]:
-    """Tokenize the rows of `shards`, window by window."""
+def windows(run: Run, shards: Sequence[Shard], task: Task, width: int) -> Iterator[Window]:
+    """Tokenize the rows of `shards`, window by window.
+
+    `width` is that of the model's output: values a sequence, or a token.
+    """
     held: list[Slice] = []
     rows, size, target = 0, 0, _FIRST_WINDOW_ROWS
     for piece in _slices(run, shards):
         held.append(piece)
         if piece.rows is not None:
             rows += piece.rows.num_rows
-            size += piece.rows.nbytes
+            size += _held_bytes(piece.rows, task, width)
         if rows >= target or size >= _WINDOW_BYTES:
             yield _window(held, run, task)
             held, rows, size = [], 0, 0
             target = min(2 * target, _WINDOW_ROWS)
     if held:
         yield _window(held, run, task)
+
+
+def _held_bytes(rows: pa.RecordBatch, task: Task, width: int) -> int:
+    """About what rows will hold in memory: their text, and their float32 outputs."""
+    text: int = rows.nbytes
+    # A token stands for about four bytes of text, so that its outputs weigh `width` times that.
+    return text + (text * width if task.per_token else rows.num_rows * width * 4)
 
 
 def _window(slices: list[Slice], run: Run, task: Task) -> Window:

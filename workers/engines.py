@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.encoder.checkpoint import Checkpoint, resolve
+from pipeline.encoder.tokenizer import load_tokenizer, prompt_tokens
 from pipeline.errors import CheckpointError
 from pipeline.spec import JobSpec
 
@@ -35,7 +36,11 @@ class EngineCache:
         """
         from pipeline.encoder.engine import Engine  # torch: seconds to import, so not sooner
 
-        key = (spec.model, spec.task, spec.precision, spec.dimensions, spec.normalize, device)
+        skipped = spec.prompt if spec.encoder.get("include_prompt") is False else ""
+        key = (
+            *(spec.model, spec.task, spec.precision, spec.dimensions, spec.normalize),
+            *(skipped, device),
+        )
         if key in self._engines:
             self._engines.move_to_end(key)
             return self._engines[key]
@@ -50,6 +55,7 @@ class EngineCache:
             precision=spec.precision,
             dimensions=spec.dimensions,
             normalize=spec.normalize,
+            prompt_tokens=prompt_tokens(load_tokenizer(checkpoint), skipped) if skipped else 0,
         )
         self._engines[key] = engine
         return engine

@@ -18,7 +18,7 @@ from pipeline.windows import Slice, windows
 
 SCHEMA = pa.schema([("row", pa.int64())])
 RUN: Any = SimpleNamespace(columns=SCHEMA)
-TASK: Any = SimpleNamespace(tokenize=lambda rows: rows.num_rows)
+TASK: Any = SimpleNamespace(tokenize=lambda rows: rows.num_rows, per_token=False)
 
 
 def file(name: str, rows: int) -> InputFile:
@@ -61,7 +61,7 @@ def use(source: Source, patch: pytest.MonkeyPatch) -> None:
 
 
 def slices(given: list[Shard]) -> list[Slice]:
-    return [piece for window in windows(RUN, given, TASK) for piece in window.slices]
+    return [piece for window in windows(RUN, given, TASK, 4) for piece in window.slices]
 
 
 @settings(deadline=None)
@@ -124,7 +124,7 @@ def test_the_first_window_is_small_and_later_ones_bounded(
 ) -> None:
     use(Source(100), monkeypatch)
     given = shards(file("a", 60_000), [60_000])
-    sizes = [window.rows.num_rows for window in windows(RUN, given, TASK)]
+    sizes = [window.rows.num_rows for window in windows(RUN, given, TASK, 4)]
     assert sizes[0] == 300
     assert max(sizes) <= 16_384 + 100
     assert sum(sizes) == 60_000
@@ -139,15 +139,27 @@ def test_long_rows_make_small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     use(Long(4), monkeypatch)
     run: Any = SimpleNamespace(columns=pa.schema([("row", pa.string())]))
     given = shards(file("a", 100), [100])
-    sizes = [window.rows.num_rows for window in windows(run, given, TASK)]
-    assert max(sizes) == 16
+    sizes = [window.rows.num_rows for window in windows(run, given, TASK, 4)]
+    assert max(sizes) == 32
     assert sum(sizes) == 100
+
+
+@pytest.mark.parametrize(("per_token", "width"), [(False, 8192), (True, 1000)])
+def test_wide_outputs_make_small_windows(
+    monkeypatch: pytest.MonkeyPatch, per_token: bool, width: int
+) -> None:
+    use(Source(100), monkeypatch)
+    wide: Any = SimpleNamespace(tokenize=TASK.tokenize, per_token=per_token)
+    given = shards(file("a", 20_000), [20_000])
+    sizes = [window.rows.num_rows for window in windows(RUN, given, wide, width)]
+    assert max(sizes) * (8 * width if per_token else 4 * width) <= 33 * 2**20
+    assert sum(sizes) == 20_000
 
 
 def test_many_small_files_share_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
     use(Source(100), monkeypatch)
     given = [shard for n in range(50) for shard in shards(file(f"{n:02}", 5), [5])]
-    (only,) = windows(RUN, given, TASK)
+    (only,) = windows(RUN, given, TASK, 4)
     assert len(only.slices) == 50
     assert only.rows.num_rows == 250
 
