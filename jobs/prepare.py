@@ -2,73 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
-from jobs.task_options import check_task_options, list_columns, text_columns
-from pipeline.encoder.checkpoint import Checkpoint, resolve
-from pipeline.encoder.describe import describe
-from pipeline.errors import InputError, OutputConflict, UsageError
+from jobs.request import Request, default_output
+from jobs.specify import bytes_per_row, make_spec, resolve_request
+from jobs.task_options import check_request, list_columns, passing_columns, text_columns
+from pipeline.errors import InputError, OutputConflict
 from pipeline.manifest import newest
 from pipeline.output import Output, Run, kept_schema
 from pipeline.plan import Plan, make_plan
 from pipeline.shards import PlannedInputs, plan_inputs
-from pipeline.spec import (
-    OUTPUT_COLUMNS,
-    Cut,
-    InputFile,
-    JobSpec,
-    ModelIdentity,
-    schema_hash,
-)
+from pipeline.spec import OUTPUT_COLUMNS, Cut, InputFile, JobSpec, schema_hash
 from pipeline.storage import absolute, redact
 from workers.settings import Settings
-
-_DATA_SUFFIXES = re.compile(
-    r"(\.(parquet|pq|arrow|feather|ipc|jsonl|ndjson|json|csv|tsv))?(\.(gz|zst))?$", re.IGNORECASE
-)
-_MAGIC = re.compile(r"[*?\[]")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What was typed, unresolved: the options of `submit` by name."""
-
-    inputs: tuple[str, ...]
-    model: str
-    output: str | None = None
-    revision: str | None = None
-    task: Any = "embed"
-    text_column: str = "text"
-    query_column: str = "query"
-    documents_column: str = "documents"
-    document_column: str | None = None
-    id_column: str | None = None
-    keep: tuple[str, ...] = ()
-    prompt_name: str | None = None
-    prompt: str | None = None
-    max_length: int | None = None
-    truncate: Any = "right"
-    dimensions: int | None = None
-    output_dtype: Any = "float32"
-    normalize: bool | None = None
-    top_k: int | None = None
-    raw_scores: bool = False
-    aggregation: Any = "simple"
-    precision: Any = "auto"
-    token_budget: int | None = None
-    rows_per_shard: int | None = None
-    limit: int | None = None
-    add: bool = False
-    replace: bool = False
-    prune: bool = False
-    max_failed_rows: str = "1%"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,53 +39,31 @@ def prepare(request: Request, settings: Settings) -> Prepared:
         OutputConflict: an output that holds something else.
         StorageError: an output that cannot be written.
     """
-    _check(request)
+    check_request(request)
     output = Output(request.output or default_output(request.inputs, request.task))
     last = output.latest()
     inputs = _inputs(request, last, output)
-    # A fleet's workers, and this command elsewhere, do not share our working directory.
-    model = os.path.abspath(request.model) if os.path.isdir(request.model) else request.model
-    checkpoint = resolve(model, request.revision, cache_dir=settings.cache_dir)
-    facts = describe(checkpoint, request.task)
-    _check_dimensions(request, facts)
+    checkpoint, facts = resolve_request(request, settings.cache_dir)
     previous = _Previous.of(output, last)
     planned = plan_inputs(
         inputs,
-        columns=_passing(request),
+        columns=passing_columns(request),
         optional=() if request.id_column else ("id",),
         text_columns=text_columns(request),
         list_columns=list_columns(request),
         output_columns=OUTPUT_COLUMNS,
         rows_per_shard=request.rows_per_shard or 0,
-        output_width=_bytes_per_row(request, facts),
+        output_width=bytes_per_row(request, facts),
         previous=previous.cuts,
         schema=_fixed_schema(request, last),
     )
-    spec = _spec(request, checkpoint, facts, planned)
+    spec = make_spec(request, checkpoint, facts, planned)
     plan = _plan(request, spec, planned, previous)
     if not request.prune:
         _guard_rows(previous.plan, plan)
     output.directory.probe()
     output.claim(spec, planned.schema)
     return _start(output, spec, inputs, request, planned, plan)
-
-
-def default_output(inputs: Sequence[str], task: str) -> str:
-    """Beside the input: `corpus.parquet` → `corpus.embed`, `data/` and `data/*.csv` → `data.embed`.
-
-    Named after the task, so that one corpus can be embedded and classified side by side.
-
-    Raises:
-        UsageError: there are several inputs, so that no place is beside them all.
-    """
-    if len(inputs) != 1:
-        raise UsageError(
-            "several inputs need an --output", hint="give one, such as --output vectors/"
-        )
-    uri = absolute(inputs[0])
-    while _MAGIC.search(uri):
-        uri = uri.rstrip("/").rpartition("/")[0]
-    return _DATA_SUFFIXES.sub("", uri.rstrip("/")) + f".{task}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,16 +80,6 @@ class _Previous:
         plan = output.plan(last)
         cuts = plan.cuts()
         return cls(plan, {(file.uri, file.version): (file, cuts[file.uri]) for file in plan.files})
-
-
-def _check(request: Request) -> None:
-    if not request.inputs:
-        raise UsageError("no INPUT", hint="bei-jobs submit corpus.parquet")
-    if request.prompt is not None and request.prompt_name is not None:
-        raise UsageError("--prompt and --prompt-name exclude each other", hint="give one of them")
-    if request.add and request.replace:
-        raise UsageError("--add and --replace exclude each other", hint="give one of them")
-    check_task_options(request)
 
 
 def _inputs(request: Request, last: Run | None, output: Output) -> tuple[str, ...]:
@@ -185,110 +101,15 @@ def _inputs(request: Request, last: Run | None, output: Output) -> tuple[str, ..
     )
 
 
-def _passing(request: Request) -> tuple[str, ...]:
-    """The columns that were asked to pass through, the id first."""
-    names = [request.id_column] if request.id_column else []
-    return tuple(dict.fromkeys([*names, *request.keep]))
-
-
 def _fixed_schema(request: Request, last: Run | None) -> pa.Schema | None:
     """The schema the output was planned with; None where other columns are asked for now.
 
     Those that ask for other columns are refused when the output is claimed, by name.
     """
-    needed = {*_passing(request), *text_columns(request), *list_columns(request)}
+    needed = {*passing_columns(request), *text_columns(request), *list_columns(request)}
     if last is None or not needed <= set(last.columns.names):
         return None
     return last.columns
-
-
-def _bytes_per_row(request: Request, facts: dict[str, Any]) -> int:
-    """Estimated size of an output row, which bounds the rows of a shard."""
-    value = {"float32": 4.0, "float16": 2.0, "int8": 1.0, "binary": 1 / 8}[request.output_dtype]
-    return int((request.dimensions or facts.get("dimensions", 64)) * value) + 64
-
-
-def _spec(
-    request: Request, checkpoint: Checkpoint, facts: dict[str, Any], planned: PlannedInputs
-) -> JobSpec:
-    columns = planned.schema.names
-    identity = ("name", "revision", "sha256", "fingerprint", "task", "max_length", "prompts")
-    return JobSpec(
-        task=request.task,
-        model=ModelIdentity(
-            checkpoint.name, checkpoint.revision, checkpoint.sha256, checkpoint.fingerprint
-        ),
-        # Through JSON, so that it equals what is read back from where it is written.
-        encoder=json.loads(json.dumps({k: v for k, v in facts.items() if k not in identity})),
-        text_column=request.text_column,
-        query_column=request.query_column,
-        documents_column=request.documents_column,
-        document_column=request.document_column,
-        id_column=request.id_column or ("id" if "id" in columns else None),
-        keep=(*request.keep, *(k for k in planned.partition if k not in request.keep)),
-        prompt=_prompt(request, facts),
-        max_length=_max_length(request, facts),
-        truncate=request.truncate,
-        dimensions=request.dimensions,
-        output_dtype=request.output_dtype,
-        normalize=request.normalize,
-        top_k=request.top_k,
-        raw_scores=request.raw_scores,
-        aggregation=request.aggregation,
-        precision=request.precision,
-        token_budget=request.token_budget,
-        rows_per_shard=request.rows_per_shard,
-        max_failed_rows=request.max_failed_rows,
-    )
-
-
-def _prompt(request: Request, facts: dict[str, Any]) -> str:
-    """The literal prompt: as given, by name, or the model's default."""
-    prompts: dict[str, str] = facts.get("prompts") or {}
-    if request.prompt is not None:
-        return request.prompt
-    name = request.prompt_name or facts.get("default_prompt_name")
-    if name is None:
-        return ""
-    if name not in prompts:
-        known = ", ".join(sorted(prompts)) or "none"
-        raise UsageError(
-            f"{request.model} has no prompt named {name!r}",
-            hint=f"its prompts are: {known}; or give the text itself with --prompt",
-        )
-    return prompts[name]
-
-
-def _max_length(request: Request, facts: dict[str, Any]) -> int:
-    limit: int | None = facts.get("max_length")
-    positions = (facts.get("encoder") or {}).get("max_length")
-    if request.max_length is None:
-        return limit or 512
-    if positions is not None and request.max_length > positions:
-        raise UsageError(
-            f"--max-length {request.max_length} is more than the {positions} tokens that "
-            f"{request.model} has positions for",
-            hint=f"give at most {positions}",
-        )
-    return request.max_length
-
-
-def _check_dimensions(request: Request, facts: dict[str, Any]) -> None:
-    """Refuse what no vector of the model can become, before the output is claimed for it."""
-    size: int | None = facts.get("dimensions")
-    if size is None:
-        return
-    if request.dimensions is not None and request.dimensions > size:
-        raise UsageError(
-            f"--dimensions {request.dimensions} is more than the {size} of {request.model}",
-            hint=f"give at most {size}",
-        )
-    width = request.dimensions or size
-    if request.output_dtype == "binary" and width % 8:
-        raise UsageError(
-            f"--output-dtype binary packs 8 dimensions a byte, and {width} is no multiple of 8",
-            hint="choose --dimensions as a multiple of 8",
-        )
 
 
 def _plan(request: Request, spec: JobSpec, planned: PlannedInputs, previous: _Previous) -> Plan:

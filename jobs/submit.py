@@ -79,7 +79,8 @@ def command(
     computes only what is new.
     """
     from jobs.launch import Watch, run_here, run_on_broker
-    from jobs.prepare import Request, prepare
+    from jobs.prepare import prepare
+    from jobs.request import Request
     from workers.settings import load_settings
 
     settings["keep"] = tuple(name for names in settings["keep"] for name in names.split(","))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from jobs.prepare import Request
+    from jobs.request import Request
 
 #: Options that only some tasks know; the others belong to all.
 _TASKS_OF = {
@@ -27,7 +27,22 @@ _TASKS_OF = {
 }
 
 
-def check_task_options(request: Request) -> None:
+def check_request(request: Request) -> None:
+    """Refuse options that do not go together, or not with the task.
+
+    Raises:
+        UsageError: naming them.
+    """
+    if not request.inputs:
+        raise UsageError("no INPUT", hint="bei-jobs submit corpus.parquet")
+    if request.prompt is not None and request.prompt_name is not None:
+        raise UsageError("--prompt and --prompt-name exclude each other", hint="give one of them")
+    if request.add and request.replace:
+        raise UsageError("--add and --replace exclude each other", hint="give one of them")
+    _check_task_options(request)
+
+
+def _check_task_options(request: Request) -> None:
     """Refuse options that would have no effect, or none that makes sense, with the task.
 
     Raises:
@@ -73,6 +88,12 @@ def _check_tag(request: Request) -> None:
             "probabilities",
             hint="give both, or neither",
         )
+
+
+def passing_columns(request: Request) -> tuple[str, ...]:
+    """The columns that were asked to pass through, the id first."""
+    names = [request.id_column] if request.id_column else []
+    return tuple(dict.fromkeys([*names, *request.keep]))
 
 
 def text_columns(request: Request) -> tuple[str, ...]:

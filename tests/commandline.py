@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli import main
-from jobs.prepare import Prepared, Request, prepare
+from jobs.prepare import Prepared, prepare
+from jobs.request import Request
 from workers.settings import Settings
 
 ROOT = Path(__file__).parent.parent

@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from benchmarks.common import (
-    EXAMPLES, Work, header, interleaved, matrix_parameters, matrix_rate,
-    peak_memory_mib, ratio, read_texts, table,
+    EXAMPLES, Work, header, interleaved, matrix_rate, peak_memory_mib, ratio, read_texts, table,
 )  # fmt: skip
 
-from jobs.prepare import Request, prepare
+from jobs.prepare import prepare
+from jobs.request import Request
 from pipeline.encoder.checkpoint import Checkpoint, resolve
 from pipeline.encoder.engine import Engine
 from pipeline.encoder.sources import DEFAULT_MODEL
@@ -78,11 +78,8 @@ def _batches(checkpoint: Checkpoint, texts: list[str], budget: int) -> list:
 
 
 def _work(engine: Engine, batches: list) -> Work:
-    config = engine.encoder
     lengths = [int(n) for b in batches for n in b.cu_seqlens[1:] - b.cu_seqlens[:-1]]
-    return Work.of(
-        lengths, matrix_parameters(config), config.layers, config.heads * config.head_dim
-    )
+    return Work.of(lengths, engine.encoder)
 
 
 def _plain(peer: object, corpus: Path, target: Path) -> None:

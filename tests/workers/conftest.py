@@ -14,7 +14,8 @@ import torch
 from commandline import TINY, write_parquet
 from planned import ROWS, Job, MakeJob, MakeServant, Queued
 
-from jobs.prepare import Request, prepare
+from jobs.prepare import prepare
+from jobs.request import Request
 from pipeline.plan import Span
 from workers.broker import Broker
 from workers.engines import EngineCache
