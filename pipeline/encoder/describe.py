@@ -96,6 +96,7 @@ def describe(checkpoint: Checkpoint, task: str) -> dict[str, Any]:
         "dtype": "/".join(sorted({t.dtype for t in tensors.values() if "I" not in t.dtype})),
         "max_length": max_length(checkpoint, modules, encoder),
         "uses_type_ids": encoder.token_types > 1,
+        "gpu_precision": encoder.half,
         "encoder": asdict(encoder),
     }
     if task == "embed":

@@ -87,7 +87,7 @@ class Engine:
             UsageError: an option does not fit the model.
         """
         self.device = device
-        self._device = torch.device(device)
+        self._device = _device(device)
         options = HeadOptions(dimensions, normalize, prompt_tokens)
         self.checkpoint = checkpoint
         model = open_model(checkpoint, task, self._device, options)
@@ -279,6 +279,19 @@ class Engine:
                 alone = _select(batch, np.array([sequence]))
                 exact = self._compute(alone, self._exact).cpu().numpy()
             rows[target] = exact if np.isfinite(exact).all() else np.nan
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"no device {name!r}", hint="Use cpu, cuda or cuda:N.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"no device {name!r}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs",
+            hint="Use cpu, or check the driver and that torch was built for it.",
+        )
+    return device
 
 
 def _select(batch: Batch, sequences: npt.NDArray[np.int64]) -> Batch:

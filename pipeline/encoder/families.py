@@ -70,7 +70,13 @@ def load_family(checkpoint: Checkpoint) -> Loaded | None:
     if build is None:
         return None
     tensors = read_tensors(checkpoint.folder)
-    family = build(checkpoint.config, tensors)
+    try:
+        family = build(checkpoint.config, tensors)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{checkpoint.folder / 'config.json'} lacks {error}, which a "
+            f"{checkpoint.config['model_type']} needs"
+        ) from error
     if family is None:
         return None
     return Loaded(family.encoder, _match(family, tensors, str(checkpoint.folder)))

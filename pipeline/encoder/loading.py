@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from pipeline.encoder.checkpoint import Checkpoint
@@ -16,7 +17,7 @@ from pipeline.encoder.families import Loaded, load_family
 from pipeline.encoder.heads import ClassifierHead, LogitsHead, SentenceHead
 from pipeline.encoder.model import Encoder, Packed, load_weights
 from pipeline.encoder.modules import read_modules
-from pipeline.errors import UsageError
+from pipeline.errors import CheckpointError, UsageError
 
 #: A packed batch → hidden states [T, E], or logits where the model has a head of its own.
 Forward = Callable[[Packed], Tensor]
@@ -124,4 +125,11 @@ def _weights(
     names = [
         name for name in matched.sources if (name.rpartition(".")[0] in _HEAD_TENSORS) == of_head
     ]
-    return load_weights(matched, names, device, _DTYPES[precision])
+    try:
+        return load_weights(matched, names, device, _DTYPES[precision])
+    except SafetensorError as error:
+        files = sorted({str(s.file) for name in names for s in matched.sources[name]})
+        raise CheckpointError(
+            f"{' or '.join(files)} is damaged: {error}",
+            hint="Download the checkpoint again.",
+        ) from error

@@ -129,7 +129,7 @@ def read_modules(path: Path, config: Mapping[str, Any] | None = None) -> Sentenc
             pooling = _pooling(settings, path / folder)
             include_prompt = bool(settings.get("include_prompt", True))
         else:
-            steps.extend(_step(kind, folder, settings, listing))
+            steps.extend(_checked_step(kind, folder, settings, listing))
     return _finish(path, transformer, pooling, include_prompt, tuple(steps))
 
 
@@ -178,6 +178,16 @@ def _kind(entry: Mapping[str, Any], listing: Path) -> str:
             hint="Use a checkpoint whose modules are sentence-transformers' own.",
         )
     return kind
+
+
+def _checked_step(
+    kind: str, folder: str, settings: Mapping[str, Any], listing: Path
+) -> tuple[Module, ...]:
+    try:
+        return _step(kind, folder, settings, listing)
+    except KeyError as error:
+        file = listing.parent / folder / "config.json"
+        raise CheckpointError(f"{file} lacks {error}, which a {kind} module needs") from error
 
 
 def _step(kind: str, folder: str, settings: Mapping[str, Any], listing: Path) -> tuple[Module, ...]:

@@ -181,6 +181,22 @@ def test_a_package_whose_weights_are_not_the_published_ones_is_not_used(
         resolve(DEFAULT_MODEL, cache_dir=cache)
 
 
+def test_a_repository_that_has_pickles_alone_says_so(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    snapshot = tmp_path / "0123abcd"
+    shutil.copytree(BERT, snapshot)
+    (snapshot / "model.safetensors").unlink()
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(snapshot))
+    files = ["config.json", "pytorch_model.bin"]
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda *a, **k: files)
+    with pytest.raises(CheckpointError, match=r"only as pytorch_model\.bin: a pickle") as caught:
+        resolve("BAAI/bge-m3", cache_dir=cache)
+    assert "a revision with model.safetensors" in caught.value.hint
+
+
 def _upload(memory: str) -> fsspec.AbstractFileSystem:
     fs, root = fsspec.core.url_to_fs(memory)
     for name, content in _bert_files().items():

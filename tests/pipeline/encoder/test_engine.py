@@ -259,6 +259,21 @@ def test_a_precision_that_does_not_exist_is_refused(golden: Golden) -> None:
         Engine(golden("bert_mean"), "embed", precision="fp8")
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "toaster"])
+def test_a_device_that_is_not_here_is_refused(device: str, golden: Golden) -> None:
+    with pytest.raises(UsageError, match=f"no device '{device}'"):
+        Engine(golden("bert_mean"), "embed", device=device)
+
+
+def test_weights_cut_short_are_damaged_not_random(tmp_path: Path, cache: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(GOLDENS / "bert_mean", copy)
+    weights = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(weights[:-100])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        Engine(resolve(str(copy), cache_dir=cache), "embed")
+
+
 def test_token_types_of_a_pair_change_the_result(golden: Golden, compute: Compute) -> None:
     engine = Engine(golden("bert_mean"), "embed")
     plain = compute(engine, [[5, 6, 7, 8]])

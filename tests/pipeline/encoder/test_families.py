@@ -93,6 +93,11 @@ def test_a_size_that_the_weights_contradict_is_refused(bent: Bent) -> None:
         recognise(bent("bert_mean", max_position_embeddings=512))
 
 
+def test_a_config_that_lacks_a_size_names_it(bent: Bent) -> None:
+    with pytest.raises(CheckpointError, match="lacks 'hidden_size', which a bert needs"):
+        recognise(bent("bert_mean", hidden_size=None))
+
+
 def test_an_unused_pooler_and_position_ids_are_no_error(golden: Golden) -> None:
     assert recognise(golden("bert_mean")) is not None
 

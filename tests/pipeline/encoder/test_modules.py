@@ -205,6 +205,13 @@ def test_an_activation_that_is_not_torchs_is_refused(bent: Bent) -> None:
         read_modules(path)
 
 
+def test_a_module_config_that_lacks_a_size_names_it(bent: Bent) -> None:
+    path = bent("embeddinggemma").path
+    (path / "2_Dense" / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="lacks 'in_features', which a Dense module needs"):
+        read_modules(path)
+
+
 def test_an_unknown_pooling_is_named(bent: Bent) -> None:
     path = bent("bert_mean").path
     (path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "median"}))
