@@ -92,8 +92,13 @@ class Broker:
                 url,
                 decode_responses=True,
                 encoding_errors="surrogateescape",  # what others left there is not our undoing
-                # A blip is ridden out; a Redis that is not there is said so within a second.
-                retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=3),
+                # A blip is ridden out; a Redis that is not there is said so within a second, and
+                # one that does not answer after one timeout.
+                retry=Retry(
+                    ExponentialBackoff(cap=0.5, base=0.05),
+                    retries=3,
+                    supported_errors=(redis.ConnectionError,),
+                ),
                 **LINK,
             )
         except ValueError as error:

@@ -117,12 +117,16 @@ class _Worker:
             moment = time.monotonic()
             if moment >= beat:
                 beat = moment + _BEAT_SECONDS
-                self._reach(lambda: self._broker.beat(self._info, _SILENCE_SECONDS))
+                self._reach(self._beat)
             if moment >= look:
                 # Jittered, so that a fleet started at once does not look at once.
                 look = moment + self._reconcile_seconds * random.uniform(0.7, 1.3)
                 self._reach(self._upkeep.look_after_all)
             self._stop.wait(max(0.0, min(beat, look, moment + 1.0) - time.monotonic()))
+
+    def _beat(self) -> None:
+        if self._consumer.is_alive():
+            self._broker.beat(self._info, _SILENCE_SECONDS)
 
     def _purge(self) -> None:
         if count := self._broker.purge_rubbish():
@@ -174,13 +178,16 @@ class _Consumer:
         theirs.close()
         self._started = time.monotonic()
 
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.is_alive()
+
     def revive(self) -> bool:
         """Start a new one where it ended, after a pause that grows while it keeps ending.
 
         Returns:
             Whether it just ended.
         """
-        if self._process is None or self._process.is_alive():
+        if self._process is None or self.is_alive():
             return False
         moment = time.monotonic()
         if self._revive_at is None:

@@ -7,13 +7,18 @@ import signal
 import threading
 from base64 import b64decode
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from commandline import Bei, parts, write_parquet
+from commandline import TINY, Bei, parts, write_parquet
 from fixtures_redis import RedisServer
 from fleet import Fleet, until
 
+from pipeline.manifest import read_parts
 from pipeline.output import find_run
 from workers.app import make_app, send
 from workers.messages import MESSAGE_VERSION, QUEUE, RUN_SHARD, queue_of
@@ -37,7 +42,7 @@ def quick(tmp_path: Path) -> Path:
     return write_parquet(tmp_path / "quick.parquet", 12 * QUICK_SHARD, row_group=QUICK_SHARD)
 
 
-def submit_slow(fleet: Fleet, slow: Path, output: Path) -> str:
+def submit_slow(fleet: Fleet, slow: Path, output: object) -> str:
     return fleet.submit(slow, "--output", output, "--rows-per-shard", SLOW_SHARD)
 
 
@@ -214,16 +219,38 @@ def test_a_job_finishes_across_a_restart_of_a_redis_that_keeps_nothing(
     assert "is back" in worker.log
 
 
-def test_two_workers_share_an_output(fleet: Fleet, slow: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
+def test_two_workers_on_an_object_store_give_what_one_process_gives(
+    fleet: Fleet, s3: Any, slow: Path, tmp_path: Path
+) -> None:
+    output = f"s3://{s3.make_bucket()}/vectors"
     workers = [fleet.start(), fleet.start()]
     job = submit_slow(fleet, slow, output)
     until(lambda: len(fleet.leases(job)) == 2, "both at work")
     fleet.finish(output)
     fleet.check(output, 4 * SLOW_SHARD)
     committed = [worker.log.count("DEBUG job") for worker in workers]
-    assert sum(committed) == 4
-    assert all(committed)
+    assert all(committed), committed
+    here = tmp_path / "here"
+    assert fleet.bei("submit", slow, "--output", here, "--model", TINY, "--device", "cpu").code == 0
+    one, other = rows_of(here), rows_of(output)
+    assert one["id"].equals(other["id"])
+    assert one["id"].to_pylist() == pq.read_table(slow)["id"].to_pylist()
+    one_vectors, other_vectors = (matrix(table["embedding"]) for table in (one, other))
+    np.testing.assert_allclose(one_vectors, other_vectors, rtol=0, atol=1e-6)
+
+
+def rows_of(output: object) -> pa.Table:
+    """All rows in input order, from whichever store."""
+    found, run = find_run(str(output))
+    tables = []
+    for name in read_parts(found, run)["part"].to_pylist():
+        table = pa.ipc.open_file(found.directory.read(name)).read_all()
+        tables.append(table.replace_schema_metadata(None))
+    return pa.concat_tables(tables)
+
+
+def matrix(column: pa.ChunkedArray) -> np.ndarray:
+    return np.stack(column.to_numpy(zero_copy_only=False))
 
 
 def test_a_worker_refuses_to_start_without_its_broker(bei: Bei) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import redis
 
@@ -16,7 +14,7 @@ SPAN = Span(64, 32)
 
 
 @pytest.fixture
-def spans(raw: redis.Redis) -> Iterator[Spans]:
+def spans(raw: redis.Redis) -> Spans:
     return Spans(raw, "job")
 
 

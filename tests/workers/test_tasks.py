@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,24 @@ def test_a_worker_that_stops_gives_the_message_back(
     with broker.spans(job.run.job) as spans:
         assert set(spans.crashes().values()) <= {0}
     assert broker.progress(job.run.job).rows == 0
+
+
+def test_a_span_that_takes_long_keeps_its_lease(
+    job: Job, broker: Broker, registry: Registry, raw: redis.Redis, settings: Settings
+) -> None:
+    seen: list[int] = []
+
+    def wait_for_a_renewal() -> bool:
+        """Hold the device until the time left on the lease has grown, or it lapsed."""
+        while not any(b > a for a, b in pairwise(seen)) and (not seen or seen[-1] > 0):
+            seen.append(raw.pttl(f"bei:job:{job.run.job}:lease:0+4"))
+        return False
+
+    short = replace(settings, lease_seconds=0.5)
+    device = Device("cpu", EngineCache(settings.cache_dir), wait_for_a_renewal)
+    Servant(short, broker, registry, device).run_shard(job.message(0, 4))
+    assert job.committed == [0, 1, 2, 3]
+    assert min(seen) > 0
 
 
 def test_a_message_given_back_is_rejected_for_celery(
