@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,3 +28,15 @@ def test_the_readme_names_every_command() -> None:
     assert [
         name for name in COMMANDS if f"`{name}`" not in readme and f"bei-jobs {name}" not in readme
     ] == []
+
+
+def test_the_table_of_models_and_the_list_that_is_printed_name_the_same() -> None:
+    from pipeline.encoder.known import KNOWN
+
+    rows = re.findall(
+        r"^\| ([\w.-]+/[\w.-]+) \| (\w+) \| ([\w-]+) \|",
+        (ROOT / "docs" / "models.md").read_text(),
+        flags=re.MULTILINE,
+    )
+
+    assert {tuple(known) for known in KNOWN} == set(rows)
