@@ -2,6 +2,10 @@
 
 Known is what Redis lists as open and what this machine's own files remember: a Redis that lost
 everything gets its jobs back from here.
+
+    <state_dir>/queues/<16 hex of the broker's URL>/jobs/<job>.json    as in `workers.registry`
+
+A file goes when its job has ended. Workers on one machine may share the directory.
 """
 
 from __future__ import annotations
