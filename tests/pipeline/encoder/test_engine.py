@@ -120,6 +120,16 @@ def test_a_sequence_that_stays_non_finite_is_nan_and_its_neighbours_are_not(
     np.testing.assert_array_equal(rows[keep], expected[keep])
 
 
+def test_logits_that_overflow_in_float32_too_are_nan_and_not_infinite(golden: Golden) -> None:
+    engine = Engine(golden("ner_bert"), "tag", precision="bfloat16")
+    load = engine._load
+    engine._load = lambda precision: _overflow(load(precision), 99)
+    engine._encode = engine._load("bfloat16")
+    ((_, rows),) = engine.run([_batch([[5, 99, 7], [8, 9]])])
+    assert np.isnan(rows[:3]).all()
+    assert np.isfinite(rows[3:]).all()
+
+
 @pytest.mark.parametrize(
     ("name", "task", "shape"),
     [

@@ -83,6 +83,13 @@ def test_a_missing_and_a_spare_tensor_are_both_listed(bent: Bent) -> None:
     assert "left over: encoder.layer.1.output.dense.kernel" in caught.value.message
 
 
+def test_a_tensor_that_is_only_missing_is_an_error_too(bent: Bent) -> None:
+    checkpoint = bent("bert_mean")
+    _rewrite(checkpoint, lambda t: t.pop("encoder.layer.1.output.dense.bias"))
+    with pytest.raises(CheckpointError, match=r"missing: encoder\.layer\.1\.output\.dense\.bias$"):
+        recognise(checkpoint)
+
+
 def test_a_layer_more_than_the_config_says_is_left_over_not_dropped(bent: Bent) -> None:
     with pytest.raises(CheckpointError, match=r"left over: encoder\.layer\.2\."):
         recognise(bent("bert_mean", num_hidden_layers=2))
