@@ -17,9 +17,11 @@ import pyarrow.parquet as pq
 import torch
 
 from pipeline.encoder.config import EncoderConfig
+from pipeline.encoder.linear import make_linear
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "corpus.parquet"
+_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "pyarrow", "onnxruntime",
              "openvino", "flash-attn")  # fmt: skip
 
@@ -40,20 +42,29 @@ class Work:
     flop: float
 
     @classmethod
-    def of(
-        cls, lengths: Sequence[int] | np.ndarray, parameters: int, layers: int, width: int
-    ) -> Work:
-        """FLOP of a forward pass over real tokens: 2 per weight, 4·layers·width per token pair.
+    def of(cls, lengths: Sequence[int] | np.ndarray, config: EncoderConfig) -> Work:
+        """FLOP of a forward pass over real tokens: 2 a weight, 4 · width a pair that attends.
+
+        Embeddings, norms, activations and heads are left out; so are pairs that a causal mask or a
+        window hides, whether or not an engine computes them.
 
         Args:
             lengths: tokens per sequence.
-            parameters: without the embedding tables.
-            layers: of the encoder.
-            width: heads × head size.
+            config: of the encoder.
         """
         sizes = np.asarray(lengths, dtype=np.float64)
-        flop = 2.0 * parameters * sizes.sum() + 4.0 * layers * width * (sizes**2).sum()
+        pairs = sum(_pairs(sizes, config, config.window(i)) for i in range(config.layers))
+        width = config.heads * config.head_dim
+        flop = 2.0 * matrix_parameters(config) * sizes.sum() + 4.0 * width * pairs
         return cls(len(sizes), int(sizes.sum()), float(flop))
+
+
+def _pairs(sizes: np.ndarray, config: EncoderConfig, window: int | None) -> float:
+    """Pairs (query, key) that one layer attends to."""
+    reach = sizes - 1 if window is None else np.minimum(window, sizes - 1)
+    # Keys up to `reach` before a query: reach + 1 each, less what lies before the start.
+    before = sizes * (reach + 1) - reach * (reach + 1) / 2
+    return float((before if config.causal else 2 * before - sizes).sum())
 
 
 def matrix_parameters(config: EncoderConfig) -> int:
@@ -66,12 +77,18 @@ def matrix_parameters(config: EncoderConfig) -> int:
 
 
 def matrix_rate(device: str, dtype: torch.dtype, size: int = 0) -> float:
-    """FLOP/s of this machine's own large matrix product: the best of several runs."""
+    """FLOP/s of this machine's own large matrix product: the best of several runs.
+
+    On a CPU in float32 the better of torch.matmul and the product that the encoder uses.
+    """
     size = size or (8192 if device.startswith("cuda") else 2048)
     a = torch.randn(size, size, device=device, dtype=dtype)
     b = torch.randn(size, size, device=device, dtype=dtype)
-    times = [timed(lambda: a @ b, device) for _ in range(12)]
-    return 2.0 * size**3 / min(times[2:])
+    with torch.inference_mode():
+        linear = make_linear(b, None)
+        products = (lambda: a @ b, lambda: linear(a))
+        times = [timed(product, device) for _ in range(10) for product in products]
+    return 2.0 * size**3 / min(times[4:])
 
 
 def timed(work: Callable[[], object], device: str = "cpu") -> float:
@@ -102,10 +119,21 @@ def ratio(base: Sequence[float], mine: Sequence[float]) -> float:
     return statistics.median(b / m for b, m in zip(base, mine, strict=True))
 
 
+def reset_peak_memory(device: str) -> None:
+    """Begin a new peak of `peak_memory_mib`."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+    elif _CLEAR.exists():
+        _CLEAR.write_text("5")  # proc(5): resets the peak resident set
+
+
 def peak_memory_mib(device: str) -> float:
     """Peak device memory, or on a CPU peak resident memory of this process, in MiB."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 2**20
+    if _CLEAR.exists():
+        (line,) = [x for x in _STATUS.read_text().splitlines() if x.startswith("VmHWM")]
+        return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -18,10 +18,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from benchmarks.common import (
-    EXAMPLES, Work, header, interleaved, matrix_rate, peak_memory_mib, ratio, read_texts, table,
-)  # fmt: skip
 
+from benchmarks.common import (
+    EXAMPLES,
+    Work,
+    header,
+    interleaved,
+    matrix_rate,
+    peak_memory_mib,
+    ratio,
+    read_texts,
+    table,
+)  # fmt: skip
 from jobs.prepare import prepare
 from jobs.request import Request
 from pipeline.encoder.checkpoint import Checkpoint, resolve

@@ -63,5 +63,3 @@ def _submit(corpus: Path, options: argparse.Namespace) -> tuple[dict, int]:
     if status:
         raise SystemExit(f"the job failed: {out.decode()}")
     return json.loads(out), usage.ru_maxrss
-
-

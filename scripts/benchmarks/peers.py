@@ -1,0 +1,157 @@
+"""The engines that `scripts/bench encode` compares: ours, and every peer that is installed.
+
+Each is called with texts and returns their vectors, tokenizing included; what it needs beyond
+that (weights, compilation, its best batch size) is ready before the clock runs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.encoder.checkpoint import resolve
+from pipeline.encoder.engine import Engine
+from pipeline.encoder.tokenizer import load_tokenizer
+from pipeline.packing import Batch, gather, pack
+from pipeline.prefetch import prefetch
+from pipeline.tokens import TextTokenizer, Tokens
+
+# As in pipeline.windows: rows sorted and packed together.
+_WINDOW_ROWS = 16_384
+_BATCH_SIZES = (32, 64, 128, 256, 512)
+# Texts that a batch size is chosen on.
+_TUNING_ROWS = 512
+
+Vectors = np.ndarray
+
+
+class Ours:
+    """bei-jobs' encoder: tokenizing in one thread, computing in the other."""
+
+    def __init__(self, folder: Path, device: str, precision: str, limit: int) -> None:
+        checkpoint = resolve(str(folder))
+        self.engine = Engine(checkpoint, "embed", device=device, precision=precision)
+        self.tokenizer = load_tokenizer(checkpoint)
+        self._texts = TextTokenizer(self.tokenizer, limit, "right")
+
+    def __call__(self, texts: list[str]) -> Vectors:
+        out = np.empty((len(texts), self.engine.output_size), dtype=np.float32)
+        with prefetch(self._windows(texts), 2) as ahead:
+            done = 0
+            for tokens in ahead:
+                for batch, rows in self.engine.run(self._batches(tokens)):
+                    out[done + batch.sequences] = rows
+                done += tokens.rows
+        return out
+
+    def tokenized(self, texts: list[str]) -> Callable[[list[str]], Vectors]:
+        """The same without tokenizing and packing: these texts, prepared beforehand."""
+        tokens = [(w, list(self._batches(w))) for w in self._windows(texts)]
+
+        def run(_: list[str]) -> Vectors:
+            parts = []
+            for window, batches in tokens:
+                part = np.empty((window.rows, self.engine.output_size), dtype=np.float32)
+                for batch, rows in self.engine.run(batches):
+                    part[batch.sequences] = rows
+                parts.append(part)
+            return np.concatenate(parts)
+
+        return run
+
+    def lengths(self, texts: list[str]) -> np.ndarray:
+        """Tokens of each text."""
+        return np.concatenate([w.lengths for w in self._windows(texts)])
+
+    def _windows(self, texts: list[str]) -> Iterator[Tokens]:
+        for start in range(0, len(texts), _WINDOW_ROWS):
+            yield self._texts.encode(texts[start : start + _WINDOW_ROWS])
+
+    def _batches(self, tokens: Tokens) -> Iterator[Batch]:
+        for sequences in pack(tokens.lengths, self.engine.token_budget):
+            yield gather(tokens.ids, tokens.offsets, sequences)
+
+
+class SentenceTransformers:
+    """The reference library, at its defaults or tuned."""
+
+    def __init__(self, folder: Path, device: str, limit: int, **options: Any) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        self.batch_size = options.pop("batch_size", 32)
+        self.model = SentenceTransformer(str(folder), device=device, **options)
+        self.model.max_seq_length = limit
+        self.real = self.padded = 0
+
+    def __call__(self, texts: list[str]) -> Vectors:
+        return self.model.encode(texts, batch_size=self.batch_size, show_progress_bar=False)
+
+    def tune(self, texts: list[str]) -> None:
+        """Take the batch size that encodes a sample fastest; one that does not fit is skipped."""
+        best = float("inf")
+        chosen = self.batch_size
+        for self.batch_size in _BATCH_SIZES:
+            try:
+                self(texts[: self.batch_size])
+                start = time.perf_counter()
+                self(texts[:_TUNING_ROWS])
+            except torch.OutOfMemoryError:
+                break
+            seconds = time.perf_counter() - start
+            if seconds < best:
+                best, chosen = seconds, self.batch_size
+        self.batch_size = chosen
+
+    def count_padding(self) -> None:
+        """From the next call on, count the tokens that are real and those that are computed."""
+
+        def look(_: Any, args: tuple[Any, ...]) -> None:
+            mask = args[0].get("attention_mask")
+            if mask is not None:
+                self.real += int(mask.sum())
+                self.padded += mask.numel()
+
+        self.model[0].register_forward_pre_hook(look)
+
+    @property
+    def padding(self) -> str:
+        """Share of the computed tokens that were padding."""
+        return f"{100 * (1 - self.real / self.padded):.0f} %" if self.padded else "0 %"
+
+
+def peers(
+    folder: Path, device: str, limit: int, half: str, texts: list[str]
+) -> Iterator[tuple[str, Callable[[], SentenceTransformers]]]:
+    """Name and maker of every peer that this machine can run, its defaults first."""
+
+    def make(tuned: bool, **options: Any) -> Callable[[], SentenceTransformers]:
+        def build() -> SentenceTransformers:
+            engine = SentenceTransformers(folder, device, limit, **options)
+            if tuned:
+                engine.tune(texts)
+            return engine
+
+        return build
+
+    yield "sentence-transformers", make(False)
+    if device.startswith("cuda"):
+        dtype = {"dtype": getattr(torch, half)}
+        yield f"sentence-transformers {half}, tuned batch", make(True, model_kwargs=dtype)
+        if importlib.util.find_spec("flash_attn"):
+            flash = {**dtype, "attn_implementation": "flash_attention_2"}
+            yield "sentence-transformers FA2, flattened, tuned", make(True, model_kwargs=flash)
+        return
+    yield "sentence-transformers, tuned batch", make(True)
+    if importlib.util.find_spec("optimum"):
+        if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec(
+            "optimum.onnxruntime"
+        ):
+            yield "sentence-transformers ONNX", make(False, backend="onnx")
+        if importlib.util.find_spec("openvino"):
+            yield "sentence-transformers OpenVINO", make(False, backend="openvino")

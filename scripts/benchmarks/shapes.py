@@ -1,0 +1,146 @@
+"""Checkpoints of real shapes with random weights, in the layout that everybody publishes.
+
+What they compute means nothing; what it costs is what the real weights would cost. Every engine
+loads the same directory, its tokenizer too, and must give the same vectors.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+# <pad> is token 1 everywhere: XLM-R counts positions from there, and no other family minds.
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+VOCABULARY = 30_000
+
+_BERT = {"model_type": "bert", "hidden_size": 768, "num_hidden_layers": 12,
+         "num_attention_heads": 12, "intermediate_size": 3072, "vocab_size": 30_522}  # fmt: skip
+_QWEN = {"model_type": "qwen2", "num_hidden_layers": 28, "vocab_size": 151_646,
+         "max_position_embeddings": 131_072, "rope_theta": 1_000_000.0}  # fmt: skip
+
+#: Name → (config, pooling, stored dtype, tokens a text may have); sizes as published.
+SHAPES: dict[str, tuple[dict[str, Any], str, torch.dtype, int]] = {
+    "MiniLM-L6": (
+        {**_BERT, "hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536},
+        "mean", torch.float32, 512,
+    ),
+    "bge-base": (_BERT, "cls", torch.float32, 512),
+    "XLM-R-large": (
+        {**_BERT, "model_type": "xlm-roberta", "hidden_size": 1024, "num_hidden_layers": 24,
+         "num_attention_heads": 16, "intermediate_size": 4096, "vocab_size": 250_002,
+         "max_position_embeddings": 8194, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
+        "cls", torch.float32, 8192,
+    ),
+    "ModernBERT-base": (
+        {"model_type": "modernbert", "hidden_size": 768, "num_hidden_layers": 22,
+         "num_attention_heads": 12, "intermediate_size": 1152, "vocab_size": 50_368,
+         "local_attention": 128, "global_attn_every_n_layers": 3},
+        "mean", torch.float32, 8192,
+    ),
+    "Qwen2-1.5B": (
+        {**_QWEN, "hidden_size": 1536, "num_attention_heads": 12, "num_key_value_heads": 2,
+         "intermediate_size": 8960},
+        "lasttoken", torch.bfloat16, 8192,
+    ),
+    "Qwen2-7B": (
+        {**_QWEN, "hidden_size": 3584, "num_attention_heads": 28, "num_key_value_heads": 4,
+         "intermediate_size": 18_944},
+        "lasttoken", torch.bfloat16, 8192,
+    ),
+}  # fmt: skip
+
+
+def write_checkpoint(folder: Path, shape: str, texts: list[str], device: str) -> Path:
+    """Write a checkpoint of a shape and return its directory.
+
+    Args:
+        folder: what to put it in.
+        shape: a key of SHAPES.
+        texts: what the tokenizer learns its words from.
+        device: where the random numbers are drawn.
+    """
+    settings, pooling, dtype, limit = SHAPES[shape]
+    path = folder / shape
+    (path / "1_Pooling").mkdir(parents=True)
+    _write_weights(path, settings, dtype, device)
+    tokenizer = _tokenizer(texts)
+    tokenizer.save(str(path / "tokenizer.json"))
+    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), SPECIAL, strict=True))
+    _write(path / "tokenizer_config.json", {
+        **names, "cls_token": "<s>", "sep_token": "</s>", "model_max_length": limit,
+        "tokenizer_class": "TokenizersBackend",
+    })  # fmt: skip
+    steps = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    _write(path / "modules.json", [
+        {"idx": i, "name": str(i), "path": at, "type": f"sentence_transformers.models.{kind}"}
+        for i, (at, kind) in enumerate(steps)
+    ])  # fmt: skip
+    (path / "2_Normalize").mkdir()
+    _write(path / "sentence_bert_config.json", {"max_seq_length": limit, "do_lower_case": False})
+    modes = {"cls": "cls_token", "mean": "mean_tokens", "lasttoken": "lasttoken"}
+    _write(path / "1_Pooling" / "config.json", {
+        "word_embedding_dimension": settings["hidden_size"],
+        **{f"pooling_mode_{name}": mode == pooling for mode, name in modes.items()},
+    })  # fmt: skip
+    return path
+
+
+def _write_weights(path: Path, settings: dict[str, Any], dtype: torch.dtype, device: str) -> None:
+    """Draw every tensor of the model that transformers builds for a config."""
+    import transformers
+
+    own = dict(settings)
+    config = transformers.AutoConfig.for_model(
+        own.pop("model_type"), **own, bos_token_id=0, pad_token_id=1, eos_token_id=2
+    )
+    with torch.device("meta"):
+        model = transformers.AutoModel.from_config(config, dtype=dtype)
+    config.architectures = [type(model).__name__]
+    config.dtype = dtype
+    config.save_pretrained(path)
+    generator = torch.Generator(device).manual_seed(0)
+    tensors = {}
+    for name, like in model.named_parameters():
+        tensor = torch.empty(like.shape, dtype=dtype, device=device)
+        if like.ndim == 1:
+            tensor.fill_(float("norm" in name.lower() and name.endswith("weight")))
+        else:
+            tensor.normal_(0.0, 0.02, generator=generator)
+        tensors[name] = tensor.cpu()
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+
+
+def _tokenizer(texts: list[str]) -> Tokenizer:
+    """A WordPiece tokenizer of the texts' own words."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=VOCABULARY, special_tokens=list(SPECIAL), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B </s>",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
+    )  # fmt: skip
+    return tokenizer
+
+
+def texts_of_length(tokenizer: Tokenizer, tokens: int, count: int) -> list[str]:
+    """Texts of exactly so many tokens, special ones counted: words that are one token each."""
+    special = tokenizer.num_special_tokens_to_add(is_pair=False)
+    words = [w for w in tokenizer.get_vocab() if w.isascii() and w.isalpha() and len(w) > 2]
+    drawn = torch.randint(
+        len(words), (count, tokens - special), generator=torch.Generator().manual_seed(1)
+    )
+    words.sort()
+    return [" ".join(words[i] for i in row) for row in drawn.tolist()]
+
+
+def _write(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1), encoding="utf-8")
