@@ -11,7 +11,7 @@ from pipeline.errors import UsageError
 from pipeline.storage import absolute
 
 _DATA_SUFFIXES = re.compile(
-    r"(\.(parquet|pq|arrow|feather|ipc|jsonl|ndjson|json|csv|tsv))?(\.(gz|zst))?$", re.IGNORECASE
+    r"(\.(parquet|pq|arrows?|feather|ipc|jsonl|ndjson|json|csv|tsv))?(\.(gz|zst))?$", re.IGNORECASE
 )
 _MAGIC = re.compile(r"[*?\[]")
 

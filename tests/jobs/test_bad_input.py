@@ -252,13 +252,15 @@ def test_a_checkpoint_without_safetensors(submit: Bei, corpus: Path, tmp_path: P
     refused(submit(corpus, "--model", model), model, "safetensors")
 
 
-def test_a_checkpoint_with_a_broken_file(
+def test_a_checkpoint_with_damaged_weights(
     submit: Bei, corpus: Path, tmp_path: Path, output: Path
 ) -> None:
-    for name in ("model.safetensors",):
-        model = Path(shutil.copytree(TINY, tmp_path / name))
-        (model / name).write_bytes(b"\x00 broken")
-        refused(submit(corpus, "--model", model), name.partition(".")[0])
+    model = Path(shutil.copytree(TINY, tmp_path / "model"))
+    (model / "model.safetensors").write_bytes(b"\x00 broken")
+    found = submit(corpus, "--model", model)
+    assert found.code == 1
+    assert len(found.screen) <= MAX_LINES
+    assert str(model / "model.safetensors") in found.err
     assert not output.exists()
 
 

@@ -16,6 +16,8 @@ import pytest
 import zstandard
 from commandline import TINY, Bei, parts, read_output, texts, write_parquet
 
+from jobs.request import default_output
+
 GOLDEN = json.loads((Path(TINY) / "cases.json").read_text())
 
 
@@ -126,6 +128,23 @@ def test_a_glob_takes_what_it_matches(submit: Bei, bei: Bei, tmp_path: Path) -> 
     done = submit(tmp_path / "data/[ab].parquet", "--json")
     assert (done.code, done.json["rows"]["total"]) == (0, 4)
     assert done.json["output"] == str(tmp_path / "data.embed")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("/d/corpus.parquet", "/d/corpus.embed"),
+        ("/d/corpus.arrows", "/d/corpus.embed"),
+        ("/d/corpus.jsonl.gz", "/d/corpus.embed"),
+        ("/d/v1.2.csv.zst", "/d/v1.2.embed"),
+        ("/d/data/", "/d/data.embed"),
+        ("/d/data/*.parquet", "/d/data.embed"),
+        ("/d/data/**/part-?.csv", "/d/data.embed"),
+        ("s3://bucket/corpus.parquet", "s3://bucket/corpus.embed"),
+    ],
+)
+def test_the_output_lies_beside_the_input(given: str, expected: str) -> None:
+    assert default_output([given], "embed") == expected
 
 
 def test_several_inputs_need_an_output_of_their_own(submit: Bei, tmp_path: Path) -> None:
