@@ -17,12 +17,11 @@ def command(job: str, broker: str | None, as_json: bool) -> int:
     Workers stop at the next batch they begin. A finished job stays finished.
     """
     from jobs.summary import EXIT_DONE, EXIT_FAILED, show
-    from jobs.target import find_job
+    from jobs.target import find_job, open_broker
     from pipeline.state import job_state
-    from workers.broker import Broker
     from workers.settings import load_settings
 
-    queue = Broker(broker) if broker else None
+    queue = open_broker(broker)
     output, run = find_job(job, load_settings(), queue)
     if job_state(output, run).state != "done":
         output.cancel(run)

@@ -15,17 +15,17 @@ from jobs.options import broker_option, json_option
 def command(broker: str | None, as_json: bool) -> None:
     """The jobs that this machine submitted or served, and with --broker those of the fleet."""
     from jobs.summary import summary
+    from jobs.target import open_broker
     from pipeline.errors import BeiJobsError
     from pipeline.output import Output
     from pipeline.state import job_state
     from pipeline.storage import redact
-    from workers.broker import Broker
     from workers.registry import Registry
     from workers.settings import load_settings
 
     refs = {ref.job: ref for ref in Registry(load_settings().state_dir).all()}
-    if broker:
-        refs |= {ref.job: ref for ref in Broker(broker).jobs()}
+    if queue := open_broker(broker):
+        refs |= {ref.job: ref for ref in queue.jobs()}
     rows = []
     for ref in refs.values():
         try:

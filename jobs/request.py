@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import UsageError
-from pipeline.storage import absolute
+from pipeline.storage import absolute, redact
 
 _DATA_SUFFIXES = re.compile(
     r"(\.(parquet|pq|arrows?|feather|ipc|jsonl|ndjson|json|csv|tsv))?(\.(gz|zst))?$", re.IGNORECASE
@@ -57,13 +57,19 @@ def default_output(inputs: Sequence[str], task: str) -> str:
     Named after the task, so that one corpus can be embedded and classified side by side.
 
     Raises:
-        UsageError: there are several inputs, so that no place is beside them all.
+        UsageError: there are several inputs, so that no place is beside them all, or the input
+            is part of an output.
     """
     if len(inputs) != 1:
         raise UsageError(
             "several inputs need an --output", hint="give one, such as --output vectors/"
         )
     uri = absolute(inputs[0])
+    if "/_bei/" in f"{uri}/":
+        raise UsageError(
+            f"{redact(uri)} lies inside an output, where no other output may be",
+            hint="give an --output of its own, such as --output mended.embed",
+        )
     while _MAGIC.search(uri):
         uri = uri.rstrip("/").rpartition("/")[0]
     return _DATA_SUFFIXES.sub("", uri.rstrip("/")) + f".{task}"

@@ -17,12 +17,11 @@ def command(job: str, broker: str | None, as_json: bool) -> int:
     With --broker they are queued again; without, run the job's submit command again.
     """
     from jobs.summary import exit_code, show
-    from jobs.target import find_job
+    from jobs.target import find_job, open_broker
     from pipeline.state import job_state
-    from workers.broker import Broker
     from workers.settings import load_settings
 
-    queue = Broker(broker) if broker else None
+    queue = open_broker(broker)
     output, run = find_job(job, load_settings(), queue)
     output.forget_failures(run)
     if queue is not None:

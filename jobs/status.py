@@ -18,12 +18,11 @@ def command(job: str, broker: str | None, as_json: bool) -> int:
     finished.
     """
     from jobs.summary import exit_code, show
-    from jobs.target import find_job
+    from jobs.target import find_job, open_broker
     from pipeline.state import job_state
-    from workers.broker import Broker
     from workers.settings import load_settings
 
-    queue = Broker(broker) if broker else None
+    queue = open_broker(broker)
     output, run = find_job(job, load_settings(), queue)
     if queue is not None:
         from workers.reconcile import reconcile

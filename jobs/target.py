@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from pipeline.errors import NotFound
 from pipeline.output import Output, Run, find_run
-from workers.broker import Broker
 from workers.registry import Registry
 from workers.settings import Settings
 
+if TYPE_CHECKING:
+    from workers.broker import Broker
+
 _JOB_ID = re.compile(r"[0-9a-f]{12}")
+
+
+def open_broker(url: str | None) -> Broker | None:
+    """The fleet's Redis, where one is named."""
+    if url is None:
+        return None
+    from workers.broker import Broker  # redis: a moment to import, only where it is asked
+
+    return Broker(url)
 
 
 def find_job(job: str, settings: Settings, broker: Broker | None) -> tuple[Output, Run]:

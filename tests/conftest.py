@@ -11,6 +11,7 @@ from typing import Any
 import boto3
 import fsspec
 import pytest
+from hypothesis import settings
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
     MotoRequestHandler,
@@ -19,6 +20,10 @@ from moto.moto_server.werkzeug_app import (
 from werkzeug.serving import make_server
 
 pytest_plugins = ["fixtures_redis"]  # a file of its own beside this one
+
+# A loaded machine is no reason to fail: how long an example takes says nothing here.
+settings.register_profile("bei-jobs", deadline=None)
+settings.load_profile("bei-jobs")
 
 ACCESS_KEY = "AKIATESTTESTTESTTEST"
 SECRET_KEY = "secret/of+the/tests+that/must+never/be+seen"

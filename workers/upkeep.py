@@ -46,18 +46,24 @@ class Upkeep:
         self._opened: dict[str, tuple[Output, Run, Plan]] = {}
         self._complained: dict[str, str] = {}
 
+    def learn(self) -> None:
+        """Write down the jobs that are open: whatever Redis forgets from now on is known here.
+
+        Raises:
+            BrokerError: Redis is out of reach.
+        """
+        for ref in self._broker.open_jobs():
+            if self._registry.find(ref.job) is None:
+                self._registry.add(ref)
+
     def look_after_all(self) -> None:
         """One round over all known jobs. What fails is logged, once while it stays the same.
 
         Raises:
             BrokerError: Redis is out of reach.
         """
-        refs = {ref.job: ref for ref in self._registry.all()}
-        for ref in self._broker.open_jobs():
-            if ref.job not in refs:
-                self._registry.add(ref)
-                refs[ref.job] = ref
-        for ref in refs.values():
+        self.learn()
+        for ref in self._registry.all():
             if self._broker.take_turn(ref.job, self._turn_seconds):
                 self._look_after(ref)
 

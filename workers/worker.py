@@ -118,6 +118,7 @@ class _Worker:
             if moment >= beat:
                 beat = moment + _BEAT_SECONDS
                 self._reach(self._beat)
+            self._reach(self._upkeep.learn)
             if moment >= look:
                 # Jittered, so that a fleet started at once does not look at once.
                 look = moment + self._reconcile_seconds * random.uniform(0.7, 1.3)

@@ -168,5 +168,11 @@ def fingerprint(path: Path) -> str:
 def _content(file: Path) -> bytes:
     if file.suffix != ".json":
         return file.read_bytes()
-    parsed = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        parsed = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # bytes that are not UTF-8 among them
+        raise CheckpointError(
+            f"{file} is not valid JSON: {error}",
+            hint="Fetch the checkpoint again: the file is damaged or was cut short.",
+        ) from error
     return json.dumps(parsed, sort_keys=True, ensure_ascii=False).encode()

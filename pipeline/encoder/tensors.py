@@ -114,7 +114,10 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
             for name, entry in header.items()
         }
     except (struct.error, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file} is not a safetensors file: {error}") from error
+        raise CheckpointError(
+            f"{file} is not a safetensors file: {error}",
+            hint="Fetch the checkpoint again: the file is damaged or was cut short.",
+        ) from error
 
 
 def read_tensors(folder: Path) -> dict[str, TensorInfo]:

@@ -34,6 +34,16 @@ def test_a_job_seen_once_outlives_a_flush(
     assert [ref.job for ref in broker.open_jobs()] == [job.run.job]
 
 
+def test_a_job_that_was_only_heard_of_outlives_a_flush(
+    job: Job, broker: Broker, upkeep: Upkeep, queued: Queued, raw: redis.Redis
+) -> None:
+    broker.register(job.run)
+    upkeep.learn()
+    raw.flushall()
+    upkeep.look_after_all()
+    assert len(queued()) == 4
+
+
 def test_a_job_seen_before_a_restart_outlives_a_flush(
     job: Job, broker: Broker, upkeep: Upkeep, registry: Registry, queued: Queued, raw: redis.Redis
 ) -> None:
