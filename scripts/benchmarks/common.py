@@ -22,8 +22,16 @@ from pipeline.encoder.linear import make_linear
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "corpus.parquet"
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-_PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "pyarrow", "onnxruntime",
-             "openvino", "flash-attn")  # fmt: skip
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "tokenizers",
+    "pyarrow",
+    "onnxruntime",
+    "openvino",
+    "flash-attn",
+)
 
 
 def read_texts(path: Path, count: int, column: str = "text") -> list[str]:
@@ -148,7 +156,8 @@ def header(command: str, device: str) -> str:
     chip = torch.cuda.get_device_name() if device.startswith("cuda") else _cpu_name()
     threads = "" if device.startswith("cuda") else f", {torch.get_num_threads()} threads"
     date = datetime.now(UTC).strftime("%Y-%m-%d")
-    return f"{date} · {chip}{threads} · python {platform.python_version()}, {', '.join(found)}\n`{command}`"
+    versions = ", ".join([f"python {platform.python_version()}", *found])
+    return f"{date} · {chip}{threads} · {versions}\n`{command}`"
 
 
 def _cpu_name() -> str:

@@ -35,7 +35,7 @@ from benchmarks.shapes import SHAPES, texts_of_length, write_checkpoint
 from pipeline.encoder.checkpoint import resolve
 
 _COLUMNS = ["model", "lengths", "engine", "rows/s", "tokens/s", "TFLOP/s", "of matrix rate",
-            "padding", "peak MiB", "× peer", "min cosine"]  # fmt: skip
+            "padding", "peak MiB", "x peer", "min cosine"]  # fmt: skip
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace, command: str) -> str:
             rows += _shape(shape, Path(name), options)
     notes = (
         "medians of interleaved repeats; tokens/s counts real tokens; matrix rate: measured in "
-        "turn with the runs, in the engine's precision; × peer: against sentence-transformers at "
+        "turn with the runs, in the engine's precision; x peer: against sentence-transformers at "
         "its defaults; peak MiB: above what the loaded models hold"
     )
     return f"{header(command, options.device)}\n\n{table(_COLUMNS, rows)}\n\n{notes}"

@@ -128,12 +128,13 @@ def _report(seconds: dict[str, list[float]], work: Work, engine: Engine, device:
         "tokens/s",
         "TFLOP/s",
         "of matrix rate",
-        "× plain script",
-        "× encoder alone",
+        "x plain script",
+        "x encoder alone",
     ]
+    repeats = len(seconds["bei-jobs"])
     notes = (
-        f"{work.rows:,} texts, {work.tokens:,} tokens, medians of {len(next(iter(seconds.values())))} "
-        f"interleaved repeats; matrix rate {rate / 1e12:.3f} TFLOP/s; "
+        f"{work.rows:,} texts, {work.tokens:,} tokens, medians of {repeats} interleaved "
+        f"repeats; matrix rate {rate / 1e12:.3f} TFLOP/s; "
         f"peak memory of the process {peak_memory_mib(device):,.0f} MiB"
     )
     return table(columns, rows) + "\n\n" + notes
