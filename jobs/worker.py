@@ -16,11 +16,10 @@ def command(broker: str | None, device: str | None, verbose: bool) -> int:
 
     SIGTERM stops between two batches and gives the rest of the work back.
     """
-    from workers.worker import serve
-
     from jobs.devices import devices
     from pipeline.errors import UsageError
     from workers.settings import load_settings
+    from workers.worker import serve
 
     if not broker:
         raise UsageError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -32,7 +34,7 @@ def test_no_two_neighbouring_batches_would_have_fitted_into_one(
     sizes: list[int], budget: int
 ) -> None:
     batches = pack(sizes, budget)
-    for left, right in zip(batches, batches[1:], strict=False):
+    for left, right in pairwise(batches):
         first_of_next = sizes[right[0]]
         assert sum(sizes[i] for i in left) + first_of_next > budget
 
@@ -46,7 +48,7 @@ def test_the_longest_come_first(sizes: list[int], budget: int) -> None:
 
 @pytest.mark.parametrize(("sizes", "budget"), [([1], 0), ([-1], 5)])
 def test_nonsense_is_refused(sizes: list[int], budget: int) -> None:
-    with pytest.raises(ValueError, match="token_budget|negative"):
+    with pytest.raises(ValueError, match=r"token_budget|negative"):
         pack(sizes, budget)
 
 
@@ -61,10 +63,7 @@ def test_gather_copies_the_tokens_of_the_named_sequences_in_order(
 
     batch = gather(flat, offsets, np.array(chosen, dtype=np.int64), types)
 
-    got = [
-        batch.ids[a:b].tolist()
-        for a, b in zip(batch.cu_seqlens, batch.cu_seqlens[1:], strict=False)
-    ]
+    got = [batch.ids[a:b].tolist() for a, b in pairwise(batch.cu_seqlens)]
     assert got == [texts[i] for i in chosen]
     assert batch.tokens == sum(map(len, got))
     assert batch.max_seqlen == max(map(len, got), default=0)
