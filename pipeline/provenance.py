@@ -37,6 +37,7 @@ def of_run(run: Run, engine: Engine, attempt: str) -> dict[str, object]:
         "precision": engine.precision,
         "device": engine.device_name,
         "versions": software_versions(),
+        **({"quantization": engine.quantization} if engine.quantization else {}),
     }
 
 

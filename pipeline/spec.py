@@ -25,7 +25,7 @@ NUMERICS_VERSION = 1
 TaskName = Literal["embed", "rerank", "classify", "tag"]
 Truncate = Literal["right", "left", "error"]
 OutputDtype = Literal["float32", "float16", "int8", "binary"]
-Precision = Literal["auto", "float32", "float16", "bfloat16"]
+Precision = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 
 #: Columns that a job may write; none that passes through may bear such a name.

@@ -154,9 +154,10 @@ class PositionBias:
         size = max(rows.stop, columns.stop)
         if self._config.heads * size * size > MAX_MASK_ENTRIES:
             return self._compute(rows, columns)
-        if self._square.shape[1] < size:
-            self._square = self._compute(slice(0, size), slice(0, size))
-        return self._square[:, rows, columns]
+        square = self._square  # another thread may put a smaller one in its place
+        if square.shape[1] < size:
+            square = self._square = self._compute(slice(0, size), slice(0, size))
+        return square[:, rows, columns]
 
     def _compute(self, rows: slice, columns: slice) -> Tensor:
         queries = torch.arange(rows.start, rows.stop, device=self._device)[:, None]

@@ -16,7 +16,7 @@ from pipeline.encoder.tokenizer import max_length
 from pipeline.errors import CheckpointError, UsageError
 
 TASKS = ("embed", "rerank", "classify", "tag")
-PRECISIONS = ("auto", "float32", "float16", "bfloat16")
+PRECISIONS = ("auto", "float32", "float16", "bfloat16", "int8")
 
 
 def tasks_of(config: Config, encoder: EncoderConfig | None) -> tuple[str, ...]:
@@ -64,6 +64,10 @@ def resolve_precision(precision: str, encoder: EncoderConfig, device: str) -> st
     if precision == "float16" and encoder.float16_overflows:
         raise UsageError(
             f"{encoder.family} overflows in float16", hint="Use --precision bfloat16 or float32."
+        )
+    if precision == "int8" and device != "cpu":
+        raise UsageError(
+            f"int8 is for a CPU; the device is {device}", hint="Use --precision auto on a GPU."
         )
     if precision != "auto":
         return precision

@@ -3,7 +3,9 @@
     engine = Engine(resolve("sentence-transformers/all-MiniLM-L6-v2"), "embed")
     for batch, rows in engine.run(batches): ...
 
-On a GPU the copy of one batch's rows to the host overlaps the computation of the next.
+On a GPU the copy of one batch's rows to the host overlaps the computation of the next. On a CPU
+every core computes a batch of its own: no core waits for another inside a batch, and a row's
+values do not depend on how many there are.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +25,10 @@ from pipeline.encoder.checkpoint import Checkpoint
 from pipeline.encoder.config import EncoderConfig
 from pipeline.encoder.describe import resolve_precision
 from pipeline.encoder.heads import SentenceHead
+from pipeline.encoder.linear import INT8_SCHEME
 from pipeline.encoder.loading import Forward, HeadOptions, open_model
 from pipeline.encoder.model import Packed
+from pipeline.encoder.probe import probe
 from pipeline.errors import EncodeError, Interrupted, UsageError
 from pipeline.packing import Batch, gather
 
@@ -33,6 +38,8 @@ Rows = npt.NDArray[np.float32]
 
 # Batches whose rows may be on their way to the host while the next one computes.
 _IN_FLIGHT = 1
+# Batches that are computed at once on a CPU: each takes memory, so that many cores share one.
+_CPU_STREAMS = 8
 # Tokens of a batch by default, see `Engine.token_budget`.
 _CPU_TOKENS = 2048
 _GPU_TOKENS = 16_384
@@ -40,11 +47,10 @@ _GPU_TOKENS = 16_384
 
 @dataclass(frozen=True, slots=True)
 class _Launched:
-    """A batch whose rows are computed, or will be once `copied` has happened."""
+    """A batch whose rows are computed, or on their way."""
 
     batch: Batch
-    rows: Tensor  # on the host
-    copied: torch.cuda.Event | None
+    rows: Callable[[], Tensor]  # waits for them; on the host
 
 
 class Engine:
@@ -54,7 +60,8 @@ class Engine:
         checkpoint: where it was loaded from.
         encoder: the settings of the model.
         device: where it computes: "cpu", "cuda", "cuda:1", …
-        precision: float32, float16 or bfloat16.
+        precision: float32, float16, bfloat16 or int8.
+        quantization: the scheme of int8 and its error on this model's weights; else "".
         output_size: width of a row: dimensions of a vector, or number of classes.
     """
 
@@ -76,7 +83,7 @@ class Engine:
             task: embed, rerank, classify or tag.
             device: a torch device.
             precision: of the encoder; pooling and heads are always float32. `auto`: float32 on a
-                CPU, on a GPU float16, or bfloat16 where the family overflows.
+                CPU, on a GPU float16, or bfloat16 where the family overflows. int8: on a CPU.
             dimensions: leading dimensions of a vector to keep, None for all.
             normalize: vectors of unit length or not, None for what the checkpoint does.
             prompt_tokens: what the prompt takes at the front of every sequence; left out of
@@ -98,12 +105,26 @@ class Engine:
         self._per_token = task == "tag"
         self._load = model.load
         self._encode = model.load(self.precision)
+        self.quantization = ""
+        if self.precision == "int8":
+            error = probe(self._encode, model.load("float32"), model.encoder.vocab_size)
+            self.quantization = f"{INT8_SCHEME}; {error}"
         self._exact: Forward | None = None
         self._copies = (
             torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             if self._on_gpu
             else None
         )
+        threads = torch.get_num_threads()
+        self._streams = 1 if self._on_gpu else min(threads, _CPU_STREAMS)
+        self._pool: ThreadPoolExecutor | None = None
+        if self._streams > 1:
+            self._pool = ThreadPoolExecutor(
+                self._streams,
+                thread_name_prefix="encode",
+                initializer=torch.set_num_threads,
+                initargs=(threads // self._streams,),
+            )
         #: Tokens that a batch may hold, once one was too large for the device's memory.
         self._token_limit: int | None = None
 
@@ -122,6 +143,13 @@ class Engine:
         return _GPU_TOKENS if self._on_gpu else _CPU_TOKENS
 
     @property
+    def _ahead(self) -> int:
+        """Batches that are taken before the first one's rows are waited for."""
+        if self._pool is not None:
+            return self._streams
+        return _IN_FLIGHT if self._on_gpu else 0
+
+    @property
     def _on_gpu(self) -> bool:
         return self._device.type == "cuda"
 
@@ -134,7 +162,7 @@ class Engine:
         not, or if it has no tokens, its values are NaN and the caller decides what becomes of it.
 
         Args:
-            batches: taken one ahead of the results.
+            batches: taken a few ahead of the results.
             should_stop: asked before each batch.
 
         Yields:
@@ -151,28 +179,34 @@ class Engine:
             if should_stop is not None and should_stop():
                 raise Interrupted("stopped between batches")
             launched.append(self._launch(batch))
-            if len(launched) > (_IN_FLIGHT if self._on_gpu else 0):
+            if len(launched) > self._ahead:
                 yield self._finish(launched.popleft())
         while launched:
             yield self._finish(launched.popleft())
 
     def _launch(self, batch: Batch) -> _Launched:
         self._check(batch)
+        if self._pool is not None:
+            return _Launched(batch, self._pool.submit(self._fit, batch).result)
         rows = self._fit(batch)
         if self._copies is None:
-            return _Launched(batch, rows, None)
+            return _Launched(batch, lambda: rows)
         host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
         self._copies.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._copies):
             host.copy_(rows, non_blocking=True)
             # The allocator must not reuse the rows before the copy has read them.
             rows.record_stream(self._copies)
-        return _Launched(batch, host, self._copies.record_event())
+        copied = self._copies.record_event()
+
+        def arrived() -> Tensor:
+            copied.synchronize()
+            return host
+
+        return _Launched(batch, arrived)
 
     def _finish(self, launched: _Launched) -> tuple[Batch, Rows]:
-        if launched.copied is not None:
-            launched.copied.synchronize()
-        batch, rows = launched.batch, launched.rows.numpy()
+        batch, rows = launched.batch, launched.rows().numpy()
         broken = self._broken(batch, rows)
         if broken.size:
             self._repair(batch, rows, broken)

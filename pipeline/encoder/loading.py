@@ -22,7 +22,12 @@ from pipeline.errors import CheckpointError, UsageError
 #: A packed batch → hidden states [T, E], or logits where the model has a head of its own.
 Forward = Callable[[Packed], Tensor]
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "int8": torch.float32,  # of everything but the products
+}
 # Our names of the tensors that the head reads; everything else is the encoder's.
 _HEAD_TENSORS = ("projection", "head_dense", "head_norm", "classifier")
 
@@ -77,7 +82,7 @@ def open_model(
 
     def load(precision: str) -> Forward:
         parts = _weights(loaded, device, precision, of_head=False)
-        return Encoder(encoder, parts, device, _DTYPES[precision])
+        return Encoder(encoder, parts, device, _DTYPES[precision], quantize=precision == "int8")
 
     return Model(encoder, head, load)
 
@@ -94,6 +99,11 @@ def _foreign(
         head = _sentence_head(checkpoint, encoder, {}, device, options)
 
     def load(precision: str) -> Forward:
+        if precision == "int8":
+            raise UsageError(
+                f"{checkpoint.name} is computed by transformers, which has no int8 here",
+                hint="Use --precision float32.",
+            )
         return fallback.PaddedModel(checkpoint, task, device, _DTYPES[precision])
 
     return Model(encoder, head, load)

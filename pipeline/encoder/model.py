@@ -74,13 +74,19 @@ class Encoder:
     """Weights and settings of one encoder on one device."""
 
     def __init__(
-        self, config: EncoderConfig, weights: Weights, device: torch.device, dtype: torch.dtype
+        self,
+        config: EncoderConfig,
+        weights: Weights,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        quantize: bool = False,
     ) -> None:
         self.config = config
         self.device = device
         self.dtype = dtype
         self._weights = dict(weights)
-        self._linears = self._take_linears()
+        self._linears = self._take_linears(quantize)
         self._varlen = varlen_supported(config, device, dtype)
         self._slopes = alibi_slopes(config.heads).to(device) if config.alibi else None
         self._bias: PositionBias | None = None
@@ -88,15 +94,14 @@ class Encoder:
             self._bias = PositionBias(config, weights.get("relative_bias.weight"), device)
         self._rotations: dict[Rope, Tensor] = {}
 
-    def _take_linears(self) -> dict[str, Linear]:
+    def _take_linears(self, quantize: bool) -> dict[str, Linear]:
         """Linears by name; their weights are kept in the layout of the product alone."""
         found: dict[str, Linear] = {}
         for name in [n for n in self._weights if n.endswith(".weight")]:
             at = name.removesuffix(".weight")
             if at.rpartition(".")[2] in _PRODUCTS:
-                found[at] = make_linear(
-                    self._weights.pop(name), self._weights.pop(f"{at}.bias", None)
-                )
+                weight, bias = self._weights.pop(name), self._weights.pop(f"{at}.bias", None)
+                found[at] = make_linear(weight, bias, quantize=quantize)
         return found
 
     def __call__(self, batch: Packed) -> Tensor:

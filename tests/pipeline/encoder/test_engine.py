@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.encoder.checkpoint import Checkpoint, resolve
-from pipeline.encoder.describe import describe
+from pipeline.encoder.describe import describe, resolve_precision
 from pipeline.encoder.engine import Engine
 from pipeline.errors import CheckpointError, EncodeError, Interrupted, UsageError
 from pipeline.packing import Batch, gather
@@ -340,3 +340,62 @@ def test_known_families_never_import_transformers() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", ["bert_mean", "mpnet_mean", "modernbert_cls", "jina_en"])
+def test_batches_computed_at_once_are_those_computed_alone_and_in_order(
+    name: str, golden: Golden, sentences: Make
+) -> None:
+    batches = [_batch(sentences(3 + i % 5, 10 + 3 * i)) for i in range(20)]
+    alone = [rows for _, rows in Engine(golden(name), "embed").run(batches)]
+    torch.set_num_threads(4)
+    try:
+        engine = Engine(golden(name), "embed")
+    finally:
+        torch.set_num_threads(1)
+    assert engine._streams == 4
+    found = list(engine.run(batches))
+    assert [b is batch for b, (batch, _) in zip(batches, found, strict=True)] == [True] * 20
+    for rows, (_, together) in zip(alone, found, strict=True):
+        np.testing.assert_array_equal(together, rows)
+
+
+def test_an_error_in_one_of_several_batches_at_once_is_raised(golden: Golden) -> None:
+    torch.set_num_threads(2)
+    try:
+        engine = Engine(golden("bert_mean"), "embed")
+    finally:
+        torch.set_num_threads(1)
+    batches = [_batch([[5, 6, 7]]) for _ in range(4)]
+    encode = engine._encode
+    engine._encode = SmallMemory(encode, 2)
+    with pytest.raises(EncodeError, match="does not fit"):
+        list(engine.run(batches))
+    engine._encode = encode
+    assert len(list(engine.run(batches))) == 4  # and it goes on serving
+
+
+@pytest.mark.parametrize("name", ["bert_mean", "e5_xlmr", "qwen3_causal_last", "modernbert_cls"])
+def test_int8_stays_near_float32_and_says_how_near(
+    name: str, golden: Golden, sentences: Make
+) -> None:
+    batch = _batch(sentences(12, 40))
+    ((_, exact),) = Engine(golden(name), "embed", normalize=True).run([batch])
+    engine = Engine(golden(name), "embed", precision="int8", normalize=True)
+    ((_, rows),) = engine.run([batch])
+    assert 0.99 <= (exact * rows).sum(1).min() < 0.999_999_9
+    assert engine.precision == "int8"
+    assert "one scale a token" in engine.quantization
+    said = float(engine.quantization.partition("least cosine to float32 ")[2].split()[0])
+    assert 0.9 < said < 1
+
+
+def test_auto_is_never_int8(golden: Golden) -> None:
+    engine = Engine(golden("bert_mean"), "embed", precision="auto")
+    assert (engine.precision, engine.quantization) == ("float32", "")
+
+
+def test_int8_on_a_gpu_is_refused(golden: Golden) -> None:
+    encoder = Engine(golden("bert_mean"), "embed").encoder
+    with pytest.raises(UsageError, match="int8 is for a CPU"):
+        resolve_precision("int8", encoder, "cuda:0")
