@@ -10,7 +10,6 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 
 import click
 
@@ -52,7 +51,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("bei-jobs"), prog_name="bei-jobs")
+@click.version_option(package_name="bei-jobs", prog_name="bei-jobs")
 def cli() -> None:
     """Offline batch inference for text encoders: a corpus in, Arrow files out.
 

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import JobFailed
@@ -176,9 +175,9 @@ def _part_row(item: ObjectInfo, info: PartInfo) -> dict[str, Any]:
 
 def _totals(run: Run, parts: pa.Table) -> Manifest:
     def total(name: str, table: pa.Table = parts) -> int:
-        return int(pc.sum(table[name]).as_py() or 0)
+        return int(sum(table[name].to_pylist()))
 
-    mine = parts.filter(pc.equal(parts["job"], run.job))
+    mine = parts.filter([job == run.job for job in parts["job"].to_pylist()])
     return Manifest(
         job=run.job,
         run=run.n,
@@ -189,7 +188,7 @@ def _totals(run: Run, parts: pa.Table) -> Manifest:
         failed=total("failed"),
         tokens=total("tokens"),
         truncated=total("truncated"),
-        seconds=round(float(pc.sum(mine["seconds"]).as_py() or 0), 3),
+        seconds=round(float(sum(mine["seconds"].to_pylist())), 3),
         bytes=total("bytes"),
         precisions=_distinct(parts["precision"].to_pylist()),
         space=run.spec.space,
