@@ -4,23 +4,22 @@ Shapes: T tokens, S sequences, H query heads, K key heads (H is a multiple of K)
 Two engines:
 - `GroupedAttention`, everywhere: runs of equal length go through scaled_dot_product_attention
   together, so nothing is padded and no mask separates sequences. Also the reference.
-- `VarlenAttention`, CUDA in 16 bits: FlashAttention's variable-length kernel.
+- `VarlenAttention`, CUDA in 16 bits: a variable-length kernel, see `kernels`.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from pipeline.encoder.config import EncoderConfig
+from pipeline.encoder.kernels import Kernel, Sequences
 
 # Entries of one attention mask or bias, all heads: 64 MB in float32. Longer texts are attended
 # to in blocks of query rows.
@@ -199,7 +198,7 @@ def relative_buckets(distance: Tensor, buckets: int) -> Tensor:
 
 
 class VarlenAttention:
-    """FlashAttention's variable-length kernel, for 16-bit queries on CUDA."""
+    """A variable-length kernel, for 16-bit queries on CUDA."""
 
     def __init__(
         self,
@@ -207,62 +206,25 @@ class VarlenAttention:
         cu_seqlens: Tensor,
         max_seqlen: int,
         slopes: Tensor | None,
+        kernel: Kernel,
     ) -> None:
         self._config = config
-        self._cu_seqlens = cu_seqlens  # [S + 1] int32, on the device
-        self._max_seqlen = max_seqlen
+        self._within = Sequences(cu_seqlens, max_seqlen, config.scale, config.causal)
         self._slopes = slopes  # [H] float32 of ALiBi, or None
+        self._kernel = kernel
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
         """Attend; query [T, H, D], key and value [T, K, D] → [T, H * D]."""
-        left = -1 if window is None else window
-        right = 0 if self._config.causal else left
-        out: Tensor
-        if self._slopes is not None:
-            out = torch.ops.aten._flash_attention_forward(
-                query,
-                key,
-                value,
-                self._cu_seqlens,
-                self._cu_seqlens,
-                self._max_seqlen,
-                self._max_seqlen,
-                0.0,
-                self._config.causal,
-                False,
-                scale=self._config.scale,
-                alibi_slopes=self._slopes,
-            )[0]
-        else:
-            out = _varlen_attn(
-                query,
-                key,
-                value,
-                self._cu_seqlens,
-                self._max_seqlen,
-                self._config.scale,
-                (left, right),
-            )
+        within = self._within if window is None else replace(self._within, window=window)
+        if self._slopes is None:
+            return self._kernel(query, key, value, within).flatten(1)
+        # Only this operator takes slopes.
+        offsets, longest = within.cu_seqlens, within.max_seqlen
+        out: Tensor = torch.ops.aten._flash_attention_forward(
+            query, key, value, offsets, offsets, longest, longest, 0.0, within.causal, False,
+            scale=within.scale, alibi_slopes=self._slopes,
+        )[0]  # fmt: skip
         return out.flatten(1)
-
-
-def _varlen_attn(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seqlens: Tensor,
-    max_seqlen: int,
-    scale: float,
-    window: tuple[int, int],
-) -> Tensor:
-    """Call varlen_attn of torch 2.11 (which takes grouped heads as they are) or later."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    options: dict[str, Any] = {"scale": scale, "window_size": window}
-    if "enable_gqa" in inspect.signature(varlen_attn).parameters:
-        options["enable_gqa"] = query.shape[1] != key.shape[1]
-    out = varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, **options)
-    return out if isinstance(out, Tensor) else out[0]
 
 
 def varlen_supported(config: EncoderConfig, device: torch.device, dtype: torch.dtype) -> bool:

@@ -24,11 +24,13 @@ from torch import Tensor
 from pipeline.encoder.checkpoint import Checkpoint
 from pipeline.encoder.config import EncoderConfig
 from pipeline.encoder.describe import resolve_precision
+from pipeline.encoder.graphs import Graphs
 from pipeline.encoder.heads import SentenceHead
 from pipeline.encoder.linear import INT8_SCHEME
 from pipeline.encoder.loading import Forward, HeadOptions, open_model
 from pipeline.encoder.model import Packed
 from pipeline.encoder.probe import probe
+from pipeline.encoder.static import gpu_tokens
 from pipeline.errors import EncodeError, Interrupted, UsageError
 from pipeline.packing import Batch, gather
 
@@ -42,7 +44,6 @@ _IN_FLIGHT = 1
 _CPU_STREAMS = 8
 # Tokens of a batch by default, see `Engine.token_budget`.
 _CPU_TOKENS = 2048
-_GPU_TOKENS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +110,21 @@ class Engine:
         if self.precision == "int8":
             error = probe(self._encode, model.load("float32"), model.encoder.vocab_size)
             self.quantization = f"{INT8_SCHEME}; {error}"
+        self._graphs: Graphs | None = None
+        if getattr(self._encode, "capturable", False):
+            limit = self.encoder.max_length if self.encoder.position_table else None
+            self._graphs = Graphs(self._rows, self._device, per_token=self._per_token, limit=limit)
         self._exact: Forward | None = None
         self._copies = (
             torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             if self._on_gpu
             else None
         )
+        self._token_budget = _CPU_TOKENS
+        if self._on_gpu:
+            free, _ = torch.cuda.mem_get_info(self._device)
+            item = 4 if self.precision == "float32" else 2
+            self._token_budget = gpu_tokens(self.encoder, free, item)
         threads = torch.get_num_threads()
         self._streams = 1 if self._on_gpu else min(threads, _CPU_STREAMS)
         self._pool: ThreadPoolExecutor | None = None
@@ -138,9 +148,9 @@ class Engine:
         """Tokens a batch should hold where the user does not say.
 
         On a CPU, enough to keep the matrix units busy and little enough to stay in its caches;
-        a GPU takes as much as keeps its launches few.
+        a GPU takes as much as keeps its launches few and fits into its memory.
         """
-        return _GPU_TOKENS if self._on_gpu else _CPU_TOKENS
+        return self._token_budget
 
     @property
     def _ahead(self) -> int:
@@ -242,6 +252,8 @@ class Engine:
                     hint="Use a smaller --max-length or --token-budget, or a larger device.",
                 ) from error
         # Outside the handler: its traceback would keep the failed batch's memory alive.
+        if self._graphs is not None:
+            self._graphs.clear()
         if self._on_gpu:
             torch.cuda.empty_cache()
         self._token_limit = batch.tokens // 2
@@ -259,11 +271,18 @@ class Engine:
 
     @torch.inference_mode()
     def _compute(self, batch: Batch, encode: Forward) -> Tensor:
-        """Rows of a batch, on the device. A path with static shapes would begin here."""
+        """Rows of a batch, on the device."""
         if batch.tokens == 0:
             return self._nothing(batch)
+        if self._graphs is not None and encode is self._encode:
+            rows = self._graphs.run(batch)
+            if rows is not None:
+                return rows
         packed = self._pack(batch)
         return self._head(encode(packed), packed)
+
+    def _rows(self, packed: Packed) -> Tensor:
+        return self._head(self._encode(packed), packed)
 
     def _nothing(self, batch: Batch) -> Tensor:
         """Rows of sequences without any token."""

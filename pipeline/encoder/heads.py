@@ -55,32 +55,33 @@ def pool(hidden: Tensor, batch: Packed, mode: PoolingMode, prompt_tokens: int = 
 
 
 def _reduce(hidden: Tensor, lengths: Tensor, skipped: Tensor | None, mode: PoolingMode) -> Tensor:
+    """Reduce over each sequence; leading tokens are skipped without a look at their number."""
     sequences = torch.arange(lengths.shape[0], device=hidden.device)
     owner = torch.repeat_interleave(sequences, lengths, output_size=hidden.shape[0])  # [T]
-    rank = torch.arange(hidden.shape[0], device=hidden.device)  # of a token in its sequence
-    rank -= (lengths.cumsum(0) - lengths)[owner]
+    first = (lengths.cumsum(0) - lengths)[owner]
+    rank = torch.arange(hidden.shape[0], device=hidden.device) - first
     counts = lengths
+    weight = (rank + 1).float()[:, None]
     if skipped is not None:
-        kept = rank >= skipped[owner]
-        hidden, owner, rank = hidden[kept], owner[kept], rank[kept]
+        left_out = (rank < skipped[owner])[:, None]
+        hidden = hidden.masked_fill(left_out, -torch.inf if mode == "max" else 0.0)
+        weight = weight.masked_fill(left_out, 0.0)
         counts = lengths - skipped
     if mode == "max":
-        return torch.segment_reduce(hidden, "max", lengths=counts, unsafe=True)
+        return torch.segment_reduce(hidden, "max", lengths=lengths, unsafe=True)
     if mode == "weightedmean":
-        weight = (rank + 1).float()[:, None]
-        total = _sum(weight, owner, counts)
-        return _sum(hidden * weight, owner, counts) / total
+        return _sum(hidden * weight, owner, lengths) / _sum(weight, owner, lengths)
     divisor = counts.float()[:, None]
     if mode == "mean_sqrt_len_tokens":
         divisor = divisor.sqrt()
-    return _sum(hidden, owner, counts) / divisor
+    return _sum(hidden, owner, lengths) / divisor
 
 
-def _sum(values: Tensor, owner: Tensor, counts: Tensor) -> Tensor:
+def _sum(values: Tensor, owner: Tensor, lengths: Tensor) -> Tensor:
     """Sum of each sequence's rows, [S, E], in a fixed order on every device."""
     if values.device.type == "cpu":  # fifteen times faster there than segment_reduce
-        return values.new_zeros(counts.shape[0], values.shape[1]).index_add_(0, owner, values)
-    return torch.segment_reduce(values, "sum", lengths=counts, unsafe=True)
+        return values.new_zeros(lengths.shape[0], values.shape[1]).index_add_(0, owner, values)
+    return torch.segment_reduce(values, "sum", lengths=lengths, unsafe=True)
 
 
 class SentenceHead:

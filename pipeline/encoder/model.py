@@ -25,6 +25,7 @@ from pipeline.encoder.attention import (
     varlen_supported,
 )
 from pipeline.encoder.config import EncoderConfig, Rope
+from pipeline.encoder.kernels import Kernel, choose
 from pipeline.encoder.linear import Linear, activate_, make_linear
 from pipeline.encoder.tensors import Matched
 
@@ -87,12 +88,15 @@ class Encoder:
         self.dtype = dtype
         self._weights = dict(weights)
         self._linears = self._take_linears(quantize)
-        self._varlen = varlen_supported(config, device, dtype)
+        self._kernel: Kernel | None = None
+        if varlen_supported(config, device, dtype):
+            self._kernel = choose(config, device, dtype)
         self._slopes = alibi_slopes(config.heads).to(device) if config.alibi else None
         self._bias: PositionBias | None = None
         if config.alibi or config.relative_buckets:
             self._bias = PositionBias(config, weights.get("relative_bias.weight"), device)
-        self._rotations: dict[Rope, Tensor] = {}
+        # By length, and none is ever replaced: a CUDA graph reads the one it was captured with.
+        self._rotations: dict[tuple[Rope, int], Tensor] = {}
 
     def _take_linears(self, quantize: bool) -> dict[str, Linear]:
         """Linears by name; their weights are kept in the layout of the product alone."""
@@ -103,6 +107,11 @@ class Encoder:
                 weight, bias = self._weights.pop(name), self._weights.pop(f"{at}.bias", None)
                 found[at] = make_linear(weight, bias, quantize=quantize)
         return found
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a forward pass never waits for the device, so that a CUDA graph can hold it."""
+        return self._kernel is not None
 
     def __call__(self, batch: Packed) -> Tensor:
         """Hidden states after the last layer, [T, E] in the encoder's dtype."""
@@ -117,8 +126,10 @@ class Encoder:
         return self._norm("final_norm", hidden) if config.final_norm else hidden
 
     def _attention(self, batch: Packed) -> Attention:
-        if self._varlen:
-            return VarlenAttention(self.config, batch.cu_seqlens, batch.max_seqlen, self._slopes)
+        if self._kernel is not None:
+            return VarlenAttention(
+                self.config, batch.cu_seqlens, batch.max_seqlen, self._slopes, self._kernel
+            )
         return GroupedAttention(self.config, runs(batch.offsets), self._bias)
 
     def _embed(self, batch: Packed, positions: Tensor) -> Tensor:
@@ -213,11 +224,12 @@ class Encoder:
     def _rotate_by(self, positions: Tensor, max_seqlen: int) -> dict[Rope, Tensor]:
         """Cosines and sines of every kind of layer at the batch's positions, [T, 1, D]."""
         gathered: dict[Rope, Tensor] = {}
+        length = 2 ** max(0, max_seqlen - 1).bit_length()
         for rope in dict.fromkeys(self.config.ropes):
-            table = self._rotations.get(rope)
-            if table is None or table.shape[0] < max_seqlen:
-                table = rotations(rope, max_seqlen).to(self.device)
-                self._rotations[rope] = table
+            table = self._rotations.get((rope, length))
+            if table is None:
+                table = rotations(rope, length).to(self.device)
+                self._rotations[rope, length] = table
             gathered[rope] = table[positions].unsqueeze(1)
         return gathered
 

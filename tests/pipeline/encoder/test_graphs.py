@@ -1,0 +1,99 @@
+"""CUDA graphs on a GPU: the rows of the plain way, whatever ran before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.encoder import kernels
+from pipeline.encoder.checkpoint import Checkpoint
+from pipeline.encoder.describe import tasks_of
+from pipeline.encoder.engine import Engine
+from pipeline.packing import Batch, gather
+
+GOLDENS = Path(__file__).parents[2] / "goldens"
+NAMES = sorted(p.name for p in GOLDENS.iterdir() if p.is_dir())
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+Golden = Callable[[str], Checkpoint]
+Make = Callable[[int, int], list[list[int]]]
+
+
+def _batches(sentences: Make, count: int) -> list[Batch]:
+    """Batches of several shapes, most of them more than once."""
+    made = []
+    for i in range(count):
+        texts = sentences(8 + i % 3, (30, 60, 120)[i % 3])
+        offsets = np.concatenate([[0], np.cumsum([len(t) for t in texts])]).astype(np.int64)
+        flat = np.array([(token + i) % 395 + 5 for text in texts for token in text], np.int32)
+        made.append(gather(flat, offsets, np.arange(len(texts))))
+    return made
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_graphs_give_the_rows_of_plain_launches(name: str, golden: Golden, sentences: Make) -> None:
+    checkpoint = golden(name)
+    task = tasks_of(checkpoint.config, None)[0]
+    plain = Engine(checkpoint, task, device="cuda")
+    plain._graphs = None
+    engine = Engine(checkpoint, task, device="cuda")
+    batches = _batches(sentences, 24)
+    expected = [rows for _, rows in plain.run(batches)]
+    # All at once: copies to the host overlap the replays that follow.
+    found = [rows for _, rows in engine.run(batches)]
+    if engine._graphs is not None:
+        assert engine._graphs._captured
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=4e-3)
+
+
+def test_a_graph_gives_the_same_bits_again(golden: Golden, sentences: Make) -> None:
+    engine = Engine(golden("bert_mean"), "embed", device="cuda")
+    batches = _batches(sentences, 6)
+    list(engine.run(batches))
+    list(engine.run(batches))
+    first, second = ([rows for _, rows in engine.run(batches)] for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_out_of_memory_in_a_graph_halves_the_batch_and_goes_on(
+    golden: Golden, sentences: Make
+) -> None:
+    engine = Engine(golden("bert_mean"), "embed", device="cuda")
+    batches = _batches(sentences, 3) * 3
+    expected = [rows for _, rows in engine.run(batches)]
+    small = Engine(golden("bert_mean"), "embed", device="cuda")
+    assert small._graphs is not None
+    compute, room = small._graphs._compute, 400
+
+    def short_of_memory(packed: Any) -> Any:
+        if packed.ids.shape[0] > room:
+            raise torch.OutOfMemoryError("no memory left")
+        return compute(packed)
+
+    small._graphs._compute = short_of_memory
+    found = [rows for _, rows in small.run(batches)]
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=4e-3)
+    assert small._token_limit is not None
+
+
+@pytest.mark.parametrize("name", ["bert_mean", "gte_qwen2", "qwen3_causal_last"])
+def test_every_kernel_that_is_offered_is_right_or_refused(name: str, golden: Golden) -> None:
+    config = Engine(golden(name), "embed").encoder
+    device = torch.device("cuda")
+    dtype = getattr(torch, config.half)
+    chosen = kernels.choose(config, device, dtype)
+    query, key, value, within = kernels._trial(config, device, dtype)
+    expected = kernels.reference(query, key, value, within)
+    assert kernels.is_right(chosen(query, key, value, within), expected)
