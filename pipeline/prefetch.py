@@ -1,14 +1,17 @@
-"""Run an iterator ahead of its consumer, in a thread, through a bounded queue."""
+"""Run an iterator ahead of its consumer, in a thread, through a bounded queue; map in order."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _END = object()
 
@@ -55,3 +58,24 @@ def prefetch(items: Iterator[Item], depth: int) -> Iterator[Iterator[Item]]:
                 ready.get(timeout=0.05)
             except queue.Empty:
                 thread.join(timeout=0.05)
+
+
+def map_in_order(
+    function: Callable[[Item], Result], items: Iterator[Item], threads: int
+) -> Iterator[Result]:
+    """`map` with so many calls at once; results come in the order of the items.
+
+    No more than `threads` items are taken ahead of the results. An exception is raised where its
+    result would have come.
+    """
+    if threads == 1:
+        yield from map(function, items)
+        return
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="map") as pool:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) == threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

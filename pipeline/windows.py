@@ -15,6 +15,7 @@ import pyarrow as pa
 from pipeline import source
 from pipeline.errors import BeiJobsError, InputChanged, StorageError
 from pipeline.output import Run
+from pipeline.prefetch import map_in_order
 from pipeline.spec import Shard
 from pipeline.storage import file_info
 from pipeline.tasks import Task
@@ -50,11 +51,20 @@ class Window:
     tokens: Tokens
 
 
-def windows(run: Run, shards: Sequence[Shard], task: Task, width: int) -> Iterator[Window]:
-    """Tokenize the rows of `shards`, window by window.
+def windows(
+    run: Run, shards: Sequence[Shard], task: Task, width: int, *, threads: int = 1
+) -> Iterator[Window]:
+    """Tokenize the rows of `shards`, window by window, `threads` windows at once.
 
     `width` is that of the model's output: values a sequence, or a token.
     """
+    return map_in_order(
+        lambda slices: _window(slices, run, task), _groups(run, shards, task, width), threads
+    )
+
+
+def _groups(run: Run, shards: Sequence[Shard], task: Task, width: int) -> Iterator[list[Slice]]:
+    """The slices of each window."""
     held: list[Slice] = []
     rows, size, target = 0, 0, _FIRST_WINDOW_ROWS
     for piece in _slices(run, shards):
@@ -63,11 +73,11 @@ def windows(run: Run, shards: Sequence[Shard], task: Task, width: int) -> Iterat
             rows += piece.rows.num_rows
             size += _held_bytes(piece.rows, task, width)
         if rows >= target or size >= _WINDOW_BYTES:
-            yield _window(held, run, task)
+            yield held
             held, rows, size = [], 0, 0
             target = min(2 * target, _WINDOW_ROWS)
     if held:
-        yield _window(held, run, task)
+        yield held
 
 
 def _held_bytes(rows: pa.RecordBatch, task: Task, width: int) -> int:

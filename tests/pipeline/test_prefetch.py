@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.prefetch import prefetch
+from pipeline.prefetch import map_in_order, prefetch
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +76,40 @@ def test_an_error_of_the_consumer_is_not_hidden_by_one_of_the_producer() -> None
 
     with pytest.raises(KeyError):
         consume()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_results_come_in_the_order_of_their_items(threads: int) -> None:
+    assert list(map_in_order(str, iter(range(50)), threads)) == [str(n) for n in range(50)]
+
+
+def test_as_many_calls_run_at_once_as_there_are_threads() -> None:
+    together = threading.Barrier(2, timeout=10)
+
+    def meet(number: int) -> int:
+        together.wait()  # breaks, and raises, where a call runs alone
+        return number
+
+    assert list(map_in_order(meet, iter(range(6)), 2)) == list(range(6))
+
+
+def test_no_more_items_are_taken_ahead_than_there_are_threads() -> None:
+    taken: list[int] = []
+
+    def produce() -> Iterator[int]:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    results = map_in_order(str, produce(), 3)
+    next(results)
+    assert len(taken) == 3
+    results.close()  # type: ignore[attr-defined]
+    assert len(taken) == 3
+
+
+def test_a_call_that_fails_raises_where_its_result_would_have_come() -> None:
+    results = map_in_order(lambda n: 6 // n, iter([3, 2, 0, 1]), 2)
+    assert [next(results), next(results)] == [2, 3]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
