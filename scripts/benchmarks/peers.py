@@ -7,6 +7,7 @@ that (weights, compilation, its best batch size) is ready before the clock runs.
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -139,7 +140,7 @@ def peers(
 
         return build
 
-    yield "sentence-transformers", make(False)
+    yield "sentence-transformers, defaults", make(False)
     if device.startswith("cuda"):
         dtype = {"dtype": getattr(torch, half)}
         yield f"sentence-transformers {half}, tuned batch", make(True, model_kwargs=dtype)
@@ -148,10 +149,69 @@ def peers(
             yield "sentence-transformers FA2, flattened, tuned", make(True, model_kwargs=flash)
         return
     yield "sentence-transformers, tuned batch", make(True)
-    if importlib.util.find_spec("optimum"):
-        if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec(
-            "optimum.onnxruntime"
-        ):
-            yield "sentence-transformers ONNX", make(False, backend="onnx")
-        if importlib.util.find_spec("openvino"):
-            yield "sentence-transformers OpenVINO", make(False, backend="openvino")
+    if importlib.util.find_spec("optimum") and importlib.util.find_spec("openvino"):
+        yield "sentence-transformers OpenVINO", make(False, backend="openvino")
+    if importlib.util.find_spec("onnx") and importlib.util.find_spec("onnxruntime"):
+        for quantize in (False, True):
+            name = "sentence-transformers on ONNX Runtime" + (" int8" if quantize else "")
+            yield name, lambda q=quantize: on_onnx_runtime(make(False)(), q)
+
+
+def on_onnx_runtime(engine: SentenceTransformers, quantize: bool) -> SentenceTransformers:
+    """Let ONNX Runtime compute the encoder of a loaded model: its ONNX backend needs a package
+    that does not install beside current transformers. int8 is its own dynamic quantization.
+    """
+    import onnxruntime
+    from onnxruntime.quantization import quantize_dynamic
+
+    transformer = engine.model[0]
+    transformer.model.set_attn_implementation("eager")  # what the exporter can trace
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        axes = {name: {0: "texts", 1: "tokens"} for name in (*names, "hidden")}
+        torch.onnx.export(
+            _Hidden(transformer.model), (torch.ones(2, 8, dtype=torch.long),) * len(names),
+            file, input_names=list(names), output_names=["hidden"], dynamic_axes=axes, dynamo=False,
+        )  # fmt: skip
+        if quantize:
+            exact, file = file, Path(folder) / "int8.onnx"
+            quantize_dynamic(exact, file, per_channel=True)
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    transformer.model = _Session(session, transformer.model.config)
+    return engine
+
+
+class _Hidden(torch.nn.Module):
+    """A model whose only output is its hidden states."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self._model = model
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+        # A mask of four dimensions is taken as it is: what makes one cannot be traced.
+        wide = (1.0 - mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
+        out = self._model(input_ids=ids, attention_mask=wide, token_type_ids=types)
+        return out.last_hidden_state
+
+
+class _Session(torch.nn.Module):
+    """An ONNX session where sentence-transformers expects a model."""
+
+    dtype = torch.float32
+
+    def __init__(self, session: Any, config: Any) -> None:
+        super().__init__()
+        self._session = session
+        self._wanted = {i.name for i in session.get_inputs()}
+        self.config = config
+
+    def forward(self, **inputs: torch.Tensor) -> Any:
+        from transformers.modeling_outputs import BaseModelOutput
+
+        ids = inputs["input_ids"]
+        arrays = {"token_type_ids": torch.zeros_like(ids), **inputs}
+        feeds = {name: arrays[name].numpy() for name in self._wanted}
+        (hidden,) = self._session.run(["hidden"], feeds)
+        return BaseModelOutput(last_hidden_state=torch.from_numpy(hidden))
