@@ -43,7 +43,8 @@ def pool(hidden: Tensor, batch: Packed, mode: PoolingMode, prompt_tokens: int = 
     """
     ends = batch.cu_seqlens[1:].long()
     lengths = batch.cu_seqlens.diff().long()
-    skipped = torch.where(lengths > prompt_tokens, prompt_tokens, 0)
+    # Not torch.where, which sends its numbers to a GPU: no CUDA graph can hold that.
+    skipped = (lengths > prompt_tokens) * prompt_tokens
     starts = ends - lengths + skipped
     if mode in ("cls", "lasttoken"):
         index = starts if mode == "cls" else ends - 1

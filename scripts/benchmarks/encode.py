@@ -2,7 +2,8 @@
 
 Every engine tokenizes the same texts with the same tokenizer and loads the same directory; the
 least cosine of its vectors with those of the first engine (sentence-transformers at its defaults,
-where --peers does not leave it out) says whether they did the same work. "tokenized" rows leave out tokenizing: the forward pass alone.
+unless --peers leaves it out) says whether they did the same work. "tokenized" rows leave out
+tokenizing: the forward pass alone.
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ def run(options: argparse.Namespace, command: str) -> str:
             rows += _shape(shape, Path(name), options)
     notes = (
         "medians of interleaved repeats; tokens/s counts real tokens; matrix rate: measured in "
-        "turn with the runs, in the engine's precision; x peer: against the first engine of its case; "
-        "peak MiB: above what the loaded models hold"
+        "turn with the runs, in the engine's precision; x peer: against the first engine of its "
+        "case; peak MiB: above what the loaded models hold"
     )
     return f"{header(command, options.device)}\n\n{table(_COLUMNS, rows)}\n\n{notes}"
 
