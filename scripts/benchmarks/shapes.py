@@ -42,6 +42,13 @@ SHAPES: dict[str, tuple[dict[str, Any], str, torch.dtype, int]] = {
          "local_attention": 128, "global_attn_every_n_layers": 3},
         "mean", torch.float32, 8192,
     ),
+    "EmbeddingGemma": (
+        {"model_type": "gemma3_text", "hidden_size": 768, "num_hidden_layers": 24,
+         "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 256,
+         "intermediate_size": 1152, "vocab_size": 262_144, "sliding_window": 512,
+         "use_bidirectional_attention": True, "query_pre_attn_scalar": 256},
+        "mean", torch.float32, 2048,
+    ),
     "Qwen2-1.5B": (
         {**_QWEN, "hidden_size": 1536, "num_attention_heads": 12, "num_key_value_heads": 2,
          "intermediate_size": 8960},
@@ -104,11 +111,12 @@ def _write_weights(path: Path, settings: dict[str, Any], dtype: torch.dtype, dev
     config.dtype = dtype
     config.save_pretrained(path)
     generator = torch.Generator(device).manual_seed(0)
+    scale = 0.0 if config.model_type.startswith("gemma") else 1.0  # Gemma's norms add 1
     tensors = {}
     for name, like in model.named_parameters():
         tensor = torch.empty(like.shape, dtype=dtype, device=device)
         if like.ndim == 1:
-            tensor.fill_(float("norm" in name.lower() and name.endswith("weight")))
+            tensor.fill_(scale * ("norm" in name.lower() and name.endswith("weight")))
         else:
             tensor.normal_(0.0, 0.02, generator=generator)
         tensors[name] = tensor.cpu()
