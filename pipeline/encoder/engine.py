@@ -11,6 +11,7 @@ values do not depend on how many there are.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -129,12 +130,7 @@ class Engine:
         self._streams = 1 if self._on_gpu else min(threads, _CPU_STREAMS)
         self._pool: ThreadPoolExecutor | None = None
         if self._streams > 1:
-            self._pool = ThreadPoolExecutor(
-                self._streams,
-                thread_name_prefix="encode",
-                initializer=torch.set_num_threads,
-                initargs=(threads // self._streams,),
-            )
+            self._pool = _pool(self._streams, threads)
         #: Tokens that a batch may hold, once one was too large for the device's memory.
         self._token_limit: int | None = None
 
@@ -345,6 +341,23 @@ def _device(name: str) -> torch.device:
             hint="Use cpu, or check the driver and that torch was built for it.",
         )
     return device
+
+
+def _pool(streams: int, threads: int) -> ThreadPoolExecutor:
+    """Threads that share torch's threads among them, all of them started."""
+    ready = threading.Barrier(streams + 1)
+
+    def start() -> None:
+        torch.set_num_threads(threads // streams)
+        ready.wait()
+
+    pool = ThreadPoolExecutor(streams, thread_name_prefix="encode", initializer=start)
+    for _ in range(streams):
+        pool.submit(int)  # a thread is started when there is work for it
+    ready.wait()
+    # Each thread has a number of its own, but new ones inherit the last that anyone set.
+    torch.set_num_threads(threads)
+    return pool
 
 
 def _select(batch: Batch, sequences: npt.NDArray[np.int64]) -> Batch:
