@@ -29,6 +29,8 @@ def follow(output: Output, run: Run, queue: Broker, how: Watch) -> int:
         state = _until_final(output, run, queue, how)
     except KeyboardInterrupt:
         click.echo(f"\nthe job goes on: bei-jobs watch {run.job}", err=True)
+        if how.as_json:
+            show(run, job_state(output, run), as_json=True)
         return 130
     show(run, state, as_json=how.as_json)
     return exit_code(state)

@@ -19,7 +19,7 @@ from jobs.progress import Bar
 from jobs.summary import exit_code, show
 from pipeline.errors import BeiJobsError, Interrupted, JobFailed, StorageError, UsageError
 from pipeline.manifest import finalise
-from pipeline.output import Output, Run
+from pipeline.output import MAX_ATTEMPTS, Output, Run
 from pipeline.plan import Plan
 from pipeline.spec import ShardResult
 from pipeline.state import JobState, job_state
@@ -116,17 +116,24 @@ def _carry_out(
 ) -> None:
     output, run, plan = prepared.output, prepared.run, prepared.plan
     with _stoppable() as stop, Bar(plan.rows, tally.reused_rows, quiet=how.quiet) as bar:
-        with _watching(output, run) as ended:
-            here = Here(
-                devices(device),
-                settings.cache_dir,
-                lambda: stop.is_set() or ended.is_set(),
-                bar.add,
-            )
-            for result in compute_here(output, run, plan, here):
-                tally.add(result)
-        _check_ended(prepared, tally, interrupted=stop.is_set())
-    finalise(output, run, plan, max_failed=run.spec.max_failed_rows)
+        for _ in range(MAX_ATTEMPTS):
+            with _watching(output, run) as ended:
+                here = Here(
+                    devices(device),
+                    settings.cache_dir,
+                    lambda ended=ended: stop.is_set() or ended.is_set(),  # type: ignore[misc]
+                    bar.add,
+                )
+                for result in compute_here(output, run, plan, here):
+                    tally.add(result)
+            _check_ended(prepared, tally, interrupted=stop.is_set())
+            if finalise(output, run, plan, max_failed=run.spec.max_failed_rows) is not None:
+                return
+            _check_ended(prepared, tally, interrupted=False)
+    raise JobFailed(
+        f"parts of {redact(output.uri)} vanish while the job runs",
+        hint="find out who deletes there, then run the same command again",
+    )
 
 
 def _check_ended(prepared: Prepared, tally: _Tally, *, interrupted: bool) -> None:
@@ -195,7 +202,7 @@ def _of_this_run(state: JobState, tally: _Tally, seconds: float) -> JobState:
     return replace(
         state,
         computed=tally.computed,
-        reused=state.rows_done - tally.computed,
+        reused=max(0, state.rows_done - tally.computed),
         failed_rows=max(state.failed_rows, tally.failed_rows),
         tokens=max(state.tokens, tally.tokens),
         truncated=max(state.truncated, tally.truncated),

@@ -11,6 +11,9 @@ import click
 
 from pipeline.errors import UsageError
 
+#: Options of which a job file may give several values.
+_LISTS = ("inputs", "keep")
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -50,6 +53,15 @@ def read_job_file(ctx: click.Context, _: click.Parameter, value: Path | None) ->
         raise UsageError(f"the job file {value} cannot be read: {error}") from error
     known = {param.name for param in ctx.command.params} - {"job_file", "bei_config"}
     defaults = {key.replace("-", "_"): setting for key, setting in settings.items()}
+    for key, setting in defaults.items():
+        items = setting if isinstance(setting, list) else [setting]
+        if not all(isinstance(item, str | int | float | bool) for item in items) or (
+            isinstance(setting, list) and key not in _LISTS
+        ):
+            raise UsageError(
+                f"{value} sets {key.replace('_', '-')} to {setting!r}",
+                hint="give one value; inputs and keep take lists of strings",
+            )
     if unknown := sorted(set(defaults) - known):
         options = ", ".join(sorted(name.replace("_", "-") for name in known if name))
         raise UsageError(

@@ -10,7 +10,7 @@ from jobs.request import Request, default_output
 from jobs.specify import bytes_per_row, make_spec, resolve_request
 from jobs.task_options import check_request, list_columns, passing_columns, text_columns
 from pipeline.errors import InputError, OutputConflict
-from pipeline.manifest import newest
+from pipeline.manifest import newest, sweep
 from pipeline.output import Output, Run, kept_schema
 from pipeline.plan import Plan, make_plan
 from pipeline.shards import PlannedInputs, plan_inputs
@@ -58,9 +58,11 @@ def prepare(request: Request, settings: Settings) -> Prepared:
         schema=_fixed_schema(request, last),
     )
     spec = make_spec(request, checkpoint, facts, planned)
-    plan = _plan(request, spec, planned, previous)
+    plan = _plan(request, spec, planned, output, previous)
+    _refuse_inputs_inside(output, plan)
     if not request.prune:
-        _guard_rows(previous.plan, plan)
+        for before in (previous.plan, _finished_plan(output)):
+            _guard_rows(before, plan)
     output.directory.probe()
     output.claim(spec, planned.schema)
     return _start(output, spec, inputs, request, planned, plan)
@@ -80,6 +82,15 @@ class _Previous:
         plan = output.plan(last)
         cuts = plan.cuts()
         return cls(plan, {(file.uri, file.version): (file, cuts[file.uri]) for file in plan.files})
+
+    def done(self, output: Output) -> dict[str, tuple[InputFile, list[Cut]]]:
+        """File URI → the file as it was, and those of its cuts that are committed."""
+        found: dict[str, tuple[InputFile, list[Cut]]] = {}
+        if self.plan is not None:
+            missing = set(self.plan.missing(output.committed()))
+            for shard in self.plan.shards(i for i in range(len(self.plan)) if i not in missing):
+                found.setdefault(shard.file.uri, (shard.file, []))[1].append(shard.cut)
+        return found
 
 
 def _inputs(request: Request, last: Run | None, output: Output) -> tuple[str, ...]:
@@ -112,10 +123,35 @@ def _fixed_schema(request: Request, last: Run | None) -> pa.Schema | None:
     return last.columns
 
 
-def _plan(request: Request, spec: JobSpec, planned: PlannedInputs, previous: _Previous) -> Plan:
+def _finished_plan(output: Output) -> Plan | None:
+    done = newest(output)
+    return None if done is None else output.plan(done[0])
+
+
+def _refuse_inputs_inside(output: Output, plan: Plan) -> None:
+    """Refuse an output that holds its own inputs: the next run would read this one's parts.
+
+    Raises:
+        OutputConflict: naming the first such file.
+    """
+    for file in plan.files:
+        if file.uri.startswith(output.uri.rstrip("/") + "/"):
+            raise OutputConflict(
+                f"the output {redact(output.uri)} holds the input {redact(file.uri)}",
+                hint="give an --output beside the inputs, or a directory of its own among them",
+            )
+
+
+def _plan(
+    request: Request,
+    spec: JobSpec,
+    planned: PlannedInputs,
+    output: Output,
+    previous: _Previous,
+) -> Plan:
     files = [(file, list(cuts)) for file, cuts in planned.files]
     if request.limit is not None:
-        files = _limited(files, request.limit, previous)
+        files = _limited(files, request.limit, previous.done(output))
     plan = make_plan(files, space=spec.space, schema=schema_hash(kept_schema(spec, planned.schema)))
     if not len(plan):
         raise InputError(
@@ -126,9 +162,15 @@ def _plan(request: Request, spec: JobSpec, planned: PlannedInputs, previous: _Pr
 
 
 def _limited(
-    files: list[tuple[InputFile, list[Cut]]], limit: int, previous: _Previous
+    files: list[tuple[InputFile, list[Cut]]],
+    limit: int,
+    done: dict[str, tuple[InputFile, list[Cut]]],
 ) -> list[tuple[InputFile, list[Cut]]]:
-    """The first `limit` rows, and whatever the last run had: a limit never removes."""
+    """The first `limit` rows, and what is committed already: a limit never removes.
+
+    A file of which more rows are committed than the limit asks for stays as it is, even where
+    it changed since.
+    """
     chosen: dict[str, tuple[InputFile, list[Cut]]] = {}
     for file, cuts in files:
         kept: list[Cut] = []
@@ -137,12 +179,12 @@ def _limited(
             limit -= rows
             if rows:
                 kept.append(Cut(cut.first_row, rows, cut.byte_offset))
-        had = previous.cuts.get((file.uri, file.version))
+        had = done.get(file.uri)
         if had is not None and sum(c.rows for c in had[1]) >= sum(c.rows for c in kept):
-            kept = had[1]
-        if kept:
+            chosen[file.uri] = had
+        elif kept:
             chosen[file.uri] = (file, kept)
-    for (uri, _), had in previous.cuts.items():
+    for uri, had in done.items():
         chosen.setdefault(uri, had)
     return list(chosen.values())
 
@@ -179,8 +221,8 @@ def _start(
     """Join the last run where it is this very plan and still good, else start the next."""
     while True:
         last = output.latest()
-        if last is not None and (joined := _join(output, last, spec, plan)):
-            _sweep(output, plan)
+        if last is not None and (joined := _join(output, last, spec, inputs, plan)):
+            sweep(output)
             return joined
         run = Run(
             output=output.uri,
@@ -195,12 +237,19 @@ def _start(
             limit=request.limit,
         )
         if output.start(run, plan) is not None:
-            _sweep(output, plan)
+            sweep(output)
             return Prepared(output, run, plan, finished=False)
 
 
-def _join(output: Output, last: Run, spec: JobSpec, plan: Plan) -> Prepared | None:
-    same = last.plan == plan.digest and last.spec.max_failed_rows == spec.max_failed_rows
+def _join(
+    output: Output, last: Run, spec: JobSpec, inputs: tuple[str, ...], plan: Plan
+) -> Prepared | None:
+    same = (
+        last.plan == plan.digest
+        and set(last.inputs) == set(inputs)
+        and last.spec.max_failed_rows == spec.max_failed_rows
+        and last.spec.token_budget == spec.token_budget
+    )
     if not same or output.cancelled(last) or output.failed(last):
         return None
     done = newest(output)
@@ -209,9 +258,3 @@ def _join(output: Output, last: Run, spec: JobSpec, plan: Plan) -> Prepared | No
             return None  # somebody deleted parts: the next run brings them back
         return Prepared(output, last, plan, finished=True)
     return Prepared(output, last, plan, finished=False)
-
-
-def _sweep(output: Output, plan: Plan) -> None:
-    """Remove parts that neither this plan nor the newest manifest asks for."""
-    done = newest(output)
-    output.sweep(plan.parts | (output.plan(done[0]).parts if done else frozenset()))

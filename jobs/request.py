@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ def default_output(inputs: Sequence[str], task: str) -> str:
             f"{redact(uri)} lies inside an output, where no other output may be",
             hint="give an --output of its own, such as --output mended.embed",
         )
-    while _MAGIC.search(uri):
+    while _MAGIC.search(uri) and not os.path.exists(uri):
         uri = uri.rstrip("/").rpartition("/")[0]
+    if not uri.strip("/"):
+        raise UsageError("an --output beside the root directory cannot be named", hint="give one")
     return _DATA_SUFFIXES.sub("", uri.rstrip("/")) + f".{task}"

@@ -78,6 +78,7 @@ def command(
     Without --broker it runs here, in the foreground. The same command goes on where it was, and
     computes only what is new.
     """
+    from jobs.devices import devices
     from jobs.launch import Watch, run_here, run_on_broker
     from jobs.prepare import prepare
     from jobs.request import Request
@@ -85,6 +86,8 @@ def command(
 
     settings["keep"] = tuple(name for names in settings["keep"] for name in names.split(","))
     request = Request(inputs=inputs, **settings)
+    if device is not None and not broker:
+        devices(device)  # a wrong name is said before anything is written
     configuration = load_settings()
     prepared = prepare(request, configuration)
     how = Watch(as_json=as_json, quiet=quiet)

@@ -37,7 +37,7 @@ def summary(run: Run, state: JobState) -> dict[str, Any]:
         "truncated": state.truncated,
         "seconds": round(state.seconds, 3),
         "model": {
-            "name": run.spec.model.name,
+            "name": redact(run.spec.model.name),
             "revision": run.spec.model.revision,
             "sha256": run.spec.model.sha256,
         },

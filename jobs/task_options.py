@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
+from pipeline.storage import redact
 
 if TYPE_CHECKING:
     from jobs.request import Request
@@ -35,8 +36,21 @@ def check_request(request: Request) -> None:
     """
     if not request.inputs:
         raise UsageError("no INPUT", hint="bei-jobs submit corpus.parquet")
+    for uri in (*request.inputs, request.output or "", request.model):
+        if redact(uri) != uri:
+            raise UsageError(
+                f"{redact(uri)} was given with a password or a signature, which the job would "
+                "keep in clear",
+                hint="set credentials in the environment (AWS_*, GOOGLE_*, AZURE_*), or fetch the "
+                "file first",
+            )
     if request.prompt is not None and request.prompt_name is not None:
         raise UsageError("--prompt and --prompt-name exclude each other", hint="give one of them")
+    if request.add and request.limit is not None:
+        raise UsageError(
+            "--add and --limit exclude each other: it would not be clear whose rows are meant",
+            hint="try the new inputs in an output of their own first",
+        )
     if request.add and request.replace:
         raise UsageError("--add and --replace exclude each other", hint="give one of them")
     _check_task_options(request)

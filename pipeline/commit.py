@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.encoder.engine import Engine
-from pipeline.errors import BeiJobsError
+from pipeline.errors import BeiJobsError, InputError
+from pipeline.manifest import retract_if_unwanted
 from pipeline.output import Output, Run
 from pipeline.packing import Int64Array
 from pipeline.provenance import of_run, of_shard
@@ -55,8 +56,10 @@ class _OpenShard:
             return
         self._tables.append(table)
         if failed.any():
+            # Slices: not every type that may be kept has a filter.
+            rows = [pa.table(piece.rows).slice(row, 1) for row in np.flatnonzero(failed)]
             self._bad.append(
-                pa.table(piece.rows.filter(pa.array(failed)))
+                pa.concat_tables(rows)
                 .append_column("bei_row", pa.array(self._row_numbers(piece, failed)))
                 .append_column("bei_error", table["error"].filter(pa.array(failed)))
             )
@@ -185,11 +188,20 @@ class Committer:
             if piece.error is not None:
                 raise piece.error
             return self._commit(shard)
+        except pa.ArrowException as caught:
+            named = InputError(
+                f"its output cannot be written: {caught}",
+                hint="leave the column that is named out of --keep",
+            )
+            return self._failed(shard, named)
         except BeiJobsError as error:
-            return ShardResult(
-                shard.id, shard.part, shard.rows, seconds=self._shard.seconds, computed=False,
-                error=f"{shard}: {error}", hint=error.hint, transient=error.transient,
-            )  # fmt: skip
+            return self._failed(shard, error)
+
+    def _failed(self, shard: Shard, error: BeiJobsError) -> ShardResult:
+        return ShardResult(
+            shard.id, shard.part, shard.rows, seconds=self._shard.seconds, computed=False,
+            error=f"{shard}: {error}", hint=error.hint, transient=error.transient,
+        )  # fmt: skip
 
     def _commit(self, shard: Shard) -> ShardResult:
         table = self._shard.table()
@@ -207,5 +219,6 @@ class Committer:
         values = self._provenance | of_shard(shard, result)
         data = encode_part(table, values)
         mine = self._output.commit(shard.part, data)
-        self._output.retract_if_unplanned(self._run, shard.part)
+        if mine:
+            retract_if_unwanted(self._output, self._run, shard.part)
         return replace(result, computed=mine)

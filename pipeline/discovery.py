@@ -68,7 +68,21 @@ def discover(inputs: Sequence[str]) -> list[Found]:
             other = found.get(file.uri)
             if other is None or (len(file.path), file.path) > (len(other.path), other.path):
                 found[file.uri] = file
-    return [found[uri] for uri in sorted(found, key=os.fsencode)]
+    for uri in found:
+        if not _is_unicode(uri):
+            raise InputError(
+                f"the name of the file {uri!r} is not valid UTF-8", hint="rename the file"
+            )
+    return [found[uri] for uri in sorted(found, key=str.encode)]
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether a name can be written down: local ones may hold any byte."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _expand(uri: str) -> list[Found]:

@@ -99,6 +99,38 @@ def read_parts(output: Output, run: Run) -> pa.Table:
         return pq.read_table(io.BytesIO(data))
 
 
+def sweep(output: Output) -> None:
+    """Delete the parts that neither the highest run nor the newest manifest asks for.
+
+    What is wanted is read after what is there, so that parts of a run that began meanwhile stay.
+    """
+    there = output.committed()
+    latest = output.latest()
+    if latest is None:
+        return
+    wanted = _wanted(output, latest)
+    if output.superseded(latest):
+        return  # whoever replaced it sweeps
+    for name in there:
+        if name not in wanted:
+            output.drop(name)
+
+
+def retract_if_unwanted(output: Output, run: Run, part: str) -> None:
+    """Delete a part just committed for `run` if a higher run does not plan it.
+
+    A run started meanwhile may have listed the parts before this one was there; the flat glob
+    would show a part that no manifest names.
+    """
+    if (n := output.superseded(run)) and part not in _wanted(output, output.run(n)):
+        output.drop(part)
+
+
+def _wanted(output: Output, latest: Run) -> frozenset[str]:
+    done = newest(output)
+    return output.plan(latest).parts | (output.plan(done[0]).parts if done else frozenset())
+
+
 def finalise(output: Output, run: Run, plan: Plan, *, max_failed: str) -> Manifest | None:
     """Write the manifest once every shard is committed, then sweep what it does not list.
 
@@ -130,8 +162,7 @@ def finalise(output: Output, run: Run, plan: Plan, *, max_failed: str) -> Manife
     data = json.dumps(asdict(manifest), indent=1).encode()
     if not output.directory.create(run.path("manifest.json"), data):
         return read_manifest(output, run)
-    if not output.superseded(run):
-        output.sweep(plan.parts)
+    sweep(output)
     return manifest
 
 

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -37,6 +38,8 @@ MAX_ATTEMPTS = 3
 
 QUARANTINE = "_bei/quarantine/"
 _RUNS = "_bei/runs/"
+# What `Shard.part` makes. Nothing else in an output is ours to count, or to delete.
+_PART = re.compile(r"part-.+-[0-9a-f]{8}-\d{12,}-[0-9a-f]{16}\.arrow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,7 @@ class Output:
             "kept": {f.name: str(f.type) for f in kept},
             "spec": spec.to_json(),
         }
+        self._refuse_strangers()
         if self.directory.create("_bei/spec.json", _json(mine)):
             return
         theirs = self.read_json("_bei/spec.json")
@@ -130,6 +134,21 @@ class Output:
                 f"{redact(self.uri)} holds another job's results: {_difference(theirs, mine)}",
                 hint="give another --output, or the same options as before",
             )
+
+    def _refuse_strangers(self) -> None:
+        """Refuse a place that holds Arrow files but no output: a reader would mix the two.
+
+        Raises:
+            OutputConflict: naming one of them.
+        """
+        if self.directory.exists("_bei/spec.json"):
+            return
+        for item in self.directory.list():
+            if item.name.endswith(".arrow"):
+                raise OutputConflict(
+                    f"{redact(self.uri)} holds {item.name}, which no job wrote there",
+                    hint="give an --output that is empty or does not exist",
+                )
 
     def latest(self) -> Run | None:
         """The highest run, or None where none was made."""
@@ -176,11 +195,7 @@ class Output:
 
     def committed(self) -> dict[str, ObjectInfo]:
         """Part name → object, of every part in the output whichever run made it."""
-        return {
-            item.name: item
-            for item in self.directory.list()
-            if item.name.startswith("part-") and item.name.endswith(".arrow")
-        }
+        return {item.name: item for item in self.directory.list() if _PART.fullmatch(item.name)}
 
     def commit(self, part: str, data: memoryview) -> bool:
         """Commit a shard by creating its part. True: this attempt's; False: another was first.
@@ -191,26 +206,8 @@ class Output:
         """
         return self.directory.create(part, data)
 
-    def retract_if_unplanned(self, run: Run, part: str) -> bool:
-        """Delete a part just committed for `run` if a higher run does not plan it.
-
-        A run started meanwhile has listed the parts before this one was there; the flat glob
-        would show a part that no manifest names.
-        """
-        n = self.superseded(run)
-        if not n or part in self.plan(self.run(n)).parts:
-            return False
-        self._drop(part)
-        return True
-
-    def sweep(self, keep: Collection[str]) -> list[str]:
-        """Delete every part that is not among `keep`, with its quarantine; the names that went."""
-        unlisted = [name for name in self.committed() if name not in keep]
-        for name in unlisted:
-            self._drop(name)
-        return unlisted
-
-    def _drop(self, part: str) -> None:
+    def drop(self, part: str) -> None:
+        """Delete a part and its quarantine."""
         # The part last: while it is there, a sweep that was cut short is done again.
         self.directory.delete(quarantine_name(part))
         self.directory.delete(part)

@@ -25,7 +25,7 @@ def of_run(run: Run, engine: Engine, attempt: str) -> dict[str, object]:
         "schema": schema_hash(run.kept),
         "numerics_version": NUMERICS_VERSION,
         "task": spec.task,
-        "model": spec.model.name,
+        "model": redact(spec.model.name),
         "revision": spec.model.revision,
         "sha256": spec.model.sha256,
         "fingerprint": spec.model.fingerprint,

@@ -16,15 +16,33 @@ def write_quarantine(output: Output, run: Run, shard: Shard, rows: pa.Table) -> 
     """Write the failed input rows of a shard as Parquet, before the shard is committed.
 
     The columns are those the job read, then `bei_input`, `bei_row` (0-based row of that file)
-    and `bei_error`. Another attempt of the same shard overwrites the file with the same rows.
+    and `bei_error`; kept columns of types that Parquet lacks are left out. Another attempt of the
+    same shard overwrites the file with the same rows.
 
     Returns:
         The name of the object, relative to the output.
     """
     source = pa.array([redact(shard.file.uri)] * rows.num_rows, pa.string())
-    table = rows.append_column("bei_input", source)
+    table = _storable(rows.append_column("bei_input", source))
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     name = quarantine_name(shard.part)
     output.directory.put(name, sink.getvalue())
     return name
+
+
+def _storable(table: pa.Table) -> pa.Table:
+    """The columns that Parquet can hold, views of strings as strings."""
+    columns = {}
+    for name in table.column_names:
+        column = table[name]
+        if pa.types.is_string_view(column.type):
+            column = column.cast(pa.large_string())
+        elif pa.types.is_binary_view(column.type):
+            column = column.cast(pa.large_binary())
+        try:
+            pq.write_table(pa.table({name: column}), io.BytesIO())
+        except pa.ArrowException:
+            continue
+        columns[name] = column
+    return pa.table(columns)

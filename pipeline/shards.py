@@ -150,7 +150,8 @@ def _described(
     rows = earlier[0].rows if earlier else facts.rows if facts else 0
     file = InputFile(
         uri=found.uri,
-        path=found.path,
+        # Parts are named after the path: an unchanged file keeps it, whatever it was found by.
+        path=earlier[0].path if earlier else found.path,
         version=found.version,
         size=found.size,
         rows=rows,

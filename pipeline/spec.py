@@ -17,6 +17,7 @@ from typing import Any, Literal, Self, get_args
 import pyarrow as pa
 
 from pipeline.errors import UsageError
+from pipeline.uris import redact
 
 #: Raise when the numbers a given spec produces change on purpose; say why below.
 #: 1: first release.
@@ -181,7 +182,7 @@ class Shard:
 
     def __str__(self) -> str:
         last = self.cut.first_row + self.cut.rows - 1
-        return f"{self.file.uri} rows {self.cut.first_row}-{last}"
+        return f"{redact(self.file.uri)} rows {self.cut.first_row}-{last}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,8 @@ from pipeline.errors import (
 LOCAL_PROTOCOLS = frozenset({None, "", "file", "local"})
 
 # Here the part before "@" names a container, not a user.
+# user:password of a URI: in its first segment, and no port.
+_CREDENTIALS = re.compile(r"[^/:@]*:(?!\d+(/|$))[^@]*@|[^/:@]*:\d+@")
 _CONTAINER_SCHEMES = frozenset({"abfs", "abfss", "wasb", "wasbs"})
 _SECRET_PARAMETER = re.compile(r"(?i)sig|token|key|secret|cred|passw|auth|policy")
 _URI_IN_TEXT = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
@@ -88,8 +90,18 @@ def absolute(uri: str) -> str:
 
 def redact(uri: str) -> str:
     """`uri` fit to print: without user:password@ and without secrets in its query string."""
+    return "::".join(_redacted_link(link) for link in uri.split("::"))
+
+
+def _redacted_link(uri: str) -> str:
     if is_local(uri):
         return uri
+    scheme, _, rest = uri.partition("://")
+    # Secrets hold any character: what stands before the last "@" goes, where a ":" that begins no
+    # port comes first.
+    if "@" in rest and _CREDENTIALS.match(rest.partition("?")[0]):
+        path, mark, query = rest.partition("?")
+        uri = f"{scheme}://{path.rpartition('@')[2]}{mark}{query}"
     parts = urlsplit(uri)
     user, at, host = parts.netloc.rpartition("@")
     if at and not (parts.scheme in _CONTAINER_SCHEMES and ":" not in user):

@@ -109,7 +109,8 @@ def _listing(
         yield f"{name} is in the manifest's list but not planned"
     for name in sorted(plan.parts - committed.keys()):
         yield f"{name} is missing"
-    for name in sorted(committed.keys() - tolerated):
+    there = {item.name for item in output.directory.list() if item.name.endswith(".arrow")}
+    for name in sorted(there - tolerated):
         yield f"{name} is in the output but in no plan; a reader of *.arrow would see its rows"
 
 
@@ -151,7 +152,9 @@ def _ids(run: Run, shard: Shard, table: pa.Table) -> Iterator[str]:
     except BeiJobsError:
         return
     expected = pa.Table.from_batches(batches, wanted)[name]
-    if len(expected) == table.num_rows and expected.to_pylist() != table[name].to_pylist():
+    if len(expected) == table.num_rows and [*map(repr, expected.to_pylist())] != [
+        *map(repr, table[name].to_pylist())
+    ]:
         yield f"its {name} column is not that of rows {shard.first_row} and on of the input"
 
 

@@ -163,8 +163,8 @@ def _record_crash(
         computed=False,
         error=f"{shard}: the process that ran it died {times} times without an answer (killed, out "
         "of memory, a crash in native code, or the time limit)",
-        hint="look at the workers' logs and memory; a lower --token-budget or --rows-per-shard "
-        "needs less of it, then `bei-jobs retry`",
+        hint="look at the workers' logs and memory; a job submitted with a lower "
+        "--token-budget needs less of it; `bei-jobs retry` tries again as it is",
     )
     log.error("job %s: %s", run.job, result.error)
     output.record_failure(run, result, "crashed")
