@@ -32,10 +32,13 @@ def write_quarantine(output: Output, run: Run, shard: Shard, rows: pa.Table) -> 
 
 
 def _storable(table: pa.Table) -> pa.Table:
-    """The columns that Parquet can hold, views of strings as strings."""
+    """The columns that Parquet can hold, views of strings as strings.
+
+    Of two columns of one name the last is meant: a quarantine that is submitted again may keep
+    columns that are named as ours.
+    """
     columns = {}
-    for name in table.column_names:
-        column = table[name]
+    for name, column in zip(table.column_names, table.columns, strict=True):
         if pa.types.is_string_view(column.type):
             column = column.cast(pa.large_string())
         elif pa.types.is_binary_view(column.type):

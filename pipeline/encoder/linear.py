@@ -52,7 +52,7 @@ class PlainLinear:
 
 
 class PackedLinear:
-    """oneDNN with the weight in its own blocked layout: float32 on a CPU.
+    """oneDNN with the weight in its own blocked layout: float32 and bfloat16 on a CPU.
 
     The layout is chosen once, so no call rearranges the weight, and bias, activation and residual
     are applied while a tile of the product is still in registers.
@@ -115,7 +115,8 @@ def make_linear(weight: Tensor, bias: Tensor | None, *, quantize: bool = False) 
     """The fastest linear that computes in the weight's own precision on its device, or int8."""
     if quantize:
         return Int8Linear(weight, bias)
-    if weight.device.type == "cpu" and weight.dtype == torch.float32 and _packs():
+    packed = (torch.float32, torch.bfloat16)
+    if weight.device.type == "cpu" and weight.dtype in packed and _packs():
         return PackedLinear(weight, bias)
     return PlainLinear(weight, bias)
 

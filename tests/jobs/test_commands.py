@@ -148,7 +148,7 @@ def test_retry_gives_a_cancelled_job_another_chance_under_its_own_id(
     retried = bei("retry", job, "--json")
     assert retried.code == 0
     summarized(retried, "running")
-    again = submit(corpus, "--json")
+    again = submit(corpus, "--token-budget", 1, "--json")
     assert (again.code, again.json["job"]) == (0, job)
 
 

@@ -11,7 +11,14 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import NotFound, OutputConflict, StorageError, UsageError
-from pipeline.manifest import finalise, newest, read_manifest, read_parts
+from pipeline.manifest import (
+    finalise,
+    newest,
+    read_manifest,
+    read_parts,
+    retract_if_unwanted,
+    sweep,
+)
 from pipeline.output import MAX_ATTEMPTS, Output, Run, find_run, quarantine_name
 from pipeline.plan import Plan, make_plan
 from pipeline.sink import encode_part
@@ -133,22 +140,37 @@ def test_a_part_that_only_an_older_run_planned_is_taken_back_with_its_quarantine
     gone, kept = old.shard(0).part, old.shard(2).part
     for part in (gone, kept):
         output.directory.put(quarantine_name(part), b"bad rows")
-        assert not output.retract_if_unplanned(run, part)
+        retract_if_unwanted(output, run, part)
+        assert part in output.committed()
     started(output, new, 2)
     assert output.superseded(run) == 2
-    assert output.retract_if_unplanned(run, gone)
-    assert not output.retract_if_unplanned(run, kept)
+    retract_if_unwanted(output, run, gone)
+    retract_if_unwanted(output, run, kept)
     assert gone not in output.committed()
+    assert kept in output.committed()
     assert [item.name for item in output.directory.list("_bei/quarantine/")] == [
         quarantine_name(kept)
     ]
-    assert output.sweep(new.parts) == [old.shard(1).part]
+    sweep(output)
+    assert output.committed().keys() == new.parts
+
+
+def test_a_late_part_that_the_newest_manifest_lists_is_not_taken_back(output: Output) -> None:
+    old, new = plan_of("a", "b"), plan_of("b")
+    run = started(output, old)
+    commit(output, run, old)
+    assert finalise(output, run, old, max_failed="0") is not None
+    started(output, new, 2)
+    retract_if_unwanted(output, run, old.shard(0).part)
+    sweep(output)
+    assert output.committed().keys() == old.parts
 
 
 def test_only_parts_count_as_committed(output: Output) -> None:
-    for name in ("part-x.arrow", "other.arrow", "part-y.parquet", "_bei/part-z.arrow"):
+    part = plan_of("a").shard(0).part
+    for name in (part, "part-x.arrow", "other.arrow", "part-y.parquet", f"_bei/{part}"):
         output.directory.put(name, b"x")
-    assert output.committed().keys() == {"part-x.arrow"}
+    assert output.committed().keys() == {part}
 
 
 def test_records_of_other_versions_and_damaged_ones_are_refused(output: Output) -> None:

@@ -41,10 +41,11 @@ def test_packed_weights_take_a_part_of_a_wider_tensor() -> None:
     torch.testing.assert_close(found, part @ weight.t(), rtol=0, atol=1e-5)
 
 
-def test_only_float32_on_a_cpu_is_packed() -> None:
+def test_float32_and_bfloat16_on_a_cpu_are_packed() -> None:
     weight = _random(8, 8)
     assert isinstance(make_linear(weight, None), PackedLinear)
-    assert isinstance(make_linear(weight.bfloat16(), None), PlainLinear)
+    assert isinstance(make_linear(weight.bfloat16(), None), PackedLinear)
+    assert isinstance(make_linear(weight.half(), None), PlainLinear)
     assert isinstance(make_linear(weight, None, quantize=True), Int8Linear)
 
 
