@@ -150,7 +150,13 @@ def peers(
         return
     yield "sentence-transformers, tuned batch", make(True)
     if importlib.util.find_spec("optimum") and importlib.util.find_spec("openvino"):
-        yield "sentence-transformers OpenVINO", make(False, backend="openvino")
+        # Its own choice is bfloat16 where the chip has it.
+        exact = {"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}
+        yield (
+            "sentence-transformers OpenVINO float32",
+            make(False, backend="openvino", model_kwargs=exact),
+        )
+        yield "sentence-transformers OpenVINO, its precision", make(False, backend="openvino")
     if importlib.util.find_spec("onnx") and importlib.util.find_spec("onnxruntime"):
         for quantize in (False, True):
             name = "sentence-transformers on ONNX Runtime" + (" int8" if quantize else "")
