@@ -115,15 +115,18 @@ def make_linear(weight: Tensor, bias: Tensor | None, *, quantize: bool = False) 
     """The fastest linear that computes in the weight's own precision on its device, or int8."""
     if quantize:
         return Int8Linear(weight, bias)
-    packed = (torch.float32, torch.bfloat16)
-    if weight.device.type == "cpu" and weight.dtype in packed and _packs():
+    if weight.device.type == "cpu" and _packs(weight.dtype):
         return PackedLinear(weight, bias)
     return PlainLinear(weight, bias)
 
 
-def _packs() -> bool:
-    """Whether this build of torch has oneDNN with packed weights; its operators are private."""
+def _packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN packs weights of a dtype on this chip; torch's operators for it are private."""
     operators = torch.ops.mkldnn
+    if dtype == torch.bfloat16 and not operators._is_mkldnn_bf16_supported():
+        return False
+    if dtype not in (torch.float32, torch.bfloat16):
+        return False
     return torch.backends.mkldnn.is_available() and all(  # type: ignore[no-untyped-call]
         hasattr(operators, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
     )
