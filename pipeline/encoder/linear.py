@@ -121,7 +121,7 @@ def make_linear(weight: Tensor, bias: Tensor | None, *, quantize: bool = False) 
 
 
 def _packs(dtype: torch.dtype) -> bool:
-    """Whether oneDNN packs weights of a dtype on this chip; torch's operators for it are private."""
+    """Whether oneDNN packs weights of a dtype on this chip; torch's operators are private."""
     operators = torch.ops.mkldnn
     if dtype == torch.bfloat16 and not operators._is_mkldnn_bf16_supported():
         return False
