@@ -9,7 +9,6 @@ those: finishing a nightly run costs what is new.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import JobFailed
 from pipeline.output import Output, Run, now
@@ -25,6 +23,7 @@ from pipeline.plan import Plan
 from pipeline.sink import PartInfo, read_info
 from pipeline.spec import failure_budget
 from pipeline.storage import ObjectInfo
+from pipeline.tables import from_parquet, to_parquet
 
 #: Ends of parts read at the same time: each is a few small requests to a distant store.
 _READERS = 16
@@ -96,7 +95,7 @@ def read_parts(output: Output, run: Run) -> pa.Table:
     name = run.path("parts")
     data = output.directory.read(name)
     with output.intact(name):
-        return pq.read_table(io.BytesIO(data))
+        return from_parquet(data)
 
 
 def sweep(output: Output) -> None:
@@ -156,9 +155,7 @@ def finalise(output: Output, run: Run, plan: Plan, *, max_failed: str) -> Manife
     except JobFailed as error:
         output.fail(run, error.message, error.hint)
         raise
-    sink = io.BytesIO()
-    pq.write_table(parts, sink, compression="zstd")
-    output.directory.put(run.path("parts"), sink.getvalue())
+    output.directory.put(run.path("parts"), to_parquet(parts))
     data = json.dumps(asdict(manifest), indent=1).encode()
     if not output.directory.create(run.path("manifest.json"), data):
         return read_manifest(output, run)

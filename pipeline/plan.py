@@ -6,15 +6,14 @@ is always "plan minus commits".
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.spec import Cut, InputFile, Shard, digest, shard_id
+from pipeline.tables import from_parquet, to_parquet
 
 #: A message carries about this share of a job, so that a fleet stays evenly loaded …
 _SPANS_PER_JOB = 256
@@ -108,19 +107,13 @@ class Plan:
     def to_bytes(self) -> bytes:
         """One Parquet file: the shards as rows, the files in its metadata."""
         files = pa.Table.from_pylist([_file_row(file) for file in self.files], _FILE_SCHEMA)
-        packed = io.BytesIO()
-        pq.write_table(files, packed, compression="zstd")
-        table = self.table.replace_schema_metadata({_FILES: packed.getvalue()})
-        sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd")
-        return sink.getvalue()
+        return to_parquet(self.table.replace_schema_metadata({_FILES: to_parquet(files)}))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Plan:
         """Read back what `to_bytes` wrote."""
-        table = pq.read_table(io.BytesIO(data))
-        packed = table.schema.metadata[_FILES.encode()]
-        rows = pq.read_table(io.BytesIO(packed)).to_pylist()
+        table = from_parquet(data)
+        rows = from_parquet(table.schema.metadata[_FILES.encode()]).to_pylist()
         files = tuple(
             InputFile(**{**row, "partition": tuple(map(tuple, row["partition"]))}) for row in rows
         )

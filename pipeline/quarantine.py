@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
-
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.output import Output, Run, quarantine_name
 from pipeline.spec import Shard
 from pipeline.storage import redact
+from pipeline.tables import to_parquet
 
 
 def write_quarantine(output: Output, run: Run, shard: Shard, rows: pa.Table) -> str:
@@ -24,10 +22,8 @@ def write_quarantine(output: Output, run: Run, shard: Shard, rows: pa.Table) -> 
     """
     source = pa.array([redact(shard.file.uri)] * rows.num_rows, pa.string())
     table = _storable(rows.append_column("bei_input", source))
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
     name = quarantine_name(shard.part)
-    output.directory.put(name, sink.getvalue())
+    output.directory.put(name, to_parquet(table))
     return name
 
 
@@ -44,7 +40,7 @@ def _storable(table: pa.Table) -> pa.Table:
         elif pa.types.is_binary_view(column.type):
             column = column.cast(pa.large_binary())
         try:
-            pq.write_table(pa.table({name: column}), io.BytesIO())
+            to_parquet(pa.table({name: column}))
         except pa.ArrowException:
             continue
         columns[name] = column
