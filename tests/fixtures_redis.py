@@ -2,7 +2,8 @@
 
 `redis_url` is the shared server, emptied before each test. `redis_server(...)` starts one that the
 test may kill, freeze and restart. Without `redis-server` on PATH these tests skip, and fail where
-CI is set: a missing service must not hide there.
+CI is set: a missing service must not hide there. redis is imported where it is used: a machine that
+runs `tests/gpu` does not have it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import redis
+
+if TYPE_CHECKING:
+    import redis
 
 START_DEADLINE_S = 20.0
 POLL_S = 0.02
@@ -40,6 +44,8 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def client(self) -> redis.Redis:
+        import redis
+
         return redis.Redis(port=self.port, socket_timeout=5, socket_connect_timeout=1)
 
     def start(self) -> None:
@@ -85,6 +91,8 @@ class RedisServer:
             self._process = None
 
     def _wait_until_it_answers(self) -> None:
+        import redis
+
         deadline = time.monotonic() + START_DEADLINE_S
         client = self.client()
         while self._running().poll() is None and time.monotonic() < deadline:

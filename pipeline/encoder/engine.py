@@ -27,7 +27,7 @@ from pipeline.encoder.config import EncoderConfig
 from pipeline.encoder.describe import resolve_precision
 from pipeline.encoder.graphs import Graphs
 from pipeline.encoder.heads import SentenceHead
-from pipeline.encoder.linear import INT8_SCHEME
+from pipeline.encoder.int8 import INT8_SCHEME
 from pipeline.encoder.loading import Forward, HeadOptions, open_model
 from pipeline.encoder.model import Packed
 from pipeline.encoder.probe import probe

@@ -13,9 +13,9 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.encoder.activations import activate_
 from pipeline.encoder.config import EncoderConfig
 from pipeline.encoder.describe import embedding_size
-from pipeline.encoder.linear import activate_
 from pipeline.encoder.model import Packed
 from pipeline.encoder.modules import (
     DenseModule,

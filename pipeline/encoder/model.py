@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.encoder.activations import activate_
 from pipeline.encoder.attention import (
     GroupedAttention,
     PositionBias,
@@ -26,7 +27,7 @@ from pipeline.encoder.attention import (
 )
 from pipeline.encoder.config import EncoderConfig, Rope
 from pipeline.encoder.kernels import Kernel, choose
-from pipeline.encoder.linear import Linear, activate_, make_linear
+from pipeline.encoder.linear import Linear, make_linear
 from pipeline.encoder.tensors import Matched
 
 Weights = Mapping[str, Tensor]

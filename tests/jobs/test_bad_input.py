@@ -363,7 +363,7 @@ def test_a_bucket_that_does_not_exist(submit: Bei, corpus: Path, s3: object) -> 
 def test_bad_credentials_without_a_secret_in_the_message(
     submit: Bei, corpus: Path, s3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from conftest import SECRET_KEY
+    from fixtures_s3 import SECRET_KEY
 
     body = (
         f"<Error><Code>InvalidAccessKeyId</Code><Message>no such key {SECRET_KEY}</Message></Error>"

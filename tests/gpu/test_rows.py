@@ -14,7 +14,7 @@ from pipeline.encoder.checkpoint import Checkpoint
 from pipeline.encoder.describe import tasks_of
 from pipeline.encoder.engine import Engine
 
-GOLDENS = Path(__file__).parents[2] / "goldens"
+GOLDENS = Path(__file__).parents[1] / "goldens"
 NAMES = sorted(p.name for p in GOLDENS.iterdir() if p.is_dir())
 
 pytestmark = [

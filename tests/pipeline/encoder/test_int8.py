@@ -1,0 +1,110 @@
+"""int8: how far it is off, and that compiled passes do what torch's steps do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.encoder.int8 import Int8Linear, Passes, TorchPasses, fastest_passes
+from pipeline.encoder.int8_compiled import CompiledPasses
+from pipeline.encoder.linear import PlainLinear
+
+ACTIVATIONS = (None, "gelu", "gelu_tanh", "silu", "relu", "tanh")
+
+
+def _random(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.fixture(params=[TorchPasses, CompiledPasses])
+def passes(request: pytest.FixtureRequest) -> Passes:
+    made: Passes = request.param()
+    return made
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_int8_is_within_its_rounding_of_float32(activation: str | None, passes: Passes) -> None:
+    weight, bias, x, residual = (
+        _random(48, 96) / 10,
+        _random(48),
+        _random(600, 96),
+        _random(600, 48),
+    )
+    # One token and one channel of another size: their scales are their own.
+    x[5] *= 1000
+    weight[7] *= 1000
+    expected = PlainLinear(weight, bias)(x, activation, residual)
+    found = Int8Linear(weight, bias, passes)(x, activation, residual)
+    # Either rounds by at most half of 1/127 of its own largest value; 96 errors add up randomly.
+    size = x.abs().amax(1, keepdim=True) * weight.abs().amax(1)
+    assert ((found - expected).abs() <= 0.1 * size + 1e-5).all()
+    others = torch.ones(600, 48, dtype=torch.bool)
+    others[5], others[:, 7] = False, False
+    assert (found - expected)[others].abs().max() < 0.1
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 255, 256, 257])
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("summed", [True, False])
+def test_compiled_passes_do_what_torch_does(tokens: int, biased: bool, summed: bool) -> None:
+    weight, bias = _random(48, 70), _random(48) if biased else None
+    x, residual = _random(tokens, 70) * 3, _random(tokens, 48) if summed else None
+    kept = None if residual is None else residual.clone()
+    compiled = Int8Linear(weight, bias, CompiledPasses())(x, None, residual)
+    steps = Int8Linear(weight, bias, TorchPasses())(x, None, residual)
+    torch.testing.assert_close(compiled, steps, rtol=1e-5, atol=1e-4)
+    if residual is not None and kept is not None:
+        torch.testing.assert_close(residual, kept, rtol=0, atol=0)  # read, not written
+
+
+def test_both_round_to_the_same_integers(passes: Passes) -> None:
+    x = _random(40, 130)
+    x[3] = torch.linspace(-127, 127, 130)  # many halves
+    x[4], x[5, 2] = 0.0, -1e30
+    quantized, scale = torch.empty(40, 130, dtype=torch.int8), torch.empty(40)
+    passes.quantize(x, quantized, scale)
+    torch.testing.assert_close(scale, x.abs().amax(1).clamp_min(1e-30) / 127)
+    exact = (x.double() / scale[:, None].double()).round()
+    # Float32 may fall on the other side of a half.
+    assert (quantized - exact).abs().max() <= 1
+    assert (quantized != exact).double().mean() < 0.002
+    assert int(quantized.abs().max()) == 127
+
+
+def test_a_part_of_a_wider_tensor_is_taken(passes: Passes) -> None:
+    linear, wide = Int8Linear(_random(16, 32), None, passes), _random(9, 64)
+    part = wide.chunk(2, dim=1)[1]
+    torch.testing.assert_close(linear(part), linear(part.contiguous()), rtol=0, atol=0)
+
+
+def test_int8_of_a_token_does_not_depend_on_its_neighbours(passes: Passes) -> None:
+    linear, x = Int8Linear(_random(16, 32), _random(16), passes), _random(700, 32)
+    together = linear(x, "gelu")
+    alone = torch.cat([linear(x[i : i + 1], "gelu") for i in (0, 255, 256, 699)])
+    torch.testing.assert_close(alone, together[[0, 255, 256, 699]], rtol=0, atol=1e-6)
+
+
+def test_int8_of_zeros_is_the_bias_and_of_nan_is_nan(passes: Passes) -> None:
+    bias = _random(16)
+    x = torch.zeros(3, 32)
+    x[1, 4], x[2, 4] = torch.nan, torch.inf
+    found = Int8Linear(_random(16, 32), bias, passes)(x)
+    torch.testing.assert_close(found[0], bias)
+    assert not found[1:].isfinite().any()
+
+
+def test_numba_is_taken_where_it_is_installed_and_missed_nowhere() -> None:
+    assert isinstance(fastest_passes(), CompiledPasses)
+    without = (
+        "import sys; sys.modules['numba'] = None\n"
+        "import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'numba' else find(name, *a)\n"
+        "import torch; from pipeline.encoder.int8 import Int8Linear\n"
+        "print(type(Int8Linear(torch.eye(8), None)._passes).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True)
+    assert done.stdout.strip() == "TorchPasses", done.stderr
