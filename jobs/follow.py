@@ -16,7 +16,8 @@ from workers.reconcile import reconcile
 
 #: Between looks at the live counters, which are cheap …
 _POLL_SECONDS = 1.0
-#: … and at the store, which is the truth and costs a listing.
+#: … and at the store, which is the truth and costs a listing: soon for a small job, then twice as
+#: late each time, up to this.
 _STORE_SECONDS = 10.0
 
 
@@ -38,16 +39,16 @@ def follow(output: Output, run: Run, queue: Broker, how: Watch) -> int:
 
 def _until_final(output: Output, run: Run, queue: Broker, how: Watch) -> JobState:
     state = job_state(output, run)
-    looked = time.monotonic()
+    looked, patience = time.monotonic(), _POLL_SECONDS
     with Bar(state.rows, state.rows_done, quiet=how.quiet) as bar:
         while not state.final:
             live = queue.progress(run.job)
             bar.show(max(state.rows_done, state.reused + live.rows), live.tokens)
             time.sleep(_POLL_SECONDS)
             complete = live.rows + state.reused >= state.rows
-            if complete or time.monotonic() - looked > _STORE_SECONDS:
+            if complete or time.monotonic() - looked > patience:
                 reconcile(queue, output, run)
                 state = job_state(output, run)
-                looked = time.monotonic()
+                looked, patience = time.monotonic(), min(2 * patience, _STORE_SECONDS)
         bar.show(state.rows_done, state.tokens)
     return state

@@ -101,9 +101,10 @@ class Servant:
 
     def _job(self, message: Message) -> OpenJob:
         key = (message.output, message.n)
-        if key not in self._jobs:
-            output = Output(message.output)
-            run = output.run(message.n)
+        output = Output(message.output)
+        # Read each time: an output that was deleted and submitted anew has the same job id.
+        run = output.run(message.n)
+        if key not in self._jobs or self._jobs[key].run != run:
             plan = output.plan(run)
             check_version(run, plan)
             self._registry.add(JobRef.of(run))

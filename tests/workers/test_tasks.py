@@ -63,6 +63,17 @@ def test_committed_shards_are_not_computed_again(
     assert broker.progress(job.run.job).rows == 40
 
 
+def test_an_output_that_was_deleted_and_submitted_anew_is_a_new_plan(
+    job: Job, make_job: MakeJob, servant: Servant
+) -> None:
+    servant.run_shard(job.message(0, 4))
+    shutil.rmtree(job.output.uri)
+    again = make_job(6)  # the same file with more rows, the same output
+    assert again.run.job == job.run.job
+    assert servant.run_shard(again.message(0, 6))
+    assert again.committed == [0, 1, 2, 3, 4, 5]
+
+
 def test_a_span_beyond_the_plan_is_harmless(job: Job, servant: Servant) -> None:
     assert servant.run_shard(job.message(3, 64))
     assert servant.run_shard(job.message(99, 1))
