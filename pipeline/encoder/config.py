@@ -12,6 +12,9 @@ Norm = Literal["layer", "rms", "rms_plus_one"]
 NormPlacement = Literal["post", "post_twice", "pre", "sandwich"]
 Activation = Literal["gelu", "gelu_tanh", "silu", "relu"]
 QueryKeyNorm = Literal["none", "per_head", "full_width"]
+#: The tokens whose hidden states are of use once the last layer has attended: all of them, or the
+#: first or last of each sequence.
+Reads = Literal["all", "first", "last"]
 Head = Literal["none", "pooler", "dense", "prediction", "tokens", "prediction_tokens"]
 
 

@@ -109,7 +109,7 @@ class Engine:
         self._encode = model.load(self.precision)
         self.quantization = ""
         if self.precision == "int8":
-            error = probe(self._encode, model.load("float32"), model.encoder.vocab_size)
+            error = probe(self._encode, model.load("float32"), model.encoder)
             self.quantization = f"{INT8_SCHEME}; {error}"
         self._graphs: Graphs | None = None
         if getattr(self._encode, "capturable", False):

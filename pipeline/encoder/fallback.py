@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from pipeline.encoder.checkpoint import Checkpoint
+from pipeline.encoder.config import Reads
 from pipeline.encoder.family import architecture
 from pipeline.encoder.foreign import read_config
-from pipeline.encoder.model import Packed
+from pipeline.encoder.model import Packed, read_tokens
 from pipeline.encoder.tensors import UNUSED, UNUSED_POOLER, list_some, weight_files
 from pipeline.errors import CheckpointError
 
@@ -29,12 +30,17 @@ _PADDING_SLACK_TOKENS = 8
 class PaddedModel:
     """A transformers model behind the interface of our own encoder.
 
-    Called with a packed batch it returns hidden states [T, E] for embed, logits [S, C] for
-    rerank and classify, [T, C] for tag.
+    Called with a packed batch it returns the hidden states that are read, [T, E] or [S, E], for
+    embed, logits [S, C] for rerank and classify, [T, C] for tag.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, task: str, device: torch.device, dtype: torch.dtype
+        self,
+        checkpoint: Checkpoint,
+        task: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        reads: Reads,
     ) -> None:
         """Load the model.
 
@@ -45,6 +51,7 @@ class PaddedModel:
         weight_files(checkpoint.folder)  # safetensors, or an error that says why not
         config = read_config(checkpoint)
         self._task = task
+        self._reads = reads
         self._model = _model(checkpoint, config, task, dtype).to(device).eval()
         pad = getattr(config, "pad_token_id", None)
         self._padding = 0 if pad is None else int(pad)
@@ -57,7 +64,9 @@ class PaddedModel:
     def __call__(self, batch: Packed) -> Tensor:
         """Compute a batch in groups of similar length, each padded to its longest."""
         parts = [self._group(batch, first, last) for first, last in _groups(batch.offsets)]
-        return torch.cat(parts)
+        values = torch.cat(parts)
+        read = read_tokens(batch, self._reads)
+        return values if read is None else values[read]
 
     def _group(self, batch: Packed, first: int, last: int) -> Tensor:
         bounds = batch.offsets[first : last + 1]

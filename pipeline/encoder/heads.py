@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.encoder.activations import activate_
-from pipeline.encoder.config import EncoderConfig
+from pipeline.encoder.config import EncoderConfig, Reads
 from pipeline.encoder.describe import embedding_size
 from pipeline.encoder.model import Packed
 from pipeline.encoder.modules import (
@@ -52,7 +52,12 @@ def pool(hidden: Tensor, batch: Packed, mode: PoolingMode, prompt_tokens: int = 
         rows = hidden[index.clamp(0, hidden.shape[0] - 1)].float()
     else:
         rows = _reduce(hidden.float(), lengths, skipped if prompt_tokens else None, mode)
-    return rows.masked_fill_((lengths == 0)[:, None], torch.nan)
+    return _blank_empty(rows, batch)
+
+
+def _blank_empty(rows: Tensor, batch: Packed) -> Tensor:
+    """NaN in the row of every sequence without tokens, in place; rows [S, E]."""
+    return rows.masked_fill_((batch.cu_seqlens.diff() == 0)[:, None], torch.nan)
 
 
 def _reduce(hidden: Tensor, lengths: Tensor, skipped: Tensor | None, mode: PoolingMode) -> Tensor:
@@ -122,6 +127,8 @@ class SentenceHead:
         self._prompt_tokens = 0 if modules.include_prompt else prompt_tokens
         self._steps = [(step, _module_weights(path, step, device)) for step in body]
         # Nomic trained its leading dimensions after a LayerNorm: model card of v1.5.
+        #: What the encoder has to give: one token a sequence, unless several take part in pooling.
+        self.reads: Reads = _reads(modules.pooling, self._prompt_tokens)
         self._layer_norm = dimensions is not None and config.family == "nomic_bert"
         unit = modules.normalize or self._layer_norm
         self._normalize = unit if normalize is None else normalize
@@ -131,10 +138,13 @@ class SentenceHead:
         self.output_size = dimensions or full
 
     def __call__(self, hidden: Tensor, batch: Packed) -> Tensor:
-        """[T, E] → [S, output_size] float32, NaN for a sequence without tokens."""
-        rows = torch.cat(
-            [pool(hidden, batch, mode, self._prompt_tokens) for mode in self._pooling], dim=1
-        )
+        """[T, E] or [S, E] as read → [S, output_size] float32, NaN where there is no token."""
+        if self.reads == "all":
+            rows = torch.cat(
+                [pool(hidden, batch, mode, self._prompt_tokens) for mode in self._pooling], dim=1
+            )
+        else:
+            rows = _blank_empty(hidden.float(), batch)
         if self._projection is not None:
             rows = functional.linear(rows, self._projection)
         for step, weights in self._steps:
@@ -143,6 +153,12 @@ class SentenceHead:
             rows = functional.layer_norm(rows, rows.shape[1:], eps=LAYER_NORM_EPS)
         rows = rows[:, : self.output_size]
         return functional.normalize(rows, dim=1) if self._normalize else rows
+
+
+def _reads(pooling: tuple[PoolingMode, ...], prompt_tokens: int) -> Reads:
+    if pooling == ("cls",) and not prompt_tokens:
+        return "first"
+    return "last" if pooling == ("lasttoken",) else "all"
 
 
 def _module_weights(path: Path, step: Module, device: torch.device) -> dict[str, Tensor]:
@@ -188,12 +204,16 @@ class ClassifierHead:
         self._config = config
         self._weights = weights
         self._per_token = config.head in ("tokens", "prediction_tokens")
+        one = not self._per_token and config.head_pooling == "cls"
+        self.reads: Reads = "first" if one else "all"
         self.output_size = len(config.labels)
 
     def __call__(self, hidden: Tensor, batch: Packed) -> Tensor:
-        """[T, E] → logits [T, C] of tokens, [S, C] of sequences, [S] with a single class."""
+        """What is read → logits [T, C] of tokens, [S, C] of sequences, [S] with a single class."""
         rows = hidden.float()
-        if not self._per_token:
+        if self.reads == "first":
+            rows = _blank_empty(rows, batch)
+        elif not self._per_token:
             rows = pool(hidden, batch, self._config.head_pooling)
         if self._config.head != "tokens":
             rows = activate_(self._linear("head_dense", rows), self._config.head_activation)
@@ -214,6 +234,7 @@ class LogitsHead:
 
     def __init__(self, config: EncoderConfig, *, per_token: bool) -> None:
         self._per_token = per_token
+        self.reads: Reads = "all"
         self.output_size = len(config.labels)
 
     def __call__(self, hidden: Tensor, batch: Packed) -> Tensor:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from pipeline.encoder.checkpoint import Checkpoint
-from pipeline.encoder.config import EncoderConfig
+from pipeline.encoder.config import EncoderConfig, Reads
 from pipeline.encoder.describe import check_task
 from pipeline.encoder.families import Loaded, load_family
 from pipeline.encoder.heads import ClassifierHead, LogitsHead, SentenceHead
@@ -19,7 +19,8 @@ from pipeline.encoder.model import Encoder, Packed, load_weights
 from pipeline.encoder.modules import read_modules
 from pipeline.errors import CheckpointError, UsageError
 
-#: A packed batch → hidden states [T, E], or logits where the model has a head of its own.
+#: A packed batch → the hidden states that the head reads, [T, E] or [S, E], or logits where the
+#: model has a head of its own.
 Forward = Callable[[Packed], Tensor]
 
 _DTYPES = {
@@ -36,9 +37,10 @@ class Head(Protocol):
     """What turns the encoder's output into rows, in float32."""
 
     output_size: int
+    reads: Reads  # the hidden states that it wants
 
     def __call__(self, hidden: Tensor, batch: Packed) -> Tensor:
-        """[T, E] → [S, output_size], [S], or [T, output_size] of a tagger."""
+        """What it reads → [S, output_size], [S], or [T, output_size] of a tagger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,14 @@ def open_model(
 
     def load(precision: str) -> Forward:
         parts = _weights(loaded, device, precision, of_head=False)
-        return Encoder(encoder, parts, device, _DTYPES[precision], quantize=precision == "int8")
+        return Encoder(
+            encoder,
+            parts,
+            device,
+            _DTYPES[precision],
+            quantize=precision == "int8",
+            reads=head.reads,
+        )
 
     return Model(encoder, head, load)
 
@@ -104,7 +113,7 @@ def _foreign(
                 f"{checkpoint.name} is computed by transformers, which has no int8 here",
                 hint="Use --precision float32.",
             )
-        return fallback.PaddedModel(checkpoint, task, device, _DTYPES[precision])
+        return fallback.PaddedModel(checkpoint, task, device, _DTYPES[precision], head.reads)
 
     return Model(encoder, head, load)
 

@@ -25,7 +25,7 @@ from pipeline.encoder.attention import (
     runs,
     varlen_supported,
 )
-from pipeline.encoder.config import EncoderConfig, Rope
+from pipeline.encoder.config import EncoderConfig, Reads, Rope
 from pipeline.encoder.kernels import Kernel, choose
 from pipeline.encoder.linear import Linear, make_linear
 from pipeline.encoder.tensors import Matched
@@ -83,8 +83,20 @@ class Encoder:
         dtype: torch.dtype,
         *,
         quantize: bool = False,
+        reads: Reads = "all",
     ) -> None:
+        """Take the weights over.
+
+        Args:
+            config: sizes and settings.
+            weights: by our names, in `dtype` on `device`.
+            device: where to compute.
+            dtype: of weights and activations.
+            quantize: products of 8-bit integers, float32 outside.
+            reads: what the head reads; for one token a sequence, the last layer ends with those.
+        """
         self.config = config
+        self._reads = reads
         self.device = device
         self.dtype = dtype
         self._weights = dict(weights)
@@ -115,7 +127,9 @@ class Encoder:
         return self._kernel is not None
 
     def __call__(self, batch: Packed) -> Tensor:
-        """Hidden states after the last layer, [T, E] in the encoder's dtype."""
+        """Hidden states after the last layer in the encoder's dtype: [T, E], or [S, E] of the
+        token that is read of each sequence.
+        """
         config = self.config
         attend = self._attention(batch)
         positions = _positions(batch)
@@ -123,7 +137,8 @@ class Encoder:
         hidden = self._embed(batch, positions)
         for layer in range(config.layers):
             rotation = rotations[config.ropes[layer]] if config.ropes else None
-            hidden = self._layer(layer, hidden, attend, rotation)
+            read = read_tokens(batch, self._reads) if layer == config.layers - 1 else None
+            hidden = self._layer(layer, hidden, attend, rotation, read)
         return self._norm("final_norm", hidden) if config.final_norm else hidden
 
     def _attention(self, batch: Packed) -> Attention:
@@ -150,18 +165,29 @@ class Encoder:
         return self._norm("embed_norm", hidden) if config.embedding_norm else hidden
 
     def _layer(
-        self, layer: int, hidden: Tensor, attend: Attention, rotation: Tensor | None
+        self,
+        layer: int,
+        hidden: Tensor,
+        attend: Attention,
+        rotation: Tensor | None,
+        read: Tensor | None,
     ) -> Tensor:
-        """One layer: the same two branches, normed where the family norms."""
+        """One layer: the same two branches, normed where the family norms.
+
+        Every token attends; what follows is computed for the tokens that are `read`, [S], alone.
+        """
         at = f"layers.{layer}."
         placement = self.config.norm_placement
         before = placement in ("pre", "sandwich")
-        # A branch's sum with its input is part of its last product, unless a norm stands between.
-        residual = None if placement == "sandwich" else hidden
         # ModernBERT's first layer has no norm before attention: its input is normed already.
         normed_input = before and f"{at}attn_norm.weight" in self._weights
         branch = self._norm(f"{at}attn_norm", hidden) if normed_input else hidden
-        branch = self._attend(layer, branch, attend, rotation, residual)
+        attended = self._attend(layer, branch, attend, rotation)  # [T, H * D]
+        if read is not None:
+            attended, hidden = attended[read], hidden[read]
+        # A branch's sum with its input is part of its last product, unless a norm stands between.
+        residual = None if placement == "sandwich" else hidden
+        branch = self._linears[f"{at}attn_out"](attended, residual=residual)
         if placement != "pre":
             branch = self._norm(f"{at}attn_out_norm", branch)
         if placement == "sandwich":
@@ -177,12 +203,7 @@ class Encoder:
         return branch.add_(hidden) if placement == "sandwich" else branch
 
     def _attend(
-        self,
-        layer: int,
-        hidden: Tensor,
-        attend: Attention,
-        rotation: Tensor | None,
-        residual: Tensor | None,
+        self, layer: int, hidden: Tensor, attend: Attention, rotation: Tensor | None
     ) -> Tensor:
         config, at = self.config, f"layers.{layer}."
         inner, grouped = config.heads * config.head_dim, config.kv_heads * config.head_dim
@@ -197,8 +218,7 @@ class Encoder:
             query, key = self._norm(f"{at}q_norm", query), self._norm(f"{at}k_norm", key)
         if rotation is not None:
             query, key = _rotate(query, rotation), _rotate(key, rotation)
-        attended = attend(query, key, value, config.window(layer))  # [T, H * D]
-        return self._linears[f"{at}attn_out"](attended, residual=residual)
+        return attend(query, key, value, config.window(layer))  # [T, H * D]
 
     def _mlp(self, at: str, hidden: Tensor, residual: Tensor | None) -> Tensor:
         config, linears = self.config, self._linears
@@ -233,6 +253,17 @@ class Encoder:
                 self._rotations[rope, length] = table
             gathered[rope] = table[positions].unsqueeze(1)
         return gathered
+
+
+def read_tokens(batch: Packed, reads: Reads) -> Tensor | None:
+    """Where the one token a sequence lies that is read, [S] int64; None where all are.
+
+    An empty sequence has none; it is given a neighbour's, and the head overwrites its row.
+    """
+    if reads == "all":
+        return None
+    index = batch.cu_seqlens[:-1] if reads == "first" else batch.cu_seqlens[1:] - 1
+    return index.long().clamp(0, batch.ids.shape[0] - 1)
 
 
 def _positions(batch: Packed) -> Tensor:

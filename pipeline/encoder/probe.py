@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from pipeline.encoder.config import EncoderConfig
 from pipeline.encoder.loading import Forward
 from pipeline.encoder.model import Packed
 
@@ -12,8 +13,8 @@ _TOKENS = 64  # of each
 
 
 @torch.inference_mode()
-def probe(lossy: Forward, exact: Forward, vocab_size: int) -> str:
-    """Compare the mean hidden states of random token sequences, the same ones every time.
+def probe(lossy: Forward, exact: Forward, config: EncoderConfig) -> str:
+    """Compare what is read of random token sequences, the same ones every time.
 
     Random tokens are harder than text: their activations lie further apart.
     """
@@ -21,14 +22,14 @@ def probe(lossy: Forward, exact: Forward, vocab_size: int) -> str:
     generator = torch.Generator().manual_seed(0)
     offsets = range(0, total + 1, _TOKENS)
     packed = Packed(
-        ids=torch.randint(vocab_size, (total,), dtype=torch.int32, generator=generator),
+        ids=torch.randint(config.vocab_size, (total,), dtype=torch.int32, generator=generator),
         cu_seqlens=torch.tensor(offsets, dtype=torch.int32),
         offsets=list(offsets),
         max_seqlen=_TOKENS,
         type_ids=None,
     )
     near, far = (
-        f(packed).float().view(_SEQUENCES, _TOKENS, -1).mean(1) for f in (exact, lossy)
+        f(packed).float().view(_SEQUENCES, -1, config.hidden_size).mean(1) for f in (exact, lossy)
     )  # [32, E]
     least = float(torch.cosine_similarity(near, far).min())
     return f"least cosine to float32 {least:.4f} on {_SEQUENCES} random sequences of {_TOKENS}"

@@ -66,6 +66,7 @@ def _hidden(engine: Engine, ids: list[int]) -> Any:
     flat = torch.tensor(neighbours + ids + neighbours, dtype=torch.int32)
     offsets = [0, 3, 3 + len(ids), 6 + len(ids)]
     packed = Packed(flat, torch.tensor(offsets, dtype=torch.int32), offsets, len(ids), None)
+    engine._encode._reads = "all"
     with torch.inference_mode():
         return engine._encode(packed)[3:-3].numpy()
 
