@@ -29,7 +29,7 @@ from pipeline.encoder.graphs import Graphs
 from pipeline.encoder.heads import SentenceHead
 from pipeline.encoder.int8 import INT8_SCHEME
 from pipeline.encoder.loading import Forward, HeadOptions, open_model
-from pipeline.encoder.model import Packed
+from pipeline.encoder.packed import Packed
 from pipeline.encoder.probe import probe
 from pipeline.encoder.static import gpu_tokens
 from pipeline.errors import EncodeError, Interrupted, UsageError

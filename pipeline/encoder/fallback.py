@@ -17,7 +17,7 @@ from pipeline.encoder.checkpoint import Checkpoint
 from pipeline.encoder.config import Reads
 from pipeline.encoder.family import architecture
 from pipeline.encoder.foreign import read_config
-from pipeline.encoder.model import Packed, read_tokens
+from pipeline.encoder.packed import Packed, read_tokens
 from pipeline.encoder.tensors import UNUSED, UNUSED_POOLER, list_some, weight_files
 from pipeline.errors import CheckpointError
 

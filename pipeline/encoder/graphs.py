@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.encoder.model import Packed
+from pipeline.encoder.packed import Packed
 from pipeline.encoder.static import Filled, Shape, fill, shape_for
 from pipeline.packing import Batch
 

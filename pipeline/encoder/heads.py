@@ -16,7 +16,6 @@ from torch.nn import functional
 from pipeline.encoder.activations import activate_
 from pipeline.encoder.config import EncoderConfig, Reads
 from pipeline.encoder.describe import embedding_size
-from pipeline.encoder.model import Packed
 from pipeline.encoder.modules import (
     DenseModule,
     LayerNormModule,
@@ -25,6 +24,7 @@ from pipeline.encoder.modules import (
     PoolingMode,
     SentenceModules,
 )
+from pipeline.encoder.packed import Packed
 from pipeline.encoder.tensors import read_header, weight_files
 from pipeline.errors import CheckpointError, UsageError
 

@@ -15,8 +15,9 @@ from pipeline.encoder.config import EncoderConfig, Reads
 from pipeline.encoder.describe import check_task
 from pipeline.encoder.families import Loaded, load_family
 from pipeline.encoder.heads import ClassifierHead, LogitsHead, SentenceHead
-from pipeline.encoder.model import Encoder, Packed, load_weights
+from pipeline.encoder.model import Encoder, load_weights
 from pipeline.encoder.modules import read_modules
+from pipeline.encoder.packed import Packed
 from pipeline.errors import CheckpointError, UsageError
 
 #: A packed batch → the hidden states that the head reads, [T, E] or [S, E], or logits where the

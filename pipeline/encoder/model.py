@@ -6,9 +6,7 @@ size, I intermediate size. Nothing is padded and no tensor has a batch axis.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,6 +26,8 @@ from pipeline.encoder.attention import (
 from pipeline.encoder.config import EncoderConfig, Reads, Rope
 from pipeline.encoder.kernels import Kernel, choose
 from pipeline.encoder.linear import Linear, make_linear
+from pipeline.encoder.packed import Packed, read_tokens
+from pipeline.encoder.positions import ranks, rotate, rotations, skip_padding
 from pipeline.encoder.tensors import Matched
 
 Weights = Mapping[str, Tensor]
@@ -59,17 +59,6 @@ def load_weights(
 def _read(handle: Any, name: str) -> Tensor:
     tensor: Tensor = handle.get_tensor(name)
     return tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """A batch on the device."""
-
-    ids: Tensor  # [T] int32 or int64
-    cu_seqlens: Tensor  # [S + 1] int32
-    offsets: list[int]  # the same, on the host
-    max_seqlen: int
-    type_ids: Tensor | None  # [T]
 
 
 class Encoder:
@@ -132,7 +121,7 @@ class Encoder:
         """
         config = self.config
         attend = self._attention(batch)
-        positions = _positions(batch)
+        positions = ranks(batch)
         rotations = self._rotate_by(positions, batch.max_seqlen)
         hidden = self._embed(batch, positions)
         for layer in range(config.layers):
@@ -156,7 +145,7 @@ class Encoder:
         if config.position_table:
             learned = positions
             if config.position_padding is not None:
-                learned = _skip_padding(batch, config.position_padding)
+                learned = skip_padding(batch, config.position_padding)
             hidden.add_(functional.embedding(learned, weights["positions.weight"]))
         if config.token_types and batch.type_ids is not None and config.token_types > 1:
             hidden.add_(functional.embedding(batch.type_ids, weights["types.weight"]))
@@ -217,7 +206,7 @@ class Encoder:
         if config.qk_norm == "per_head":
             query, key = self._norm(f"{at}q_norm", query), self._norm(f"{at}k_norm", key)
         if rotation is not None:
-            query, key = _rotate(query, rotation), _rotate(key, rotation)
+            query, key = rotate(query, rotation), rotate(key, rotation)
         return attend(query, key, value, config.window(layer))  # [T, H * D]
 
     def _mlp(self, at: str, hidden: Tensor, residual: Tensor | None) -> Tensor:
@@ -253,65 +242,3 @@ class Encoder:
                 self._rotations[rope, length] = table
             gathered[rope] = table[positions].unsqueeze(1)
         return gathered
-
-
-def read_tokens(batch: Packed, reads: Reads) -> Tensor | None:
-    """Where the one token a sequence lies that is read, [S] int64; None where all are.
-
-    An empty sequence has none; it is given a neighbour's, and the head overwrites its row.
-    """
-    if reads == "all":
-        return None
-    index = batch.cu_seqlens[:-1] if reads == "first" else batch.cu_seqlens[1:] - 1
-    return index.long().clamp(0, batch.ids.shape[0] - 1)
-
-
-def _positions(batch: Packed) -> Tensor:
-    """Rank of every token in its sequence, [T] int64."""
-    lengths = batch.cu_seqlens.diff()
-    starts = torch.repeat_interleave(
-        batch.cu_seqlens[:-1].long(), lengths, output_size=batch.ids.shape[0]
-    )
-    return torch.arange(batch.ids.shape[0], device=batch.ids.device) - starts
-
-
-def _skip_padding(batch: Packed, padding: int) -> Tensor:
-    """RoBERTa's positions: padding + 1, padding + 2, …; a padding token in the text takes
-    `padding` itself and does not count."""
-    real = batch.ids != padding
-    counted = real.cumsum(0)  # over the batch
-    before = functional.pad(counted, (1, 0))[batch.cu_seqlens[:-1].long()]  # [S]
-    before = torch.repeat_interleave(
-        before, batch.cu_seqlens.diff(), output_size=batch.ids.shape[0]
-    )
-    return (counted - before) * real + padding
-
-
-def rotations(rope: Rope, length: int) -> Tensor:
-    """Cosines then sines of positions 0 … length − 1, [length, D] float32 (D / 2 of each).
-
-    Formula: https://arxiv.org/abs/2104.09864; Llama 3.1's scaling as published with its weights.
-    """
-    exponents = torch.arange(0, rope.dim, 2, dtype=torch.float32) / rope.dim
-    frequency = 1.0 / rope.theta**exponents
-    if rope.original_length is None:
-        frequency = frequency / rope.factor
-    else:
-        turns = rope.original_length * frequency / (2 * math.pi)
-        low, high = rope.low_freq_factor, rope.high_freq_factor
-        # 1: a short wavelength, kept; 0: a long one, divided by the factor.
-        kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
-        frequency = kept * frequency + (1.0 - kept) * frequency / rope.factor
-    angles = torch.arange(length, dtype=torch.float32)[:, None] * frequency
-    return torch.cat((angles.cos(), angles.sin()), dim=1)
-
-
-def _rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn the halves of every head against each other; x [T, H, D], rotation [T, 1, D]."""
-    cos, sin = rotation.chunk(2, dim=-1)
-    first, second = x.float().chunk(2, dim=-1)
-    turned = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    left, right = turned.chunk(2, dim=-1)
-    left.copy_(first * cos - second * sin)
-    right.copy_(second * cos + first * sin)
-    return turned

@@ -6,7 +6,7 @@ import torch
 
 from pipeline.encoder.config import EncoderConfig
 from pipeline.encoder.loading import Forward
-from pipeline.encoder.model import Packed
+from pipeline.encoder.packed import Packed
 
 _SEQUENCES = 32
 _TOKENS = 64  # of each

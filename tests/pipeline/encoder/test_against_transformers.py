@@ -60,7 +60,7 @@ def test_a_text_longer_than_the_window_equals_transformers_token_by_token(
 
 def _hidden(engine: Engine, ids: list[int]) -> Any:
     """Hidden states between short neighbours, which must not show."""
-    from pipeline.encoder.model import Packed
+    from pipeline.encoder.packed import Packed
 
     neighbours = [9, 8, 7]
     flat = torch.tensor(neighbours + ids + neighbours, dtype=torch.int32)

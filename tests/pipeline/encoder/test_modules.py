@@ -14,8 +14,8 @@ import torch
 from pipeline.encoder.checkpoint import Checkpoint, resolve
 from pipeline.encoder.engine import Engine
 from pipeline.encoder.heads import pool
-from pipeline.encoder.model import Packed
 from pipeline.encoder.modules import POOLING_MODES, read_modules
+from pipeline.encoder.packed import Packed
 from pipeline.encoder.tokenizer import load_tokenizer, prompt_tokens
 from pipeline.errors import CheckpointError, UsageError
 

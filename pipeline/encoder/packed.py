@@ -1,0 +1,31 @@
+"""A batch on the device, as every part of an encoder takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pipeline.encoder.config import Reads
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A batch on the device."""
+
+    ids: Tensor  # [T] int32 or int64
+    cu_seqlens: Tensor  # [S + 1] int32
+    offsets: list[int]  # the same, on the host
+    max_seqlen: int
+    type_ids: Tensor | None  # [T]
+
+
+def read_tokens(batch: Packed, reads: Reads) -> Tensor | None:
+    """Where the one token a sequence lies that is read, [S] int64; None where all are.
+
+    An empty sequence has none; it is given a neighbour's, and the head overwrites its row.
+    """
+    if reads == "all":
+        return None
+    index = batch.cu_seqlens[:-1] if reads == "first" else batch.cu_seqlens[1:] - 1
+    return index.long().clamp(0, batch.ids.shape[0] - 1)
