@@ -201,38 +201,28 @@ class VarlenAttention:
     """A variable-length kernel, for 16-bit queries on CUDA."""
 
     def __init__(
-        self,
-        config: EncoderConfig,
-        cu_seqlens: Tensor,
-        max_seqlen: int,
-        slopes: Tensor | None,
-        kernel: Kernel,
+        self, config: EncoderConfig, cu_seqlens: Tensor, max_seqlen: int, kernel: Kernel
     ) -> None:
-        self._config = config
         self._within = Sequences(cu_seqlens, max_seqlen, config.scale, config.causal)
-        self._slopes = slopes  # [H] float32 of ALiBi, or None
         self._kernel = kernel
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
         """Attend; query [T, H, D], key and value [T, K, D] → [T, H * D]."""
         within = self._within if window is None else replace(self._within, window=window)
-        if self._slopes is None:
-            return self._kernel(query, key, value, within).flatten(1)
-        # Only this operator takes slopes.
-        offsets, longest = within.cu_seqlens, within.max_seqlen
-        out: Tensor = torch.ops.aten._flash_attention_forward(
-            query, key, value, offsets, offsets, longest, longest, 0.0, within.causal, False,
-            scale=within.scale, alibi_slopes=self._slopes,
-        )[0]  # fmt: skip
-        return out.flatten(1)
+        return self._kernel(query, key, value, within).flatten(1)
 
 
 def varlen_supported(config: EncoderConfig, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether `VarlenAttention` computes this model: 16 bits, CUDA, and no learned bias."""
+    """Whether `VarlenAttention` computes this model: 16 bits, CUDA, and no bias on the logits.
+
+    ALiBi is such a bias: torch's wheels have FlashAttention without it ("This flash attention
+    build does not support alibi", 2.11).
+    """
     return (
         device.type == "cuda"
         and dtype in (torch.float16, torch.bfloat16)
         and config.relative_buckets == 0
+        and not config.alibi
         and config.head_dim <= 256
         and config.head_dim % 8 == 0
         and torch.cuda.get_device_capability(device) >= (8, 0)

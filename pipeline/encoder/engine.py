@@ -15,12 +15,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.encoder.checkpoint import Checkpoint
 from pipeline.encoder.config import EncoderConfig
@@ -29,7 +31,8 @@ from pipeline.encoder.graphs import Graphs
 from pipeline.encoder.heads import SentenceHead
 from pipeline.encoder.int8 import INT8_SCHEME
 from pipeline.encoder.loading import Forward, HeadOptions, open_model
-from pipeline.encoder.packed import Packed
+from pipeline.encoder.memory import is_out_of_memory
+from pipeline.encoder.packed import Packed, send
 from pipeline.encoder.probe import probe
 from pipeline.encoder.static import gpu_tokens
 from pipeline.errors import EncodeError, Interrupted, UsageError
@@ -39,8 +42,13 @@ logger = logging.getLogger(__name__)
 
 Rows = npt.NDArray[np.float32]
 
-# Batches whose rows may be on their way to the host while the next one computes.
-_IN_FLIGHT = 1
+# Batches whose rows may be on their way to the host while later ones compute: the thread that
+# launches may wait milliseconds for Python's lock while another copies token ids under it, and a
+# batch of a small model takes two.
+_IN_FLIGHT = 4
+# What scaled_dot_product_attention may choose on a GPU. Not cuDNN, which it prefers on Hopper: that
+# makes a plan for every new shape, and runs of equal lengths are nothing but new shapes.
+_SDPA = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 # Batches that are computed at once on a CPU: each takes memory, so that many cores share one.
 _CPU_STREAMS = 8
 # Tokens of a batch by default, see `Engine.token_budget`.
@@ -106,7 +114,8 @@ class Engine:
         self._head = model.head
         self._per_token = task == "tag"
         self._load = model.load
-        self._encode = model.load(self.precision)
+        with self._placed():
+            self._encode = model.load(self.precision)
         self.quantization = ""
         if self.precision == "int8":
             error = probe(self._encode, model.load("float32"), model.encoder)
@@ -190,13 +199,29 @@ class Engine:
         while launched:
             yield self._finish(launched.popleft())
 
+    @contextmanager
+    def _placed(self) -> Iterator[None]:
+        """Inside, our GPU is the current one, whichever it was: what torch does without being told
+        where (streams, captures, pinned memory) it does there.
+        """
+        if not self._on_gpu:
+            yield
+            return
+        with torch.cuda.device(self._device), sdpa_kernel(_SDPA):
+            yield
+
     def _launch(self, batch: Batch) -> _Launched:
         self._check(batch)
         if self._pool is not None:
             return _Launched(batch, self._pool.submit(self._fit, batch).result)
-        rows = self._fit(batch)
+        with self._placed():
+            rows = self._fit(batch)
+            return _Launched(batch, self._on_the_way(rows))
+
+    def _on_the_way(self, rows: Tensor) -> Callable[[], Tensor]:
+        """Start to copy rows to the host; what is returned waits for them."""
         if self._copies is None:
-            return _Launched(batch, lambda: rows)
+            return lambda: rows
         host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
         self._copies.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._copies):
@@ -209,13 +234,14 @@ class Engine:
             copied.synchronize()
             return host
 
-        return _Launched(batch, arrived)
+        return arrived
 
     def _finish(self, launched: _Launched) -> tuple[Batch, Rows]:
         batch, rows = launched.batch, launched.rows().numpy()
         broken = self._broken(batch, rows)
         if broken.size:
-            self._repair(batch, rows, broken)
+            with self._placed():
+                self._repair(batch, rows, broken)
         return batch, rows
 
     def _check(self, batch: Batch) -> None:
@@ -239,7 +265,7 @@ class Engine:
         try:
             return self._compute(batch, self._encode)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if len(batch) == 1:
                 raise EncodeError(
@@ -283,7 +309,7 @@ class Engine:
     def _nothing(self, batch: Batch) -> Tensor:
         """Rows of sequences without any token."""
         if self._per_token:
-            return torch.empty(0, self.output_size)
+            return torch.empty(0, self.output_size, device=self._device)
         single = self.output_size == 1 and not isinstance(self._head, SentenceHead)
         shape = (len(batch),) if single else (len(batch), self.output_size)
         return torch.full(shape, torch.nan, device=self._device)
@@ -291,17 +317,12 @@ class Engine:
     def _pack(self, batch: Batch) -> Packed:
         types = batch.type_ids
         return Packed(
-            ids=self._send(torch.from_numpy(batch.ids)),
-            cu_seqlens=self._send(torch.from_numpy(batch.cu_seqlens)),
+            ids=send(batch.ids, self._device),
+            cu_seqlens=send(batch.cu_seqlens, self._device),
             offsets=batch.cu_seqlens.tolist(),
             max_seqlen=batch.max_seqlen,
-            type_ids=None if types is None else self._send(torch.from_numpy(types).int()),
+            type_ids=None if types is None else send(types.astype(np.int32), self._device),
         )
-
-    def _send(self, host: Tensor) -> Tensor:
-        if not self._on_gpu:
-            return host
-        return host.pin_memory().to(self._device, non_blocking=True)
 
     def _broken(self, batch: Batch, rows: Rows) -> npt.NDArray[np.int64]:
         """Sequences with tokens whose rows are not all finite."""
@@ -363,10 +384,3 @@ def _pool(streams: int, threads: int) -> ThreadPoolExecutor:
 def _select(batch: Batch, sequences: npt.NDArray[np.int64]) -> Batch:
     """Some sequences of a batch as a batch of their own."""
     return gather(batch.ids, batch.cu_seqlens.astype(np.int64), sequences, batch.type_ids)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether an error means memory; torch raises a bare RuntimeError for a CPU's."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)

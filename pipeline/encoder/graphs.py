@@ -1,7 +1,7 @@
 """CUDA graphs of the whole way from token ids to rows: one launch a batch in place of hundreds.
 
 On short texts and small models a GPU waits for the host to launch kernels; a graph is launched as
-one. See `static` for the shapes.
+one. See `static` for the shapes, `capture` for the recording.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.encoder.packed import Packed
+from pipeline.encoder.capture import capture
+from pipeline.encoder.memory import is_out_of_memory
+from pipeline.encoder.packed import Packed, send
 from pipeline.encoder.static import Filled, Shape, fill, shape_for
 from pipeline.packing import Batch
 
@@ -27,8 +29,6 @@ logger = logging.getLogger(__name__)
 _CAPTURE_AT = 2
 # Graphs kept: lengths 32 … 8192 at a full budget and some ends of windows.
 _MAX_GRAPHS = 48
-# Runs before a capture: libraries choose their kernels and take their workspaces.
-_WARM_UPS = 2
 
 Compute = Callable[[Packed], Tensor]  # a packed batch → rows
 
@@ -37,17 +37,17 @@ def packed(filled: Filled, shape: Shape, device: torch.device) -> Packed:
     """A filled batch on a device."""
     types = filled.type_ids
     return Packed(
-        ids=torch.from_numpy(filled.ids).to(device),
-        cu_seqlens=torch.from_numpy(filled.cu_seqlens).to(device),
+        ids=send(filled.ids, device),
+        cu_seqlens=send(filled.cu_seqlens, device),
         offsets=filled.cu_seqlens.tolist(),
         max_seqlen=shape.max_seqlen,
-        type_ids=None if types is None else torch.from_numpy(types).int().to(device),
+        type_ids=None if types is None else send(types.astype(np.int32), device),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Captured:
-    graph: torch.cuda.CUDAGraph
+    graph: Any  # torch.cuda.CUDAGraph
     inputs: Packed  # written before each replay
     rows: Tensor  # written by each replay
 
@@ -72,10 +72,15 @@ class Graphs:
         self._limit = limit
         self._seen: Counter[tuple[Shape, bool]] = Counter()
         self._captured: dict[tuple[Shape, bool], _Captured] = {}
-        self._pool: Any = None  # where graphs keep their memory
+        self._stream: Any = None  # where graphs are captured
+        self._pool: Any = None  # where they keep their memory
+        self._refused = False  # something here cannot be captured
 
     def run(self, batch: Batch) -> Tensor | None:
-        """Rows of a batch on the device, None where no graph is worth it or none fits.
+        """Rows of a batch on the device, None where it fits no shape.
+
+        A shape without a graph is computed as the graph would: what a row's bits are does not
+        depend on what ran before.
 
         Raises:
             torch.OutOfMemoryError: the shape does not fit into the device's memory.
@@ -83,17 +88,15 @@ class Graphs:
         shape = shape_for(batch.tokens, batch.max_seqlen, len(batch), self._limit)
         if shape is None:
             return None
-        key = (shape, batch.type_ids is not None)
-        self._seen[key] += 1
-        if key not in self._captured:
-            if self._seen[key] < _CAPTURE_AT or len(self._captured) >= _MAX_GRAPHS:
-                return None
-            self._captured[key] = self._capture(fill(batch, shape), shape)
-        captured = self._captured[key]
-        self._write(captured.inputs, fill(batch, shape))
+        filled = fill(batch, shape)
+        rows = batch.tokens if self._per_token else len(batch)
+        captured = self._graph_of(shape, filled)
+        if captured is None:
+            return self._compute(packed(filled, shape, self._device))[:rows]
+        _write(captured.inputs, filled)
         captured.graph.replay()
         # A copy: the next replay writes over the original.
-        return captured.rows[: batch.tokens if self._per_token else len(batch)].clone()
+        return captured.rows[:rows].clone()
 
     def clear(self) -> None:
         """Give the graphs' memory back."""
@@ -101,31 +104,42 @@ class Graphs:
         self._seen.clear()
         self._pool = None
 
+    def _graph_of(self, shape: Shape, filled: Filled) -> _Captured | None:
+        """The graph of a shape, captured now where it is worth it; None where there is none."""
+        key = (shape, filled.type_ids is not None)
+        self._seen[key] += 1
+        if key not in self._captured:
+            worth = self._seen[key] >= _CAPTURE_AT and len(self._captured) < _MAX_GRAPHS
+            if self._refused or not worth:
+                return None
+            try:
+                self._captured[key] = self._capture(filled, shape)
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                self._refused = True
+                logger.warning("no CUDA graphs, kernels are launched one by one: %s", error)
+                return None
+        return self._captured[key]
+
     def _capture(self, filled: Filled, shape: Shape) -> _Captured:
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
         inputs = packed(filled, shape, self._device)
-        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UPS):
-                self._compute(inputs)
-        torch.cuda.current_stream(self._device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        # Graphs replay one after the other on one stream, so they may share their memory. Other
-        # threads use the device's allocator meanwhile: theirs are not the calls to object to.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            rows = self._compute(inputs)
-        self._pool = graph.pool()
+        graph, rows = capture(lambda: self._compute(inputs), self._stream, self._pool)
         logger.debug("captured %s", shape.name)
         return _Captured(graph, inputs, rows)
 
-    @staticmethod
-    def _write(inputs: Packed, filled: Filled) -> None:
-        _send(inputs.ids, filled.ids)
-        _send(inputs.cu_seqlens, filled.cu_seqlens)
-        if inputs.type_ids is not None and filled.type_ids is not None:
-            _send(inputs.type_ids, filled.type_ids.astype(np.int32))
+
+def _write(inputs: Packed, filled: Filled) -> None:
+    _copy(inputs.ids, filled.ids)
+    _copy(inputs.cu_seqlens, filled.cu_seqlens)
+    if inputs.type_ids is not None and filled.type_ids is not None:
+        _copy(inputs.type_ids, filled.type_ids.astype(np.int32))
 
 
-def _send(target: Tensor, values: npt.NDArray[np.int32]) -> None:
-    """Copy to the device without waiting; the allocator keeps the pinned source until then."""
-    target.copy_(torch.from_numpy(values).pin_memory(), non_blocking=True)
+def _copy(target: Tensor, values: npt.NDArray[np.int32]) -> None:
+    host = torch.from_numpy(values)
+    target.copy_(host.pin_memory() if target.is_cuda else host, non_blocking=True)

@@ -7,6 +7,7 @@ attention sequence by sequence is never used.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import inspect
 import logging
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.encoder.capture import capture
 from pipeline.encoder.config import EncoderConfig
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,13 @@ class Sequences:
 Kernel = Callable[[Tensor, Tensor, Tensor, Sequences], Tensor]
 
 
+@functools.cache
+def _asks_for_grouped_heads() -> bool:
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters
+
+
 def torch_varlen(query: Tensor, key: Tensor, value: Tensor, within: Sequences) -> Tensor:
     """FlashAttention as torch ships it: 2.11 takes grouped heads as they are, 2.13 asks."""
     from torch.nn.attention.varlen import varlen_attn
@@ -55,7 +64,7 @@ def torch_varlen(query: Tensor, key: Tensor, value: Tensor, within: Sequences) -
         "scale": within.scale,
         "window_size": (left, 0 if within.causal else left),
     }
-    if "enable_gqa" in inspect.signature(varlen_attn).parameters:
+    if _asks_for_grouped_heads():
         options["enable_gqa"] = query.shape[1] != key.shape[1]
     offsets, longest = within.cu_seqlens, within.max_seqlen
     out = varlen_attn(query, key, value, offsets, offsets, longest, longest, **options)
@@ -149,9 +158,8 @@ def _measure(
     try:
         if not is_right(kernel(*inputs), expected):
             raise ValueError("its output is wrong")
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            out = kernel(*inputs)
+        stream = torch.cuda.Stream(expected.device)  # type: ignore[no-untyped-call]
+        graph, out = capture(lambda: kernel(*inputs), stream, torch.cuda.graph_pool_handle())
         begin, end = (
             torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             for _ in range(2)

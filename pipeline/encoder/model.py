@@ -19,7 +19,6 @@ from pipeline.encoder.attention import (
     GroupedAttention,
     PositionBias,
     VarlenAttention,
-    alibi_slopes,
     runs,
     varlen_supported,
 )
@@ -93,7 +92,6 @@ class Encoder:
         self._kernel: Kernel | None = None
         if varlen_supported(config, device, dtype):
             self._kernel = choose(config, device, dtype)
-        self._slopes = alibi_slopes(config.heads).to(device) if config.alibi else None
         self._bias: PositionBias | None = None
         if config.alibi or config.relative_buckets:
             self._bias = PositionBias(config, weights.get("relative_bias.weight"), device)
@@ -132,9 +130,7 @@ class Encoder:
 
     def _attention(self, batch: Packed) -> Attention:
         if self._kernel is not None:
-            return VarlenAttention(
-                self.config, batch.cu_seqlens, batch.max_seqlen, self._slopes, self._kernel
-            )
+            return VarlenAttention(self.config, batch.cu_seqlens, batch.max_seqlen, self._kernel)
         return GroupedAttention(self.config, runs(batch.offsets), self._bias)
 
     def _embed(self, batch: Packed, positions: Tensor) -> Tensor:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from pipeline.encoder.config import Reads
@@ -18,6 +21,17 @@ class Packed:
     offsets: list[int]  # the same, on the host
     max_seqlen: int
     type_ids: Tensor | None  # [T]
+
+
+def send(values: npt.NDArray[np.integer], device: torch.device) -> Tensor:
+    """An array on a device: copied without waiting, from memory that is kept until it was read.
+
+    On a CPU it shares the array's memory.
+    """
+    host = torch.from_numpy(values)
+    if device.type != "cuda":
+        return host
+    return host.pin_memory().to(device, non_blocking=True)
 
 
 def read_tokens(batch: Packed, reads: Reads) -> Tensor | None:

@@ -25,8 +25,9 @@ _MOST_TOKENS = 16_384
 _FEWEST_TOKENS = 1024
 # Share of the free memory that a batch's activations may take; graphs and libraries take more.
 _MEMORY_SHARE = 0.5
-# Sequences a shape has room for: of a sorted batch, few are a quarter as long as the longest.
-_SHORTEST_SHARE = 4
+# Sequences a shape has room for: those of a sorted batch are an eighth as long as the longest on
+# average, at least.
+_SHORTEST_SHARE = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ def test_batches_of_equal_lengths_always_have_a_shape_and_waste_little(
 
 def test_batches_that_fill_a_budget_of_one_length_share_one_shape() -> None:
     shapes = {shape_for(16_384 - spare, 100, 165) for spare in range(0, 100)}
-    assert shapes == {Shape(16_384, 128, 512)}
+    assert shapes == {Shape(16_384, 128, 1024)}
 
 
 def test_many_sequences_that_are_short_beside_the_longest_have_no_shape() -> None:

@@ -1,0 +1,346 @@
+"""The 16-bit path of a GPU on a CPU: the same code, with stand-ins for what only a GPU has.
+
+Attention is computed sequence by sequence and leaves NaN where no sequence is, as a variable-length
+kernel leaves what lay there; a graph's replay computes again from the captured inputs into the
+captured rows, and its products sum in another order. `tests/gpu` runs the real ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.encoder import capture, graphs, kernels, model
+from pipeline.encoder.activations import activate_
+from pipeline.encoder.attention import varlen_supported
+from pipeline.encoder.checkpoint import Checkpoint
+from pipeline.encoder.describe import tasks_of
+from pipeline.encoder.engine import Engine
+from pipeline.encoder.kernels import Sequences
+from pipeline.encoder.linear import PackedLinear
+from pipeline.encoder.memory import is_out_of_memory
+from pipeline.encoder.static import Shape
+from pipeline.packing import Batch, gather
+
+GOLDENS = Path(__file__).parents[2] / "goldens"
+NAMES = sorted(p.name for p in GOLDENS.iterdir() if p.is_dir())
+BIASED = ("mpnet_mean", "mpnet_cls_dot", "jina_en", "jina_es", "jina_code")
+# Least cosine of a golden's random weights in 16 bits: bfloat16 has three digits.
+LEAST = {"float16": 0.9995, "bfloat16": 0.99}
+
+Golden = Callable[[str], Checkpoint]
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, within: Sequences) -> Tensor:
+    """A variable-length kernel, and what it asks of its inputs."""
+    assert query.stride(-1) == key.stride(-1) == value.stride(-1) == 1
+    assert within.cu_seqlens.dtype == torch.int32
+    out = torch.full(query.shape, torch.nan, dtype=query.dtype)
+    for start, stop in pairwise(within.cu_seqlens.tolist()):
+        assert stop - start <= within.max_seqlen
+        if start == stop:
+            continue
+        q, k, v = (x[start:stop].float().transpose(0, 1)[None] for x in (query, key, value))
+        distance = torch.arange(stop - start)[:, None] - torch.arange(stop - start)
+        seen = torch.ones_like(distance, dtype=torch.bool)
+        if within.window is not None:
+            seen &= distance.abs() <= within.window
+        if within.causal:
+            seen &= distance >= 0
+        attended = functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=seen, scale=within.scale, enable_gqa=True
+        )
+        out[start:stop] = attended[0].transpose(0, 1).to(query.dtype)
+    return out
+
+
+class HalfLinear:
+    """A product of 16-bit values with a float32 sum; in a replay the sum is taken in two parts."""
+
+    replaying = False
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight, self._bias = weight, bias
+
+    def __call__(
+        self, x: Tensor, activation: str | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        wide, weight = x.float(), self._weight.float()
+        middle = x.shape[1] // 3 if HalfLinear.replaying else 0
+        out = wide[:, middle:] @ weight[:, middle:].T + wide[:, :middle] @ weight[:, :middle].T
+        out = (out if self._bias is None else out + self._bias.float()).to(x.dtype)
+        if activation is not None:
+            activate_(out, activation)
+        return out if residual is None else out.add_(residual)
+
+
+def recorded(work: Callable[[], Tensor], stream: Any, pool: Any) -> tuple[Any, Tensor]:
+    """What `capture` gives: nothing is in the rows before the first replay."""
+    rows = torch.full_like(work(), torch.nan)
+
+    def replay() -> None:
+        HalfLinear.replaying = True
+        try:
+            rows.copy_(work())
+        finally:
+            HalfLinear.replaying = False
+
+    return SimpleNamespace(replay=replay), rows
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on an engine on the CPU goes the way of a GPU, where its precision has 16 bits."""
+
+    def supported(config: Any, device: torch.device, dtype: torch.dtype) -> bool:
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+            return varlen_supported(config, torch.device("cuda"), dtype)
+
+    def linear(weight: Tensor, bias: Tensor | None, *, quantize: bool = False) -> Any:
+        wide = weight.dtype == torch.float32
+        return PackedLinear(weight, bias) if wide else HalfLinear(weight, bias)
+
+    monkeypatch.setattr(model, "varlen_supported", supported)
+    monkeypatch.setattr(model, "choose", lambda *_: attend)
+    monkeypatch.setattr(model, "make_linear", linear)
+    monkeypatch.setattr(graphs, "capture", recorded)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+
+
+def _batches(count: int, types: bool) -> list[Batch]:
+    """Batches of several shapes, most of them more than once."""
+    rng = np.random.default_rng(7)
+    made = []
+    for i in range(count):
+        lengths = rng.integers(3, (30, 60, 120, 180)[i % 4] + 1, 8 + i % 3)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        ids = rng.integers(5, 400, offsets[-1]).astype(np.int32)
+        kinds = rng.integers(0, 2, offsets[-1]).astype(np.int8) if types else None
+        made.append(gather(ids, offsets, np.arange(len(lengths)), kinds))
+    return made
+
+
+def _matrix(results: list[Any]) -> Any:
+    return np.concatenate([rows.reshape(rows.shape[0], -1) for _, rows in results])
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("gpu")
+def test_every_layout_goes_the_way_of_a_gpu(name: str, precision: str, golden: Golden) -> None:
+    checkpoint = golden(name)
+    task = tasks_of(checkpoint.config, None)[0]
+    exact = Engine(checkpoint, task)
+    if precision == "float16" and exact.encoder.float16_overflows:
+        pytest.skip("overflows in float16, and is refused")
+    engine = Engine(checkpoint, task, precision=precision)
+    work = _batches(12, types=name in ("bert_mean", "ner_bert"))
+    expected, found = _matrix(list(exact.run(work))), _matrix(list(engine.run(work)))
+    assert np.isfinite(found).all()
+    if name in BIASED:
+        assert engine._graphs is None  # no variable-length kernel takes a bias
+    else:
+        assert engine._graphs is not None
+        assert engine._graphs._captured
+    if found.shape[1] > 1:
+        norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+        limit = LEAST[precision] if not name.startswith(("ner", "gte_new")) else 0.97
+        assert ((found * expected).sum(axis=1) / norms).min() >= limit
+    else:
+        assert np.abs(found - expected).max() <= (0.03 if precision == "float16" else 0.2)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_row_has_the_bits_that_it_had_before_its_shape_was_captured(
+    golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HalfLinear, "replaying", property(lambda self: False))
+    engine = Engine(golden("arctic_gte"), "embed", precision="float16")
+    work = _batches(4, types=False)
+    first, second, third = (_matrix(list(engine.run(work))) for _ in range(3))
+    assert len(engine._graphs._captured) == 4
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(second, third)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_what_cannot_be_captured_is_launched_plainly_and_not_tried_again(
+    golden: Golden, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried = []
+
+    def refuse(*_: Any) -> Any:
+        tried.append(1)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    engine = Engine(golden("bert_mean"), "embed", precision="float16")
+    work = _batches(8, types=False)
+    expected = _matrix(list(engine.run(work)))
+    monkeypatch.setattr(graphs, "capture", refuse)
+    engine = Engine(golden("bert_mean"), "embed", precision="float16")
+    with caplog.at_level(logging.WARNING):
+        found = _matrix(list(engine.run(work)))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-3)
+    assert len(tried) == 1
+    assert "no CUDA graphs" in caplog.text
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_capture_that_runs_out_of_memory_halves_the_batch(
+    golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def short(work: Callable[[], Tensor], stream: Any, pool: Any) -> Any:
+        tried.append(1)
+        if len(tried) > 1:
+            return recorded(work, stream, pool)
+        # What torch says when the end of a capture fails after the allocation that did.
+        try:
+            raise torch.OutOfMemoryError("no memory left")
+        except torch.OutOfMemoryError:
+            raise RuntimeError("the capture was invalidated")  # noqa: B904
+
+    engine = Engine(golden("bert_mean"), "embed", precision="float16")
+    engine._pool = None  # as on a GPU, one batch after the other
+    work = _batches(1, types=False) * 3
+    expected = _matrix(list(engine.run(work)))
+    monkeypatch.setattr(graphs, "capture", short)
+    small = Engine(golden("bert_mean"), "embed", precision="float16")
+    small._pool = None
+    found = _matrix(list(small.run(work)))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-3)
+    assert small._token_limit == work[0].tokens // 2
+
+
+def test_memory_is_seen_behind_the_error_that_it_caused() -> None:
+    assert is_out_of_memory(torch.OutOfMemoryError("x"))
+    assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"))
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+
+
+class Cuda:
+    """What `capture` asks of torch.cuda, with a note of each call."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, end_fails: bool = False) -> None:
+        self.calls: list[Any] = []
+        self.current = "cuda:0"
+        self._end_fails = end_fails
+        for name in ("Stream", "stream", "current_stream", "empty_cache", "CUDAGraph"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+            monkeypatch.setattr(
+                torch._C, name, lambda *a, name=name: self.calls.append((name, *a)), raising=False
+            )
+
+    def Stream(self, device: Any) -> Any:  # noqa: N802
+        return SimpleNamespace(
+            device=torch.device(device), wait_stream=lambda other: None, synchronize=lambda: None
+        )
+
+    def current_stream(self, device: Any) -> Any:
+        return self.Stream(device)
+
+    @contextlib.contextmanager
+    def stream(self, stream: Any) -> Iterator[None]:
+        before, self.current = self.current, str(stream.device)
+        yield
+        self.current = before
+
+    def empty_cache(self) -> None:
+        self.calls.append("empty_cache")
+
+    def CUDAGraph(self) -> Any:  # noqa: N802
+        def begin(**options: Any) -> None:
+            self.calls.append(("begin", self.current))
+
+        def end() -> None:
+            self.calls.append("end")
+            if self._end_fails:
+                raise RuntimeError("capture invalidated")
+
+        return SimpleNamespace(
+            capture_begin=begin, capture_end=end, reset=lambda: self.calls.append("reset")
+        )
+
+
+def test_a_capture_is_made_on_its_own_device_whichever_is_current(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = Cuda(monkeypatch)
+    seen: list[str] = []
+    device = torch.device("cuda", 1)
+
+    def work() -> Tensor:
+        seen.append(cuda.current)
+        return torch.zeros(1)
+
+    capture.capture(work, cuda.Stream(device), None)
+    assert seen == ["cuda:1"] * 3  # two warm-ups and the recording
+    assert ("begin", "cuda:1") in cuda.calls
+    assert cuda.current == "cuda:0"
+
+
+@pytest.mark.parametrize("end_fails", [False, True])
+def test_a_failed_capture_leaves_the_stream_and_the_allocator_as_they_were(
+    end_fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = Cuda(monkeypatch, end_fails=end_fails)
+    runs: list[int] = []
+
+    def work() -> Tensor:
+        runs.append(1)
+        if len(runs) == 3:
+            raise torch.OutOfMemoryError("no memory left")
+        return torch.zeros(1)
+
+    with pytest.raises(torch.OutOfMemoryError):
+        capture.capture(work, cuda.Stream(torch.device("cuda", 1)), (0, 7))
+    after = cuda.calls[cuda.calls.index(("begin", "cuda:1")) + 1 :]
+    if end_fails:
+        names = ("_cuda_endAllocateToPool", "_cuda_releasePool")
+        assert after == ["end", *((name, 1, (0, 7)) for name in names)]
+    else:
+        assert after == ["end", "reset"]
+
+
+def test_graphs_of_a_second_gpu_are_captured_there(
+    golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: asked.append(device) or "stream")
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+    monkeypatch.setattr(graphs, "packed", lambda *_: None)
+    used: list[Any] = []
+
+    def note(work: Any, stream: Any, pool: Any) -> tuple[None, Tensor]:
+        used.append((stream, pool))
+        return None, torch.zeros(1)
+
+    monkeypatch.setattr(graphs, "capture", note)
+    second = torch.device("cuda", 1)
+    made = graphs.Graphs(lambda p: torch.zeros(1), second, per_token=False, limit=None)
+    for _ in range(2):
+        made._capture(None, Shape(256, 32, 64))  # type: ignore[arg-type]
+    assert asked == [second]  # one stream for all: each has a workspace of its own
+    assert used == [("stream", "pool")] * 2
+
+
+def test_the_signature_of_the_kernel_is_looked_at_once() -> None:
+    kernels._asks_for_grouped_heads.cache_clear()
+    first = kernels._asks_for_grouped_heads()
+    assert kernels._asks_for_grouped_heads() is first
+    assert kernels._asks_for_grouped_heads.cache_info().hits == 1
