@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -158,7 +159,14 @@ def translated(uri: str) -> Iterator[None]:
         known = _translate(error, redact(uri), local=is_local(uri))
         if known is None:
             raise
-        raise known from error
+        # A traceback holds its frames and all above them. An exception that one of them holds, as
+        # fsspec's do and `known` would, is a cycle that keeps what the callers hold, the bytes of a
+        # part among it, until Python looks for cycles.
+        traceback.clear_frames(error.__traceback__)
+        try:
+            raise known from error
+        finally:
+            del known
 
 
 def _translate(error: Exception, uri: str, *, local: bool) -> StorageError | None:

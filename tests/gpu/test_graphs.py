@@ -53,7 +53,8 @@ def test_graphs_give_the_rows_of_plain_launches(name: str, golden: Golden, sente
     if engine._graphs is not None:
         assert engine._graphs._captured
     for mine, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=0, atol=4e-3)
+        # Rounding of 16 bits, in units of logits that go beyond 20.
+        np.testing.assert_allclose(mine, theirs, rtol=4e-3, atol=4e-3 * max(1, abs(theirs).max()))
 
 
 def test_a_graph_gives_the_same_bits_again(golden: Golden, sentences: Make) -> None:

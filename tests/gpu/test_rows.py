@@ -22,6 +22,10 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
+# Least cosine of a golden's random weights, harder than real ones: transformers' own bfloat16 goes
+# down to 0.988 on gte_qwen2. `scripts/bench sizes` holds real sizes to 0.999.
+LEAST = {"float16": 0.999, "bfloat16": 0.98}
+
 Golden = Callable[[str], Checkpoint]
 Make = Callable[[int, int], list[list[int]]]
 
@@ -54,7 +58,7 @@ def test_a_gpu_gives_the_rows_of_the_cpu(
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-3)
     elif got.shape[1] > 1:
         norms = np.linalg.norm(got, axis=1) * np.linalg.norm(expected, axis=1)
-        assert ((got * expected).sum(axis=1) / norms >= 0.999).all()
+        assert ((got * expected).sum(axis=1) / norms >= LEAST[engine.precision]).all()
     else:
         np.testing.assert_allclose(got, expected, rtol=0, atol=0.05)
 

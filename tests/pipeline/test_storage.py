@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import errno
+import gc
 import multiprocessing
 import os
 import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +36,32 @@ def test_creating_again_with_the_same_bytes_counts_as_mine(store_uri: str) -> No
     directory = Directory(store_uri)
     assert directory.create("part.arrow", b"attempt 1")
     assert directory.create("part.arrow", b"attempt 1")
+
+
+class Held:
+    """Stands for the bytes of a part."""
+
+
+@pytest.mark.parametrize("ask", ["exists", "read", "info"])
+def test_asking_for_what_is_not_there_keeps_nothing_of_the_caller_alive(
+    store_uri: str, ask: str
+) -> None:
+    directory = Directory(store_uri)
+    directory.create("there", b"x")  # what a store imports at first use is done
+
+    def commit() -> weakref.ref[Held]:
+        part = Held()
+        with contextlib.suppress(NotFound):
+            getattr(directory, ask)("absent")
+        return weakref.ref(part)
+
+    commit()
+    gc.collect()
+    gc.disable()
+    try:
+        assert commit()() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
