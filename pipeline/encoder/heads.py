@@ -64,18 +64,20 @@ def _reduce(hidden: Tensor, lengths: Tensor, skipped: Tensor | None, mode: Pooli
     """Reduce over each sequence; leading tokens are skipped without a look at their number."""
     sequences = torch.arange(lengths.shape[0], device=hidden.device)
     owner = torch.repeat_interleave(sequences, lengths, output_size=hidden.shape[0])  # [T]
-    first = (lengths.cumsum(0) - lengths)[owner]
-    rank = torch.arange(hidden.shape[0], device=hidden.device) - first
     counts = lengths
-    weight = (rank + 1).float()[:, None]
+    if skipped is not None or mode == "weightedmean":
+        first = (lengths.cumsum(0) - lengths)[owner]
+        rank = torch.arange(hidden.shape[0], device=hidden.device) - first
     if skipped is not None:
         left_out = (rank < skipped[owner])[:, None]
         hidden = hidden.masked_fill(left_out, -torch.inf if mode == "max" else 0.0)
-        weight = weight.masked_fill(left_out, 0.0)
         counts = lengths - skipped
     if mode == "max":
         return torch.segment_reduce(hidden, "max", lengths=lengths, unsafe=True)
     if mode == "weightedmean":
+        weight = (rank + 1).float()[:, None]
+        if skipped is not None:
+            weight = weight.masked_fill(left_out, 0.0)
         return _sum(hidden * weight, owner, lengths) / _sum(weight, owner, lengths)
     divisor = counts.float()[:, None]
     if mode == "mean_sqrt_len_tokens":

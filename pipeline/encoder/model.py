@@ -89,6 +89,9 @@ class Encoder:
         self.dtype = dtype
         self._weights = dict(weights)
         self._linears = self._take_linears(quantize)
+        if config.norm == "rms_plus_one":
+            for name in [n for n in self._weights if n.endswith("norm.weight")]:
+                self._weights[name] = 1.0 + self._weights[name].float()
         self._kernel: Kernel | None = None
         if varlen_supported(config, device, dtype):
             self._kernel = choose(config, device, dtype)
@@ -191,19 +194,26 @@ class Encoder:
         self, layer: int, hidden: Tensor, attend: Attention, rotation: Tensor | None
     ) -> Tensor:
         config, at = self.config, f"layers.{layer}."
-        inner, grouped = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        queries, keys = config.heads, config.kv_heads
         fused = self._linears[f"{at}qkv"](hidden)  # [T, (H + 2K) * D]
-        query, key, value = torch.split(fused, [inner, grouped, grouped], dim=1)
-        if config.qk_norm == "full_width":
-            query, key = self._norm(f"{at}q_norm", query), self._norm(f"{at}k_norm", key)
-        query, key, value = (
-            x.view(x.shape[0], -1, config.head_dim) for x in (query, key, value)
-        )  # [T, H, D], [T, K, D]
-        if config.qk_norm == "per_head":
-            query, key = self._norm(f"{at}q_norm", query), self._norm(f"{at}k_norm", key)
-        if rotation is not None:
-            query, key = rotate(query, rotation), rotate(key, rotation)
+        heads = fused.view(fused.shape[0], -1, config.head_dim)
+        query, key, value = torch.split(heads, [queries, keys, keys], dim=1)  # [T, H, D], [T, K, D]
+        if config.qk_norm != "none":
+            query = self._norm_heads(f"{at}q_norm", query)
+            key = self._norm_heads(f"{at}k_norm", key)
+            if rotation is not None:
+                query, key = rotate(query, rotation), rotate(key, rotation)
+        elif rotation is not None:
+            # Queries and keys lie side by side: one rotation turns both.
+            turned = rotate(heads[:, : queries + keys], rotation)
+            query, key = torch.split(turned, [queries, keys], dim=1)
         return attend(query, key, value, config.window(layer))  # [T, H * D]
+
+    def _norm_heads(self, name: str, x: Tensor) -> Tensor:
+        """Norm queries or keys, [T, heads, D], each head by itself or all of a token's together."""
+        if self.config.qk_norm == "per_head":
+            return self._norm(name, x)
+        return self._norm(name, x.flatten(1)).view(x.shape)
 
     def _mlp(self, at: str, hidden: Tensor, residual: Tensor | None) -> Tensor:
         config, linears = self.config, self._linears
@@ -220,12 +230,8 @@ class Encoder:
         if self.config.norm == "layer":
             bias = self._weights.get(f"{name}.bias")
             return functional.layer_norm(x, weight.shape, weight, bias, eps)
-        # Squares of 16-bit activations overflow: the mean is taken in float32.
-        wide = x.float()
-        scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-        if self.config.norm == "rms_plus_one":
-            return (scaled * (1.0 + weight.float())).to(x.dtype)
-        return weight * scaled.to(x.dtype)
+        # In float32 inside, whatever the activations are. Gemma's weights are float32 themselves.
+        return functional.rms_norm(x.to(weight.dtype), weight.shape, weight, eps).to(x.dtype)
 
     def _rotate_by(self, positions: Tensor, max_seqlen: int) -> dict[Rope, Tensor]:
         """Cosines and sines of every kind of layer at the batch's positions, [T, 1, D]."""

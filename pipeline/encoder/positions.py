@@ -57,10 +57,10 @@ def rotations(rope: Rope, length: int) -> Tensor:
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Turn the halves of every head against each other; x [T, H, D], rotation [T, 1, D]."""
-    cos, sin = rotation.chunk(2, dim=-1)
-    first, second = x.float().chunk(2, dim=-1)
+    cos, sin = rotation.chunk(2, dim=-1)  # float32, and so are the products
+    first, second = x.chunk(2, dim=-1)
     turned = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     left, right = turned.chunk(2, dim=-1)
-    left.copy_(first * cos - second * sin)
-    right.copy_(second * cos + first * sin)
+    torch.addcmul(first * cos, second, sin, value=-1, out=left)
+    torch.addcmul(second * cos, first, sin, out=right)
     return turned

@@ -17,7 +17,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.common import ROOT, header, table, timed
+from benchmarks.common import EXAMPLES, ROOT, header, read_texts, table, timed
+from benchmarks.shapes import SHAPES, checkpoint_of
 from pipeline.encoder.sources import DEFAULT_MODEL
 
 _SUBMIT = "from jobs.cli import main; main()"
@@ -29,7 +30,7 @@ _FOREIGN = "transformers"
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `scripts/bench cold-start`."""
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="or a shape of `encode`")
 
 
 def run(options: argparse.Namespace, command: str) -> str:
@@ -39,15 +40,10 @@ def run(options: argparse.Namespace, command: str) -> str:
         corpus = folder / "one.parquet"
         pq.write_table(pa.table({"text": ["One row, to see how soon it is there."]}), corpus)
         output = folder / "output"
-        words = [
-            "submit",
-            str(corpus),
-            "--output",
-            str(output),
-            "--model",
-            options.model,
-            "--quiet",
-        ]
+        model = options.model
+        if model in SHAPES:
+            model = str(checkpoint_of(model, folder, read_texts(EXAMPLES, 3000), "cpu"))
+        words = ["submit", str(corpus), "--output", str(output), "--model", model, "--quiet"]
 
         def submit() -> None:
             shutil.rmtree(output, ignore_errors=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +36,15 @@ _PACKAGES = (
 
 
 def read_texts(path: Path, count: int, column: str = "text") -> list[str]:
-    """The first `count` texts of a Parquet file spread evenly over it; all where it has fewer."""
+    """`count` texts of a Parquet file spread evenly over it; all where it has fewer."""
     texts = pq.read_table(path, columns=[column])[column].to_pylist()
     step = max(1, len(texts) // count)
     return texts[::step][:count]
+
+
+def repeated(texts: list[str], count: int) -> list[str]:
+    """So many texts, from the start again where there are fewer."""
+    return list(islice(cycle(texts), count))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import gc
+import shutil
 import statistics
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,20 +25,26 @@ from benchmarks.common import (
     EXAMPLES,
     Work,
     header,
+    matrix_parameters,
     matrix_rate,
     peak_memory_mib,
     ratio,
     read_texts,
+    repeated,
     reset_peak_memory,
     table,
     timed,
 )  # fmt: skip
 from benchmarks.peers import Ours, SentenceTransformers, peers
-from benchmarks.shapes import SHAPES, texts_of_length, write_checkpoint
-from pipeline.encoder.checkpoint import resolve
+from benchmarks.shapes import SHAPES, checkpoint_of, texts_of_length
+from pipeline.encoder.config import EncoderConfig
 
 _COLUMNS = ["model", "lengths", "engine", "rows/s", "tokens/s", "TFLOP/s", "of matrix rate",
             "padding", "peak MiB", "x peer", "min cosine"]  # fmt: skip
+
+# Of one call on a GPU; sentence-transformers at its defaults computes in float32, a tenth as fast.
+_CASE_FLOP = 1e14
+_LEAST_TOKENS, _MOST_TOKENS = 65_536, 2_000_000
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,10 +54,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shapes", default=",".join(SHAPES) if cuda else "MiniLM-L6")
     parser.add_argument("--model", help="a real checkpoint in place of the shapes")
     parser.add_argument("--lengths", default="texts,32,128,512" + (",8192" if cuda else ""))
-    parser.add_argument("--tokens", type=int, default=2_000_000 if cuda else 60_000,
-                        help="tokens of each case")  # fmt: skip
+    parser.add_argument("--tokens", type=int, default=None if cuda else 60_000,
+                        help="of each case; default on a GPU: by the model's size")  # fmt: skip
+    parser.add_argument("--token-budget", type=int, help="of a batch, ours; default: by device")
     parser.add_argument("--max-length", type=int, default=512, help="cut --texts here")
-    parser.add_argument("--repeats", type=int, default=5 if cuda else 3)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
     parser.add_argument("--precision", default="auto", help="ours, comma-separated")
     parser.add_argument("--peers", default="all", help="all, none, or words in their names")
@@ -72,7 +81,9 @@ def run(options: argparse.Namespace, command: str) -> str:
     rows: list[list[object]] = []
     with tempfile.TemporaryDirectory() as name:
         for shape in [options.model] if options.model else options.shapes.split(","):
-            rows += _shape(shape, Path(name), options)
+            for case in _shape(shape, Path(name), options):
+                print(table(_COLUMNS, case), file=sys.stderr, flush=True)  # a cut run has these
+                rows += case
     notes = (
         "medians of interleaved repeats; tokens/s counts real tokens; matrix rate: measured in "
         "turn with the runs, in the engine's precision; x peer: against the first engine of its "
@@ -81,27 +92,28 @@ def run(options: argparse.Namespace, command: str) -> str:
     return f"{header(command, options.device)}\n\n{table(_COLUMNS, rows)}\n\n{notes}"
 
 
-def _shape(shape: str, folder: Path, options: argparse.Namespace) -> list[list[object]]:
+def _shape(shape: str, folder: Path, options: argparse.Namespace) -> Iterator[list[list[object]]]:
+    """The rows of each case of a model."""
     source = read_texts(options.texts, 50_000)
-    if options.model:
-        path = resolve(options.model).path
-    else:
-        path = write_checkpoint(folder, shape, source, options.device)
-    rows: list[list[object]] = []
+    path = checkpoint_of(shape, folder, source, options.device)
     for lengths in options.lengths.split(","):
         limit = options.max_length if lengths == "texts" else int(lengths)
-        if options.model or limit <= SHAPES[shape][3]:
-            rows += _case(shape, path, lengths, limit, source, options)
+        if shape not in SHAPES or limit <= SHAPES[shape][3]:
+            yield _case(shape, path, lengths, limit, source, options)
             gc.collect()
-    return rows
+    if shape in SHAPES:
+        shutil.rmtree(path)  # 15 GB of a large one
 
 
 def _case(
     shape: str, path: Path, lengths: str, limit: int, source: list[str], options: argparse.Namespace
 ) -> list[list[object]]:
-    ours = {p: Ours(path, options.device, p, limit) for p in options.precision.split(",")}
+    ours = {
+        p: Ours(path, options.device, p, limit, options.token_budget)
+        for p in options.precision.split(",")
+    }
     first = next(iter(ours.values()))
-    texts = _texts(first, lengths, source, options.tokens)
+    texts = _texts(first, lengths, source, options.tokens or _tokens(first.engine.encoder))
     sizes = first.lengths(texts)
     work = Work.of(sizes, first.engine.encoder)
     contenders: dict[str, _Contender] = {}
@@ -126,6 +138,12 @@ def _case(
     ]
 
 
+def _tokens(config: EncoderConfig) -> int:
+    """Tokens that a fast GPU computes in some tenths of a second, a few batches at least."""
+    by_cost = int(_CASE_FLOP / (2 * matrix_parameters(config)))
+    return max(_LEAST_TOKENS, min(_MOST_TOKENS, by_cost))
+
+
 def _texts(ours: Ours, lengths: str, source: list[str], tokens: int) -> list[str]:
     """About so many tokens of text."""
     if lengths != "texts":
@@ -133,7 +151,7 @@ def _texts(ours: Ours, lengths: str, source: list[str], tokens: int) -> list[str
     mean = float(ours.lengths(source[::50]).mean())
     wanted = max(1, int(tokens / mean))
     step = max(1, len(source) // wanted)
-    return source[::step][:wanted]
+    return repeated(source[::step], wanted)
 
 
 def _measure(

@@ -28,8 +28,11 @@ from benchmarks.common import (
     peak_memory_mib,
     ratio,
     read_texts,
+    repeated,
     table,
 )  # fmt: skip
+from benchmarks.peers import load_sentence_transformer
+from benchmarks.shapes import checkpoint_of
 from jobs.prepare import prepare
 from jobs.request import Request
 from pipeline.encoder.checkpoint import Checkpoint, resolve
@@ -48,23 +51,22 @@ MAX_LENGTH = 256
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `scripts/bench job`."""
     parser.add_argument("--texts", type=Path, default=EXAMPLES, help="Parquet with a text column")
-    parser.add_argument("--rows", type=int, default=5000)
+    parser.add_argument("--rows", type=int, default=5000, help="the texts are repeated for more")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="or a shape of `encode`")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def run(options: argparse.Namespace, command: str) -> str:
     """Measure and return the table."""
-    from sentence_transformers import SentenceTransformer
-
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        texts = read_texts(options.texts, options.rows)
+        source = read_texts(options.texts, options.rows)
+        texts = repeated(source, options.rows)
         corpus = root / "corpus.parquet"
         pq.write_table(pa.table({"id": list(range(len(texts))), "text": texts}), corpus)
-        checkpoint = resolve(options.model)
-        peer = SentenceTransformer(str(checkpoint.path), device=options.device)
+        checkpoint = resolve(str(checkpoint_of(options.model, root, source, options.device)))
+        peer = load_sentence_transformer(checkpoint.path, options.device)
         engine = Engine(checkpoint, "embed", device=options.device)
         batches = _batches(checkpoint, texts, engine.token_budget)
         for _ in engine.run(batches[-2:]):

@@ -7,6 +7,7 @@ that (weights, compilation, its best batch size) is ready before the clock runs.
 from __future__ import annotations
 
 import importlib.util
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -35,9 +36,12 @@ Vectors = np.ndarray
 class Ours:
     """bei-jobs' encoder: tokenizing in one thread, computing in the other."""
 
-    def __init__(self, folder: Path, device: str, precision: str, limit: int) -> None:
+    def __init__(
+        self, folder: Path, device: str, precision: str, limit: int, budget: int | None = None
+    ) -> None:
         checkpoint = resolve(str(folder))
         self.engine = Engine(checkpoint, "embed", device=device, precision=precision)
+        self._budget = budget or self.engine.token_budget
         self.tokenizer = load_tokenizer(checkpoint)
         self._texts = TextTokenizer(self.tokenizer, limit, "right")
 
@@ -75,18 +79,33 @@ class Ours:
             yield self._texts.encode(texts[start : start + _WINDOW_ROWS])
 
     def _batches(self, tokens: Tokens) -> Iterator[Batch]:
-        for sequences in pack(tokens.lengths, self.engine.token_budget):
+        for sequences in pack(tokens.lengths, self._budget):
             yield gather(tokens.ids, tokens.offsets, sequences)
+
+
+def load_sentence_transformer(folder: Path, device: str, **options: Any) -> Any:
+    """A sentence_transformers.SentenceTransformer that tokenizes as the checkpoint says.
+
+    transformers gives some families (Qwen) a class of their own, whatever tokenizer_config.json
+    names: of a shape's WordPiece file that would make a token a letter.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device=device, **options)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        from transformers import PreTrainedTokenizerFast
+
+        model[0].processor = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    return model
 
 
 class SentenceTransformers:
     """The reference library, at its defaults or tuned."""
 
     def __init__(self, folder: Path, device: str, limit: int, **options: Any) -> None:
-        from sentence_transformers import SentenceTransformer
-
         self.batch_size = options.pop("batch_size", 32)
-        self.model = SentenceTransformer(str(folder), device=device, **options)
+        self.model = load_sentence_transformer(folder, device, **options)
         self.model.max_seq_length = limit
         self.real = self.padded = 0
 

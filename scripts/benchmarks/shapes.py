@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
+from pipeline.encoder.checkpoint import resolve
+
 # <pad> is token 1 everywhere: XLM-R counts positions from there, and no other family minds.
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 VOCABULARY = 30_000
@@ -60,6 +62,13 @@ SHAPES: dict[str, tuple[dict[str, Any], str, torch.dtype, int]] = {
         "lasttoken", torch.bfloat16, 8192,
     ),
 }  # fmt: skip
+
+
+def checkpoint_of(model: str, folder: Path, texts: list[str], device: str) -> Path:
+    """Where a model lies: a shape is written, anything else is found as a job finds it."""
+    if model in SHAPES:
+        return write_checkpoint(folder, model, texts, device)
+    return resolve(model).path
 
 
 def write_checkpoint(folder: Path, shape: str, texts: list[str], device: str) -> Path:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import EXAMPLES, ROOT, header, peak_memory_mib, read_texts, table
+from benchmarks.peers import load_sentence_transformer
 from benchmarks.shapes import SHAPES, texts_of_length, write_checkpoint
 from pipeline.encoder.checkpoint import resolve
 from pipeline.encoder.engine import Engine
@@ -113,8 +114,6 @@ def _vectors(engine: Engine, batches: list, count: int) -> np.ndarray:
 
 
 def _reference(path: Path, device: str, texts: list[str]) -> np.ndarray:
-    from sentence_transformers import SentenceTransformer
-
     settings = {"dtype": torch.float32, "attn_implementation": "eager"}
-    model = SentenceTransformer(str(path), device=device, model_kwargs=settings)
+    model = load_sentence_transformer(path, device, model_kwargs=settings)
     return model.encode(texts, batch_size=1)

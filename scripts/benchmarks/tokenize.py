@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import tempfile
 from pathlib import Path
 
 from benchmarks.common import EXAMPLES, header, interleaved, ratio, read_texts, table
-from pipeline.encoder.checkpoint import resolve
+from benchmarks.shapes import checkpoint_of
+from pipeline.encoder.checkpoint import Checkpoint, resolve
 from pipeline.encoder.sources import DEFAULT_MODEL
 from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.tokens import TextTokenizer
@@ -25,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--texts", type=Path, default=EXAMPLES, help="Parquet with a text column")
     parser.add_argument("--rows", type=int, default=5000)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="or a shape of `encode`")
     parser.add_argument("--max-length", type=int, default=256)
 
 
@@ -34,13 +36,19 @@ def run(options: argparse.Namespace, command: str) -> str:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # read at the first batch: one core
     short = read_texts(options.texts, options.rows)
     long = [" ".join([text] * _LONG_TEXT_TIMES) for text in short[::_LONG_TEXT_TIMES]]
-    rows = [*_case("as they are", short, options), *_case("20 times as long", long, options)]
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = resolve(str(checkpoint_of(options.model, Path(folder), short, "cpu")))
+        rows = [
+            *_case("as they are", short, checkpoint, options),
+            *_case("20 times as long", long, checkpoint, options),
+        ]
     columns = ["texts", "tokenizer", "rows/s", "tokens/s", "x tokenizers"]
     return header(command, "cpu") + "\n\n" + table(columns, rows)
 
 
-def _case(name: str, texts: list[str], options: argparse.Namespace) -> list[list[object]]:
-    checkpoint = resolve(options.model)
+def _case(
+    name: str, texts: list[str], checkpoint: Checkpoint, options: argparse.Namespace
+) -> list[list[object]]:
     plain = load_tokenizer(checkpoint)
     plain.enable_truncation(options.max_length)
     ours = TextTokenizer(load_tokenizer(checkpoint), options.max_length, "right")
