@@ -1,0 +1,108 @@
+"""Where the time of a forward pass goes, by kind of operator: what to make faster next.
+
+One batch of equal lengths, as the engine computes it, under torch's profiler: self time of
+operators on a CPU (one thread: the engine gives a batch to each core), of kernels on a GPU
+(launched one by one: a graph hides what is in it). `other` on a CPU is whatever no operator did:
+Python, and the compiled passes of int8. Products are also given as a share of the machine's matrix
+rate; all of the model's are counted, even those that a last layer leaves out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.common import EXAMPLES, Work, header, matrix_rate, read_texts, table, timed
+from benchmarks.shapes import SHAPES, checkpoint_of
+from pipeline.encoder.checkpoint import resolve
+from pipeline.encoder.engine import Engine
+from pipeline.packing import Batch, gather
+
+# Kind → what its operators (CPU) and kernels (CUDA) are called; the first that fits.
+_KINDS = {
+    "attention": r"attention|flash|fmha|softmax|bmm|baddbmm",
+    "products": r"linear_pointwise|addmm|aten::mm|_int_mm|gemm|cutlass|nvjet|xmma|cublas",
+    "norms": r"layer_norm|rms_norm|LayerNorm|RMSNorm|RowwiseMoments",
+    "activations": r"gelu|silu|GeluCUDA|silu_kernel",
+    "pooling and gathering": r"index|embedding|segment_reduce|gather|scatter|repeat_interleave",
+    "sums and products by element": r"add|mul|sub|div|elementwise",
+    "copies": r"copy|Memcpy|cat|clone|contiguous",
+}
+_RUNS = 5
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `scripts/bench profile`."""
+    cuda = torch.cuda.is_available()
+    parser.add_argument("--shapes", default="MiniLM-L6,bge-base,XLM-R-large")
+    parser.add_argument("--length", type=int, default=96, help="tokens of every text")
+    parser.add_argument("--device", default="cuda" if cuda else "cpu")
+    parser.add_argument("--precision", default="auto", help="comma-separated")
+
+
+def run(options: argparse.Namespace, command: str) -> str:
+    """Profile each shape in each precision and return the table."""
+    torch.set_num_threads(1)
+    rows = []
+    for shape in options.shapes.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            source = read_texts(EXAMPLES, 3000)
+            path = checkpoint_of(shape, Path(folder), source, options.device)
+            for precision in options.precision.split(","):
+                engine = Engine(
+                    resolve(str(path)), "embed", device=options.device, precision=precision
+                )
+                rows.append([shape if shape in SHAPES else path.name, *_profile(engine, options)])
+    columns = ["model", "precision", "tokens/s", "products, of matrix rate", *_KINDS, "other"]
+    return header(command, options.device) + "\n\n" + table(columns, rows)
+
+
+def _profile(engine: Engine, options: argparse.Namespace) -> list[object]:
+    engine._graphs = None
+    batch = _batch(engine, options.length)
+    for _ in range(2):
+        list(engine.run([batch]))
+    kinds = [ProfilerActivity.CPU]
+    if options.device.startswith("cuda"):
+        kinds.append(ProfilerActivity.CUDA)
+    with profile(activities=kinds) as found:
+        seconds = timed(lambda: [list(engine.run([batch])) for _ in range(_RUNS)], options.device)
+    times = _by_kind(found.key_averages(), options.device)
+    if options.device == "cpu":
+        times["other"] = seconds - sum(times[kind] for kind in _KINDS)
+    total = sum(times.values())
+    work = Work.of(np.diff(batch.cu_seqlens), engine.encoder)
+    in_products = Work.of(np.ones(batch.tokens), engine.encoder).flop
+    precision = engine.precision if engine.precision != "int8" else "float32"
+    rate = matrix_rate(options.device, getattr(torch, precision))
+    share = in_products * _RUNS / times["products"] / rate
+    shares = [f"{100 * times[kind] / total:.1f} %" for kind in (*_KINDS, "other")]
+    return [engine.precision, work.tokens * _RUNS / total, f"{100 * share:.0f} %", *shares]
+
+
+def _batch(engine: Engine, length: int) -> Batch:
+    count = max(1, engine.token_budget // length)
+    ids = np.random.default_rng(0).integers(5, 20_000, count * length).astype(np.int32)
+    offsets = np.arange(count + 1, dtype=np.int64) * length
+    return gather(ids, offsets, np.arange(count))
+
+
+def _by_kind(events: Any, device: str) -> dict[str, float]:
+    """Seconds by kind."""
+    times: dict[str, float] = defaultdict(float)
+    for event in events:
+        on_gpu = device.startswith("cuda")
+        if on_gpu and event.device_type.name != "CUDA":
+            continue
+        seconds = (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
+        names = (kind for kind, words in _KINDS.items() if re.search(words, event.key))
+        times[next(names, "other")] += seconds
+    return times
