@@ -69,8 +69,9 @@ def resolve(
     Args:
         model: a directory, a name on the Hugging Face hub, a URI of a directory (s3://, gs://,
             az://), or a URI or path of a .tar.gz.
-        revision: branch, tag or commit on the hub; None for its main branch.
-        cache_dir: where downloads and digests are kept; None for ~/.cache/bei-jobs.
+        revision: branch, tag or commit on the hub; None or "" for its main branch.
+        cache_dir: where downloads, digests and what is known of the hub's snapshots are kept;
+            None for ~/.cache/bei-jobs.
         offline: never touch the network.
 
     Raises:
@@ -78,6 +79,7 @@ def resolve(
         UsageError: a revision was given for something that has none.
     """
     cache = cache_dir or Path.home() / ".cache" / "bei-jobs"
+    revision = revision or None
     directory = Path(model).expanduser()
     if directory.is_dir() or is_uri(model) or is_archive(model):
         if revision is not None:
@@ -92,7 +94,7 @@ def resolve(
             f"{model} is neither a directory nor a name on the hub",
             hint="Give an existing directory, a name such as BAAI/bge-base-en-v1.5, or a URI.",
         )
-    path, commit = from_hub(model, revision, offline=offline)
+    path, commit = from_hub(model, revision, cache=cache, offline=offline)
     return read_checkpoint(model, path, commit, cache)
 
 

