@@ -10,7 +10,12 @@ from pipeline.encoder.checkpoint import Checkpoint
 from pipeline.encoder.config import EncoderConfig
 from pipeline.encoder.families import load_family
 from pipeline.encoder.family import Config, architecture, labels
-from pipeline.encoder.modules import DenseModule, SentenceModules, read_modules
+from pipeline.encoder.modules import (
+    DenseModule,
+    NormalizeModule,
+    SentenceModules,
+    read_modules,
+)
 from pipeline.encoder.tensors import parameters, read_tensors
 from pipeline.encoder.tokenizer import max_length
 from pipeline.errors import CheckpointError, UsageError
@@ -121,9 +126,21 @@ def _embed_facts(modules: SentenceModules, encoder: EncoderConfig) -> dict[str, 
 
 
 def embedding_size(modules: SentenceModules, encoder: EncoderConfig) -> int:
-    """Width of the vectors that a checkpoint publishes."""
+    """Width of the vectors that a checkpoint publishes.
+
+    Raises:
+        CheckpointError: a module takes vectors of another width than the one before it gives.
+    """
     size = encoder.output_size * len(modules.pooling)
     for step in modules.steps:
-        if isinstance(step, DenseModule):
-            size = step.out_features
+        if isinstance(step, NormalizeModule):
+            continue
+        takes = step.in_features if isinstance(step, DenseModule) else step.dimension
+        if takes != size:
+            raise CheckpointError(
+                f"the module in {step.folder} takes vectors of {takes} dimensions, and {size} "
+                "reach it",
+                hint="The module files do not belong to each other or to this encoder.",
+            )
+        size = step.out_features if isinstance(step, DenseModule) else size
     return size

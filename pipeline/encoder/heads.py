@@ -167,20 +167,32 @@ def _module_weights(path: Path, step: Module, device: torch.device) -> dict[str,
     """Tensors of one module, float32; every one that its config asks for and no other."""
     if isinstance(step, NormalizeModule):
         return {}
-    wanted = {"norm.weight", "norm.bias"}
-    if isinstance(step, DenseModule):
-        wanted = {"linear.weight"} | ({"linear.bias"} if step.bias else set())
-        if step.residual and step.in_features != step.out_features:
-            wanted.add("residual.weight")
+    wanted = _module_shapes(step)
     (file,) = weight_files(path / step.folder)
-    found = read_header(file).keys()
+    found = {name: info.shape for name, info in read_header(file).items()}
     if found != wanted:
         raise CheckpointError(
-            f"{file} holds {', '.join(sorted(found))}; its config asks for "
-            f"{', '.join(sorted(wanted))}"
+            f"{file} holds {_listed(found)}; its config asks for {_listed(wanted)}",
+            hint="The weights and the config.json beside them do not belong to each other.",
         )
     with safe_open(file, framework="pt") as handle:
         return {name: handle.get_tensor(name).to(device, torch.float32) for name in wanted}
+
+
+def _module_shapes(step: DenseModule | LayerNormModule) -> dict[str, tuple[int, ...]]:
+    """The tensors that a module needs, by name."""
+    if isinstance(step, LayerNormModule):
+        return {"norm.weight": (step.dimension,), "norm.bias": (step.dimension,)}
+    shapes: dict[str, tuple[int, ...]] = {"linear.weight": (step.out_features, step.in_features)}
+    if step.bias:
+        shapes["linear.bias"] = (step.out_features,)
+    if step.residual and step.in_features != step.out_features:
+        shapes["residual.weight"] = (step.out_features, step.in_features)
+    return shapes
+
+
+def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items()))
 
 
 def _apply(step: Module, weights: Mapping[str, Tensor], rows: Tensor) -> Tensor:

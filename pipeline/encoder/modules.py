@@ -33,6 +33,8 @@ TRANSFORMER_CONFIGS = (
     "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
 )
+# Modules that cannot be computed without a config.json of their own.
+_CONFIGURED = ("Pooling", "Dense", "LayerNorm")
 DENSE_ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
 
 
@@ -122,7 +124,7 @@ def read_modules(path: Path, config: Mapping[str, Any] | None = None) -> Sentenc
     steps: list[Module] = []
     for entry in _entries(listing):
         kind, folder = _kind(entry, listing), str(entry.get("path") or "")
-        settings = read_json(path / folder / "config.json") if folder else {}
+        settings = _module_config(kind, path, folder)
         if kind == "Transformer":
             transformer = folder
         elif kind == "Pooling":
@@ -180,6 +182,21 @@ def _kind(entry: Mapping[str, Any], listing: Path) -> str:
     return kind
 
 
+def _module_config(kind: str, path: Path, folder: str) -> dict[str, Any]:
+    """The config of a module; {} for those that have none.
+
+    Raises:
+        CheckpointError: the module needs one. Its defaults would give other vectors in silence.
+    """
+    file = path / folder / "config.json"
+    if kind in _CONFIGURED and (not folder or not file.is_file()):
+        raise CheckpointError(
+            f"{path / 'modules.json'} names a {kind} in {folder!r}, which holds no config.json",
+            hint="Fetch the checkpoint again: it is incomplete.",
+        )
+    return read_json(file) if folder else {}
+
+
 def _checked_step(
     kind: str, folder: str, settings: Mapping[str, Any], listing: Path
 ) -> tuple[Module, ...]:
@@ -188,6 +205,16 @@ def _checked_step(
     except KeyError as error:
         file = listing.parent / folder / "config.json"
         raise CheckpointError(f"{file} lacks {error}, which a {kind} module needs") from error
+    except ValueError as error:
+        file = listing.parent / folder / "config.json"
+        raise CheckpointError(f"{file} sets {error}") from error
+
+
+def _size(settings: Mapping[str, Any], key: str) -> int:
+    value = settings[key]
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{key} = {value!r}, which is no size")
+    return value
 
 
 def _step(kind: str, folder: str, settings: Mapping[str, Any], listing: Path) -> tuple[Module, ...]:
@@ -197,7 +224,7 @@ def _step(kind: str, folder: str, settings: Mapping[str, Any], listing: Path) ->
     if kind == "Dropout":
         return ()
     if kind == "LayerNorm":
-        return (LayerNormModule(folder, int(settings["dimension"])),)
+        return (LayerNormModule(folder, _size(settings, "dimension")),)
     if kind == "Dense":
         return (_dense(folder, settings, listing),)
     raise CheckpointError(
@@ -222,8 +249,8 @@ def _dense(folder: str, settings: Mapping[str, Any], listing: Path) -> DenseModu
             )
     return DenseModule(
         folder,
-        int(settings["in_features"]),
-        int(settings["out_features"]),
+        _size(settings, "in_features"),
+        _size(settings, "out_features"),
         bool(settings.get("bias", True)),
         name,
         bool(settings.get("use_residual", False)),
@@ -241,7 +268,7 @@ def _pooling(settings: Mapping[str, Any], folder: Path) -> tuple[PoolingMode, ..
         }
         modes = [m for m in POOLING_MODES if settings.get(flags.get(m, f"pooling_mode_{m}"))]
         named = modes or ["mean"]
-    asked = [named] if isinstance(named, str) else list(named)
+    asked = named if isinstance(named, list) else [named]
     known = tuple(mode for name in asked for mode in POOLING_MODES if mode == name)
     unknown = [name for name in asked if name not in POOLING_MODES]
     if unknown:
@@ -266,16 +293,31 @@ def _finish(
     steps: tuple[Module, ...],
 ) -> SentenceModules:
     files = (path / transformer / name for name in TRANSFORMER_CONFIGS)
-    settings = read_json(next((file for file in files if file.is_file()), path / "none"))
-    prompts = read_json(path / "config_sentence_transformers.json")
+    file = next((file for file in files if file.is_file()), path / "none")
+    settings = read_json(file)
+    prompts, default = _prompts(path / "config_sentence_transformers.json")
     length = settings.get("max_seq_length")
+    if length is not None and (not isinstance(length, int | float) or length < 1):
+        raise CheckpointError(f"{file} sets max_seq_length = {length!r}, which is no length")
     return SentenceModules(
         transformer,
         pooling,
         include_prompt,
         steps,
-        {str(k): str(v) for k, v in (prompts.get("prompts") or {}).items()},
-        prompts.get("default_prompt_name"),
+        prompts,
+        default,
         None if length is None else int(length),
         bool(settings.get("do_lower_case", False)),
     )
+
+
+def _prompts(file: Path) -> tuple[dict[str, str], str | None]:
+    """Prompts by name, and the name of the default one; null stands for an empty prompt."""
+    content = read_json(file)
+    prompts, default = content.get("prompts") or {}, content.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not isinstance(default, str | None):
+        raise CheckpointError(
+            f"{file} holds no prompts by name: prompts = {prompts!r}, "
+            f"default_prompt_name = {default!r}"
+        )
+    return {str(k): "" if v is None else str(v) for k, v in prompts.items()}, default

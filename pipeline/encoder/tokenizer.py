@@ -50,12 +50,13 @@ def max_length(
 ) -> int | None:
     """Tokens of one sequence, special tokens counted, that a checkpoint may be given.
 
-    The module files' max_seq_length, or without one the least of the tokenizer's limit and the
-    config's positions, as sentence-transformers has it; never more than a learned position table
-    holds. None: nothing bounds it.
+    The module files' max_seq_length, which overrides the tokenizer's limit, or without one the
+    least of that limit and the config's positions, as sentence-transformers has it; never more
+    than a learned position table holds. None: nothing bounds it.
     """
-    settings = read_json(checkpoint.folder / "tokenizer_config.json")
-    bounds = [modules.max_seq_length, settings.get("model_max_length")]
+    bounds = [modules.max_seq_length]
+    if modules.max_seq_length is None:
+        bounds = [read_json(checkpoint.folder / "tokenizer_config.json").get("model_max_length")]
     if modules.max_seq_length is None or encoder.position_table:
         bounds.append(encoder.max_length)
     return min((int(n) for n in bounds if n is not None and 0 < n < _NO_LIMIT), default=None)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pipeline.encoder.checkpoint import Checkpoint, resolve
+from pipeline.encoder.describe import describe
 from pipeline.encoder.engine import Engine
 from pipeline.encoder.heads import pool
 from pipeline.encoder.modules import POOLING_MODES, read_modules
@@ -205,6 +206,58 @@ def test_an_activation_that_is_not_torchs_is_refused(bent: Bent) -> None:
         read_modules(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "folder", "kind"),
+    [("bert_mean", "1_Pooling", "Pooling"), ("embeddinggemma", "2_Dense", "Dense")],
+)
+def test_a_module_without_its_config_is_an_incomplete_download(
+    bent: Bent, name: str, folder: str, kind: str
+) -> None:
+    path = bent(name).path
+    (path / folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=f"a {kind} in '{folder}', which holds no") as caught:
+        read_modules(path)
+    assert "incomplete" in caught.value.hint
+
+
+def test_a_pooling_without_a_folder_is_not_taken_for_the_mean(bent: Bent) -> None:
+    path = _modules(bent("bert_mean").path, "sentence_transformers.models.Pooling")
+    entries = json.loads((path / "modules.json").read_text())
+    del entries[1]["path"]
+    (path / "modules.json").write_text(json.dumps(entries))
+    with pytest.raises(CheckpointError, match=r"holds no config\.json"):
+        read_modules(path)
+
+
+def test_a_null_prompt_is_empty(bent: Bent) -> None:
+    path = bent("embeddinggemma").path
+    content = {"prompts": {"document": None, "query": "q: "}, "default_prompt_name": None}
+    (path / "config_sentence_transformers.json").write_text(json.dumps(content))
+    assert read_modules(path).prompts == {"document": "", "query": "q: "}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("sentence_bert_config.json", {"max_seq_length": "abc"}, "max_seq_length = 'abc'"),
+        ("sentence_bert_config.json", {"max_seq_length": 0}, "max_seq_length = 0"),
+        ("config_sentence_transformers.json", {"prompts": ["a"]}, r"prompts = \['a'\]"),
+        ("config_sentence_transformers.json", {"default_prompt_name": 3}, "prompt_name = 3"),
+        ("modules.json", [{"type": None, "path": ["x"]}], r"modules\.json"),
+        ("1_Pooling/config.json", {"pooling_mode": 3}, "the pooling 3"),
+        ("2_Dense/config.json", {"in_features": None, "out_features": 2}, "in_features"),
+    ],
+)
+def test_a_module_file_with_values_of_another_kind_is_refused_by_name(
+    bent: Bent, file: str, content: object, told: str
+) -> None:
+    path = bent("embeddinggemma").path
+    (path / file).write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=told) as caught:
+        read_modules(path)
+    assert file.rpartition("/")[2] in caught.value.message
+
+
 def test_a_module_config_that_lacks_a_size_names_it(bent: Bent) -> None:
     path = bent("embeddinggemma").path
     (path / "2_Dense" / "config.json").write_text("{}")
@@ -223,8 +276,24 @@ def test_a_dense_without_the_bias_it_states_is_refused(bent: Bent) -> None:
     checkpoint = bent("embeddinggemma")
     file = checkpoint.path / "2_Dense" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"bias": True}))
-    with pytest.raises(CheckpointError, match=r"asks for linear\.bias, linear\.weight"):
+    with pytest.raises(CheckpointError, match=r"asks for linear\.bias \[\d+\], linear\.weight"):
         Engine(checkpoint, "embed")
+
+
+def test_a_dense_whose_weights_have_another_shape_is_refused(bent: Bent) -> None:
+    checkpoint = bent("embeddinggemma")
+    file = checkpoint.path / "3_Dense" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"out_features": 7}))
+    with pytest.raises(CheckpointError, match=r"asks for linear\.weight \[7, "):
+        Engine(checkpoint, "embed")
+
+
+def test_modules_that_do_not_fit_each_other_are_refused(bent: Bent) -> None:
+    checkpoint = bent("embeddinggemma")
+    file = checkpoint.path / "2_Dense" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"in_features": 31}))
+    with pytest.raises(CheckpointError, match="2_Dense takes vectors of 31 dimensions, and 32"):
+        describe(checkpoint, "embed")
 
 
 def test_an_encoder_in_a_folder_of_its_own_is_found(bent: Bent, cache: Path) -> None:

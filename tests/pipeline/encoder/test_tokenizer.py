@@ -129,10 +129,21 @@ def test_a_broken_tokenizer_file_is_an_error(bent: Bent) -> None:
         ("nomic_old_config", 700),
     ],
 )
-def test_the_limit_is_the_least_that_anything_allows(name: str, limit: int, golden: Golden) -> None:
+def test_the_limit_is_that_of_the_first_file_that_speaks(
+    name: str, limit: int, golden: Golden
+) -> None:
     checkpoint = golden(name)
     modules = read_modules(checkpoint.path, checkpoint.config)
     assert max_length(checkpoint, modules, recognise(checkpoint)) == limit
+
+
+def test_the_module_files_override_the_limit_of_the_tokenizer(bent: Bent) -> None:
+    # As sentence-transformers does: it passes max_seq_length on as model_max_length.
+    checkpoint = bent("qwen3_causal_last")
+    _edit(checkpoint, "tokenizer_config.json", model_max_length=20)
+    modules = read_modules(checkpoint.path, checkpoint.config)
+    assert modules.max_seq_length is not None
+    assert max_length(checkpoint, modules, recognise(checkpoint)) == modules.max_seq_length
 
 
 def test_a_position_table_caps_what_the_module_files_claim(bent: Bent) -> None:
