@@ -72,11 +72,21 @@ def llama(config: Config, tensors: Tensors) -> Family | None:
         layout = replace(layout, layer=biased(layout.layer, only=("qkv",)))
     if qwen3:
         layout = replace(layout, layer={**layout.layer, **layouts.LLAMA_QK_NORM})
-    projection: Names = {}
-    if "linear.weight" in tensors:  # voyage-4-nano
-        encoder = replace(encoder, projection=tensors["linear.weight"].shape[0])
-        projection = {"projection": "linear.weight"}
-    return Family(encoder, layout, projection)
+    width = _projection(config, tensors)
+    projection: Names = {"projection": "linear.weight"} if width else {}
+    return Family(replace(encoder, projection=width), layout, projection)
+
+
+def _projection(config: Config, tensors: Tensors) -> int:
+    """Width of the linear layer over the hidden states, 0 where there is none.
+
+    A bidirectional Qwen3 with num_labels is voyage-4-nano: without that layer its vectors are
+    others, so it is asked for even where the tensor is missing.
+    """
+    voyage = config["model_type"] == "qwen3" and config.get("use_bidirectional_attention")
+    if voyage and config.get("num_labels"):
+        return int(config["num_labels"])
+    return tensors["linear.weight"].shape[0] if "linear.weight" in tensors else 0
 
 
 def _causal(config: Config) -> bool:

@@ -165,6 +165,13 @@ def test_voyages_projection_is_applied_and_never_dropped(golden: Golden, bent: B
         recognise(checkpoint)
 
 
+def test_voyage_without_its_projection_is_no_smaller_embedder(bent: Bent) -> None:
+    checkpoint = bent("voyage_nano")
+    _rewrite(checkpoint, lambda t: t.pop("linear.weight"))
+    with pytest.raises(CheckpointError, match=r"missing: linear\.weight$"):
+        recognise(checkpoint)
+
+
 def test_ntk_rotary_of_new_equals_the_linear_form_it_was_converted_to(
     bent: Bent, vectors: Any
 ) -> None:
