@@ -47,7 +47,8 @@ def make_spec(
     """The spec of a request against a model and planned inputs.
 
     Raises:
-        UsageError: a prompt that the model does not have, or more tokens than it has positions.
+        UsageError: a prompt that the model does not have or would lose, or more tokens than it
+            has positions.
     """
     columns = planned.schema.names
     return JobSpec(
@@ -63,7 +64,7 @@ def make_spec(
         document_column=request.document_column,
         id_column=request.id_column or ("id" if "id" in columns else None),
         keep=(*request.keep, *(k for k in planned.partition if k not in request.keep)),
-        prompt=_prompt(request, facts),
+        prompt=_whole_prompt(request, facts),
         max_length=_max_length(request, facts),
         truncate=request.truncate,
         dimensions=request.dimensions,
@@ -77,6 +78,18 @@ def make_spec(
         rows_per_shard=request.rows_per_shard,
         max_failed_rows=request.max_failed_rows,
     )
+
+
+def _whole_prompt(request: Request, facts: dict[str, Any]) -> str:
+    """The literal prompt, refused where it would be cut off and yet be left out of pooling."""
+    prompt = _prompt(request, facts)
+    if prompt and request.truncate == "left" and not facts.get("include_prompt", True):
+        raise UsageError(
+            f"--truncate left would take the prompt off long texts, and the pooling of "
+            f"{request.model} leaves out as many tokens as the prompt has: those of the text",
+            hint="use --truncate right or error, or --prompt '' for no prompt",
+        )
+    return prompt
 
 
 def _prompt(request: Request, facts: dict[str, Any]) -> str:

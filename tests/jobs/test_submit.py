@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -377,6 +378,25 @@ def test_a_prompt_can_be_named_and_an_unknown_one_names_those_there_are(
     assert unknown.code == 2
     assert name in unknown.err
     assert not (tmp_path / "no").exists()
+
+
+def test_truncation_that_would_take_a_prompt_off_pooling_is_refused_before_anything_is_written(
+    bei: Bei, submit: Bei, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(TINY, model)
+    pooling = model / "1_Pooling" / "config.json"
+    pooling.write_text(json.dumps(json.loads(pooling.read_text()) | {"include_prompt": False}))
+    corpus = write_parquet(tmp_path / "corpus.parquet", 2)
+    words = (corpus, "--model", model, "--truncate", "left")
+
+    refused = submit(*words, "--prompt", "query: ")
+
+    assert refused.code == 2
+    assert "--truncate left would take the prompt off" in refused.screen[0]
+    assert "--truncate right or error" in refused.screen[1]
+    assert not (tmp_path / "corpus.embed").exists()
+    assert submit(*words, "--prompt", "").code == 0
 
 
 def test_truncate_right_left_and_error(submit: Bei, bei: Bei, tmp_path: Path) -> None:
