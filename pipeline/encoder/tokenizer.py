@@ -6,6 +6,7 @@ Imports `tokenizers` only; transformers, lazily, where a checkpoint has no token
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,8 +19,9 @@ from pipeline.errors import CheckpointError
 
 # transformers writes 10^30 where a tokenizer has no limit.
 _NO_LIMIT = 10**9
-# Published loaders that pass an option which their files do not hold.
-_ADD_PREFIX_SPACE = ("tanaos/tanaos-NER-v1",)
+# Published loaders that pass an option which their files do not hold, by the last part of the
+# name: a copy in a directory, a store or an archive needs the option as well.
+_ADD_PREFIX_SPACE = ("tanaos-NER-v1",)
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
@@ -38,7 +40,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     tokenizer.no_padding()
     if settings.get("add_eos_token"):
         _append_end(tokenizer, settings, checkpoint)
-    if settings.get("add_prefix_space") or checkpoint.name in _ADD_PREFIX_SPACE:
+    if settings.get("add_prefix_space") or _last_part(checkpoint.name) in _ADD_PREFIX_SPACE:
         tokenizer = _with_prefix_space(tokenizer)
     if read_modules(checkpoint.path, checkpoint.config).do_lower_case:
         _lower(tokenizer)
@@ -104,6 +106,12 @@ def _convert(checkpoint: Checkpoint) -> Tokenizer:
             hint="Add the tokenizer.json that save_pretrained of a fast tokenizer writes.",
         ) from error
     return backend
+
+
+def _last_part(name: str) -> str:
+    """The last part of a name, path or URI, without an archive's suffix."""
+    last = name.partition("?")[0].rstrip("/").rpartition("/")[2]
+    return re.sub(r"\.(tar\.gz|tgz|tar)$", "", last)
 
 
 def _token(settings: Mapping[str, Any], name: str) -> str | None:

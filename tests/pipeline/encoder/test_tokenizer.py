@@ -73,11 +73,21 @@ def test_a_space_before_the_first_word_is_added_where_asked_for(bent: Bent) -> N
     assert load_tokenizer(checkpoint).encode("word").ids == plain.encode(" word").ids
 
 
-def test_tanaos_gets_the_space_that_its_loader_passes(golden: Golden) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tanaos/tanaos-NER-v1",
+        "/models/tanaos-NER-v1/",
+        "s3://bucket/tanaos-NER-v1",
+        "https://host/tanaos-NER-v1.tar.gz?sig=x/y",
+        "tanaos-NER-v1.tgz",
+    ],
+)
+def test_tanaos_gets_the_space_that_its_loader_passes(name: str, golden: Golden) -> None:
     from dataclasses import replace
 
     checkpoint = golden("ner_roberta")
-    named = replace(checkpoint, name="tanaos/tanaos-NER-v1")
+    named = replace(checkpoint, name=name)
     assert (
         load_tokenizer(named).encode("word").ids == load_tokenizer(checkpoint).encode(" word").ids
     )
