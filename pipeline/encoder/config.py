@@ -82,6 +82,7 @@ class EncoderConfig:
     head_pooling: Literal["cls", "mean"] = "cls"
     labels: tuple[str, ...] = ()
     multi_label: bool = False
+    regression: bool = False  # the logits are the values
     # Limits that a checkpoint states or a device sets
     half: Literal["float16", "bfloat16"] = "float16"  # the 16 bits that lose least
     float16_overflows: bool = False  # activations leave its range on ordinary text

@@ -110,7 +110,11 @@ def describe(checkpoint: Checkpoint, task: str) -> dict[str, Any]:
     }
     if task == "embed":
         return facts | _embed_facts(modules, encoder)
-    return facts | {"labels": list(encoder.labels), "multi_label": encoder.multi_label}
+    return facts | {
+        "labels": list(encoder.labels),
+        "multi_label": encoder.multi_label,
+        "regression": encoder.regression,
+    }
 
 
 def _embed_facts(modules: SentenceModules, encoder: EncoderConfig) -> dict[str, Any]:

@@ -75,6 +75,11 @@ def multi_label(config: Config) -> bool:
     return config.get("problem_type") == "multi_label_classification"
 
 
+def regression(config: Config) -> bool:
+    """Whether the logits are values of a scale: scores are then the logits themselves."""
+    return config.get("problem_type") == "regression"
+
+
 def architecture(config: Config) -> str:
     """The class a checkpoint was saved from, "" where it does not say."""
     return str((config.get("architectures") or [""])[0])
@@ -92,7 +97,13 @@ def headed(
         head = tokens
     if head == "none":
         return encoder
-    return replace(encoder, head=head, labels=labels(config), multi_label=multi_label(config))
+    return replace(
+        encoder,
+        head=head,
+        labels=labels(config),
+        multi_label=multi_label(config),
+        regression=regression(config),
+    )
 
 
 def with_biases(layout: Layout, flags: Mapping[str, tuple[str, ...]], config: Config) -> Layout:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.encoder.checkpoint import Checkpoint
 from pipeline.encoder.config import EncoderConfig
-from pipeline.encoder.family import labels, multi_label
+from pipeline.encoder.family import labels, multi_label, regression
 from pipeline.errors import CheckpointError
 
 
@@ -38,6 +38,7 @@ def settings(checkpoint: Checkpoint, task: str) -> EncoderConfig:
         token_types=int(getattr(config, "type_vocab_size", 0) or 0),
         labels=() if task == "embed" else labels(checkpoint.config),
         multi_label=multi_label(checkpoint.config),
+        regression=regression(checkpoint.config),
         # Nothing is known about its range, and bfloat16 has float32's.
         half="bfloat16",
         max_length=getattr(config, "max_position_embeddings", None),

@@ -16,7 +16,8 @@ class Classify:
     """Text → `labels` and `scores`.
 
     Scores are a softmax over the labels, or a sigmoid of each where the config says that labels
-    do not exclude each other, or has one only: transformers' text-classification pipeline.
+    do not exclude each other, or has one only; of a regression, the logits: transformers'
+    text-classification pipeline.
     """
 
     per_token = False
@@ -24,6 +25,7 @@ class Classify:
     def __init__(self, spec: JobSpec, tokenizer: Tokenizer) -> None:
         self._spec = spec
         self._labels: list[str] = spec.encoder["labels"]
+        self._logits = spec.raw_scores or spec.encoder.get("regression", False)
         self._independent = spec.encoder["multi_label"] or len(self._labels) == 1
         default = len(self._labels) if spec.encoder["multi_label"] else 1
         self._kept = min(spec.top_k or default, len(self._labels))
@@ -59,6 +61,6 @@ class Classify:
         ]
 
     def _scores(self, logits: Float32Array) -> Float32Array:
-        if self._spec.raw_scores:
+        if self._logits:
             return logits
         return sigmoid(logits) if self._independent else softmax(logits)

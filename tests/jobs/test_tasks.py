@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,33 @@ def test_rerank_writes_beside_the_input_what_the_manual_says(
     )
     assert [len(row["scores"]) for row in table.to_pylist()] == [2, 1]
     assert bei("verify", tmp_path / "corpus.rerank").code == 0
+
+
+def regressor(folder: Path) -> Path:
+    """A copy of the reranker whose config says that its logit is a value."""
+    shutil.copytree(RERANKER, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"problem_type": "regression"}))
+    return folder
+
+
+def test_a_regression_has_the_scores_of_transformers_and_a_reranker_keeps_its_sigmoid(
+    bei: Bei, submit: Bei, tmp_path: Path
+) -> None:
+    from transformers import pipeline
+
+    model = regressor(tmp_path / "model")
+    path = corpus(tmp_path, text=["hello world"], query=["hello"], document=["world"])
+    assert submit(path, "--task", "classify", "--model", model).code == 0
+    (row,) = rows_of(bei, tmp_path / "corpus.classify")
+    (expected,) = pipeline("text-classification", model=str(model), device="cpu")("hello world")
+    np.testing.assert_allclose(row["scores"], [expected["score"]], atol=1e-4)
+
+    words = (path, "--task", "rerank", "--model", model, "--document-column", "document")
+    assert submit(*words).code == 0
+    assert submit(*words, "--raw-scores", "--output", tmp_path / "raw").code == 0
+    (scored,), (raw,) = rows_of(bei, tmp_path / "corpus.rerank"), rows_of(bei, tmp_path / "raw")
+    assert scored["score"] == pytest.approx(1 / (1 + np.exp(-raw["score"])), abs=1e-6)
 
 
 def test_one_corpus_is_classified_and_tagged_side_by_side(

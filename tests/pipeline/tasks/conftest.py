@@ -41,10 +41,16 @@ def make(tokenizer: Callable[[str], Tokenizer]) -> Callable[..., Task]:
         *,
         labels: tuple[str, ...] = LABELS,
         multi_label: bool = False,
+        regression: bool = False,
         type_ids: bool = False,
         **options: Any,
     ) -> Task:
-        facts = {"labels": labels, "multi_label": multi_label, "uses_type_ids": type_ids}
+        facts = {
+            "labels": labels,
+            "multi_label": multi_label,
+            "regression": regression,
+            "uses_type_ids": type_ids,
+        }
         spec = JobSpec(task=task, model=MODEL, encoder=facts, **options)
         return make_task(spec, tokenizer(name), len(labels))
 

@@ -44,6 +44,13 @@ def test_raw_scores_are_logits(make: Make) -> None:
     assert run(make, raw_scores=True, top_k=3)[0]["scores"] == [2.0, 1.0, 0.0]
 
 
+def test_values_of_a_regression_are_logits(make: Make) -> None:
+    assert run(make, regression=True, top_k=3)[0]["scores"] == [2.0, 1.0, 0.0]
+    rows = table(text=["one"])
+    task = make("classify", labels=("rating",), regression=True)
+    assert finish(task, rows, task.tokenize(rows), [[3.5]])[0]["scores"] == [3.5]
+
+
 def test_scores_of_extreme_logits_are_finite(make: Make) -> None:
     for multi_label in (True, False):
         rows = run(make, [[1e4, -1e4, 0.0]] * 2, multi_label=multi_label, top_k=3)
