@@ -17,6 +17,7 @@ from pipeline.encoder.family import (
     refuse,
     rope,
     ropes,
+    size,
     windows,
     with_biases,
 )
@@ -25,16 +26,21 @@ from pipeline.errors import CheckpointError
 
 _JINA_MLPS = ("mlp.gated_layers.weight", "mlp.up_gated_layer.weight")
 
+_OTHER_RERANKERS = (
+    "BAAI/bge-reranker-base, Alibaba-NLP/gte-multilingual-reranker-base and "
+    "Alibaba-NLP/gte-reranker-modernbert-base work."
+)
+
 
 def _post_norm(config: Config, family: str, **settings: Any) -> EncoderConfig:
     """What BERT and everything built like it shares."""
-    heads = int(config["num_attention_heads"])
-    hidden = int(config["hidden_size"])
+    heads = size(config, "num_attention_heads")
+    hidden = size(config, "hidden_size")
     defaults: dict[str, Any] = {
-        "vocab_size": int(config["vocab_size"]),
+        "vocab_size": size(config, "vocab_size"),
         "hidden_size": hidden,
-        "intermediate_size": int(config["intermediate_size"]),
-        "layers": int(config["num_hidden_layers"]),
+        "intermediate_size": size(config, "intermediate_size"),
+        "layers": size(config, "num_hidden_layers"),
         "heads": heads,
         "kv_heads": heads,
         "head_dim": hidden // heads,
@@ -44,7 +50,7 @@ def _post_norm(config: Config, family: str, **settings: Any) -> EncoderConfig:
         "embedding_norm": True,
         "final_norm": False,
         "gated": False,
-        "token_types": int(config.get("type_vocab_size", 2)),
+        "token_types": size(config, "type_vocab_size", 2, least=0),
     }
     return EncoderConfig(family=family, **{**defaults, **settings})
 
@@ -57,7 +63,9 @@ def bert(config: Config, tensors: Tensors) -> Family | None:
         raise CheckpointError(
             "this checkpoint has the layout of jina-embeddings-v3, whose adapters need code of "
             "its own, which bei-jobs never runs",
-            hint="jinaai/jina-embeddings-v2-base-*, BAAI/bge-m3 and "
+            hint=_OTHER_RERANKERS
+            if architecture(config).endswith("ForSequenceClassification")
+            else "jinaai/jina-embeddings-v2-base-*, BAAI/bge-m3 and "
             "intfloat/multilingual-e5-large-instruct work.",
         )
     refuse(
@@ -68,9 +76,9 @@ def bert(config: Config, tensors: Tensors) -> Family | None:
             "add_cross_attention": (False,),
         },
     )
-    rows = int(config["max_position_embeddings"])
+    rows = size(config, "max_position_embeddings")
     roberta = config["model_type"] != "bert"
-    padding = int(config.get("pad_token_id", 1)) if roberta else None
+    padding = size(config, "pad_token_id", 1, least=0) if roberta else None
     encoder = _post_norm(
         config,
         str(config["model_type"]),
@@ -85,14 +93,14 @@ def bert(config: Config, tensors: Tensors) -> Family | None:
 
 def mpnet(config: Config, tensors: Tensors) -> Family | None:
     """MPNet: learned positions that start at 2, and one relative bias for every layer."""
-    rows = int(config["max_position_embeddings"])
+    rows = size(config, "max_position_embeddings")
     encoder = _post_norm(
         config,
         "mpnet",
         activation=activation(config.get("hidden_act", "gelu")),
         position_table=rows,
         position_padding=1,  # fixed in the architecture, whatever pad_token_id says
-        relative_buckets=int(config.get("relative_attention_num_buckets", 32)),
+        relative_buckets=size(config, "relative_attention_num_buckets", 32),
         token_types=0,
         max_length=rows - 2,
     )
@@ -102,16 +110,14 @@ def mpnet(config: Config, tensors: Tensors) -> Family | None:
 
 def jina(config: Config, tensors: Tensors) -> Family | None:
     """jina-embeddings-v2: ALiBi and a gated MLP, in three layouts told apart by tensor names."""
+    _refuse_jina_head(architecture(config))
     refuse(
         config,
-        {
-            "position_embedding_type": ("alibi",),
-            "feed_forward_type": ("geglu", "reglu"),
-            "architectures": (["JinaBertForMaskedLM"], ["JinaBertModel"], None),
-        },
+        {"position_embedding_type": ("alibi",), "feed_forward_type": ("geglu", "reglu")},
     )
     code = any(name.endswith("mlp.up_gated_layer.weight") for name in tensors)
     normed = any(name.endswith("self.layer_norm_q.weight") for name in tensors)
+    limits = [key for key in ("model_max_length", "max_position_embeddings") if config.get(key)]
     encoder = _post_norm(
         config,
         "jina_bert",
@@ -121,12 +127,26 @@ def jina(config: Config, tensors: Tensors) -> Family | None:
         gate_first=not code,
         alibi=True,
         qk_norm="full_width" if normed else "none",
-        max_length=config.get("model_max_length") or config.get("max_position_embeddings"),
+        max_length=size(config, limits[0]) if limits else None,
     )
     layout = layouts.JINA_CODE if code else layouts.JINA
     if normed and not code:
         layout = replace(layout, layer={**layout.layer, **layouts.JINA_QK_NORM})
     return Family(encoder, layout, {})
+
+
+def _refuse_jina_head(name: str) -> None:
+    if name.endswith("ForSequenceClassification"):
+        raise CheckpointError(
+            f"{name} (jina-reranker) ends in a head that is code of the checkpoint's own, which "
+            "bei-jobs never runs",
+            hint=_OTHER_RERANKERS,
+        )
+    if name not in ("JinaBertForMaskedLM", "JinaBertModel", ""):
+        raise CheckpointError(
+            f"config.json names the class {name}, whose head bei-jobs does not know",
+            hint="Known of this family: JinaBertModel and JinaBertForMaskedLM.",
+        )
 
 
 def nomic(config: Config, tensors: Tensors) -> Family | None:
@@ -151,7 +171,7 @@ def nomic(config: Config, tensors: Tensors) -> Family | None:
         "hidden_size": config.get("n_embd", 768),
         "num_attention_heads": config.get("n_head", 12),
         "num_hidden_layers": config.get("n_layer", 12),
-        "intermediate_size": config.get("n_inner") or 4 * int(config.get("n_embd", 768)),
+        "intermediate_size": config.get("n_inner") or 4 * size(config, "n_embd", 768),
         "vocab_size": 30528,
         "layer_norm_eps": config.get("layer_norm_epsilon", 1e-12),
         "hidden_act": config.get("activation_function", "swiglu"),
@@ -188,7 +208,7 @@ def gte(config: Config, tensors: Tensors) -> Family | None:
         activation=activation(config.get("hidden_act", "gelu")),
         gated=True,
         gate_first=False,
-        token_types=int(config.get("type_vocab_size", 1)),
+        token_types=size(config, "type_vocab_size", 1, least=0),
     )
     rotary = rope(config, encoder.head_dim)
     if rotary is None:
@@ -196,7 +216,7 @@ def gte(config: Config, tensors: Tensors) -> Family | None:
     encoder = replace(
         encoder,
         ropes=(rotary,) * encoder.layers,
-        max_length=int(config["max_position_embeddings"]),
+        max_length=size(config, "max_position_embeddings"),
     )
     encoder = headed(encoder, config, sequence="pooler", tokens="tokens")
     skip = frozenset({"types"}) if encoder.token_types == 0 else frozenset[str]()
@@ -205,12 +225,12 @@ def gte(config: Config, tensors: Tensors) -> Family | None:
 
 def modernbert(config: Config, tensors: Tensors) -> Family | None:
     """ModernBERT: alternating windows, each kind of layer with its own rotary base."""
-    layers = int(config["num_hidden_layers"])
-    every = int(config.get("global_attn_every_n_layers", 3))
+    layers = size(config, "num_hidden_layers")
+    every = size(config, "global_attn_every_n_layers", 3)
     kinds = config.get("layer_types") or [
         "sliding_attention" if i % every else "full_attention" for i in range(layers)
     ]
-    head_dim = int(config["hidden_size"]) // int(config["num_attention_heads"])
+    head_dim = size(config, "hidden_size") // size(config, "num_attention_heads")
     rotary = ropes(
         config,
         head_dim,
@@ -230,10 +250,10 @@ def modernbert(config: Config, tensors: Tensors) -> Family | None:
         gated=True,
         token_types=0,
         ropes=rotary,
-        windows=windows(kinds, int(config.get("local_attention", 128)) // 2),
+        windows=windows(kinds, size(config, "local_attention", 128) // 2),
         head_activation=activation(config.get("classifier_activation", "gelu")),
         head_pooling=config.get("classifier_pooling", "cls"),
-        max_length=int(config["max_position_embeddings"]),
+        max_length=size(config, "max_position_embeddings"),
     )
     encoder = headed(encoder, config, sequence="prediction", tokens="prediction_tokens")
     layout = with_biases(

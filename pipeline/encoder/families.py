@@ -14,17 +14,19 @@ from pipeline.encoder import layouts
 from pipeline.encoder.bert_families import bert, gte, modernbert, mpnet, nomic
 from pipeline.encoder.checkpoint import Checkpoint
 from pipeline.encoder.config import EncoderConfig
-from pipeline.encoder.family import Config, Family, Tensors
+from pipeline.encoder.family import Config, Family, Tensors, explained
 from pipeline.encoder.llama_families import gemma3, llama
+from pipeline.encoder.shapes import check_shapes
 from pipeline.encoder.tensors import (
     UNUSED,
     UNUSED_POOLER,
     UNUSED_PREDICTION,
+    UNUSED_TOKEN_WEIGHTS,
     Matched,
+    check_floats,
     match,
     read_tensors,
 )
-from pipeline.errors import CheckpointError
 
 #: model_type of config.json → its family.
 FAMILIES: dict[str, Callable[[Config, Tensors], Family | None]] = {
@@ -70,16 +72,23 @@ def load_family(checkpoint: Checkpoint) -> Loaded | None:
     if build is None:
         return None
     tensors = read_tensors(checkpoint.folder)
-    try:
+    with explained(checkpoint):
         family = build(checkpoint.config, tensors)
-    except KeyError as error:
-        raise CheckpointError(
-            f"{checkpoint.folder / 'config.json'} lacks {error}, which a "
-            f"{checkpoint.config['model_type']} needs"
-        ) from error
-    if family is None:
-        return None
+        if family is None:
+            return None
+        _check_sizes(family.encoder)
     return Loaded(family.encoder, _match(family, tensors, str(checkpoint.folder)))
+
+
+def _check_sizes(encoder: EncoderConfig) -> None:
+    """Raise ValueError where sizes that are fine alone do not go together."""
+    if encoder.head_dim < 1:
+        raise ValueError(f"{encoder.heads} heads in a hidden size of {encoder.hidden_size}")
+    if encoder.heads % encoder.kv_heads:
+        raise ValueError(f"{encoder.heads} heads, no multiple of {encoder.kv_heads} key heads")
+    for name, found in (("windows", encoder.windows), ("rotary settings", encoder.ropes)):
+        if len(found) not in (0, encoder.layers):
+            raise ValueError(f"{name} of {len(found)} layers where there are {encoder.layers}")
 
 
 def _match(family: Family, tensors: Tensors, where: str) -> Matched:
@@ -91,32 +100,10 @@ def _match(family: Family, tensors: Tensors, where: str) -> Matched:
     unused = [pattern for pattern, _ in UNUSED]
     if "head_dense.weight" not in names or family.encoder.head != "pooler":
         unused.append(UNUSED_POOLER)
-    if family.encoder.family == "modernbert" and family.encoder.head == "none":
-        unused.append(UNUSED_PREDICTION)
+    if family.encoder.head == "none":
+        of_others = {"modernbert": UNUSED_PREDICTION, "gte": UNUSED_TOKEN_WEIGHTS}
+        unused += [p for kind, p in of_others.items() if kind == family.encoder.family]
     matched = match(names, tensors, unused, where)
-    _check_shapes(family.encoder, matched, where)
+    check_floats((source for each in matched.sources.values() for source in each), where)
+    check_shapes(family.encoder, matched, where)
     return matched
-
-
-def _check_shapes(encoder: EncoderConfig, matched: Matched, where: str) -> None:
-    """Sizes of the config against the tensors', where a mismatch would still compute."""
-    qkv = (encoder.heads + 2 * encoder.kv_heads) * encoder.head_dim
-    inner = encoder.intermediate_size
-    rows = {
-        "tokens.weight": encoder.vocab_size,
-        "positions.weight": encoder.position_table,
-        "types.weight": encoder.token_types,
-        "layers.0.qkv.weight": qkv,
-        "layers.0.up.weight": inner,
-        "layers.0.gate_up.weight": 2 * inner,
-        "classifier.weight": len(encoder.labels),
-    }
-    for name, expected in rows.items():
-        sources = matched.sources.get(name, ())
-        found = sum(source.shape[0] for source in sources)
-        if sources and found != expected:
-            raise CheckpointError(
-                f"{where}: {' + '.join(s.name for s in sources)} has {found} rows where "
-                f"config.json says {expected}",
-                hint="config.json does not belong to these weights.",
-            )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.encoder.config import Activation, EncoderConfig, Head, Rope
 from pipeline.encoder.layouts import Layout, Names, biased
 from pipeline.encoder.tensors import TensorInfo
 from pipeline.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pipeline.encoder.checkpoint import Checkpoint
 
 Config = Mapping[str, Any]
 Tensors = Mapping[str, TensorInfo]
@@ -38,6 +42,35 @@ class Family:
     skip: frozenset[str] = frozenset()
 
 
+@contextmanager
+def explained(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turn what a config.json of missing or strange values causes into one error that names it."""
+    file, kind = checkpoint.folder / "config.json", checkpoint.config.get("model_type")
+    try:
+        yield
+    except KeyError as error:
+        raise CheckpointError(f"{file} lacks {error}, which a {kind} needs") from error
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{file} is not the config of a {kind}: {error}",
+            hint="Fetch the checkpoint again, or undo the edit of its config.json.",
+        ) from error
+
+
+def size(config: Config, key: str, default: int | None = None, *, least: int = 1) -> int:
+    """A size of the config, the default where it is null too.
+
+    Raises:
+        KeyError, ValueError: there is none, or it is no number of at least `least`.
+    """
+    value = config[key] if default is None else config.get(key)
+    if value is None:
+        value = default
+    if not isinstance(value, int | float) or value < least or value != int(value):
+        raise ValueError(f"{key} is {value!r}, which is no size")
+    return int(value)
+
+
 def refuse(config: Config, allowed: Mapping[str, tuple[object, ...]]) -> None:
     """Raise where a setting that changes the output has a value that nothing here computes."""
     for key, values in allowed.items():
@@ -55,19 +88,36 @@ def activation(name: object) -> Activation:
     Raises:
         CheckpointError: nothing here computes it.
     """
-    if name not in _ACTIVATIONS:
+    if not isinstance(name, str) or name not in _ACTIVATIONS:
         raise CheckpointError(
             f"config.json names the activation {name!r}; known: {', '.join(sorted(_ACTIVATIONS))}"
         )
-    return _ACTIVATIONS[str(name)]
+    return _ACTIVATIONS[name]
 
 
 def labels(config: Config) -> tuple[str, ...]:
-    """Names of the classes in the order of the logits."""
+    """Names of the classes in the order of the logits.
+
+    Raises:
+        CheckpointError: id2label does not name the classes 0, 1, 2, …
+    """
     named = config.get("id2label") or {}
-    if named:
-        return tuple(str(named[key]) for key in sorted(named, key=int))
-    return tuple(f"LABEL_{i}" for i in range(int(config.get("num_labels", 2))))
+    count = config.get("num_labels", 2)
+    if not isinstance(named, dict) or not isinstance(count, int):
+        raise CheckpointError(
+            f"config.json sets id2label = {named!r} and num_labels = {count!r}; bei-jobs reads an "
+            "object and a number"
+        )
+    if not named:
+        return tuple(f"LABEL_{i}" for i in range(count))
+    numbers = [str(i) for i in range(len(named))]
+    if sorted(map(str, named)) != sorted(numbers):
+        raise CheckpointError(
+            f"config.json numbers its id2label {', '.join(map(str, named))}; classes are counted "
+            "from 0"
+        )
+    by_number = {str(key): str(name) for key, name in named.items()}
+    return tuple(by_number[number] for number in numbers)
 
 
 def multi_label(config: Config) -> bool:
@@ -81,8 +131,10 @@ def regression(config: Config) -> bool:
 
 
 def architecture(config: Config) -> str:
-    """The class a checkpoint was saved from, "" where it does not say."""
-    return str((config.get("architectures") or [""])[0])
+    """The class a checkpoint was saved from, "" where it does not say; old exports give a name
+    where others give a list."""
+    names = config.get("architectures") or ""
+    return str(names[0] if isinstance(names, list) else names)
 
 
 def headed(
@@ -140,7 +192,12 @@ def rope(config: Config, dim: int) -> Rope | None:
     Alibaba's `ntk` multiplies the base by f and divides the frequencies by f^(2/dim), which is
     linear interpolation of another base. None: a kind that nothing here computes.
     """
-    scaling = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    scaling: dict[str, Any] = {}
+    for key in ("rope_scaling", "rope_parameters"):
+        given = config.get(key) or {}
+        if not isinstance(given, dict):
+            raise ValueError(f"{key} is {given!r}, which holds no settings")
+        scaling.update(given)
     theta = float(scaling.get("rope_theta") or config.get("rope_theta") or 10_000.0)
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     if scaling.get("partial_rotary_factor", 1.0) != 1.0:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.encoder.checkpoint import Checkpoint
 from pipeline.encoder.config import EncoderConfig
-from pipeline.encoder.family import labels, multi_label, regression
+from pipeline.encoder.family import explained, labels, multi_label, regression
 from pipeline.errors import CheckpointError
 
 
@@ -17,6 +17,11 @@ def settings(checkpoint: Checkpoint, task: str) -> EncoderConfig:
         CheckpointError: it needs remote code, or transformers does not know it.
     """
     config = read_config(checkpoint)
+    with explained(checkpoint):
+        return _settings(checkpoint, config, task)
+
+
+def _settings(checkpoint: Checkpoint, config: Any, task: str) -> EncoderConfig:
     hidden = int(getattr(config, "hidden_size", 0) or config.d_model)
     heads = int(getattr(config, "num_attention_heads", 1))
     return EncoderConfig(
@@ -49,7 +54,8 @@ def read_config(checkpoint: Checkpoint) -> Any:
     """The config as transformers reads it, its defaults filled in.
 
     Raises:
-        CheckpointError: it needs remote code, or transformers does not know it.
+        CheckpointError: it needs remote code, transformers does not know it, or a value is of
+            another kind.
     """
     from transformers import AutoConfig
 
@@ -66,6 +72,12 @@ def read_config(checkpoint: Checkpoint) -> Any:
         raise CheckpointError(
             f"{checkpoint.name}: model_type {kind!r} is not a family of bei-jobs, and {reason}",
             hint=_alternative(str(kind)),
+        ) from error
+    except Exception as error:  # transformers checks values with errors of its own
+        raise CheckpointError(
+            f"{checkpoint.folder / 'config.json'} is not the config of a "
+            f"{checkpoint.config.get('model_type')}: {' '.join(str(error).split())}",
+            hint="Fetch the checkpoint again, or undo the edit of its config.json.",
         ) from error
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,7 +25,7 @@ from pipeline.encoder.modules import (
     SentenceModules,
 )
 from pipeline.encoder.packed import Packed
-from pipeline.encoder.tensors import read_header, weight_files
+from pipeline.encoder.tensors import check_floats, read_header, weight_files
 from pipeline.errors import CheckpointError, UsageError
 
 # torch.nn.LayerNorm's default: the module file states none, and Nomic's card calls it bare.
@@ -169,14 +169,21 @@ def _module_weights(path: Path, step: Module, device: torch.device) -> dict[str,
         return {}
     wanted = _module_shapes(step)
     (file,) = weight_files(path / step.folder)
-    found = {name: info.shape for name, info in read_header(file).items()}
+    header = read_header(file)
+    found = {name: info.shape for name, info in header.items()}
     if found != wanted:
         raise CheckpointError(
             f"{file} holds {_listed(found)}; its config asks for {_listed(wanted)}",
             hint="The weights and the config.json beside them do not belong to each other.",
         )
-    with safe_open(file, framework="pt") as handle:
-        return {name: handle.get_tensor(name).to(device, torch.float32) for name in wanted}
+    check_floats(header.values(), str(file))
+    try:
+        with safe_open(file, framework="pt") as handle:
+            return {name: handle.get_tensor(name).to(device, torch.float32) for name in wanted}
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{file} is damaged: {error}", hint="Download the checkpoint again."
+        ) from error
 
 
 def _module_shapes(step: DenseModule | LayerNormModule) -> dict[str, tuple[int, ...]]:

@@ -16,6 +16,7 @@ from pipeline.encoder.family import (
     refuse,
     rope,
     ropes,
+    size,
     windows,
     with_biases,
 )
@@ -25,23 +26,23 @@ from pipeline.errors import CheckpointError
 
 def _pre_norm(config: Config, family: str, **settings: Any) -> EncoderConfig:
     """What Llama, Qwen and Gemma share."""
-    heads = int(config["num_attention_heads"])
-    hidden = int(config["hidden_size"])
+    heads = size(config, "num_attention_heads")
+    hidden = size(config, "hidden_size")
     defaults: dict[str, Any] = {
-        "vocab_size": int(config["vocab_size"]),
+        "vocab_size": size(config, "vocab_size"),
         "hidden_size": hidden,
-        "intermediate_size": int(config["intermediate_size"]),
-        "layers": int(config["num_hidden_layers"]),
+        "intermediate_size": size(config, "intermediate_size"),
+        "layers": size(config, "num_hidden_layers"),
         "heads": heads,
-        "kv_heads": int(config.get("num_key_value_heads") or heads),
-        "head_dim": int(config.get("head_dim") or hidden // heads),
+        "kv_heads": size(config, "num_key_value_heads", heads),
+        "head_dim": size(config, "head_dim", hidden // heads),
         "norm": "rms",
         "norm_eps": float(config.get("rms_norm_eps", 1e-6)),
         "norm_placement": "pre",
         "embedding_norm": False,
         "final_norm": True,
         "gated": True,
-        "max_length": int(config["max_position_embeddings"]),
+        "max_length": size(config, "max_position_embeddings"),
         "half": "bfloat16",
     }
     return EncoderConfig(family=family, **{**defaults, **settings})
@@ -85,7 +86,7 @@ def _projection(config: Config, tensors: Tensors) -> int:
     """
     voyage = config["model_type"] == "qwen3" and config.get("use_bidirectional_attention")
     if voyage and config.get("num_labels"):
-        return int(config["num_labels"])
+        return size(config, "num_labels")
     return tensors["linear.weight"].shape[0] if "linear.weight" in tensors else 0
 
 
@@ -114,26 +115,26 @@ def _causal(config: Config) -> bool:
 def _qwen_windows(config: Config) -> tuple[int | None, ...]:
     if not config.get("use_sliding_window") or not config.get("sliding_window"):
         return ()
-    layers = int(config["num_hidden_layers"])
-    first = int(config.get("max_window_layers", 28))
+    layers = size(config, "num_hidden_layers")
+    first = size(config, "max_window_layers", 28, least=0)
     kinds = config.get("layer_types") or [
         "sliding_attention" if i >= first else "full_attention" for i in range(layers)
     ]
-    return windows(kinds, int(config["sliding_window"]) - 1)
+    return windows(kinds, size(config, "sliding_window") - 1)
 
 
 def gemma3(config: Config, tensors: Tensors) -> Family | None:
     """Gemma 3 text, bidirectional (EmbeddingGemma) or causal; float16 overflows in it."""
     refuse(config, {"attn_logit_softcapping": (None,)})
-    layers = int(config["num_hidden_layers"])
-    pattern = int(config.get("sliding_window_pattern") or config.get("_sliding_window_pattern", 6))
+    layers = size(config, "num_hidden_layers")
+    pattern = size(config, "sliding_window_pattern", size(config, "_sliding_window_pattern", 6))
     kinds = config.get("layer_types") or [
         "sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(layers)
     ]
     causal = not config.get("use_bidirectional_attention")
-    window = int(config["sliding_window"])
-    hidden = int(config["hidden_size"])
-    head_dim = int(config.get("head_dim", 256))
+    window = size(config, "sliding_window")
+    hidden = size(config, "hidden_size")
+    head_dim = size(config, "head_dim", 256)
     rotary = ropes(
         config,
         head_dim,

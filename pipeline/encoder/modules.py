@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.encoder.family import architecture
 from pipeline.errors import CheckpointError
 
 PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
@@ -280,8 +281,7 @@ def _pooling(settings: Mapping[str, Any], folder: Path) -> tuple[PoolingMode, ..
 
 
 def _without_modules(path: Path, config: Mapping[str, Any]) -> SentenceModules:
-    name = str((config.get("architectures") or [""])[0])
-    causal = name.endswith("ForCausalLM") and config.get("is_causal", True)
+    causal = architecture(config).endswith("ForCausalLM") and config.get("is_causal", True)
     return _finish(path, "", ("lasttoken",) if causal else ("mean",), True, ())
 
 

@@ -22,6 +22,10 @@ MAX_LISTED = 24
 INDEX_NAME = "model.safetensors.index.json"
 WEIGHTS_NAME = "model.safetensors"
 
+_AGAIN = "Fetch the checkpoint again: the file is damaged or was cut short."
+# What weights are stored as; integers and 8-bit floats mean nothing without scales.
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
 # Old TensorFlow exports name the scale and shift of a LayerNorm after the paper's symbols.
 _LEGACY = (
     (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
@@ -37,6 +41,8 @@ UNUSED = (
 )
 # The pooler of a checkpoint whose head or pooling does not read it.
 UNUSED_POOLER = re.compile(r"(^|\.)pooler\.(dense\.)?(weight|bias)$")
+# gte-multilingual-base weighs each token with it for sparse retrieval; dense vectors do not.
+UNUSED_TOKEN_WEIGHTS = re.compile(r"^classifier\.(weight|bias)$")
 # ModernBERT's masked-language-model head shares the name `head` with its classifiers.
 UNUSED_PREDICTION = re.compile(r"^(head\.(dense|norm)|decoder)\.(weight|bias)$")
 
@@ -58,8 +64,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         CheckpointError: there are none, the index names a missing file or leaves the folder.
     """
     if (folder / INDEX_NAME).is_file():
-        index = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
-        names = tuple(dict.fromkeys(index["weight_map"].values()))
+        names = _shards(folder / INDEX_NAME)
     elif (folder / WEIGHTS_NAME).is_file():
         names = (WEIGHTS_NAME,)
     else:
@@ -73,6 +78,21 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
                 hint="Download the checkpoint again: it is incomplete.",
             )
     return tuple(folder / name for name in names)
+
+
+def _shards(index: Path) -> tuple[str, ...]:
+    """The files that an index names, each once."""
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{index} is not JSON: {error}", hint=_AGAIN) from error
+    found = content.get("weight_map") if isinstance(content, dict) else None
+    names = tuple(dict.fromkeys(map(str, found.values()))) if isinstance(found, dict) else ()
+    if not names:
+        raise CheckpointError(
+            f"{index} has no weight_map that names a file for each tensor", hint=_AGAIN
+        )
+    return names
 
 
 def _no_safetensors(folder: Path) -> CheckpointError:
@@ -113,11 +133,8 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
             name: TensorInfo(name, file, entry["dtype"], tuple(entry["shape"]))
             for name, entry in header.items()
         }
-    except (struct.error, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{file} is not a safetensors file: {error}",
-            hint="Fetch the checkpoint again: the file is damaged or was cut short.",
-        ) from error
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file} is not a safetensors file: {error}", hint=_AGAIN) from error
 
 
 def read_tensors(folder: Path) -> dict[str, TensorInfo]:
@@ -141,6 +158,15 @@ def parameters(tensors: Iterable[TensorInfo]) -> int:
                 size *= extent
             total += size
     return total
+
+
+def check_floats(infos: Iterable[TensorInfo], where: str) -> None:
+    """Raise a CheckpointError where weights are stored as anything but plain floats."""
+    if odd := [f"{info.name} {info.dtype}" for info in infos if info.dtype not in _FLOATS]:
+        raise CheckpointError(
+            f"{where} has weights that are no floats of 16 bits or more: {list_some(odd)}",
+            hint="Use the checkpoint before it was quantized.",
+        )
 
 
 def list_some(names: Sequence[str]) -> str:

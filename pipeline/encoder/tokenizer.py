@@ -17,6 +17,8 @@ from pipeline.encoder.config import EncoderConfig
 from pipeline.encoder.modules import SentenceModules, read_json, read_modules
 from pipeline.errors import CheckpointError
 
+# An Egyptian hieroglyph: no vocabulary has it, and no normalizer drops it.
+_RARE = "\N{EGYPTIAN HIEROGLYPH A001}"
 # transformers writes 10^30 where a tokenizer has no limit.
 _NO_LIMIT = 10**9
 # Published loaders that pass an option which their files do not hold, by the last part of the
@@ -36,6 +38,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     """
     settings = read_json(checkpoint.folder / "tokenizer_config.json")
     tokenizer = _read(checkpoint)
+    _meet_an_unknown(tokenizer, checkpoint)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if settings.get("add_eos_token"):
@@ -56,12 +59,20 @@ def max_length(
     least of that limit and the config's positions, as sentence-transformers has it; never more
     than a learned position table holds. None: nothing bounds it.
     """
-    bounds = [modules.max_seq_length]
+    bounds: list[int | None] = [modules.max_seq_length]
     if modules.max_seq_length is None:
-        bounds = [read_json(checkpoint.folder / "tokenizer_config.json").get("model_max_length")]
+        bounds = [_tokenizer_limit(checkpoint)]
     if modules.max_seq_length is None or encoder.position_table:
         bounds.append(encoder.max_length)
-    return min((int(n) for n in bounds if n is not None and 0 < n < _NO_LIMIT), default=None)
+    return min((n for n in bounds if n is not None and 0 < n < _NO_LIMIT), default=None)
+
+
+def _tokenizer_limit(checkpoint: Checkpoint) -> int | None:
+    file = checkpoint.folder / "tokenizer_config.json"
+    limit = read_json(file).get("model_max_length")
+    if not isinstance(limit, int | float | None):
+        raise CheckpointError(f"{file} sets model_max_length = {limit!r}, which is no length")
+    return None if limit is None else int(min(limit, _NO_LIMIT))
 
 
 def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> int:
@@ -78,6 +89,17 @@ def _read(checkpoint: Checkpoint) -> Tokenizer:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises bare Exception
         raise CheckpointError(f"{file} is not a tokenizer: {error}") from error
+
+
+def _meet_an_unknown(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
+    """Raise where a text with an unknown character would end a job: better now than then."""
+    try:
+        tokenizer.encode(_RARE)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise CheckpointError(
+            f"the tokenizer of {checkpoint.folder} has no token for what it does not know: {error}",
+            hint="Fetch the checkpoint again: its unknown token is not in its vocabulary.",
+        ) from error
 
 
 def _convert(checkpoint: Checkpoint) -> Tokenizer:

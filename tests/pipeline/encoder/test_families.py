@@ -96,7 +96,7 @@ def test_a_layer_more_than_the_config_says_is_left_over_not_dropped(bent: Bent) 
 
 
 def test_a_size_that_the_weights_contradict_is_refused(bent: Bent) -> None:
-    with pytest.raises(CheckpointError, match=r"256 rows where config\.json says 512"):
+    with pytest.raises(CheckpointError, match=r"\[256, 32\] where \[512, 32\] is expected"):
         recognise(bent("bert_mean", max_position_embeddings=512))
 
 
