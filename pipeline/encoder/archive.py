@@ -71,6 +71,11 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, file: Path) -> None:
     if source is None:
         raise CheckpointError(f"the archive's {member.name!r} has no content")
     file.parent.mkdir(parents=True, exist_ok=True)
+    if file.exists():
+        raise CheckpointError(
+            f"the archive holds {member.name!r} twice, and which one is meant is not to be told",
+            hint="Pack the folder again.",
+        )
     with source, file.open("xb") as out:
         shutil.copyfileobj(source, out)
 

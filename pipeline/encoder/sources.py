@@ -284,8 +284,13 @@ def _download(uri: str, target: Path, scratch: Path) -> None:
         unpack(packed, target)
         return
     root = PurePosixPath(fs._strip_protocol(path))
-    for name in sorted(fs.find(path)):
-        relative = PurePosixPath(name).relative_to(root)
+    found = {PurePosixPath(name).relative_to(root): name for name in sorted(fs.find(path))}
+    if not any(str(relative) in ("config.json", "modules.json") for relative in found):
+        raise CheckpointError(
+            f"{_bare(uri)} holds no files of a checkpoint: no config.json and no modules.json",
+            hint="Check the spelling: name the folder that holds config.json, or a .tar.gz.",
+        )
+    for relative, name in found.items():
         if wanted(relative):
             local = target / relative
             local.parent.mkdir(parents=True, exist_ok=True)

@@ -42,10 +42,12 @@ def memory() -> Any:
     fsspec.filesystem("memory").rm(f"/{name}", recursive=True)
 
 
-def _archive(entries: dict[str, bytes], **special: tarfile.TarInfo) -> bytes:
+def _archive(
+    entries: dict[str, bytes] | list[tuple[str, bytes]], **special: tarfile.TarInfo
+) -> bytes:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-        for name, content in entries.items():
+        for name, content in entries.items() if isinstance(entries, dict) else entries:
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
@@ -380,6 +382,19 @@ def test_a_store_that_is_offline_serves_what_was_fetched_before(memory: str, cac
     assert resolve(f"{memory}/bert", cache_dir=cache, offline=True).path == first.path
 
 
+@pytest.mark.parametrize("there", [{}, {"data.json": b"{}", "sub/config.json": b"{}"}])
+def test_a_uri_without_a_checkpoint_says_so_and_leaves_nothing_in_the_cache(
+    memory: str, cache: Path, there: dict[str, bytes]
+) -> None:
+    fs, root = fsspec.core.url_to_fs(memory)
+    fs.pipe_file(f"{root}/elsewhere", b"")
+    for name, content in there.items():
+        fs.pipe_file(f"{root}/bert/{name}", content)
+    with pytest.raises(CheckpointError, match="/bert holds no files of a checkpoint"):
+        resolve(f"{memory}/bert", cache_dir=cache)
+    assert not [file for file in cache.rglob("*") if file.is_file()]
+
+
 def test_an_archive_unpacks_from_the_folder_that_holds_the_model(memory: str, cache: Path) -> None:
     fs, root = fsspec.core.url_to_fs(memory)
     fs.pipe_file(f"{root}/model.tar.gz", _archive(_bert_files("export/v1/")))
@@ -411,10 +426,23 @@ def _link(kind: bytes) -> tarfile.TarInfo:
         (_archive({"readme.md": b"hello"}), r"no config\.json"),
         (_archive({"config.json": b"{}"})[:-20], "damaged"),
         (b"not a tar at all", "damaged"),
+        (_archive([("config.json", b"{}")] * 2), "holds 'config.json' twice"),
         (_archive({"config.json": b" " * 2_000}), "more than 1000 bytes"),
         (_archive({f"{i}.json": b"" for i in range(5)}), "or 4 files"),
     ],
-    ids=["..", "absolute", "symlink", "hard link", "fifo", "empty", "cut", "text", "bomb", "many"],
+    ids=[
+        "..",
+        "absolute",
+        "symlink",
+        "hard link",
+        "fifo",
+        "empty",
+        "cut",
+        "text",
+        "twice",
+        "bomb",
+        "many",
+    ],
 )
 def test_an_unsafe_or_broken_archive_is_refused_and_writes_nothing_outside(
     content: bytes, message: str, tmp_path: Path
