@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 import click
 import yaml
 
+from jobs.options import layered
+from pipeline.encoder.sources import is_archive
 from pipeline.errors import UsageError
 
 _ENGINES = ("encoder", "encoder_bert")
@@ -49,7 +51,7 @@ _RUNTIME = {
 def read_bei_config(ctx: click.Context, _: click.Parameter, value: Path | None) -> Path | None:
     """Make a deployment's config.yaml the defaults of the command; all else wins over it."""
     if value is not None:
-        ctx.default_map = {**options_of(value), **(ctx.default_map or {})}
+        ctx.default_map = layered(ctx.default_map or {}, options_of(value))
     return value
 
 
@@ -69,7 +71,7 @@ def options_of(path: Path) -> dict[str, Any]:
     runtime = config.section("runtime", _RUNTIME, required=False)
     if (engine := build.values.get("base_model")) not in _ENGINES:
         build.refuse("base_model", engine, f"encoders have {' or '.join(_ENGINES)}")
-    quantization = str(build.values.get("quantization_type", "no_quant")).lower()
+    quantization = str(build.values.get("quantization_type") or "no_quant").lower()
     if quantization != "no_quant":
         build.refuse(
             "quantization_type",
@@ -139,6 +141,13 @@ def _model(repository: _Section) -> dict[str, Any]:
     if not isinstance(repo, str) or not repo.startswith(_SCHEMES[source]):
         schemes = " or ".join(scheme for scheme in _SCHEMES[source] if scheme)
         repository.refuse("repo", repo, f"for {source} give a {schemes or 'name on the hub'}")
+    if source == "AZURE" and repo.startswith("https://") and not is_archive(repo):
+        repository.refuse(
+            "repo",
+            repo,
+            "https:// serves single files: name an archive (.tar.gz, .tgz, .tar), or the folder as "
+            "az://CONTAINER/PATH or abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH",
+        )
     if revision is not None and source != "HF":
         repository.refuse("revision", revision, "only a name on the hub has revisions")
     return {"model": repo, **({"revision": str(revision)} if revision is not None else {})}

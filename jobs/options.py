@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
+from click.core import ParameterSource
 
 from pipeline.errors import UsageError
 
@@ -68,5 +69,22 @@ def read_job_file(ctx: click.Context, _: click.Parameter, value: Path | None) ->
             f"{value} sets {', '.join(unknown)}, which `{ctx.command.name}` does not have",
             hint=f"it has {options}",
         )
-    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+    ctx.default_map = layered(defaults, ctx.default_map or {})
     return value
+
+
+def layered(over: Mapping[str, Any], under: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults of two files. A revision belongs to the model beside it: where `over` names
+    another model, the revision of `under` is left out.
+    """
+    kept = dict(under)
+    if over.get("model", under.get("model")) != under.get("model"):
+        kept.pop("revision", None)
+    return {**kept, **over}
+
+
+def own_revision(ctx: click.Context, model: str, revision: str | None) -> str | None:
+    """A command's revision; None where a file gives it to another model than was asked for."""
+    of_file = ctx.get_parameter_source("revision") is ParameterSource.DEFAULT_MAP
+    beside = (ctx.default_map or {}).get("model", model)
+    return None if of_file and beside != model else revision

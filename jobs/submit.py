@@ -8,7 +8,15 @@ from typing import Any
 import click
 
 from jobs.bei_config import read_bei_config
-from jobs.options import broker_option, choice, json_option, option, quiet_option, read_job_file
+from jobs.options import (
+    broker_option,
+    choice,
+    json_option,
+    option,
+    own_revision,
+    quiet_option,
+    read_job_file,
+)
 from pipeline.encoder.sources import DEFAULT_MODEL
 from pipeline.spec import Aggregation, OutputDtype, Precision, TaskName, Truncate
 
@@ -84,6 +92,9 @@ def command(
     from jobs.request import Request
     from workers.settings import load_settings
 
+    settings["revision"] = own_revision(
+        click.get_current_context(), settings["model"], settings["revision"]
+    )
     settings["keep"] = tuple(name for names in settings["keep"] for name in names.split(","))
     request = Request(inputs=inputs, **settings)
     if device is not None and not broker:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
+from commandline import TINY, Bei, write_parquet
 
 from jobs.bei_config import options_of
+from jobs.options import own_revision
 from jobs.submit import command
 from pipeline.errors import UsageError
 
@@ -64,7 +66,7 @@ def test_the_route_says_the_task(tmp_path: Path, route: str, task: str) -> None:
 @pytest.mark.parametrize(
     ("source", "repo"),
     [("S3", "s3://b/m"), ("GCS", "gs://b/m"), ("AZURE", "az://b/m"),
-     ("REMOTE_URL", "https://h/m.tar.gz")],
+     ("AZURE", "https://h/m.tgz?sig=x"), ("REMOTE_URL", "https://h/m.tar.gz")],
 )  # fmt: skip
 def test_every_source_gives_a_uri(tmp_path: Path, source: str, repo: str) -> None:
     file = config(tmp_path, build__checkpoint_repository={"source": source, "repo": repo})
@@ -85,6 +87,10 @@ def test_every_source_gives_a_uri(tmp_path: Path, source: str, repo: str) -> Non
         ({"runtime__webserver_default_route": "/v1/chat"}, "'/v1/chat'"),
         ({"build__checkpoint_repository": {"source": "S3", "repo": "no/uri"}}, "repo is 'no/uri'"),
         ({"build__checkpoint_repository": {"source": "FTP", "repo": "x"}}, "source is 'FTP'"),
+        (
+            {"build__checkpoint_repository": {"source": "AZURE", "repo": "https://h/m"}},
+            "https://h/m",
+        ),
         ({"build": None}, "trt_llm.build is missing"),
     ],
 )
@@ -105,6 +111,58 @@ def test_a_file_that_is_no_such_configuration_is_refused(tmp_path: Path, content
 
     with pytest.raises(UsageError, match=r"config\.yaml"):
         options_of(file)
+
+
+def test_a_quantization_of_null_is_none(tmp_path: Path) -> None:
+    assert options_of(config(tmp_path, build__quantization_type=None))["task"] == "embed"
+
+
+@pytest.mark.parametrize("where", ["line", "environment", "job file", "job file first"])
+def test_the_files_revision_does_not_go_to_another_model(
+    bei: Bei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    # A directory has no revision, so that one which came along would be refused.
+    corpus = write_parquet(tmp_path / "corpus.parquet", 2)
+    words: list[object] = ["--bei-config", config(tmp_path)]
+    if where == "line":
+        words += ["--model", TINY]
+    elif where == "environment":
+        monkeypatch.setenv("BEI_JOBS_MODEL", TINY)
+    else:
+        (tmp_path / "job.toml").write_text(f'model = "{TINY}"')
+        file = ["--job-file", tmp_path / "job.toml"]
+        words = [*file, *words] if where.endswith("first") else [*words, *file]
+
+    done = bei("submit", corpus, *words, "--device", "cpu", "--quiet")
+
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "revision"),
+    [
+        ([], "main"),
+        (["--model", "BAAI/bge-base-en-v1.5"], "main"),  # the file's own
+        (["--model", "other/model"], None),
+        (["--model", "other/model", "--revision", "v2"], "v2"),
+        (["--revision", "v2"], "v2"),
+        (["--revision", ""], ""),
+    ],
+)
+def test_a_revision_belongs_to_the_model_beside_it(
+    tmp_path: Path, words: list[str], revision: str | None
+) -> None:
+    ctx = command.make_context(
+        "submit", ["in.parquet", "--bei-config", str(config(tmp_path)), *words]
+    )
+
+    assert own_revision(ctx, ctx.params["model"], ctx.params["revision"]) == revision
+
+
+def test_an_empty_revision_means_none(submit: Bei, tmp_path: Path) -> None:
+    corpus = write_parquet(tmp_path / "corpus.parquet", 2)
+
+    assert submit(corpus, "--revision", "").code == 0
 
 
 def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
