@@ -52,7 +52,12 @@ def command(
         click.echo(f"  {found.rows} outputs, {found.tokens:,} tokens")
         for name, value in found.cosine.items():
             click.echo(f"  cosine {name:<7}{value:.6f}")
-        click.echo(f"  largest difference {found.largest_difference:.2e}")
+        if found.width == 1:
+            click.echo("  outputs are one logit each, which has no cosine")
+            for name, value in found.difference.items():
+                click.echo(f"  difference {name:<7}{value:.2e}")
+        else:
+            click.echo(f"  largest difference {found.largest_difference:.2e}")
         click.echo(f"  not finite {found.not_finite}")
     return 1 if found.not_finite else 0
 

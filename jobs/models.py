@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -10,7 +12,7 @@ import click
 from jobs.options import choice, json_option, option
 from pipeline.spec import TaskName
 
-_LEFT_OUT = ("encoder", "modules", "prompts", "labels", "unused_tensors")
+_LEFT_OUT = ("encoder", "modules", "prompts", "labels", "tensors", "unused_tensors")
 
 
 @click.command(name="models")
@@ -34,12 +36,52 @@ def command(model: str | None, task: str | None, revision: str | None, as_json: 
     for key, value in facts.items():
         if key not in _LEFT_OUT:
             click.echo(f"{key:<20} {_text(value)}")
+    for key, value in _shape(facts):
+        click.echo(f"{key:<20} {value}")
     for name, prompt in (facts.get("prompts") or {}).items():
         click.echo(f"{'prompt ' + name:<20} {prompt!r}")
     if labels := facts.get("labels"):
         click.echo(f"{'labels':<20} {', '.join(labels)}")
     if unused := facts.get("unused_tensors"):
         click.echo(f"{'unused tensors':<20} {', '.join(unused)}")
+
+
+def _shape(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the encoder is, in words; of one that transformers computes, what is known here."""
+    encoder = facts["encoder"]
+    yield "layers", str(encoder["layers"])
+    yield "hidden size", f"{encoder['hidden_size']:,}"
+    keys = "" if encoder["kv_heads"] == encoder["heads"] else f", {encoder['kv_heads']} of keys"
+    yield "heads", f"{encoder['heads']}{keys}"
+    if facts["family"].startswith("transformers/"):
+        yield "tensors", f"{facts['tensors']:,}"
+    else:
+        yield "attention", "causal" if encoder["causal"] else "bidirectional"
+        yield from _windows(encoder)
+        yield "positions", _positions(encoder)
+        unused = len(facts["unused_tensors"])
+        yield "tensors", f"{facts['tensors'] - unused:,} matched, {unused:,} unused"
+    if "modules" in facts:
+        yield "after pooling", ", ".join(facts["modules"]) or "nothing"
+
+
+def _windows(encoder: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """How far windowed layers see; one line a distance."""
+    side = "back" if encoder["causal"] else "either side"
+    for distance, layers in Counter(encoder["windows"]).items():
+        if distance is not None:
+            yield "window", f"{distance:,} tokens {side} in {layers} of {encoder['layers']} layers"
+
+
+def _positions(encoder: dict[str, Any]) -> str:
+    kinds = [f"rotary of base {theta:,.0f}" for theta in {r["theta"]: 0 for r in encoder["ropes"]}]
+    if rows := encoder["position_table"]:
+        kinds.append(f"learned, {rows:,}")
+    if buckets := encoder["relative_buckets"]:
+        kinds.append(f"relative bias of {buckets} buckets")
+    if encoder["alibi"]:
+        kinds.append("ALiBi")
+    return " and ".join(kinds)
 
 
 def _list(as_json: bool) -> None:

@@ -21,6 +21,7 @@ from pipeline.windows import Window
 #: Documents that each query of a reranker's sample meets.
 _DOCUMENTS = 4
 _POINTS = {"min": 0, "p1": 1, "p10": 10, "median": 50}
+_DIFFERENCES = {"median": 50, "p99": 99, "max": 100}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,9 @@ class Certificate:
     device: str
     rows: int
     tokens: int
+    width: int  # values of one output
     cosine: dict[str, float]  # over vectors or rows of logits; empty where these have one value
+    difference: dict[str, float]  # absolute, over all values
     largest_difference: float  # between any two values
     not_finite: int  # outputs that are not finite, the repair in float32 included
 
@@ -52,7 +55,7 @@ def certify(
         EncodeError: the device failed.
     """
     ours, engine, tokens = _outputs(checkpoint, spec, texts, device, spec.precision)
-    precision, name = engine.precision, engine.device_name
+    precision, name, width = engine.precision, engine.device_name, engine.output_size
     del engine  # two models of a device's size need not fit side by side
     exact, _, _ = _outputs(checkpoint, spec, texts, device, "float32")
     finite = np.isfinite(ours).all(axis=1)
@@ -62,7 +65,12 @@ def certify(
         device=name,
         rows=len(ours),
         tokens=tokens,
+        width=width,
         cosine=_distribution(ours[finite], exact[finite]),
+        difference={
+            name: float(np.percentile(difference, point)) if difference.size else 0.0
+            for name, point in _DIFFERENCES.items()
+        },
         largest_difference=float(difference.max(initial=0.0)),
         not_finite=int((~finite).sum()),
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from commandline import ROOT, TINY, Bei
 
+from pipeline.encoder.checkpoint import Checkpoint
 from pipeline.encoder.known import KNOWN
 
 
@@ -31,6 +33,48 @@ def test_a_model_is_resolved_without_loading_it(bei: Bei) -> None:
     assert set(facts["prompts"]) == {"query", "document"}
     assert facts["tensors"] > 0
     assert "query" in bei("models", golden("embeddinggemma")).out
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        (
+            "embeddinggemma",
+            [
+                "layers 6", "hidden size 32", "heads 4, 2 of keys", "attention bidirectional",
+                "window 16 tokens either side in 4 of 6 layers",
+                "positions rotary of base 10,000 and rotary of base 1,000,000",
+                "after pooling Dense, Dense, Normalize", "tensors 80 matched, 0 unused",
+            ],
+        ),
+        ("bert_mean", ["heads 4", "positions learned, 256", "after pooling Normalize"]),
+        ("mpnet_cls_dot", ["positions learned, 258 and relative bias of 32 buckets",
+                           "after pooling nothing"]),
+        ("jina_en", ["positions ALiBi"]),
+        ("qwen3_causal_last", ["attention causal"]),
+        ("ner_bert", ["tensors 55 matched, 2 unused"]),
+    ],
+)  # fmt: skip
+def test_a_model_is_described_in_words(bei: Bei, name: str, lines: list[str]) -> None:
+    told = bei("models", golden(name)).out.splitlines()
+    found = {" ".join(line.split()) for line in told}
+
+    assert set(lines) <= found
+
+
+def test_a_model_that_transformers_computes_is_described_as_far_as_it_is_known(
+    bei: Bei, bent: Callable[..., Checkpoint]
+) -> None:
+    told = bei("models", bent("bert_mean", model_type="distilbert").path).out
+
+    assert "layers" in told
+    assert "attention" not in told
+
+
+def test_the_description_in_words_is_no_part_of_a_jobs_identity(bei: Bei) -> None:
+    facts = bei("models", golden("bert_mean"), "--json").json
+
+    assert not {"layers", "heads", "attention", "positions"} & set(facts)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +107,18 @@ def test_a_lower_precision_strays_and_the_distribution_says_how_far(bei: Bei) ->
     assert told["precision"] == "bfloat16"
     assert 0.99 < told["cosine"]["min"] <= told["cosine"]["median"] < 1
     assert told["largest_difference"] > 0
+
+
+def test_a_reranker_has_a_distribution_of_differences_in_place_of_cosines(bei: Bei) -> None:
+    words = ("check", golden("bge_reranker_xlmr"), "--rows", 20, "--precision", "bfloat16")
+    told, shown = bei(*words, "--json").json, bei(*words).out
+
+    assert (told["width"], told["cosine"]) == (1, {})
+    assert 0 < told["difference"]["median"] <= told["difference"]["p99"]
+    assert told["difference"]["max"] == told["largest_difference"]
+    assert "one logit each" in shown
+    assert all(f"difference {name}" in shown for name in ("median", "p99", "max"))
+    assert "cosine min" not in shown
 
 
 def test_a_sample_of_ones_own_may_be_any_input(bei: Bei, tmp_path: Path) -> None:
