@@ -159,7 +159,11 @@ def _entries(listing: Path) -> list[dict[str, Any]]:
         entries = json.loads(listing.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{listing} is not JSON: {error}") from error
-    if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+    if (
+        not isinstance(entries, list)
+        or not entries
+        or not all(isinstance(entry, dict) for entry in entries)
+    ):
         raise CheckpointError(f"{listing} holds no list of modules")
     for entry in entries:
         _inside(listing.parent, str(entry.get("path") or ""))

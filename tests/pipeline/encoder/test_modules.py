@@ -244,6 +244,7 @@ def test_a_null_prompt_is_empty(bent: Bent) -> None:
         ("config_sentence_transformers.json", {"prompts": ["a"]}, r"prompts = \['a'\]"),
         ("config_sentence_transformers.json", {"default_prompt_name": 3}, "prompt_name = 3"),
         ("modules.json", [{"type": None, "path": ["x"]}], r"modules\.json"),
+        ("modules.json", [], "no list of modules"),
         ("1_Pooling/config.json", {"pooling_mode": 3}, "the pooling 3"),
         ("2_Dense/config.json", {"in_features": None, "out_features": 2}, "in_features"),
     ],
