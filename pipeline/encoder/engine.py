@@ -369,6 +369,9 @@ def _pool(streams: int, threads: int) -> ThreadPoolExecutor:
     ready = threading.Barrier(streams + 1)
 
     def start() -> None:
+        # At its first operator, or here, a thread takes over the number that anyone set last, once:
+        # without this call that would undo the next one.
+        torch.get_num_threads()
         torch.set_num_threads(threads // streams)
         ready.wait()
 
