@@ -357,13 +357,13 @@ def test_batches_computed_at_once_are_those_computed_alone_and_in_order(
         later.start()
         later.join()
         threads.append(torch.get_num_threads())
+        found = list(engine.run(batches))
+        assert engine._pool is not None
+        own = [engine._pool.submit(torch.get_num_threads).result() for _ in range(8)]
     finally:
         torch.set_num_threads(1)
     assert threads == [4, 4]  # the engine's own alone have fewer
-    found = list(engine.run(batches))
-    assert engine._pool is not None
-    own = [engine._pool.submit(torch.get_num_threads).result() for _ in range(8)]
-    assert own == [1] * 8  # after operators, too: they are when torch makes up its mind
+    assert own == [1] * 8  # after operators, too: at the first of them torch makes up its mind
     assert [b is batch for b, (batch, _) in zip(batches, found, strict=True)] == [True] * 20
     for rows, (_, together) in zip(alone, found, strict=True):
         np.testing.assert_array_equal(together, rows)
