@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -176,10 +177,25 @@ def peers(
             make(False, backend="openvino", model_kwargs=exact),
         )
         yield "sentence-transformers OpenVINO, its precision", make(False, backend="openvino")
-    if importlib.util.find_spec("onnx") and importlib.util.find_spec("onnxruntime"):
+    if importlib.util.find_spec("optimum") and importlib.util.find_spec("optimum.onnxruntime"):
+        yield "sentence-transformers ONNX", make(False, backend="onnx")
+        yield "sentence-transformers ONNX int8", lambda: _quantized_onnx(folder, limit)
+    elif importlib.util.find_spec("onnx") and importlib.util.find_spec("onnxruntime"):
         for quantize in (False, True):
             name = "sentence-transformers on ONNX Runtime" + (" int8" if quantize else "")
             yield name, lambda q=quantize: on_onnx_runtime(make(False)(), q)
+
+
+def _quantized_onnx(folder: Path, limit: int) -> SentenceTransformers:
+    """sentence-transformers' own int8 for CPUs with VNNI: dynamic, one scale a channel."""
+    from sentence_transformers import SentenceTransformer, export_dynamic_quantized_onnx_model
+
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(shutil.copytree(folder, Path(scratch) / folder.name))
+        model = SentenceTransformer(str(copy), device="cpu", backend="onnx")
+        export_dynamic_quantized_onnx_model(model, "avx512_vnni", str(copy))
+        file = {"file_name": "onnx/model_qint8_avx512_vnni.onnx"}
+        return SentenceTransformers(copy, "cpu", limit, backend="onnx", model_kwargs=file)
 
 
 def on_onnx_runtime(engine: SentenceTransformers, quantize: bool) -> SentenceTransformers:
