@@ -17,7 +17,7 @@ from jobs.options import (
     quiet_option,
     read_job_file,
 )
-from pipeline.encoder.sources import DEFAULT_MODEL
+from pipeline.encoder.hub import DEFAULT_MODEL
 from pipeline.spec import Aggregation, OutputDtype, Precision, TaskName, Truncate
 
 

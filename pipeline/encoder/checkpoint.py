@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.encoder.hub import from_hub
 from pipeline.encoder.modules import module_folders, read_json, transformer_folder
-from pipeline.encoder.sources import fetch, from_hub, is_archive, is_uri
+from pipeline.encoder.sources import fetch, is_archive, is_uri
 from pipeline.encoder.tensors import weight_files
 from pipeline.errors import CheckpointError, UsageError
 

@@ -11,7 +11,6 @@ values do not depend on how many there are.
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pipeline.encoder.checkpoint import Checkpoint
 from pipeline.encoder.config import EncoderConfig
 from pipeline.encoder.describe import resolve_precision
+from pipeline.encoder.devices import find_device, thread_a_core
 from pipeline.encoder.graphs import Graphs
 from pipeline.encoder.heads import SentenceHead
 from pipeline.encoder.int8 import INT8_SCHEME
@@ -104,7 +104,7 @@ class Engine:
             UsageError: an option does not fit the model.
         """
         self.device = device
-        self._device = _device(device)
+        self._device = find_device(device)
         options = HeadOptions(dimensions, normalize, prompt_tokens)
         self.checkpoint = checkpoint
         model = open_model(checkpoint, task, self._device, options)
@@ -139,7 +139,7 @@ class Engine:
         self._streams = 1 if self._on_gpu else min(threads, _CPU_STREAMS)
         self._pool: ThreadPoolExecutor | None = None
         if self._streams > 1:
-            self._pool = _pool(self._streams, threads)
+            self._pool = thread_a_core(self._streams, threads)
         #: Tokens that a batch may hold, once one was too large for the device's memory.
         self._token_limit: int | None = None
 
@@ -349,39 +349,6 @@ class Engine:
                 alone = _select(batch, np.array([sequence]))
                 exact = self._compute(alone, self._exact).cpu().numpy()
             rows[target] = exact if np.isfinite(exact).all() else np.nan
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"no device {name!r}", hint="Use cpu, cuda or cuda:N.") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"no device {name!r}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs",
-            hint="Use cpu, or check the driver and that torch was built for it.",
-        )
-    return device
-
-
-def _pool(streams: int, threads: int) -> ThreadPoolExecutor:
-    """Threads that share torch's threads among them, all of them started."""
-    ready = threading.Barrier(streams + 1)
-
-    def start() -> None:
-        # At its first operator, or here, a thread takes over the number that anyone set last, once:
-        # without this call that would undo the next one.
-        torch.get_num_threads()
-        torch.set_num_threads(threads // streams)
-        ready.wait()
-
-    pool = ThreadPoolExecutor(streams, thread_name_prefix="encode", initializer=start)
-    for _ in range(streams):
-        pool.submit(int)  # a thread is started when there is work for it
-    ready.wait()
-    # Each thread has a number of its own, but new ones inherit the last that anyone set.
-    torch.set_num_threads(threads)
-    return pool
 
 
 def _select(batch: Batch, sequences: npt.NDArray[np.int64]) -> Batch:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.common import EXAMPLES, ROOT, header, read_texts, table, timed
 from benchmarks.shapes import SHAPES, checkpoint_of
-from pipeline.encoder.sources import DEFAULT_MODEL
+from pipeline.encoder.hub import DEFAULT_MODEL
 
 _SUBMIT = "from jobs.cli import main; main()"
 # What the native path has loaded by the time its first row is computed.

@@ -37,7 +37,7 @@ from jobs.prepare import prepare
 from jobs.request import Request
 from pipeline.encoder.checkpoint import Checkpoint, resolve
 from pipeline.encoder.engine import Engine
-from pipeline.encoder.sources import DEFAULT_MODEL
+from pipeline.encoder.hub import DEFAULT_MODEL
 from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.manifest import finalise
 from pipeline.packing import gather, pack

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.common import EXAMPLES, header, interleaved, ratio, read_texts, table
 from benchmarks.shapes import checkpoint_of
 from pipeline.encoder.checkpoint import Checkpoint, resolve
-from pipeline.encoder.sources import DEFAULT_MODEL
+from pipeline.encoder.hub import DEFAULT_MODEL
 from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.tokens import TextTokenizer
 

