@@ -126,11 +126,29 @@ class _Types:
         self._found[name] = merged.field(0).type
 
 
+class _Ambiguous(dict[str, Any]):
+    """An object that gives a key twice: `key`."""
+
+    key = ""
+
+
+def _keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    ambiguous = _Ambiguous(found)
+    names = [name for name, _ in pairs]
+    ambiguous.key = next(name for name in names if names.count(name) > 1)
+    return ambiguous
+
+
 def _object(line: bytes, row: int) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = json.loads(line, object_pairs_hook=_keys_once)
     except (ValueError, RecursionError) as error:
         raise ContentError(f"row {row} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ContentError(f"row {row} is a JSON {type(value).__name__}, not an object")
+    if isinstance(value, _Ambiguous):
+        raise ContentError(f"row {row} gives {value.key!r} twice")
     return value

@@ -382,6 +382,7 @@ class TestBadContent:
         [
             (b'{"text": "a"', "row 2 is not JSON"),
             (b'["a"]', "row 2 is a JSON list, not an object"),
+            (b'{"text": "a", "text": "b"}', "row 2 gives 'text' twice"),
             (b'{"text": 5}', "column 'text' of rows 0-2"),
             (b'{"text": "\\ud800"}', "column 'text' of rows 0-2"),
             (b'{"text": "a"} {"text": "b"}', "row 2 is not JSON"),
