@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.encoder.family import architecture
+from pipeline.encoder.family import architecture, size
 from pipeline.errors import CheckpointError
 
 PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
@@ -212,14 +212,7 @@ def _checked_step(
         raise CheckpointError(f"{file} lacks {error}, which a {kind} module needs") from error
     except ValueError as error:
         file = listing.parent / folder / "config.json"
-        raise CheckpointError(f"{file} sets {error}") from error
-
-
-def _size(settings: Mapping[str, Any], key: str) -> int:
-    value = settings[key]
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{key} = {value!r}, which is no size")
-    return value
+        raise CheckpointError(f"{file}: {error}") from error
 
 
 def _step(kind: str, folder: str, settings: Mapping[str, Any], listing: Path) -> tuple[Module, ...]:
@@ -229,7 +222,7 @@ def _step(kind: str, folder: str, settings: Mapping[str, Any], listing: Path) ->
     if kind == "Dropout":
         return ()
     if kind == "LayerNorm":
-        return (LayerNormModule(folder, _size(settings, "dimension")),)
+        return (LayerNormModule(folder, size(settings, "dimension")),)
     if kind == "Dense":
         return (_dense(folder, settings, listing),)
     raise CheckpointError(
@@ -254,8 +247,8 @@ def _dense(folder: str, settings: Mapping[str, Any], listing: Path) -> DenseModu
             )
     return DenseModule(
         folder,
-        _size(settings, "in_features"),
-        _size(settings, "out_features"),
+        size(settings, "in_features"),
+        size(settings, "out_features"),
         bool(settings.get("bias", True)),
         name,
         bool(settings.get("use_residual", False)),

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.encoder import capture, graphs, kernels, model
+from pipeline.encoder import capture, graphs, model
 from pipeline.encoder.activations import activate_
 from pipeline.encoder.attention import varlen_supported
 from pipeline.encoder.checkpoint import Checkpoint
@@ -36,8 +36,11 @@ from pipeline.packing import Batch, gather
 GOLDENS = Path(__file__).parents[2] / "goldens"
 NAMES = sorted(p.name for p in GOLDENS.iterdir() if p.is_dir())
 BIASED = ("mpnet_mean", "mpnet_cls_dot", "jina_en", "jina_es", "jina_code")
-# Least cosine of a golden's random weights in 16 bits: bfloat16 has three digits.
+# Least cosine of a golden's random weights in 16 bits: bfloat16 has three digits, and some goldens
+# have outputs far beyond 1.
 LEAST = {"float16": 0.9995, "bfloat16": 0.99}
+LEAST_OF_LARGE = {"float16": 0.9995, "bfloat16": 0.97}
+LARGE = ("ner_bert", "ner_roberta", "gte_new_ntk")
 
 Golden = Callable[[str], Checkpoint]
 
@@ -157,8 +160,8 @@ def test_every_layout_goes_the_way_of_a_gpu(name: str, precision: str, golden: G
         assert engine._graphs._captured
     if found.shape[1] > 1:
         norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
-        limit = LEAST[precision] if not name.startswith(("ner", "gte_new")) else 0.97
-        assert ((found * expected).sum(axis=1) / norms).min() >= limit
+        least = (LEAST_OF_LARGE if name in LARGE else LEAST)[precision]
+        assert ((found * expected).sum(axis=1) / norms).min() >= least
     else:
         assert np.abs(found - expected).max() <= (0.03 if precision == "float16" else 0.2)
 
@@ -337,10 +340,3 @@ def test_graphs_of_a_second_gpu_are_captured_there(
         made._capture(None, Shape(256, 32, 64))  # type: ignore[arg-type]
     assert asked == [second]  # one stream for all: each has a workspace of its own
     assert used == [("stream", "pool")] * 2
-
-
-def test_the_signature_of_the_kernel_is_looked_at_once() -> None:
-    kernels._asks_for_grouped_heads.cache_clear()
-    first = kernels._asks_for_grouped_heads()
-    assert kernels._asks_for_grouped_heads() is first
-    assert kernels._asks_for_grouped_heads.cache_info().hits == 1
