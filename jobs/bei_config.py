@@ -15,7 +15,7 @@ import click
 import yaml
 
 from jobs.options import layered
-from pipeline.encoder.sources import is_archive
+from pipeline.encoder.checkpoint.download import is_archive
 from pipeline.errors import UsageError
 
 _ENGINES = ("encoder", "encoder_bert")

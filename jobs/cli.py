@@ -41,7 +41,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"jobs.{cmd_name}")
+        module = importlib.import_module(f"jobs.commands.{cmd_name}")
         command: click.Command = module.command
         return command
 
@@ -65,16 +65,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = cli.main(words, prog_name="bei-jobs", standalone_mode=False)
     except BeiJobsError as error:
-        complain(error.message, error.hint)
+        print_error(error.message, error.hint)
         code = _as_json(words, error.message, error.hint, error.exit_code)
     except click.UsageError as error:
         error.show()
         code = _as_json(words, error.format_message(), "", error.exit_code)
     except click.ClickException as error:
-        complain(error.format_message())
+        print_error(error.format_message())
         code = _as_json(words, error.format_message(), "", error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        complain("interrupted")
+        print_error("interrupted")
         code = _as_json(words, "interrupted", "", 130)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output went away: nobody is left to tell
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code or 0)
 
 
-def complain(message: str, hint: str = "") -> None:
+def print_error(message: str, hint: str = "") -> None:
     """Say on stderr what went wrong, and what to do next."""
     click.echo(f"bei-jobs: {message}", err=True)
     if hint:

@@ -6,11 +6,11 @@ import time
 
 import click
 
-from jobs.launch import Watch
-from jobs.progress import Bar
+from jobs.launch import Display
+from jobs.progress_bar import Bar
 from jobs.summary import exit_code, show
-from pipeline.output import Output, Run
-from pipeline.state import JobState, job_state
+from pipeline.output.output import Output, Run
+from pipeline.output.status import JobStatus, job_status
 from workers.broker import Broker
 from workers.reconcile import reconcile
 
@@ -21,7 +21,7 @@ _POLL_SECONDS = 1.0
 _STORE_SECONDS = 10.0
 
 
-def follow(output: Output, run: Run, queue: Broker, how: Watch) -> int:
+def follow(output: Output, run: Run, queue: Broker, how: Display) -> int:
     """Show a job's progress until it is final; put it right on the way.
 
     Ctrl-C stops following, not the job.
@@ -31,14 +31,14 @@ def follow(output: Output, run: Run, queue: Broker, how: Watch) -> int:
     except KeyboardInterrupt:
         click.echo(f"\nthe job goes on: bei-jobs watch {run.job}", err=True)
         if how.as_json:
-            show(run, job_state(output, run), as_json=True)
+            show(run, job_status(output, run), as_json=True)
         return 130
     show(run, state, as_json=how.as_json)
     return exit_code(state)
 
 
-def _until_final(output: Output, run: Run, queue: Broker, how: Watch) -> JobState:
-    state = job_state(output, run)
+def _until_final(output: Output, run: Run, queue: Broker, how: Display) -> JobStatus:
+    state = job_status(output, run)
     looked, patience = time.monotonic(), _POLL_SECONDS
     with Bar(state.rows, state.rows_done, quiet=how.quiet) as bar:
         while not state.final:
@@ -48,7 +48,7 @@ def _until_final(output: Output, run: Run, queue: Broker, how: Watch) -> JobStat
             complete = live.rows + state.reused >= state.rows
             if complete or time.monotonic() - looked > patience:
                 reconcile(queue, output, run)
-                state = job_state(output, run)
+                state = job_status(output, run)
                 looked, patience = time.monotonic(), min(2 * patience, _STORE_SECONDS)
         bar.show(state.rows_done, state.tokens)
     return state

@@ -12,21 +12,21 @@ from types import FrameType
 
 import click
 
-from jobs.cli import complain
-from jobs.devices import devices
-from jobs.prepare import Prepared
-from jobs.progress import Bar
+from jobs.cli import print_error
+from jobs.progress_bar import Bar
 from jobs.summary import exit_code, show
 from pipeline.errors import BeiJobsError, Interrupted, JobFailed, StorageError, UsageError
-from pipeline.manifest import finalise
-from pipeline.output import MAX_ATTEMPTS, Output, Run
-from pipeline.plan import Plan
+from pipeline.output.manifest import finalise
+from pipeline.output.output import MAX_ATTEMPTS, Output, Run
+from pipeline.output.plan import Plan
+from pipeline.output.status import JobStatus, job_status
+from pipeline.planning.prepare import Prepared
 from pipeline.spec import ShardResult
-from pipeline.state import JobState, job_state
-from pipeline.storage import redact
-from workers.local import Here
+from pipeline.store.directory import redact
+from workers.devices import devices
+from workers.known_jobs import JobRef, KnownJobs, output_lock
+from workers.local import LocalRun
 from workers.local import run_here as compute_here
-from workers.registry import JobRef, Registry, alone
 from workers.settings import Settings
 
 _REASONS_SHOWN = 3
@@ -35,7 +35,7 @@ _LOOK_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class Display:
     """What the user sees meanwhile and at the end."""
 
     as_json: bool = False
@@ -75,7 +75,7 @@ class _Tally:
         self.failed_rows += result.failed
 
 
-def run_here(prepared: Prepared, settings: Settings, how: Watch, device: str | None) -> int:
+def run_here(prepared: Prepared, settings: Settings, how: Display, device: str | None) -> int:
     """Run the job in the foreground and print how it went.
 
     Raises:
@@ -83,18 +83,18 @@ def run_here(prepared: Prepared, settings: Settings, how: Watch, device: str | N
         JobFailed: shards failed, or too many rows.
     """
     output, run = prepared.output, prepared.run
-    Registry(settings.state_dir).add(JobRef.of(run))
+    KnownJobs(settings.state_dir).add(JobRef.of(run))
     if prepared.finished:
-        state = _nothing_to_do(job_state(output, run))
+        state = _nothing_to_do(job_status(output, run))
         if not how.as_json:
             click.echo("nothing to do: every row of these inputs is there", err=True)
         show(run, state, as_json=how.as_json)
         return exit_code(state)
-    with alone(settings.state_dir, output.uri, _say_waiting):
+    with output_lock(settings.state_dir, output.uri, _say_waiting):
         return _run_and_tell(prepared, settings, how, device)
 
 
-def _run_and_tell(prepared: Prepared, settings: Settings, how: Watch, device: str | None) -> int:
+def _run_and_tell(prepared: Prepared, settings: Settings, how: Display, device: str | None) -> int:
     output, run = prepared.output, prepared.run
     started = time.monotonic()
     tally = _Tally.of(output, prepared.plan)
@@ -104,21 +104,21 @@ def _run_and_tell(prepared: Prepared, settings: Settings, how: Watch, device: st
     except (Interrupted, JobFailed) as error:
         if not how.as_json:
             raise
-        complain(error.message, error.hint)
+        print_error(error.message, error.hint)
         stopped = error
-    state = _of_this_run(job_state(output, run), tally, time.monotonic() - started)
+    state = _of_this_run(job_status(output, run), tally, time.monotonic() - started)
     show(run, state, as_json=how.as_json)
     return stopped.exit_code if stopped else exit_code(state)
 
 
 def _carry_out(
-    prepared: Prepared, settings: Settings, how: Watch, device: str | None, tally: _Tally
+    prepared: Prepared, settings: Settings, how: Display, device: str | None, tally: _Tally
 ) -> None:
     output, run, plan = prepared.output, prepared.run, prepared.plan
     with _stoppable() as stop, Bar(plan.rows, tally.reused_rows, quiet=how.quiet) as bar:
         for _ in range(MAX_ATTEMPTS):
             with _watching(output, run) as ended:
-                here = Here(
+                here = LocalRun(
                     devices(device),
                     settings.cache_dir,
                     lambda ended=ended: stop.is_set() or ended.is_set(),  # type: ignore[misc]
@@ -190,11 +190,11 @@ def _say_waiting(holder: str) -> None:
     click.echo(f"waiting for process {holder}, which runs a job on this output", err=True)
 
 
-def _nothing_to_do(state: JobState) -> JobState:
+def _nothing_to_do(state: JobStatus) -> JobStatus:
     return replace(state, computed=0, reused=state.rows_done, seconds=0.0)
 
 
-def _of_this_run(state: JobState, tally: _Tally, seconds: float) -> JobState:
+def _of_this_run(state: JobStatus, tally: _Tally, seconds: float) -> JobStatus:
     """The totals of the run, with what this invocation computed told from what it found.
 
     A run without a manifest has no totals of its own: it shows what this invocation counted.
@@ -253,7 +253,7 @@ def _stoppable() -> Iterator[_Stop]:
 
 
 def run_on_broker(
-    prepared: Prepared, broker: str, settings: Settings, how: Watch, *, wait: bool
+    prepared: Prepared, broker: str, settings: Settings, how: Display, *, wait: bool
 ) -> int:
     """Enqueue the job and print its id; with `wait`, follow it to its end.
 
@@ -278,7 +278,7 @@ def run_on_broker(
         reconcile(queue, output, run)
     if wait:
         return follow(output, run, queue, how)
-    state = job_state(output, run)
+    state = job_status(output, run)
     if prepared.finished:
         state = _nothing_to_do(state)
     show(run, state, as_json=how.as_json)

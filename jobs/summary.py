@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from pipeline.output import Run
-from pipeline.state import JobState
-from pipeline.storage import redact
+from pipeline.output.output import Run
+from pipeline.output.status import JobStatus
+from pipeline.store.directory import redact
 
 EXIT_DONE, EXIT_FAILED, EXIT_QUARANTINED = 0, 1, 3
 
 
-def summary(run: Run, state: JobState) -> dict[str, Any]:
+def summary(run: Run, state: JobStatus) -> dict[str, Any]:
     """The machine-readable account of a job."""
     return {
         "job": run.job,
@@ -45,7 +45,7 @@ def summary(run: Run, state: JobState) -> dict[str, Any]:
     }
 
 
-def show(run: Run, state: JobState, *, as_json: bool) -> None:
+def show(run: Run, state: JobStatus, *, as_json: bool) -> None:
     """Print the account of a job to stdout."""
     if as_json:
         click.echo(json.dumps(summary(run, state)))
@@ -65,7 +65,7 @@ def show(run: Run, state: JobState, *, as_json: bool) -> None:
         click.echo(f"  failed rows and reasons: {redact(run.output)}/_bei/quarantine/")
 
 
-def exit_code(state: JobState) -> int:
+def exit_code(state: JobStatus) -> int:
     """0 done, 1 failed or cancelled, 3 done with quarantined rows."""
     if state.state in ("failed", "cancelled"):
         return EXIT_FAILED

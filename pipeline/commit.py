@@ -12,29 +12,29 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
+from pipeline.blocks import Block, Slice
 from pipeline.encoder.engine import Engine
 from pipeline.errors import BeiJobsError, InputError
-from pipeline.manifest import retract_if_unwanted
-from pipeline.output import Output, Run
+from pipeline.output.manifest import retract_if_unwanted
+from pipeline.output.output import Output, Run
+from pipeline.output.part_file import encode_part
+from pipeline.output.provenance import of_run, of_shard
+from pipeline.output.quarantine import write_quarantine
 from pipeline.packing import Int64Array
-from pipeline.provenance import of_run, of_shard
-from pipeline.quarantine import write_quarantine
-from pipeline.sink import encode_part
 from pipeline.spec import Shard, ShardResult
 from pipeline.tasks.base import NON_FINITE, BoolArray, Float32Array, Task
-from pipeline.windows import Slice, Window
 
 #: Windows whose columns wait to be built; the device does not run further ahead than this.
 _WINDOWS_BEHIND = 2
 
 #: Columns of every part, whatever the task.
-ALWAYS = (
+ROW_COLUMNS = (
     pa.field("n_tokens", pa.int32()),
     pa.field("truncated", pa.bool_()),
     pa.field("error", pa.string()),
 )
 
-OVERFLOWS = "a value of the vector is more than --output-dtype float16 can hold"
+FLOAT16_OVERFLOW = "a value of the vector is more than --output-dtype float16 can hold"
 
 
 class _OpenShard:
@@ -86,11 +86,9 @@ class Committer:
         self._run = run
         self._task = task
         self._provenance = of_run(run, engine, attempt)
-        self._schema = pa.schema([*run.kept, *task.fields(), *ALWAYS])
+        self._schema = pa.schema([*run.kept, *task.fields(), *ROW_COLUMNS])
         self._shard = _OpenShard()
-        self._windows: queue.Queue[tuple[Window, Float32Array] | None] = queue.Queue(
-            _WINDOWS_BEHIND
-        )
+        self._windows: queue.Queue[tuple[Block, Float32Array] | None] = queue.Queue(_WINDOWS_BEHIND)
         self._results: queue.Queue[ShardResult] = queue.Queue()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="commit", daemon=True)
@@ -107,7 +105,7 @@ class Committer:
     ) -> None:
         self._stop()
 
-    def add(self, window: Window, outputs: Float32Array) -> None:
+    def add(self, window: Block, outputs: Float32Array) -> None:
         """Hand over a computed window; waits while the thread is too far behind."""
         while True:
             self._raise()
@@ -148,7 +146,7 @@ class Committer:
         except BaseException as error:  # handed to the caller's thread by the next call
             self._error = error
 
-    def _take(self, window: Window, outputs: Float32Array) -> None:
+    def _take(self, window: Block, outputs: Float32Array) -> None:
         table, failed = self._columns(window, outputs)
         start = 0
         for piece in window.slices:
@@ -159,14 +157,14 @@ class Committer:
                 self._results.put(self._finish(piece))
                 self._shard = _OpenShard()
 
-    def _columns(self, window: Window, outputs: Float32Array) -> tuple[pa.Table, BoolArray]:
+    def _columns(self, window: Block, outputs: Float32Array) -> tuple[pa.Table, BoolArray]:
         """The output rows of a window, and which of them failed."""
         tokens = window.tokens
         errors = dict(tokens.errors)
         owner = tokens.token_rows if self._task.per_token else tokens.row_of
         if self._run.spec.output_dtype == "float16":
             overflows = (np.abs(outputs) > np.finfo(np.float16).max).any(axis=1)
-            errors |= {int(row): OVERFLOWS for row in np.unique(owner[overflows])}
+            errors |= {int(row): FLOAT16_OVERFLOW for row in np.unique(owner[overflows])}
         finite = np.isfinite(outputs).all(axis=1)
         errors |= {int(row): NON_FINITE for row in np.unique(owner[~finite])}
         failed = np.zeros(tokens.rows, dtype=np.bool_)

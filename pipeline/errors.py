@@ -16,7 +16,7 @@
     └── Interrupted               130   stopped between batches; the same command goes on
 
 Each says what happened and where in its message, and what to do next in `hint`. Neither ever
-holds a secret: URIs are printed through `pipeline.storage.redact`.
+holds a secret: URIs are printed through `pipeline.store.directory.redact`.
 """
 
 from __future__ import annotations

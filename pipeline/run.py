@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from pipeline.blocks import windows
 from pipeline.commit import Committer
+from pipeline.encode import OnBatch, encode
+from pipeline.encoder.checkpoint.tokenizer import load_tokenizer
 from pipeline.encoder.engine import Engine
-from pipeline.encoder.tokenizer import load_tokenizer
-from pipeline.forward import OnBatch, forward
-from pipeline.output import Output, Run
+from pipeline.output.output import Output, Run
 from pipeline.prefetch import prefetch
 from pipeline.spec import Shard, ShardResult
 from pipeline.tasks import make_task
-from pipeline.windows import windows
 
 #: Tokenized windows that wait for the device.
 _WINDOWS_AHEAD = 2
@@ -62,7 +62,7 @@ def run_shards(
         Committer(output, run, engine, task, attempt) as committer,
         prefetch(tokenized, _WINDOWS_AHEAD) as ahead,
     ):
-        for window, outputs in forward(engine, ahead, task, budget, should_stop, on_batch):
+        for window, outputs in encode(engine, ahead, task, budget, should_stop, on_batch):
             committer.add(window, outputs)
             yield from committer.finished()
         yield from committer.close()

@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, get_args
 import pyarrow as pa
 
 from pipeline.errors import UsageError
-from pipeline.uris import redact
+from pipeline.store.uris import redact
 
 #: Raise when the numbers a given spec produces change on purpose; say why below.
 #: 1: first release.

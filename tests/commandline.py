@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.cli import main
-from jobs.prepare import Prepared, prepare
-from jobs.request import Request
+from pipeline.planning.prepare import Prepared, prepare
+from pipeline.request import Request
 from workers.settings import Settings
 
 ROOT = Path(__file__).parent.parent

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.encoder.checkpoint import Checkpoint, resolve
+from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
 from pipeline.encoder.engine import Engine
 from pipeline.packing import gather, pack
 

@@ -15,8 +15,8 @@ import psutil
 import redis
 from commandline import ROOT, TINY, Bei, command
 
-from pipeline.manifest import read_parts
-from pipeline.output import Output, find_run
+from pipeline.output.manifest import read_parts
+from pipeline.output.output import Output, find_run
 
 DEADLINE_S = 60.0
 POLL_S = 0.02

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pipeline.output import Output, Run
-from pipeline.plan import Plan, Span
+from pipeline.output.output import Output, Run
+from pipeline.output.plan import Plan, Span
+from workers.celery_tasks import MessageHandler
 from workers.messages import Message
-from workers.tasks import Servant
 
 ROWS = 10  # of a shard
 
@@ -32,5 +32,5 @@ class Job:
 
 
 MakeJob: TypeAlias = Callable[..., Job]
-MakeServant: TypeAlias = Callable[..., Servant]
+MakeHandler: TypeAlias = Callable[..., MessageHandler]
 Queued: TypeAlias = Callable[[], list[Span]]

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.tasks import Task
-from pipeline.tokens import Tokens
+from pipeline.tokenize.texts import Tokens
 
 GOLDENS = Path(__file__).parent / "goldens"
 #: Checkpoints with WordPiece, byte-level BPE and Unigram.

@@ -31,7 +31,7 @@ def test_the_readme_names_every_command() -> None:
 
 
 def test_the_table_of_models_and_the_list_that_is_printed_name_the_same() -> None:
-    from pipeline.encoder.known import KNOWN
+    from pipeline.encoder.architecture.tested_models import TESTED_MODELS
 
     rows = re.findall(
         r"^\| ([\w.-]+/[\w.-]+) \| (\w+) \| ([\w-]+) \|",
@@ -39,4 +39,4 @@ def test_the_table_of_models_and_the_list_that_is_printed_name_the_same() -> Non
         flags=re.MULTILINE,
     )
 
-    assert {tuple(known) for known in KNOWN} == set(rows)
+    assert {tuple(known) for known in TESTED_MODELS} == set(rows)

@@ -7,7 +7,7 @@ and from the workers' own memory. Keys:
     bei:open                 set     ids of the jobs that workers put right until they end
     bei:turn:<job>           string  somebody put this job right a moment ago
     bei:worker:<host>:<pid>  string  WorkerInfo as JSON; expires when the worker falls silent
-    bei:job:<job>:…                  see `workers.spans` and `workers.progress`
+    bei:job:<job>:…                  see `workers.span_ledger` and `workers.live_counters`
 
 Imports redis but not celery, so that `bei-jobs status --broker` answers at once.
 """
@@ -26,17 +26,17 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from pipeline.errors import BrokerError, UsageError
-from pipeline.storage import redact
+from pipeline.store.directory import redact
+from workers.known_jobs import JobRef
+from workers.live_counters import Client, Progress, add_progress, forget_progress, read_progress
 from workers.messages import QUEUE
-from workers.progress import Client, Progress, add_progress, forget_progress, read_progress
-from workers.registry import JobRef
 from workers.settings import DEFAULT_LEASE_SECONDS
-from workers.spans import Spans
+from workers.span_ledger import SpanLedger
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from pipeline.output import Run
+    from pipeline.output.output import Run
 
 #: The link, for every client of this fleet, Celery's own among them. Without a timeout a
 #: connection whose other end vanished hangs for ever.
@@ -110,7 +110,7 @@ class Broker:
     @cached_property
     def app(self) -> Celery:
         """A Celery app that sends to this broker's queue."""
-        from workers.app import make_app  # celery: only where something is sent
+        from workers.celery_app import make_app  # celery: only where something is sent
 
         return make_app(self.url)
 
@@ -130,7 +130,7 @@ class Broker:
         """A job ended: it stays known, but nobody needs to look after it."""
         with self.errors():
             self._client.srem(_OPEN, job)
-            Spans(self._client, job).forget()
+            SpanLedger(self._client, job).forget()
             forget_progress(self._client, job)
 
     def forget(self, job: str) -> None:
@@ -174,10 +174,10 @@ class Broker:
             add_progress(self._client, job, rows, tokens)
 
     @contextmanager
-    def spans(self, job: str) -> Iterator[Spans]:
+    def spans(self, job: str) -> Iterator[SpanLedger]:
         """What is known of a job's messages; errors inside the block become BrokerError."""
         with self.errors():
-            yield Spans(self._client, job)
+            yield SpanLedger(self._client, job)
 
     def queue_is_empty(self) -> bool:
         """Whether no message waits."""

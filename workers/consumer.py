@@ -1,7 +1,7 @@
 """The process that takes messages from the queue: Celery's prefork pool, one child a device.
 
 Not one of Celery's command-line workers but its bare controller: no signal handlers, banner or
-logging of its own. It obeys one thing, the pipe to `workers.worker`: when that says stop, or
+logging of its own. It obeys one thing, the pipe to `workers.supervisor`: when that says stop, or
 closes because its other end died, children stop between two batches and their messages go back.
 """
 
@@ -23,15 +23,15 @@ from billiard.process import current_process
 from celery import signals
 from celery.worker import WorkController, state
 
-from workers.app import make_app
 from workers.broker import Broker
-from workers.engines import EngineCache
-from workers.execution import Device
+from workers.celery_app import make_app
+from workers.celery_tasks import MessageHandler, register_tasks
+from workers.engine_cache import EngineCache
+from workers.reconcile_loop import queue_jobs
 from workers.settings import Settings
-from workers.tasks import Servant, register_tasks
-from workers.upkeep import queue_registry
+from workers.span_attempt import Device
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def consume(
@@ -85,14 +85,14 @@ def _servant_of_this_process(
     """A function that makes this process's servant when first called, after the fork."""
 
     @functools.cache
-    def servant() -> Servant:
+    def handler() -> MessageHandler:
         # A child that replaces a dead one gets the dead one's index, and so its device.
         name = devices[current_process().index]
         broker = Broker(broker_url, patience_seconds=settings.lease_seconds / 2)
         device = Device(name, EngineCache(settings.cache_dir), stop.is_set)
-        return Servant(settings, broker, queue_registry(settings, broker_url), device)
+        return MessageHandler(settings, broker, queue_jobs(settings, broker_url), device)
 
-    return servant
+    return handler
 
 
 def _ignore_sigterm(**_: Any) -> None:
@@ -104,6 +104,6 @@ def _obey(orders: Connection, stop: Event) -> None:
     try:
         orders.recv_bytes()
     except (EOFError, OSError):
-        log.warning("the parent process is gone")
+        logger.warning("the parent process is gone")
     stop.set()
     state.should_stop = 0  # exit code; Celery's loop looks at it every second

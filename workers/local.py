@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import BeiJobsError, EncodeError
-from pipeline.output import MAX_ATTEMPTS, Output, Run
-from pipeline.plan import Plan
+from pipeline.output.output import MAX_ATTEMPTS, Output, Run
+from pipeline.output.plan import Plan
 from pipeline.spec import ShardResult
-from workers.engines import EngineCache
+from workers.engine_cache import EngineCache
 
 #: Rows and tokens that just came back from a device.
 OnBatch = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Here:
+class LocalRun:
     """How a job runs on this machine."""
 
     devices: tuple[str, ...]
@@ -31,7 +31,7 @@ class Here:
     on_batch: OnBatch
 
 
-def run_here(output: Output, run: Run, plan: Plan, here: Here) -> Iterator[ShardResult]:
+def run_here(output: Output, run: Run, plan: Plan, here: LocalRun) -> Iterator[ShardResult]:
     """Compute the shards that are not committed, and say how each ended.
 
     A shard whose failure may pass is tried again after the others, up to MAX_ATTEMPTS times; a
@@ -54,7 +54,7 @@ def run_here(output: Output, run: Run, plan: Plan, here: Here) -> Iterator[Shard
 
 
 def _run_once(
-    output: Output, run: Run, plan: Plan, missing: Sequence[int], here: Here
+    output: Output, run: Run, plan: Plan, missing: Sequence[int], here: LocalRun
 ) -> Iterator[ShardResult]:
     if not missing:
         return
@@ -65,7 +65,7 @@ def _run_once(
 
 
 def _in_process(
-    output: Output, run: Run, plan: Plan, missing: Sequence[int], here: Here
+    output: Output, run: Run, plan: Plan, missing: Sequence[int], here: LocalRun
 ) -> Iterator[ShardResult]:
     from pipeline.run import run_shards
 
@@ -82,7 +82,7 @@ def _in_process(
 
 
 def _on_devices(
-    output: Output, run: Run, plan: Plan, missing: Sequence[int], here: Here
+    output: Output, run: Run, plan: Plan, missing: Sequence[int], here: LocalRun
 ) -> Iterator[ShardResult]:
     """One process a device, each taking the next span when it has done its last.
 
@@ -115,7 +115,7 @@ def _spawn(context: SpawnContext, args: tuple[Any, ...]) -> SpawnProcess:
 
 
 def _follow(
-    processes: list[SpawnProcess], events: Any, stop: Any, here: Here
+    processes: list[SpawnProcess], events: Any, stop: Any, here: LocalRun
 ) -> Iterator[ShardResult]:
     """Pass on what the processes say until each has ended.
 

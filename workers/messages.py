@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.plan import Span
+from pipeline.output.plan import Span
 
 RUN_SHARD = "bei.run_shard"
 FINALIZE_JOB = "bei.finalize_job"

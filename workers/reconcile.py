@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.errors import JobFailed
-from pipeline.manifest import finalise
-from pipeline.output import MAX_ATTEMPTS, Output, Run
-from pipeline.plan import Plan, Span
+from pipeline.output.manifest import finalise
+from pipeline.output.output import MAX_ATTEMPTS, Output, Run
+from pipeline.output.plan import Plan, Span
 from pipeline.spec import ShardResult
 from workers.broker import Broker
 from workers.messages import RUN_SHARD, Message
-from workers.spans import Outstanding
+from workers.span_ledger import Outstanding
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 #: Spans of a job in the queue or under way: enough to keep a fleet busy between two looks, little
 #: enough (about 1 KB each) for any Redis.
@@ -40,7 +40,7 @@ _Name = Literal["queued", "running", "done", "failed", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """How a job stood after this look; see `pipeline.state.job_state` for all its counts."""
+    """How a job stood after this look; `pipeline.output.status.job_status` has all its counts."""
 
     state: _Name
     shards: int
@@ -68,9 +68,12 @@ def reconcile(broker: Broker, output: Output, run: Run, plan: Plan | None = None
         BrokerError: Redis is out of reach; nothing is lost.
         StorageError: the output cannot be read or written.
     """
-    if ended := verdict(output, run):
+    if end := ended(output, run):
+        if end == "superseded":
+            output.cancel(run)
+            end = "cancelled"
         broker.settle(run.job)
-        return Reconciled(ended, run.shards)
+        return Reconciled(end, run.shards)
     plan = plan or output.plan(run)
     broker.register(run)
     look = _look(broker, output, run, plan)
@@ -85,8 +88,8 @@ def reconcile(broker: Broker, output: Output, run: Run, plan: Plan | None = None
     return Reconciled(state, len(plan), look.done, len(look.failures))
 
 
-def verdict(output: Output, run: Run) -> Literal["done", "failed", "cancelled"] | None:
-    """How a run ended, or None while it has not. A run that a higher one replaced is cancelled."""
+def ended(output: Output, run: Run) -> Literal["done", "failed", "cancelled", "superseded"] | None:
+    """How a run ended, or None while it has not. Writes nothing."""
     if output.directory.exists(run.path("manifest.json")):
         return "done"
     if output.failed(run):
@@ -94,9 +97,8 @@ def verdict(output: Output, run: Run) -> Literal["done", "failed", "cancelled"] 
     if output.cancelled(run):
         return "cancelled"
     if n := output.superseded(run):
-        log.info("job %s: run %d of %s replaces it", run.job, n, output.uri)
-        output.cancel(run)
-        return "cancelled"
+        logger.info("job %s: run %d of %s replaces it", run.job, n, output.uri)
+        return "superseded"
     return None
 
 
@@ -166,7 +168,7 @@ def _record_crash(
         hint="look at the workers' logs and memory; a job submitted with a lower "
         "--token-budget needs less of it; `bei-jobs retry` tries again as it is",
     )
-    log.error("job %s: %s", run.job, result.error)
+    logger.error("job %s: %s", run.job, result.error)
     output.record_failure(run, result, "crashed")
     with broker.spans(run.job) as spans:
         spans.answered([index])
@@ -180,8 +182,9 @@ def _finish(output: Output, run: Run, plan: Plan) -> _Name:
         output.fail(run, error.message, error.hint)
         return "failed"
     if manifest is None:  # a higher run came, or a part went, since we looked
-        return verdict(output, run) or "running"
-    log.info("job %s is done: %d rows in %s", run.job, manifest.rows, output.uri)
+        end = ended(output, run)
+        return "cancelled" if end == "superseded" else end or "running"
+    logger.info("job %s is done: %d rows in %s", run.job, manifest.rows, output.uri)
     return "done"
 
 
@@ -193,7 +196,7 @@ def _give_up(output: Output, run: Run, look: _Look) -> _Name:
         lines.append(f"… and {len(first) - _REASONS_SHOWN} more")
     reason = f"{len(first)} of {look.shards} shards failed:\n  " + "\n  ".join(lines)
     output.fail(run, reason, first[0].hint or "mend the cause, then `bei-jobs retry`")
-    log.error("job %s failed: %s", run.job, reason)
+    logger.error("job %s failed: %s", run.job, reason)
     return "failed"
 
 
@@ -207,7 +210,7 @@ def _go_on(broker: Broker, run: Run, plan: Plan, look: _Look) -> Reconciled:
     _publish(broker, run, mine)
     outstanding = len(look.outstanding.live) + len(mine)
     if mine:
-        log.info("job %s: sent %d spans, %d outstanding", run.job, len(mine), outstanding)
+        logger.info("job %s: sent %d spans, %d outstanding", run.job, len(mine), outstanding)
     state: _Name = "running" if look.done or look.crashes else "queued"
     return Reconciled(state, len(plan), look.done, len(look.failures), outstanding, len(mine))
 
@@ -222,7 +225,7 @@ def _cut(plan: Plan, look: _Look) -> list[Span]:
 def _publish(broker: Broker, run: Run, spans: Sequence[Span]) -> None:
     if not spans:
         return
-    from workers.app import send  # celery: only where something is sent
+    from workers.celery_app import send  # celery: only where something is sent
 
     messages = [Message(run.job, run.output, run.n, span.start, span.count) for span in spans]
     send(broker.app, RUN_SHARD, [m.to_kwargs() for m in messages])

@@ -23,18 +23,18 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pipeline.encoder.checkpoint import Checkpoint
-from pipeline.encoder.config import EncoderConfig
-from pipeline.encoder.describe import resolve_precision
-from pipeline.encoder.devices import find_device, thread_a_core
-from pipeline.encoder.graphs import Graphs
-from pipeline.encoder.heads import SentenceHead
-from pipeline.encoder.int8 import INT8_SCHEME
-from pipeline.encoder.loading import Forward, HeadOptions, open_model
-from pipeline.encoder.memory import is_out_of_memory
-from pipeline.encoder.packed import Packed, send
-from pipeline.encoder.probe import probe
-from pipeline.encoder.static import gpu_tokens
+from pipeline.encoder.architecture.encoder_config import EncoderConfig
+from pipeline.encoder.card import resolve_precision
+from pipeline.encoder.checkpoint.checkpoint import Checkpoint
+from pipeline.encoder.cuda_graphs import CudaGraphs
+from pipeline.encoder.device.devices import find_device, thread_a_core
+from pipeline.encoder.device.out_of_memory import is_out_of_memory
+from pipeline.encoder.graph_shapes import gpu_tokens
+from pipeline.encoder.model.heads import SentenceHead
+from pipeline.encoder.model.int8 import INT8_SCHEME
+from pipeline.encoder.model.int8_error import probe
+from pipeline.encoder.model.load import ForwardPass, HeadOptions, open_model
+from pipeline.encoder.model.packed_batch import PackedBatch, to_device
 from pipeline.errors import EncodeError, Interrupted, UsageError
 from pipeline.packing import Batch, gather
 
@@ -120,11 +120,13 @@ class Engine:
         if self.precision == "int8":
             error = probe(self._encode, model.load("float32"), model.encoder)
             self.quantization = f"{INT8_SCHEME}; {error}"
-        self._graphs: Graphs | None = None
+        self._graphs: CudaGraphs | None = None
         if getattr(self._encode, "capturable", False):
             limit = self.encoder.max_length if self.encoder.position_table else None
-            self._graphs = Graphs(self._rows, self._device, per_token=self._per_token, limit=limit)
-        self._exact: Forward | None = None
+            self._graphs = CudaGraphs(
+                self._rows, self._device, per_token=self._per_token, limit=limit
+            )
+        self._exact: ForwardPass | None = None
         self._copies = (
             torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             if self._on_gpu
@@ -292,7 +294,7 @@ class Engine:
         return torch.cat([self._fit(_select(batch, half)) for half in halves])
 
     @torch.inference_mode()
-    def _compute(self, batch: Batch, encode: Forward) -> Tensor:
+    def _compute(self, batch: Batch, encode: ForwardPass) -> Tensor:
         """Rows of a batch, on the device."""
         if batch.tokens == 0:
             return self._nothing(batch)
@@ -303,7 +305,7 @@ class Engine:
         packed = self._pack(batch)
         return self._head(encode(packed), packed)
 
-    def _rows(self, packed: Packed) -> Tensor:
+    def _rows(self, packed: PackedBatch) -> Tensor:
         return self._head(self._encode(packed), packed)
 
     def _nothing(self, batch: Batch) -> Tensor:
@@ -314,14 +316,14 @@ class Engine:
         shape = (len(batch),) if single else (len(batch), self.output_size)
         return torch.full(shape, torch.nan, device=self._device)
 
-    def _pack(self, batch: Batch) -> Packed:
+    def _pack(self, batch: Batch) -> PackedBatch:
         types = batch.type_ids
-        return Packed(
-            ids=send(batch.ids, self._device),
-            cu_seqlens=send(batch.cu_seqlens, self._device),
+        return PackedBatch(
+            ids=to_device(batch.ids, self._device),
+            cu_seqlens=to_device(batch.cu_seqlens, self._device),
             offsets=batch.cu_seqlens.tolist(),
             max_seqlen=batch.max_seqlen,
-            type_ids=None if types is None else send(types.astype(np.int32), self._device),
+            type_ids=None if types is None else to_device(types.astype(np.int32), self._device),
         )
 
     def _broken(self, batch: Batch, rows: Rows) -> npt.NDArray[np.int64]:
@@ -346,8 +348,8 @@ class Engine:
                 target = slice(int(offsets[sequence]), int(offsets[sequence + 1]))
             exact: Rows = np.full_like(rows[target], np.nan)
             if self._exact is not None:
-                alone = _select(batch, np.array([sequence]))
-                exact = self._compute(alone, self._exact).cpu().numpy()
+                output_lock = _select(batch, np.array([sequence]))
+                exact = self._compute(output_lock, self._exact).cpu().numpy()
             rows[target] = exact if np.isfinite(exact).all() else np.nan
 
 

@@ -44,7 +44,7 @@ class Labels:
 
 
 @dataclass(frozen=True, slots=True)
-class Spans:
+class LabelledSpans:
     """Labelled stretches of text, in order: tokens, words or entities. N of them."""
 
     rows: Int64Array  # [N], not decreasing
@@ -54,10 +54,10 @@ class Spans:
     ends: Int32Array  # [N], last character + 1
 
 
-def label_tokens(rows: Int64Array, scores: Float32Array, spans: Int32Array) -> Spans:
+def label_tokens(rows: Int64Array, scores: Float32Array, spans: Int32Array) -> LabelledSpans:
     """Each token with its best label. `scores` [N, L], `spans` [N, 2]."""
     best = scores.argmax(axis=1)
-    return Spans(rows, best, np.take_along_axis(scores, best[:, None], 1)[:, 0], *spans.T)
+    return LabelledSpans(rows, best, np.take_along_axis(scores, best[:, None], 1)[:, 0], *spans.T)
 
 
 def label_words(
@@ -66,7 +66,7 @@ def label_words(
     spans: Int32Array,
     inside: BoolArray,
     strategy: Aggregation,
-) -> Spans:
+) -> LabelledSpans:
     """Each word with one label: `inside` [N] are tokens that go on with the word before."""
     if not len(rows):
         return label_tokens(rows, scores, spans)
@@ -91,7 +91,7 @@ def _most_certain(certainty: Float32Array, firsts: Int64Array) -> Int64Array:
     return chosen
 
 
-def group(spans: Spans, labels: Labels) -> Spans:
+def group(spans: LabelledSpans, labels: Labels) -> LabelledSpans:
     """Entities: neighbours of one tag, with the mean of their scores and the first one's label."""
     if not len(spans.rows):
         return spans
@@ -102,7 +102,7 @@ def group(spans: Spans, labels: Labels) -> Spans:
     firsts = np.flatnonzero(new)
     counts = np.diff(firsts, append=len(tags))
     means = np.add.reduceat(spans.scores, firsts, dtype=np.float64) / counts
-    entities = Spans(
+    entities = LabelledSpans(
         spans.rows[firsts],
         spans.labels[firsts],
         means.astype(np.float32),
@@ -112,9 +112,9 @@ def group(spans: Spans, labels: Labels) -> Spans:
     return select(entities, ~labels.entity_outside[entities.labels])
 
 
-def select(spans: Spans, kept: BoolArray) -> Spans:
+def select(spans: LabelledSpans, kept: BoolArray) -> LabelledSpans:
     """Those that `kept` [N] marks."""
-    return Spans(
+    return LabelledSpans(
         spans.rows[kept],
         spans.labels[kept],
         spans.scores[kept],

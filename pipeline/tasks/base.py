@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.packing import Int64Array
-from pipeline.tokens import Tokens
+from pipeline.tokenize.texts import Tokens
 
 Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]

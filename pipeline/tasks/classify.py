@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from pipeline.spec import JobSpec
 from pipeline.tasks.base import BoolArray, Float32Array, lists
 from pipeline.tasks.scores import sigmoid, softmax
-from pipeline.tokens import TextTokenizer, Tokens, text_values
+from pipeline.tokenize.texts import TextTokenizer, Tokens, text_values
 
 
 class Classify:

@@ -11,7 +11,7 @@ from pipeline.errors import UsageError
 from pipeline.packing import Int8Array
 from pipeline.spec import JobSpec, OutputDtype
 from pipeline.tasks.base import BoolArray, Float32Array
-from pipeline.tokens import TextTokenizer, Tokens, text_values
+from pipeline.tokenize.texts import TextTokenizer, Tokens, text_values
 
 _INT8_MAX = 127
 

@@ -7,11 +7,11 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from pipeline.packing import Int64Array
-from pipeline.pairs import PairTokenizer
 from pipeline.spec import JobSpec
 from pipeline.tasks.base import BoolArray, Float32Array, lists
 from pipeline.tasks.scores import sigmoid
-from pipeline.tokens import Tokens, text_values
+from pipeline.tokenize.pairs import PairTokenizer
+from pipeline.tokenize.texts import Tokens, text_values
 
 
 class Rerank:

@@ -8,12 +8,11 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from pipeline.overlap import OverlapTokenizer
 from pipeline.packing import Int32Array, Int64Array
 from pipeline.spec import JobSpec
 from pipeline.tasks.aggregation import (
+    LabelledSpans,
     Labels,
-    Spans,
     WordRule,
     group,
     label_tokens,
@@ -22,7 +21,8 @@ from pipeline.tasks.aggregation import (
 )
 from pipeline.tasks.base import BoolArray, Float32Array, lists
 from pipeline.tasks.scores import softmax
-from pipeline.tokens import Tokens, text_values
+from pipeline.tokenize.long_texts import LongTextTokenizer
+from pipeline.tokenize.texts import Tokens, text_values
 
 _ENTITY = pa.struct(
     [
@@ -50,7 +50,7 @@ class Tag:
 
     `start` and `end` count characters (Unicode code points) of the text as it came. The label O
     and special tokens are left out. A text longer than the model is read in overlapping windows
-    (`pipeline.overlap`) and aggregated as one, so that it is never truncated.
+    (`pipeline.tokenize.long_texts`) and aggregated as one, so that it is never truncated.
     """
 
     per_token = True
@@ -60,7 +60,7 @@ class Tag:
         self._vocabulary = tokenizer
         self._labels = Labels(spec.encoder["labels"])
         self._words = WordRule(tokenizer)
-        self._tokenizer = OverlapTokenizer(tokenizer, spec.max_length, spec.truncate)
+        self._tokenizer = LongTextTokenizer(tokenizer, spec.max_length, spec.truncate)
 
     @property
     def input_columns(self) -> tuple[str, ...]:
@@ -98,7 +98,7 @@ class Tag:
         ids: Int32Array,
         spans: Int32Array,
         logits: Float32Array,
-    ) -> tuple[Spans, pa.StructArray]:
+    ) -> tuple[LabelledSpans, pa.StructArray]:
         scores = logits if self._spec.raw_scores else softmax(logits)
         found = label_tokens(rows, scores, spans)
         kept = ~self._labels.outside[found.labels]
@@ -119,7 +119,7 @@ class Tag:
         ids: Int32Array,
         spans: Int32Array,
         logits: Float32Array,
-    ) -> tuple[Spans, pa.StructArray]:
+    ) -> tuple[LabelledSpans, pa.StructArray]:
         scores = softmax(logits)
         if self._spec.aggregation == "simple":
             found = label_tokens(rows, scores, spans)
@@ -139,7 +139,7 @@ def _spans(tokens: Tokens) -> Int32Array:
     return tokens.spans
 
 
-def _texts(texts: Sequence[str | None], found: Spans) -> list[str]:
+def _texts(texts: Sequence[str | None], found: LabelledSpans) -> list[str]:
     """The text of each span."""
     places = zip(found.rows.tolist(), found.starts.tolist(), found.ends.tolist(), strict=True)
     return [(texts[row] or "")[start:end] for row, start, end in places]

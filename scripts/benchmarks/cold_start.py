@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 
 from benchmarks.common import EXAMPLES, ROOT, header, read_texts, table, timed
 from benchmarks.shapes import SHAPES, checkpoint_of
-from pipeline.encoder.hub import DEFAULT_MODEL
+from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL
 
 _SUBMIT = "from jobs.cli import main; main()"
 # What the native path has loaded by the time its first row is computed.
-_IMPORTS = "import jobs.cli, jobs.submit, jobs.launch, pipeline.run, workers.local"
+_IMPORTS = "import jobs.cli, jobs.commands.submit, jobs.launch, pipeline.run, workers.local"
 _FOREIGN = "transformers"
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from pipeline.encoder.config import EncoderConfig
-from pipeline.encoder.linear import make_linear
+from pipeline.encoder.architecture.encoder_config import EncoderConfig
+from pipeline.encoder.model.linear import make_linear
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "corpus.parquet"

@@ -37,7 +37,7 @@ from benchmarks.common import (
 )  # fmt: skip
 from benchmarks.peers import Ours, SentenceTransformers, peers
 from benchmarks.shapes import SHAPES, checkpoint_of, texts_of_length
-from pipeline.encoder.config import EncoderConfig
+from pipeline.encoder.architecture.encoder_config import EncoderConfig
 
 _COLUMNS = ["model", "lengths", "engine", "rows/s", "tokens/s", "TFLOP/s", "of matrix rate",
             "padding", "peak MiB", "x peer", "min cosine"]  # fmt: skip

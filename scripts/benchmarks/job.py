@@ -33,16 +33,16 @@ from benchmarks.common import (
 )  # fmt: skip
 from benchmarks.peers import load_sentence_transformer
 from benchmarks.shapes import checkpoint_of
-from jobs.prepare import prepare
-from jobs.request import Request
-from pipeline.encoder.checkpoint import Checkpoint, resolve
+from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
+from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL
+from pipeline.encoder.checkpoint.tokenizer import load_tokenizer
 from pipeline.encoder.engine import Engine
-from pipeline.encoder.hub import DEFAULT_MODEL
-from pipeline.encoder.tokenizer import load_tokenizer
-from pipeline.manifest import finalise
+from pipeline.output.manifest import finalise
 from pipeline.packing import gather, pack
+from pipeline.planning.prepare import prepare
+from pipeline.request import Request
 from pipeline.run import run_shards
-from pipeline.tokens import TextTokenizer
+from pipeline.tokenize.texts import TextTokenizer
 from workers.settings import Settings
 
 MAX_LENGTH = 256

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.encoder.checkpoint import resolve
+from pipeline.encoder.checkpoint.checkpoint import resolve
+from pipeline.encoder.checkpoint.tokenizer import load_tokenizer
 from pipeline.encoder.engine import Engine
-from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.packing import Batch, gather, pack
 from pipeline.prefetch import prefetch
-from pipeline.tokens import TextTokenizer, Tokens
+from pipeline.tokenize.texts import TextTokenizer, Tokens
 
-# As in pipeline.windows: rows sorted and packed together.
+# As in pipeline.blocks: rows sorted and packed together.
 _WINDOW_ROWS = 16_384
 _BATCH_SIZES = (32, 64, 128, 256, 512)
 # Texts that a batch size is chosen on.
@@ -230,7 +230,7 @@ class _Hidden(torch.nn.Module):
         super().__init__()
         self._model = model
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+    def encode(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
         # A mask of four dimensions is taken as it is: what makes one cannot be traced.
         wide = (1.0 - mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
         out = self._model(input_ids=ids, attention_mask=wide, token_type_ids=types)
@@ -248,7 +248,7 @@ class _Session(torch.nn.Module):
         self._wanted = {i.name for i in session.get_inputs()}
         self.config = config
 
-    def forward(self, **inputs: torch.Tensor) -> Any:
+    def encode(self, **inputs: torch.Tensor) -> Any:
         from transformers.modeling_outputs import BaseModelOutput
 
         ids = inputs["input_ids"]

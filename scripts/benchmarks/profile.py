@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.common import EXAMPLES, Work, header, matrix_rate, read_texts, table, timed
 from benchmarks.shapes import SHAPES, checkpoint_of
-from pipeline.encoder.checkpoint import resolve
+from pipeline.encoder.checkpoint.checkpoint import resolve
 from pipeline.encoder.engine import Engine
 from pipeline.packing import Batch, gather
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from pipeline.encoder.checkpoint import resolve
+from pipeline.encoder.checkpoint.checkpoint import resolve
 
 # <pad> is token 1 everywhere: XLM-R counts positions from there, and no other family minds.
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")

@@ -22,11 +22,11 @@ import torch
 from benchmarks.common import EXAMPLES, ROOT, header, peak_memory_mib, read_texts, table
 from benchmarks.peers import load_sentence_transformer
 from benchmarks.shapes import SHAPES, texts_of_length, write_checkpoint
-from pipeline.encoder.checkpoint import resolve
+from pipeline.encoder.checkpoint.checkpoint import resolve
+from pipeline.encoder.checkpoint.tokenizer import load_tokenizer
 from pipeline.encoder.engine import Engine
-from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.packing import gather, pack
-from pipeline.tokens import TextTokenizer
+from pipeline.tokenize.texts import TextTokenizer
 
 LENGTHS = (9, 40, 41, 120, 300, 600)  # 600: beyond every window
 _COLUMNS = (

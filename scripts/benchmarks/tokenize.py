@@ -13,10 +13,10 @@ from pathlib import Path
 
 from benchmarks.common import EXAMPLES, header, interleaved, ratio, read_texts, table
 from benchmarks.shapes import checkpoint_of
-from pipeline.encoder.checkpoint import Checkpoint, resolve
-from pipeline.encoder.hub import DEFAULT_MODEL
-from pipeline.encoder.tokenizer import load_tokenizer
-from pipeline.tokens import TextTokenizer
+from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
+from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL
+from pipeline.encoder.checkpoint.tokenizer import load_tokenizer
+from pipeline.tokenize.texts import TextTokenizer
 
 _WINDOW_ROWS = 1024
 _LONG_TEXT_TIMES = 20

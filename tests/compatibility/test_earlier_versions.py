@@ -1,4 +1,4 @@
-"""What version 0.1.0 wrote and named is read and named alike today (`record.py` made the records)."""
+"""What version 0.1.0 wrote and named is read and named alike today; `record.py` recorded it."""
 
 from __future__ import annotations
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.encoder import kernels
-from pipeline.encoder.checkpoint import Checkpoint
-from pipeline.encoder.describe import tasks_of
+from pipeline.encoder.card import tasks_of
+from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.engine import Engine
+from pipeline.encoder.model import varlen_kernels
 from pipeline.packing import Batch, gather
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -94,7 +94,7 @@ def test_every_kernel_that_is_offered_is_right_or_refused(name: str, golden: Gol
     config = Engine(golden(name), "embed").encoder
     device = torch.device("cuda")
     dtype = getattr(torch, config.half)
-    chosen = kernels.choose(config, device, dtype)
-    query, key, value, within = kernels._trial(config, device, dtype)
-    expected = kernels.reference(query, key, value, within)
-    assert kernels.is_right(chosen(query, key, value, within), expected)
+    chosen = varlen_kernels.choose(config, device, dtype)
+    query, key, value, within = varlen_kernels._trial(config, device, dtype)
+    expected = varlen_kernels.reference(query, key, value, within)
+    assert varlen_kernels.is_right(chosen(query, key, value, within), expected)

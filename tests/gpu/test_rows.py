@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.encoder.checkpoint import Checkpoint
-from pipeline.encoder.describe import tasks_of
+from pipeline.encoder.card import tasks_of
+from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.engine import Engine
 
 GOLDENS = Path(__file__).parents[1] / "goldens"

@@ -18,9 +18,9 @@ from commandline import TINY, Bei, parts, write_parquet
 from fixtures_redis import RedisServer
 from fleet import Fleet, until
 
-from pipeline.manifest import read_parts
-from pipeline.output import find_run
-from workers.app import make_app, send
+from pipeline.output.manifest import read_parts
+from pipeline.output.output import find_run
+from workers.celery_app import make_app, send
 from workers.messages import MESSAGE_VERSION, QUEUE, RUN_SHARD, queue_of
 
 pytestmark = pytest.mark.integration

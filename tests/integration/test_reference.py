@@ -69,7 +69,7 @@ def test_two_thousand_texts_equal_the_reference(
 
 
 def _checkpoint() -> str:
-    from pipeline.encoder.checkpoint import resolve
-    from pipeline.encoder.hub import DEFAULT_MODEL
+    from pipeline.encoder.checkpoint.checkpoint import resolve
+    from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL
 
     return str(resolve(DEFAULT_MODEL).path)

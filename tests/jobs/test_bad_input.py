@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from commandline import ROOT, TINY, Bei, Outcome, command, parts, read_output, texts, write_parquet
 
-from pipeline.stores import LocalStore
+from pipeline.store.backends import LocalStore
 
 MAX_LINES = 6
 

@@ -10,8 +10,8 @@ import yaml
 from commandline import TINY, Bei, write_parquet
 
 from jobs.bei_config import options_of
+from jobs.commands.submit import command
 from jobs.options import own_revision
-from jobs.submit import command
 from pipeline.errors import UsageError
 
 

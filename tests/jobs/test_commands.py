@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from commandline import ROOT, TINY, Bei, Outcome, parts, spawn, write_parquet
 
-from pipeline.output import Output
+from pipeline.output.output import Output
 
 SUMMARY = {
     "job", "output", "run", "state", "shards", "rows", "tokens", "truncated", "seconds", "model",
@@ -95,8 +95,8 @@ def stopped(corpus: Path, output: Path, monkeypatch: pytest.MonkeyPatch, submit:
     with monkeypatch.context() as patch:
         patch.setattr(Output, "commit", commit_then_interrupt)
         patch.setattr("jobs.launch._Stop.is_set", lambda self: stop.is_set())
-        patch.setattr("pipeline.windows._FIRST_WINDOW_ROWS", 1)
-        patch.setattr("pipeline.windows._WINDOW_ROWS", 1)
+        patch.setattr("pipeline.blocks._FIRST_WINDOW_ROWS", 1)
+        patch.setattr("pipeline.blocks._WINDOW_ROWS", 1)
         words = ("--token-budget", 1, "--rows-per-shard", 10, "--output", output, "--json")
         return submit(corpus, *words)
 

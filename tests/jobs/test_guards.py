@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from commandline import Bei
 
-from pipeline.storage import redact
+from pipeline.store.directory import redact
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from commandline import ROOT, TINY, Bei
 
-from pipeline.encoder.checkpoint import Checkpoint
-from pipeline.encoder.known import KNOWN
+from pipeline.encoder.architecture.tested_models import TESTED_MODELS
+from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 
 
 def golden(name: str) -> str:
@@ -20,9 +20,9 @@ def test_without_a_model_the_known_checkpoints_are_listed(bei: Bei) -> None:
     told = bei("models")
 
     assert told.code == 0
-    assert all(known.name in told.out for known in KNOWN)
+    assert all(known.name in told.out for known in TESTED_MODELS)
     listed = bei("models", "--json").json["models"]
-    assert [model["name"] for model in listed] == [known.name for known in KNOWN]
+    assert [model["name"] for model in listed] == [known.name for known in TESTED_MODELS]
 
 
 def test_a_model_is_resolved_without_loading_it(bei: Bei) -> None:

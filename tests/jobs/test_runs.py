@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from commandline import TINY, Bei, Outcome, parts, read_output, spawn, texts, write_parquet
 
-from pipeline.output import Output
+from pipeline.output.output import Output
 
 HERE = ("--model", TINY, "--device", "cpu", "--quiet", "--json")
 
@@ -64,7 +64,7 @@ def test_a_finished_job_run_again_needs_no_model_in_memory(
     submit: Bei, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert submit(folder).code == 0
-    monkeypatch.setattr("workers.engines.EngineCache.get", None)
+    monkeypatch.setattr("workers.engine_cache.EngineCache.get", None)
     assert submit(folder).code == 0
 
 

@@ -16,7 +16,7 @@ import pyarrow.dataset as ds
 import pytest
 from commandline import Bei, write_parquet
 
-from pipeline.output import Output
+from pipeline.output.output import Output
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 import zstandard
 from commandline import TINY, Bei, parts, read_output, texts, write_parquet
 
-from jobs.request import default_output
+from pipeline.request import default_output
 
 GOLDEN = json.loads((Path(TINY) / "cases.json").read_text())
 

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from commandline import Bei, parts
 
-from pipeline.output import Output
-from pipeline.plan import Plan, make_plan
-from pipeline.sink import encode_part, read_info
+from pipeline.output.output import Output
+from pipeline.output.part_file import encode_part, read_info
+from pipeline.output.plan import Plan, make_plan
 from pipeline.spec import Cut
 
 

@@ -13,14 +13,14 @@ import pytest
 import torch
 from commandline import prepared, write_parquet
 
-from jobs.prepare import Prepared
-from pipeline.encoder.checkpoint import resolve
+from pipeline.encoder.checkpoint.checkpoint import resolve
 from pipeline.encoder.engine import Engine
 from pipeline.errors import StorageError, StoreFull
-from pipeline.output import Output
-from pipeline.quarantine import write_quarantine
+from pipeline.output.output import Output
+from pipeline.output.part_file import read_info
+from pipeline.output.quarantine import write_quarantine
+from pipeline.planning.prepare import Prepared
 from pipeline.run import run_shards
-from pipeline.sink import read_info
 from pipeline.spec import ShardResult
 from pipeline.tasks.embed import Embed
 
@@ -96,7 +96,7 @@ def test_what_breaks_while_reading_surfaces(
         raise kind("in the reader")
         yield
 
-    monkeypatch.setattr("pipeline.source.read", broken)
+    monkeypatch.setattr("pipeline.input.reading.read", broken)
     with pytest.raises(kind, match="in the reader"):
         compute(job, engine)
 
@@ -124,7 +124,9 @@ def test_what_breaks_on_the_device_surfaces(
         compute(job, engine)
 
 
-@pytest.mark.parametrize("where", ["pipeline.commit.encode_part", "pipeline.output.Output.commit"])
+@pytest.mark.parametrize(
+    "where", ["pipeline.commit.encode_part", "pipeline.output.output.Output.commit"]
+)
 def test_what_breaks_while_committing_surfaces(
     job: Prepared, engine: Engine, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,8 +244,8 @@ def test_a_value_too_large_for_float16_is_an_error_row_and_never_written(
 def test_stopping_leaves_whole_parts_and_nothing_else(
     job: Prepared, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.windows._FIRST_WINDOW_ROWS", 10)
-    monkeypatch.setattr("pipeline.windows._WINDOW_ROWS", 10)
+    monkeypatch.setattr("pipeline.blocks._FIRST_WINDOW_ROWS", 10)
+    monkeypatch.setattr("pipeline.blocks._WINDOW_ROWS", 10)
     batches = iter(range(100))
     results = compute(job, engine, lambda: next(batches) >= 2)
     assert 0 < len(results) < 4

@@ -12,18 +12,18 @@ import pytest
 import redis
 import torch
 from commandline import TINY, write_parquet
-from planned import ROWS, Job, MakeJob, MakeServant, Queued
+from planned import ROWS, Job, MakeHandler, MakeJob, Queued
 
-from jobs.prepare import prepare
-from jobs.request import Request
-from pipeline.plan import Span
+from pipeline.output.plan import Span
+from pipeline.planning.prepare import prepare
+from pipeline.request import Request
 from workers.broker import Broker
-from workers.engines import EngineCache
-from workers.execution import Device
+from workers.celery_tasks import MessageHandler
+from workers.engine_cache import EngineCache
+from workers.known_jobs import KnownJobs
 from workers.messages import QUEUE, read_message
-from workers.registry import Registry
 from workers.settings import Settings
-from workers.tasks import Servant
+from workers.span_attempt import Device
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -73,24 +73,24 @@ def job(make_job: MakeJob) -> Job:
 
 
 @pytest.fixture
-def registry(settings: Settings) -> Registry:
-    return Registry(settings.state_dir)
+def registry(settings: Settings) -> KnownJobs:
+    return KnownJobs(settings.state_dir)
 
 
 @pytest.fixture
-def make_servant(settings: Settings, broker: Broker, registry: Registry) -> MakeServant:
+def make_handler(settings: Settings, broker: Broker, registry: KnownJobs) -> MakeHandler:
     """A servant on the CPU; `should_stop` is asked before each batch."""
 
-    def make(should_stop: Callable[[], bool] = lambda: False) -> Servant:
+    def make(should_stop: Callable[[], bool] = lambda: False) -> MessageHandler:
         device = Device("cpu", EngineCache(settings.cache_dir), should_stop)
-        return Servant(settings, broker, registry, device)
+        return MessageHandler(settings, broker, registry, device)
 
     return make
 
 
 @pytest.fixture
-def servant(make_servant: MakeServant) -> Servant:
-    return make_servant()
+def handler(make_handler: MakeHandler) -> MessageHandler:
+    return make_handler()
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from planned import Job
 
 from pipeline.errors import BrokerError, UsageError
 from workers.broker import Broker, WorkerInfo
+from workers.known_jobs import JobRef
 from workers.messages import QUEUE
-from workers.registry import JobRef
 
 pytestmark = pytest.mark.integration
 

@@ -9,7 +9,7 @@ import sys
 def test_looking_at_a_job_loads_neither_celery_nor_torch() -> None:
     heavy = ("celery", "kombu", "torch", "tokenizers", "transformers")
     code = (
-        "import sys, workers.broker, workers.reconcile, workers.registry, workers.settings\n"
+        "import sys, workers.broker, workers.reconcile, workers.known_jobs, workers.settings\n"
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -17,6 +17,6 @@ def test_looking_at_a_job_loads_neither_celery_nor_torch() -> None:
 
 
 def test_the_parent_of_a_worker_loads_no_device_library() -> None:
-    code = "import sys, workers.worker\nprint('torch' in sys.modules)"
+    code = "import sys, workers.supervisor\nprint('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

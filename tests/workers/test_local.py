@@ -16,13 +16,13 @@ import pytest
 import torch
 from commandline import prepared, write_parquet
 
-from jobs.prepare import Prepared
 from pipeline.errors import CheckpointError, EncodeError, StorageError, StoreFull
-from pipeline.manifest import finalise
-from pipeline.output import MAX_ATTEMPTS, Output
+from pipeline.output.manifest import finalise
+from pipeline.output.output import MAX_ATTEMPTS, Output
+from pipeline.output.verify import verify
+from pipeline.planning.prepare import Prepared
 from pipeline.spec import ModelIdentity, ShardResult
-from pipeline.verify import verify
-from workers.local import Here, OnBatch, _follow, _serve, run_here
+from workers.local import LocalRun, OnBatch, _follow, _serve, run_here
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,9 @@ def carry_out(
     on_batch: OnBatch = lambda rows, tokens: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[ShardResult]:
-    here = Here(devices or ("cpu",), Path(job.output.uri).parent / "cache", should_stop, on_batch)
+    here = LocalRun(
+        devices or ("cpu",), Path(job.output.uri).parent / "cache", should_stop, on_batch
+    )
     return list(run_here(job.output, job.run, job.plan, here))
 
 
@@ -108,8 +110,8 @@ def test_a_failure_that_cannot_pass_is_not_tried_again(
 
 def test_two_devices_give_the_rows_of_one(job: Prepared, tmp_path: Path) -> None:
     corpus = write_parquet(tmp_path / "other/c.parquet", 40)
-    alone = prepared(tmp_path / "other", corpus, rows_per_shard=10)
-    carry_out(alone)
+    output_lock = prepared(tmp_path / "other", corpus, rows_per_shard=10)
+    carry_out(output_lock)
     told: list[int] = []
     results = carry_out(job, "cpu", "cpu", on_batch=lambda rows, tokens: told.append(rows))
     assert sorted(result.part for result in results) == sorted(job.plan.parts)
@@ -118,9 +120,9 @@ def test_two_devices_give_the_rows_of_one(job: Prepared, tmp_path: Path) -> None
     assert finalise(job.output, job.run, job.plan, max_failed="0") is not None
     assert verify(job.output).ok
     assert multiprocessing.active_children() == []
-    for one, other in zip(job.plan.shards(), alone.plan.shards(), strict=True):
+    for one, other in zip(job.plan.shards(), output_lock.plan.shards(), strict=True):
         tables = []
-        for run, shard in ((job, one), (alone, other)):
+        for run, shard in ((job, one), (output_lock, other)):
             with pa.ipc.open_file(Path(run.output.uri) / shard.part) as reader:
                 tables.append(reader.read_all().replace_schema_metadata(None))
         assert tables[0].equals(tables[1])
@@ -191,7 +193,7 @@ def test_the_parent_passes_on_what_its_processes_say_and_tells_them_to_stop() ->
     for event in [("batch", (3, 9)), ("result", result), ("end", None), ("end", None)]:
         events.put(event)
     stop = threading.Event()
-    here = Here(("cpu", "cpu"), None, lambda: bool(told), lambda *given: told.append(given))
+    here = LocalRun(("cpu", "cpu"), None, lambda: bool(told), lambda *given: told.append(given))
     processes: Any = [None, None]
     assert list(_follow(processes, events, stop, here)) == [result]
     assert told == [(3, 9)]

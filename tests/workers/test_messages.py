@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.plan import Span
+from pipeline.output.plan import Span
 from workers.messages import MESSAGE_VERSION, QUEUE, Message, NewerMessage, queue_of, read_message
 
 MESSAGE = Message("0123456789ab", "s3://bucket/out", 3, 128, 64)

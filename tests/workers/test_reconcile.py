@@ -10,15 +10,15 @@ import redis
 from commandline import write_parquet
 from planned import Job, MakeJob, Queued
 
-from pipeline.output import MAX_ATTEMPTS
-from pipeline.plan import Span
+from pipeline.output.output import MAX_ATTEMPTS
+from pipeline.output.plan import Span
+from pipeline.output.status import job_status
 from pipeline.spec import ShardResult
-from pipeline.state import job_state
 from workers import reconcile as module
 from workers.broker import Broker
+from workers.celery_tasks import MessageHandler
 from workers.messages import QUEUE
 from workers.reconcile import reconcile
-from workers.tasks import Servant
 
 pytestmark = pytest.mark.integration
 
@@ -66,10 +66,10 @@ def test_many_at_once_send_each_span_once(job: Job, broker: Broker, queued: Queu
 
 
 def test_after_redis_lost_everything_only_what_is_missing_is_sent(
-    job: Job, broker: Broker, servant: Servant, queued: Queued, raw: redis.Redis
+    job: Job, broker: Broker, handler: MessageHandler, queued: Queued, raw: redis.Redis
 ) -> None:
     reconcile(broker, job.output, job.run)
-    servant.run_shard(job.message(1))
+    handler.run_shard(job.message(1))
     raw.flushall()
     seen = reconcile(broker, job.output, job.run)
     assert queued() == singles(0, 2, 3)
@@ -103,7 +103,7 @@ def test_what_waits_behind_other_jobs_is_not_sent_again(
 def test_no_more_than_the_window_is_outstanding(
     make_job: MakeJob,
     broker: Broker,
-    servant: Servant,
+    handler: MessageHandler,
     queued: Queued,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -111,34 +111,34 @@ def test_no_more_than_the_window_is_outstanding(
     job = make_job(shards=7)
     reconcile(broker, job.output, job.run)
     assert queued() == singles(0, 1, 2)
-    servant.run_shard(job.message(0))
+    handler.run_shard(job.message(0))
     assert reconcile(broker, job.output, job.run).outstanding == 3
     assert queued() == singles(0, 1, 2, 3)
 
 
 def test_a_complete_job_is_finished_by_whoever_looks(
-    job: Job, broker: Broker, servant: Servant
+    job: Job, broker: Broker, handler: MessageHandler
 ) -> None:
     reconcile(broker, job.output, job.run)
     for shard in range(4):
-        servant.run_shard(job.message(shard))
+        handler.run_shard(job.message(shard))
     states = [reconcile(broker, job.output, job.run).state for _ in range(2)]
     assert states == ["done", "done"]
-    assert job_state(job.output, job.run).rows_done == 40
+    assert job_status(job.output, job.run).rows_done == 40
     assert broker.open_jobs() == []
 
 
 def test_a_shard_that_failed_for_good_is_not_sent_and_fails_the_job_at_the_end(
-    job: Job, broker: Broker, servant: Servant, queued: Queued
+    job: Job, broker: Broker, handler: MessageHandler, queued: Queued
 ) -> None:
     fail(job, 1)
     assert reconcile(broker, job.output, job.run).state == "queued"
     assert queued() == singles(0, 2, 3)
     for shard in (0, 2, 3):
-        servant.run_shard(job.message(shard))
+        handler.run_shard(job.message(shard))
     seen = reconcile(broker, job.output, job.run)
     assert (seen.state, seen.done, seen.failed) == ("failed", 3, 1)
-    state = job_state(job.output, job.run)
+    state = job_status(job.output, job.run)
     assert "1 of 4 shards failed" in state.reason
     assert "rows 10-19: broken" in state.reason
     assert state.hint == "mend it"
@@ -160,7 +160,7 @@ def test_a_shard_whose_failure_may_pass_is_sent_until_its_attempts_are_used_up(
 def test_suspects_of_a_crash_are_sent_alone(
     make_job: MakeJob, broker: Broker, queued: Queued, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.plan._SPANS_PER_JOB", 1)
+    monkeypatch.setattr("pipeline.output.plan._SPANS_PER_JOB", 1)
     job = make_job(shards=6)
     with broker.spans(job.run.job) as spans:
         spans.began([2, 3])
@@ -199,14 +199,14 @@ def test_a_job_is_given_up_early_when_nothing_of_it_succeeds(
 
 
 def test_too_many_failed_rows_fail_the_job(
-    make_job: MakeJob, broker: Broker, servant: Servant, tmp_path: Path
+    make_job: MakeJob, broker: Broker, handler: MessageHandler, tmp_path: Path
 ) -> None:
     corpus = write_parquet(tmp_path / "nulls.parquet", 20, text=["fine", None] * 10)
     job = make_job(corpus=corpus, max_failed_rows="9")
     for shard in range(2):
-        servant.run_shard(job.message(shard))
+        handler.run_shard(job.message(shard))
     assert reconcile(broker, job.output, job.run).state == "failed"
-    assert "10 of 20 rows failed" in job_state(job.output, job.run).reason
+    assert "10 of 20 rows failed" in job_status(job.output, job.run).reason
 
 
 def test_a_cancelled_job_is_left_alone(job: Job, broker: Broker, queued: Queued) -> None:
@@ -222,16 +222,16 @@ def test_a_run_that_a_higher_one_replaced_is_cancelled(
     new = make_job(shards=6, name="corpus")
     assert new.run.n == old.run.n + 1
     assert reconcile(broker, old.output, old.run).state == "cancelled"
-    assert job_state(old.output, old.run).final
+    assert job_status(old.output, old.run).final
     assert queued() == []
     assert reconcile(broker, new.output, new.run).state == "queued"
 
 
 def test_a_retried_job_starts_with_all_its_attempts(
-    job: Job, broker: Broker, servant: Servant, queued: Queued
+    job: Job, broker: Broker, handler: MessageHandler, queued: Queued
 ) -> None:
     for shard in (0, 2, 3):
-        servant.run_shard(job.message(shard))
+        handler.run_shard(job.message(shard))
     fail(job, 1)
     with broker.spans(job.run.job) as spans:
         spans.began([1])

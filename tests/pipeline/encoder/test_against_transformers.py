@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.encoder.attention import alibi_slopes, relative_buckets, runs
-from pipeline.encoder.checkpoint import Checkpoint
+from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.engine import Engine
+from pipeline.encoder.model.attention import alibi_slopes, relative_buckets, runs
 
 LONG = 700  # tokens, twenty windows of the goldens
 
@@ -60,12 +60,12 @@ def test_a_text_longer_than_the_window_equals_transformers_token_by_token(
 
 def _hidden(engine: Engine, ids: list[int]) -> Any:
     """Hidden states between short neighbours, which must not show."""
-    from pipeline.encoder.packed import Packed
+    from pipeline.encoder.model.packed_batch import PackedBatch
 
     neighbours = [9, 8, 7]
     flat = torch.tensor(neighbours + ids + neighbours, dtype=torch.int32)
     offsets = [0, 3, 3 + len(ids), 6 + len(ids)]
-    packed = Packed(flat, torch.tensor(offsets, dtype=torch.int32), offsets, len(ids), None)
+    packed = PackedBatch(flat, torch.tensor(offsets, dtype=torch.int32), offsets, len(ids), None)
     engine._encode._reads = "all"
     with torch.inference_mode():
         return engine._encode(packed)[3:-3].numpy()
@@ -125,5 +125,5 @@ def test_a_biased_text_too_long_for_one_mask_is_attended_to_in_blocks(
     checkpoint = bent(name)
     ids = np.random.default_rng(3).integers(5, 400, 200).tolist()
     whole = _hidden(Engine(checkpoint, "embed"), ids)
-    monkeypatch.setattr("pipeline.encoder.attention.MAX_MASK_ENTRIES", 4 * 200 * 7)
+    monkeypatch.setattr("pipeline.encoder.model.attention.MAX_MASK_ENTRIES", 4 * 200 * 7)
     np.testing.assert_allclose(_hidden(Engine(checkpoint, "embed"), ids), whole, atol=1e-5)

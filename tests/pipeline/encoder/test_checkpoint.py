@@ -15,11 +15,11 @@ from typing import Any
 import fsspec
 import pytest
 
-from pipeline.encoder import hub as hub_module
-from pipeline.encoder import sources
-from pipeline.encoder.archive import unpack
-from pipeline.encoder.checkpoint import Checkpoint, resolve, sha256_of
-from pipeline.encoder.hub import DEFAULT_MODEL, DEFAULT_SHA256
+from pipeline.encoder.checkpoint import download
+from pipeline.encoder.checkpoint import hub as hub_module
+from pipeline.encoder.checkpoint.archive import unpack
+from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve, sha256_of
+from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL, DEFAULT_SHA256
 from pipeline.errors import CheckpointError, UsageError
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
@@ -138,7 +138,7 @@ def test_pickled_weights_are_refused_with_the_way_to_convert_them(
 
 
 def test_a_file_that_is_not_safetensors_is_refused(tmp_path: Path, cache: Path) -> None:
-    from pipeline.encoder.families import recognise
+    from pipeline.encoder.architecture.recognise import recognise
 
     copy = tmp_path / "copy"
     shutil.copytree(BERT, copy)
@@ -359,7 +359,7 @@ def test_a_directory_in_a_store_is_fetched_once_and_without_its_pickles(
     assert first.sha256 == resolve(str(BERT), cache_dir=cache).sha256
     assert not list(first.path.rglob("*.bin"))
     assert not (first.path / "onnx").exists()
-    monkeypatch.setattr(sources, "_download", None)  # a second fetch would fail
+    monkeypatch.setattr(download, "_download", None)  # a second fetch would fail
     assert resolve(f"{memory}/bert", cache_dir=cache).path == first.path
 
 
@@ -474,7 +474,7 @@ def test_nothing_here_needs_torch() -> None:
     import sys
 
     code = (
-        "import sys, pipeline.encoder.describe, pipeline.encoder.tokenizer;"
+        "import sys, pipeline.encoder.card, pipeline.encoder.checkpoint.tokenizer;"
         "print({'torch', 'transformers'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

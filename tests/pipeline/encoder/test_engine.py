@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.encoder.checkpoint import Checkpoint, resolve
-from pipeline.encoder.describe import describe, resolve_precision
+from pipeline.encoder.card import describe, resolve_precision
+from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
 from pipeline.encoder.engine import Engine
 from pipeline.errors import CheckpointError, EncodeError, Interrupted, UsageError
 from pipeline.packing import Batch, gather
@@ -252,8 +252,8 @@ def test_precision_is_float32_on_a_cpu_unless_asked(golden: Golden, sentences: M
 def test_each_family_has_the_sixteen_bits_that_hold_it(
     name: str, half: str, golden: Golden
 ) -> None:
-    from pipeline.encoder.describe import resolve_precision
-    from pipeline.encoder.families import recognise
+    from pipeline.encoder.architecture.recognise import recognise
+    from pipeline.encoder.card import resolve_precision
 
     encoder = recognise(golden(name))
     assert encoder is not None
@@ -333,9 +333,9 @@ def test_weights_of_sixteen_bits_are_computed_in_float32(
 
 def test_known_families_never_import_transformers() -> None:
     code = (
-        "import sys; from pipeline.encoder.checkpoint import resolve;"
+        "import sys; from pipeline.encoder.checkpoint.checkpoint import resolve;"
         "from pipeline.encoder.engine import Engine;"
-        "from pipeline.encoder.tokenizer import load_tokenizer;"
+        "from pipeline.encoder.checkpoint.tokenizer import load_tokenizer;"
         f"c = resolve({str(GOLDENS / 'bert_mean')!r}); Engine(c, 'embed'); load_tokenizer(c);"
         "print('transformers' in sys.modules)"
     )
@@ -348,7 +348,7 @@ def test_batches_computed_at_once_are_those_computed_alone_and_in_order(
     name: str, golden: Golden, sentences: Make
 ) -> None:
     batches = [_batch(sentences(3 + i % 5, 10 + 3 * i)) for i in range(20)]
-    alone = [rows for _, rows in Engine(golden(name), "embed").run(batches)]
+    output_lock = [rows for _, rows in Engine(golden(name), "embed").run(batches)]
     torch.set_num_threads(4)
     try:
         engine = Engine(golden(name), "embed")
@@ -365,7 +365,7 @@ def test_batches_computed_at_once_are_those_computed_alone_and_in_order(
     assert threads == [4, 4]  # the engine's own alone have fewer
     assert own == [1] * 8  # after operators, too: at the first of them torch makes up its mind
     assert [b is batch for b, (batch, _) in zip(batches, found, strict=True)] == [True] * 20
-    for rows, (_, together) in zip(alone, found, strict=True):
+    for rows, (_, together) in zip(output_lock, found, strict=True):
         np.testing.assert_array_equal(together, rows)
 
 

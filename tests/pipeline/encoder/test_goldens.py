@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.encoder.checkpoint import Checkpoint, resolve
+from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
+from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL
+from pipeline.encoder.checkpoint.sentence_modules import read_modules
+from pipeline.encoder.checkpoint.tokenizer import load_tokenizer
 from pipeline.encoder.engine import Engine
-from pipeline.encoder.hub import DEFAULT_MODEL
-from pipeline.encoder.modules import read_modules
-from pipeline.encoder.tokenizer import load_tokenizer
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
 EMBED_TOLERANCE = 2e-4

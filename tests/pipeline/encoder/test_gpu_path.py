@@ -21,16 +21,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.encoder import capture, graphs, model
-from pipeline.encoder.activations import activate_
-from pipeline.encoder.attention import varlen_supported
-from pipeline.encoder.checkpoint import Checkpoint
-from pipeline.encoder.describe import tasks_of
+from pipeline.encoder import cuda_graphs
+from pipeline.encoder.card import tasks_of
+from pipeline.encoder.checkpoint.checkpoint import Checkpoint
+from pipeline.encoder.device import graph_capture
+from pipeline.encoder.device.out_of_memory import is_out_of_memory
 from pipeline.encoder.engine import Engine
-from pipeline.encoder.kernels import Sequences
-from pipeline.encoder.linear import PackedLinear
-from pipeline.encoder.memory import is_out_of_memory
-from pipeline.encoder.static import Shape
+from pipeline.encoder.graph_shapes import Shape
+from pipeline.encoder.model import encoder
+from pipeline.encoder.model.activations import activate_
+from pipeline.encoder.model.attention import varlen_supported
+from pipeline.encoder.model.linear import PackedLinear
+from pipeline.encoder.model.varlen_kernels import Sequences
 from pipeline.packing import Batch, gather
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
@@ -115,10 +117,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         wide = weight.dtype == torch.float32
         return PackedLinear(weight, bias) if wide else HalfLinear(weight, bias)
 
-    monkeypatch.setattr(model, "varlen_supported", supported)
-    monkeypatch.setattr(model, "choose", lambda *_: attend)
-    monkeypatch.setattr(model, "make_linear", linear)
-    monkeypatch.setattr(graphs, "capture", recorded)
+    monkeypatch.setattr(encoder, "varlen_supported", supported)
+    monkeypatch.setattr(encoder, "choose", lambda *_: attend)
+    monkeypatch.setattr(encoder, "make_linear", linear)
+    monkeypatch.setattr(cuda_graphs, "capture", recorded)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
 
@@ -192,7 +194,7 @@ def test_what_cannot_be_captured_is_launched_plainly_and_not_tried_again(
     engine = Engine(golden("bert_mean"), "embed", precision="float16")
     work = _batches(8, types=False)
     expected = _matrix(list(engine.run(work)))
-    monkeypatch.setattr(graphs, "capture", refuse)
+    monkeypatch.setattr(cuda_graphs, "capture", refuse)
     engine = Engine(golden("bert_mean"), "embed", precision="float16")
     with caplog.at_level(logging.WARNING):
         found = _matrix(list(engine.run(work)))
@@ -221,7 +223,7 @@ def test_a_capture_that_runs_out_of_memory_halves_the_batch(
     engine._pool = None  # as on a GPU, one batch after the other
     work = _batches(1, types=False) * 3
     expected = _matrix(list(engine.run(work)))
-    monkeypatch.setattr(graphs, "capture", short)
+    monkeypatch.setattr(cuda_graphs, "capture", short)
     small = Engine(golden("bert_mean"), "embed", precision="float16")
     small._pool = None
     found = _matrix(list(small.run(work)))
@@ -291,7 +293,7 @@ def test_a_capture_is_made_on_its_own_device_whichever_is_current(
         seen.append(cuda.current)
         return torch.zeros(1)
 
-    capture.capture(work, cuda.Stream(device), None)
+    graph_capture.capture(work, cuda.Stream(device), None)
     assert seen == ["cuda:1"] * 3  # two warm-ups and the recording
     assert ("begin", "cuda:1") in cuda.calls
     assert cuda.current == "cuda:0"
@@ -311,7 +313,7 @@ def test_a_failed_capture_leaves_the_stream_and_the_allocator_as_they_were(
         return torch.zeros(1)
 
     with pytest.raises(torch.OutOfMemoryError):
-        capture.capture(work, cuda.Stream(torch.device("cuda", 1)), (0, 7))
+        graph_capture.capture(work, cuda.Stream(torch.device("cuda", 1)), (0, 7))
     after = cuda.calls[cuda.calls.index(("begin", "cuda:1")) + 1 :]
     if end_fails:
         names = ("_cuda_endAllocateToPool", "_cuda_releasePool")
@@ -326,16 +328,16 @@ def test_graphs_of_a_second_gpu_are_captured_there(
     asked: list[Any] = []
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: asked.append(device) or "stream")
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
-    monkeypatch.setattr(graphs, "packed", lambda *_: None)
+    monkeypatch.setattr(cuda_graphs, "packed", lambda *_: None)
     used: list[Any] = []
 
     def note(work: Any, stream: Any, pool: Any) -> tuple[None, Tensor]:
         used.append((stream, pool))
         return None, torch.zeros(1)
 
-    monkeypatch.setattr(graphs, "capture", note)
+    monkeypatch.setattr(cuda_graphs, "capture", note)
     second = torch.device("cuda", 1)
-    made = graphs.Graphs(lambda p: torch.zeros(1), second, per_token=False, limit=None)
+    made = cuda_graphs.CudaGraphs(lambda p: torch.zeros(1), second, per_token=False, limit=None)
     for _ in range(2):
         made._capture(None, Shape(256, 32, 64))  # type: ignore[arg-type]
     assert asked == [second]  # one stream for all: each has a workspace of its own

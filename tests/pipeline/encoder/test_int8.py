@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.encoder.int8 import Int8Linear, Passes, TorchPasses, fastest_passes
-from pipeline.encoder.int8_compiled import CompiledPasses
-from pipeline.encoder.linear import PlainLinear
+from pipeline.encoder.model.int8 import Int8Linear, Passes, TorchPasses, fastest_passes
+from pipeline.encoder.model.int8_compiled import CompiledPasses
+from pipeline.encoder.model.linear import PlainLinear
 
 ACTIVATIONS = (None, "gelu", "gelu_tanh", "silu", "relu", "tanh")
 
@@ -84,8 +84,8 @@ def test_a_part_of_a_wider_tensor_is_taken(passes: Passes) -> None:
 def test_int8_of_a_token_does_not_depend_on_its_neighbours(passes: Passes) -> None:
     linear, x = Int8Linear(_random(16, 32), _random(16), passes), _random(700, 32)
     together = linear(x, "gelu")
-    alone = torch.cat([linear(x[i : i + 1], "gelu") for i in (0, 255, 256, 699)])
-    torch.testing.assert_close(alone, together[[0, 255, 256, 699]], rtol=0, atol=1e-6)
+    output_lock = torch.cat([linear(x[i : i + 1], "gelu") for i in (0, 255, 256, 699)])
+    torch.testing.assert_close(output_lock, together[[0, 255, 256, 699]], rtol=0, atol=1e-6)
 
 
 def test_int8_of_zeros_is_the_bias_and_of_nan_is_nan(passes: Passes) -> None:
@@ -103,7 +103,7 @@ def test_numba_is_taken_where_it_is_installed_and_missed_nowhere() -> None:
         "import sys; sys.modules['numba'] = None\n"
         "import importlib.util as u; find = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name == 'numba' else find(name, *a)\n"
-        "import torch; from pipeline.encoder.int8 import Int8Linear\n"
+        "import torch; from pipeline.encoder.model.int8 import Int8Linear\n"
         "print(type(Int8Linear(torch.eye(8), None)._passes).__name__)"
     )
     done = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True)

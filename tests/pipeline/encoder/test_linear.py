@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.encoder.int8 import Int8Linear
-from pipeline.encoder.linear import PackedLinear, PlainLinear, make_linear
+from pipeline.encoder.model.int8 import Int8Linear
+from pipeline.encoder.model.linear import PackedLinear, PlainLinear, make_linear
 
 ACTIVATIONS = (None, "gelu", "gelu_tanh", "silu", "relu", "tanh")
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.encoder.checkpoint import Checkpoint
-from pipeline.encoder.describe import tasks_of
+from pipeline.encoder.card import tasks_of
+from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.engine import Engine
 from pipeline.packing import gather
 
@@ -40,10 +40,10 @@ def test_a_text_gives_the_same_alone_among_fifty_and_in_another_order(
     tagging = engine.encoder.head == "tokens"
     texts = sentences(51, 150)
     together = compute(engine, texts, token_budget=100_000, per_token=tagging)
-    alone = compute(engine, texts, token_budget=1, per_token=tagging)
+    output_lock = compute(engine, texts, token_budget=1, per_token=tagging)
     backwards = compute(engine, texts[::-1], token_budget=700, per_token=tagging)[::-1]
-    tolerance = TOLERANCE * _scale(alone)
-    for one, among, other in zip(alone, together, backwards, strict=True):
+    tolerance = TOLERANCE * _scale(output_lock)
+    for one, among, other in zip(output_lock, together, backwards, strict=True):
         np.testing.assert_allclose(among, one, rtol=0, atol=tolerance)
         np.testing.assert_allclose(other, one, rtol=0, atol=tolerance)
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.encoder.checkpoint import Checkpoint
-from pipeline.encoder.describe import tasks_of
+from pipeline.encoder.card import tasks_of
+from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.engine import Engine
-from pipeline.encoder.heads import pool
+from pipeline.encoder.model.heads import pool
 
 Golden = Callable[[str], Checkpoint]
 Bent = Callable[..., Checkpoint]

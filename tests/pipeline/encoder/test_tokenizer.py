@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.encoder.checkpoint import Checkpoint
-from pipeline.encoder.families import recognise
-from pipeline.encoder.modules import read_modules
-from pipeline.encoder.tokenizer import load_tokenizer, max_length, prompt_tokens
+from pipeline.encoder.architecture.recognise import recognise
+from pipeline.encoder.checkpoint.checkpoint import Checkpoint
+from pipeline.encoder.checkpoint.sentence_modules import read_modules
+from pipeline.encoder.checkpoint.tokenizer import load_tokenizer, max_length, prompt_tokens
 from pipeline.errors import CheckpointError
 
 Golden = Callable[[str], Checkpoint]

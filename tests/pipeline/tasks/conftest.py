@@ -11,8 +11,8 @@ import pytest
 from task_rows import GOLDENS, LABELS
 from tokenizers import Tokenizer
 
-from pipeline.encoder.checkpoint import resolve
-from pipeline.encoder.tokenizer import load_tokenizer
+from pipeline.encoder.checkpoint.checkpoint import resolve
+from pipeline.encoder.checkpoint.tokenizer import load_tokenizer
 from pipeline.spec import JobSpec, ModelIdentity
 from pipeline.tasks import Task, make_task
 

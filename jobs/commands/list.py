@@ -1,0 +1,49 @@
+"""`bei-jobs list`: the known jobs."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from jobs.options import broker_option, json_option
+
+
+@click.command(name="list")
+@broker_option
+@json_option
+def command(broker: str | None, as_json: bool) -> None:
+    """The jobs that this machine submitted or served, and with --broker those of the fleet."""
+    from jobs.find_job import open_broker
+    from jobs.summary import summary
+    from pipeline.errors import BeiJobsError
+    from pipeline.output.output import Output
+    from pipeline.output.status import job_status
+    from pipeline.store.directory import redact
+    from workers.known_jobs import KnownJobs
+    from workers.settings import load_settings
+
+    refs = {ref.job: ref for ref in KnownJobs(load_settings().state_dir).all()}
+    if queue := open_broker(broker):
+        refs |= {ref.job: ref for ref in queue.jobs()}
+    rows = []
+    for ref in refs.values():
+        try:
+            output = Output(ref.output)
+            run = output.run(ref.n)
+            rows.append(summary(run, job_status(output, run)))
+        except BeiJobsError as error:
+            rows.append(
+                {"job": ref.job, "output": ref.output, "state": "gone", "reason": str(error)}
+            )
+    if as_json:
+        click.echo(json.dumps({"jobs": rows}))
+        return
+    for row in rows:
+        counts = row.get("rows", {"done": 0, "total": 0})
+        click.echo(
+            f"{row['job']}  {row['state']:<9}  {counts['done']:>12,} of {counts['total']:<12,}  "
+            f"{redact(row['output'])}"
+        )
+    if not rows:
+        click.echo("no jobs are known here", err=True)

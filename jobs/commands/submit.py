@@ -1,0 +1,107 @@
+"""`bei-jobs submit`: run a job, here or on a broker's queue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jobs.bei_config import read_bei_config
+from jobs.options import (
+    broker_option,
+    choice,
+    json_option,
+    option,
+    own_revision,
+    quiet_option,
+    read_job_file,
+)
+from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL
+from pipeline.spec import Aggregation, OutputDtype, Precision, TaskName, Truncate
+
+
+@click.command(name="submit")
+@click.argument("inputs", nargs=-1, metavar="INPUT...", required=False)
+@click.option(
+    "--job-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=read_job_file,
+    is_eager=True,
+    expose_value=False,
+    help="TOML file that sets any of these options, and `inputs`.",
+)
+@click.option(
+    "--bei-config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=read_bei_config,
+    is_eager=True,
+    expose_value=False,
+    help="config.yaml of a BEI or BEI-Bert deployment, for model, task and token budget.",
+)
+@option("--task", type=choice(TaskName), default="embed", show_default=True)
+@option("--model", default=DEFAULT_MODEL, show_default=True, help="Name, directory or URI.")
+@option("--revision", help="Branch, tag or commit of a model on the hub.")
+@option("--output", metavar="URI", help="Default: beside the input, such as corpus.embed.")
+@option("--text-column", default="text", show_default=True)
+@option("--query-column", default="query", show_default=True)
+@option("--documents-column", default="documents", show_default=True, help="A list of texts.")
+@option("--document-column", help="Rerank one pair a row.")
+@option("--id-column", help="Passed through. Default: `id` where the input has it.")
+@option("--keep", multiple=True, metavar="COLUMN", help="Pass columns through: a,b or repeated.")
+@option("--prompt-name", help="A prompt of the model's own.")
+@option("--prompt", help="Text put before each text.")
+@option("--max-length", type=click.IntRange(min=1), help="Tokens. Default: the model's.")
+@option("--truncate", type=choice(Truncate), default="right", show_default=True)
+@option("--dimensions", type=click.IntRange(min=1), help="Keep the first N (Matryoshka).")
+@option("--output-dtype", type=choice(OutputDtype), default="float32", show_default=True)
+@option("--normalize/--no-normalize", default=None, help="Default: as the model says.")
+@option("--top-k", type=click.IntRange(min=1), help="Labels a row. Default: 1, or all of several.")
+@option("--raw-scores", is_flag=True, help="Logits instead of probabilities.")
+@option("--aggregation", type=choice(Aggregation), default="simple", show_default=True)
+@option("--precision", type=choice(Precision), default="auto", show_default=True)
+@option("--token-budget", type=click.IntRange(min=1), help="Tokens a batch. Default: by device.")
+@option("--rows-per-shard", type=click.IntRange(min=1), help="For files not yet cut.")
+@option("--limit", type=click.IntRange(min=1), help="Only the first N rows.")
+@option("--add", is_flag=True, help="Add these inputs to those the output has.")
+@option("--replace", is_flag=True, help="Put these inputs in place of those the output has.")
+@option("--prune", is_flag=True, help="Allow a run to drop more than half of the rows.")
+@option("--device", metavar="NAME[,NAME]", help="cpu, cuda or cuda:N. Default: all CUDA or cpu.")
+@broker_option
+@option("--wait/--no-wait", default=False, help="With --broker: follow the job to its end.")
+@option("--max-failed-rows", default="1%", show_default=True, metavar="N|P%")
+@json_option
+@quiet_option
+def command(
+    inputs: tuple[str, ...],
+    broker: str | None,
+    wait: bool,
+    device: str | None,
+    as_json: bool,
+    quiet: bool,
+    **settings: Any,
+) -> int:
+    """Run a job over INPUT: files, directories, globs or URIs of Parquet, Arrow, JSONL or CSV.
+
+    Without --broker it runs here, in the foreground. The same command goes on where it was, and
+    computes only what is new.
+    """
+    from jobs.launch import Display, run_here, run_on_broker
+    from pipeline.planning.prepare import prepare
+    from pipeline.request import Request
+    from workers.devices import devices
+    from workers.settings import load_settings
+
+    settings["revision"] = own_revision(
+        click.get_current_context(), settings["model"], settings["revision"]
+    )
+    settings["keep"] = tuple(name for names in settings["keep"] for name in names.split(","))
+    request = Request(inputs=inputs, **settings)
+    if device is not None and not broker:
+        devices(device)  # a wrong name is said before anything is written
+    configuration = load_settings()
+    prepared = prepare(request, configuration)
+    how = Display(as_json=as_json, quiet=quiet)
+    if broker:
+        return run_on_broker(prepared, broker, configuration, how, wait=wait)
+    return run_here(prepared, configuration, how, device)

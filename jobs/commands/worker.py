@@ -1,0 +1,28 @@
+"""`bei-jobs worker`: serve a broker's queue with this machine's devices."""
+
+from __future__ import annotations
+
+import click
+
+from jobs.options import broker_option, option
+
+
+@click.command(name="worker")
+@broker_option
+@option("--device", metavar="NAME[,NAME]", help="cpu, cuda or cuda:N. Default: all CUDA or cpu.")
+@click.option("--verbose", "-v", is_flag=True, help="Log every shard.")
+def command(broker: str | None, device: str | None, verbose: bool) -> int:
+    """Serve a broker's queue: one process per device, each with its encoder resident.
+
+    SIGTERM stops between two batches and gives the rest of the work back.
+    """
+    from pipeline.errors import UsageError
+    from workers.devices import devices
+    from workers.settings import load_settings
+    from workers.supervisor import serve
+
+    if not broker:
+        raise UsageError(
+            "a worker needs a --broker", hint="such as redis://localhost:6379/0, or BEI_JOBS_BROKER"
+        )
+    return serve(load_settings(), broker, devices(device), verbose=verbose)

@@ -1,0 +1,118 @@
+"""A numerics certificate: a sample in the job's precision beside the same sample in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.blocks import Block
+from pipeline.encode import encode
+from pipeline.encoder.checkpoint.checkpoint import Checkpoint
+from pipeline.encoder.checkpoint.tokenizer import load_tokenizer
+from pipeline.encoder.engine import Engine
+from pipeline.spec import JobSpec
+from pipeline.tasks import make_task
+from pipeline.tasks.base import Float32Array
+
+#: Documents that each query of a reranker's sample meets.
+_DOCUMENTS = 4
+_POINTS = {"min": 0, "p1": 1, "p10": 10, "median": 50}
+_DIFFERENCES = {"median": 50, "p99": 99, "max": 100}
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionComparison:
+    """How far a precision strays from float32 on a sample of vectors or logits."""
+
+    precision: str
+    device: str
+    rows: int
+    tokens: int
+    width: int  # values of one output
+    cosine: dict[str, float]  # over vectors or rows of logits; empty where these have one value
+    difference: dict[str, float]  # absolute, over all values
+    largest_difference: float  # between any two values
+    not_finite: int  # outputs that are not finite, the repair in float32 included
+
+
+def compare_precision(
+    checkpoint: Checkpoint, spec: JobSpec, texts: Sequence[str], device: str
+) -> PrecisionComparison:
+    """Compute a sample twice and compare.
+
+    Args:
+        checkpoint: the model.
+        spec: task, precision and options of the job.
+        texts: the sample; for rerank, each text is asked about those that follow it.
+        device: where both precisions run.
+
+    Raises:
+        CheckpointError: the model does not fit the task.
+        EncodeError: the device failed.
+    """
+    ours, engine, tokens = _outputs(checkpoint, spec, texts, device, spec.precision)
+    precision, name, width = engine.precision, engine.device_name, engine.output_size
+    del engine  # two models of a device's size need not fit side by side
+    exact, _, _ = _outputs(checkpoint, spec, texts, device, "float32")
+    finite = np.isfinite(ours).all(axis=1)
+    difference = np.abs(ours - exact)[finite]
+    return PrecisionComparison(
+        precision=precision,
+        device=name,
+        rows=len(ours),
+        tokens=tokens,
+        width=width,
+        cosine=_distribution(ours[finite], exact[finite]),
+        difference={
+            name: float(np.percentile(difference, point)) if difference.size else 0.0
+            for name, point in _DIFFERENCES.items()
+        },
+        largest_difference=float(difference.max(initial=0.0)),
+        not_finite=int((~finite).sum()),
+    )
+
+
+def _outputs(
+    checkpoint: Checkpoint, spec: JobSpec, texts: Sequence[str], device: str, precision: str
+) -> tuple[Float32Array, Engine, int]:
+    engine = Engine(
+        checkpoint,
+        spec.task,
+        device=device,
+        precision=precision,
+        dimensions=spec.dimensions,
+        normalize=spec.normalize,
+    )
+    task = make_task(spec, load_tokenizer(checkpoint), engine.output_size)
+    rows = _rows(spec, texts)
+    window = Block((), rows, task.tokenize(rows))
+    budget = spec.token_budget or engine.token_budget
+    [(_, outputs)] = encode(
+        engine, iter([window]), task, budget, lambda: False, lambda rows, tokens: None
+    )
+    return outputs, engine, int(window.tokens.ids.shape[0])
+
+
+def _rows(spec: JobSpec, texts: Sequence[str]) -> pa.RecordBatch:
+    """The sample under the columns that the task reads."""
+    if spec.task != "rerank":
+        return pa.RecordBatch.from_pydict({spec.text_column: list(texts)})
+    around = [[texts[(i + j) % len(texts)] for j in range(_DOCUMENTS)] for i in range(len(texts))]
+    return pa.RecordBatch.from_pydict(
+        {spec.query_column: list(texts), spec.documents_column: around}
+    )
+
+
+def _distribution(
+    ours: npt.NDArray[np.float32], exact: npt.NDArray[np.float32]
+) -> dict[str, float]:
+    if not len(ours) or ours.shape[1] < 2:
+        return {}
+    a, b = ours.astype(np.float64), exact.astype(np.float64)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines = np.divide((a * b).sum(axis=1), norms, out=np.ones(len(a)), where=norms > 0)
+    return {name: float(np.percentile(cosines, point)) for name, point in _POINTS.items()}

@@ -1,0 +1,274 @@
+"""Families built like BERT: norms after each branch, or ModernBERT's before it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pipeline.encoder.architecture import tensor_names
+from pipeline.encoder.architecture.config_keys import (
+    Config,
+    Family,
+    Tensors,
+    activation,
+    architecture,
+    headed,
+    refuse,
+    rope,
+    ropes,
+    size,
+    windows,
+    with_biases,
+)
+from pipeline.encoder.architecture.encoder_config import EncoderConfig
+from pipeline.encoder.architecture.tensor_names import biased
+from pipeline.errors import CheckpointError
+
+_JINA_MLPS = ("mlp.gated_layers.weight", "mlp.up_gated_layer.weight")
+
+_OTHER_RERANKERS = (
+    "BAAI/bge-reranker-base, Alibaba-NLP/gte-multilingual-reranker-base and "
+    "Alibaba-NLP/gte-reranker-modernbert-base work."
+)
+
+
+def _post_norm(config: Config, family: str, **settings: Any) -> EncoderConfig:
+    """What BERT and everything built like it shares."""
+    heads = size(config, "num_attention_heads")
+    hidden = size(config, "hidden_size")
+    defaults: dict[str, Any] = {
+        "vocab_size": size(config, "vocab_size"),
+        "hidden_size": hidden,
+        "intermediate_size": size(config, "intermediate_size"),
+        "layers": size(config, "num_hidden_layers"),
+        "heads": heads,
+        "kv_heads": heads,
+        "head_dim": hidden // heads,
+        "norm": "layer",
+        "norm_eps": float(config.get("layer_norm_eps", 1e-12)),
+        "norm_placement": "post",
+        "embedding_norm": True,
+        "final_norm": False,
+        "gated": False,
+        "token_types": size(config, "type_vocab_size", 2, least=0),
+    }
+    return EncoderConfig(family=family, **{**defaults, **settings})
+
+
+def bert(config: Config, tensors: Tensors) -> Family | None:
+    """BERT, RoBERTa and XLM-R; JinaBert too, which publishes itself as `bert`."""
+    if any(name.endswith(_JINA_MLPS) for name in tensors):
+        return jina(config, tensors)
+    if any(".mixer." in name for name in tensors):
+        raise CheckpointError(
+            "this checkpoint has the layout of jina-embeddings-v3, whose adapters need code of "
+            "its own, which bei-jobs never runs",
+            hint=_OTHER_RERANKERS
+            if architecture(config).endswith("ForSequenceClassification")
+            else "jinaai/jina-embeddings-v2-base-*, BAAI/bge-m3 and "
+            "intfloat/multilingual-e5-large-instruct work.",
+        )
+    refuse(
+        config,
+        {
+            "position_embedding_type": ("absolute", None),
+            "is_decoder": (False,),
+            "add_cross_attention": (False,),
+        },
+    )
+    rows = size(config, "max_position_embeddings")
+    roberta = config["model_type"] != "bert"
+    padding = size(config, "pad_token_id", 1, least=0) if roberta else None
+    encoder = _post_norm(
+        config,
+        str(config["model_type"]),
+        activation=activation(config.get("hidden_act", "gelu")),
+        position_table=rows,
+        position_padding=padding,
+        max_length=rows if padding is None else rows - padding - 1,
+    )
+    encoder = headed(encoder, config, sequence="dense" if roberta else "pooler", tokens="tokens")
+    return Family(encoder, tensor_names.BERT, tensor_names.HEADS[encoder.head])
+
+
+def mpnet(config: Config, tensors: Tensors) -> Family | None:
+    """MPNet: learned positions that start at 2, and one relative bias for every layer."""
+    rows = size(config, "max_position_embeddings")
+    encoder = _post_norm(
+        config,
+        "mpnet",
+        activation=activation(config.get("hidden_act", "gelu")),
+        position_table=rows,
+        position_padding=1,  # fixed in the architecture, whatever pad_token_id says
+        relative_buckets=size(config, "relative_attention_num_buckets", 32),
+        token_types=0,
+        max_length=rows - 2,
+    )
+    encoder = headed(encoder, config, sequence="dense", tokens="tokens")
+    return Family(encoder, tensor_names.MPNET, tensor_names.HEADS[encoder.head])
+
+
+def jina(config: Config, tensors: Tensors) -> Family | None:
+    """jina-embeddings-v2: ALiBi and a gated MLP, in three layouts told apart by tensor names."""
+    _refuse_jina_head(architecture(config))
+    refuse(
+        config,
+        {"position_embedding_type": ("alibi",), "feed_forward_type": ("geglu", "reglu")},
+    )
+    code = any(name.endswith("mlp.up_gated_layer.weight") for name in tensors)
+    normed = any(name.endswith("self.layer_norm_q.weight") for name in tensors)
+    limits = [key for key in ("model_max_length", "max_position_embeddings") if config.get(key)]
+    encoder = _post_norm(
+        config,
+        "jina_bert",
+        norm_placement="post_twice" if code else "post",
+        activation=activation(config.get("feed_forward_type", "geglu")),
+        gated=True,
+        gate_first=not code,
+        alibi=True,
+        qk_norm="full_width" if normed else "none",
+        max_length=size(config, limits[0]) if limits else None,
+    )
+    layout = tensor_names.JINA_CODE if code else tensor_names.JINA
+    if normed and not code:
+        layout = replace(layout, layer={**layout.layer, **tensor_names.JINA_QK_NORM})
+    return Family(encoder, layout, {})
+
+
+def _refuse_jina_head(name: str) -> None:
+    if name.endswith("ForSequenceClassification"):
+        raise CheckpointError(
+            f"{name} (jina-reranker) ends in a head that is code of the checkpoint's own, which "
+            "bei-jobs never runs",
+            hint=_OTHER_RERANKERS,
+        )
+    if name not in ("JinaBertForMaskedLM", "JinaBertModel", ""):
+        raise CheckpointError(
+            f"config.json names the class {name}, whose head bei-jobs does not know",
+            hint="Known of this family: JinaBertModel and JinaBertForMaskedLM.",
+        )
+
+
+def nomic(config: Config, tensors: Tensors) -> Family | None:
+    """NomicBert, in its own config keys (n_embd, …) or in those it was converted to."""
+    refuse(
+        config,
+        {
+            "prenorm": (False,),
+            "parallel_block": (False,),
+            "use_rms_norm": (False, None),
+            "rotary_emb_fraction": (1.0,),
+            "rotary_emb_interleaved": (False,),
+            "rotary_emb_scale_base": (None,),
+            "rotary_scaling_factor": (None,),
+            "qkv_proj_bias": (False,),
+            "mlp_fc1_bias": (False,),
+            "mlp_fc2_bias": (False,),
+            "moe_every_n_layers": (0, -1),
+        },
+    )
+    keys = {
+        "hidden_size": config.get("n_embd", 768),
+        "num_attention_heads": config.get("n_head", 12),
+        "num_hidden_layers": config.get("n_layer", 12),
+        "intermediate_size": config.get("n_inner") or 4 * size(config, "n_embd", 768),
+        "vocab_size": 30528,
+        "layer_norm_eps": config.get("layer_norm_epsilon", 1e-12),
+        "hidden_act": config.get("activation_function", "swiglu"),
+        "rope_theta": config.get("rotary_emb_base", 1000.0),
+    }
+    settings = {**keys, **config}
+    encoder = _post_norm(
+        settings,
+        "nomic_bert",
+        activation=activation(settings["hidden_act"]),
+        gated=True,
+    )
+    rotary = rope(settings, encoder.head_dim)
+    if rotary is None or architecture(config).endswith("Classification"):
+        return None
+    return Family(replace(encoder, ropes=(rotary,) * encoder.layers), tensor_names.NOMIC, {})
+
+
+def gte(config: Config, tensors: Tensors) -> Family | None:
+    """GTE v1.5 and its relatives: `gte`, or `new` as Alibaba's own code calls it."""
+    refuse(
+        config,
+        {
+            "layer_norm_type": ("layer_norm",),
+            "position_embedding_type": ("rope",),
+            "logn_attention_scale": (False,),
+            "logn_attention_clip1": (False,),
+            "pack_qkv": (True,),
+        },
+    )
+    encoder = _post_norm(
+        config,
+        "gte",
+        activation=activation(config.get("hidden_act", "gelu")),
+        gated=True,
+        gate_first=False,
+        token_types=size(config, "type_vocab_size", 1, least=0),
+    )
+    rotary = rope(config, encoder.head_dim)
+    if rotary is None:
+        return None
+    encoder = replace(
+        encoder,
+        ropes=(rotary,) * encoder.layers,
+        max_length=size(config, "max_position_embeddings"),
+    )
+    encoder = headed(encoder, config, sequence="pooler", tokens="tokens")
+    skip = frozenset({"types"}) if encoder.token_types == 0 else frozenset[str]()
+    return Family(encoder, tensor_names.GTE, tensor_names.HEADS[encoder.head], skip)
+
+
+def modernbert(config: Config, tensors: Tensors) -> Family | None:
+    """ModernBERT: alternating windows, each kind of layer with its own rotary base."""
+    layers = size(config, "num_hidden_layers")
+    every = size(config, "global_attn_every_n_layers", 3)
+    kinds = config.get("layer_types") or [
+        "sliding_attention" if i % every else "full_attention" for i in range(layers)
+    ]
+    head_dim = size(config, "hidden_size") // size(config, "num_attention_heads")
+    rotary = ropes(
+        config,
+        head_dim,
+        kinds,
+        full=config.get("global_rope_theta", 160_000.0),
+        sliding=config.get("local_rope_theta", 10_000.0),
+    )
+    if rotary is None:
+        return None
+    encoder = _post_norm(
+        config,
+        "modernbert",
+        norm_eps=float(config.get("norm_eps", 1e-5)),
+        norm_placement="pre",
+        final_norm=True,
+        activation=activation(config.get("hidden_activation", "gelu")),
+        gated=True,
+        token_types=0,
+        ropes=rotary,
+        windows=windows(kinds, size(config, "local_attention", 128) // 2),
+        head_activation=activation(config.get("classifier_activation", "gelu")),
+        head_pooling=config.get("classifier_pooling", "cls"),
+        max_length=size(config, "max_position_embeddings"),
+    )
+    encoder = headed(encoder, config, sequence="prediction", tokens="prediction_tokens")
+    layout = with_biases(
+        tensor_names.MODERNBERT,
+        {
+            "norm_bias": ("embed_norm", "final_norm", "attn_norm", "mlp_norm"),
+            "attention_bias": ("qkv", "attn_out"),
+            "mlp_bias": ("gate_up", "down"),
+        },
+        config,
+    )
+    head = biased(
+        tensor_names.HEADS[encoder.head],
+        only=("head_norm",) * bool(config.get("norm_bias"))
+        + ("head_dense",) * bool(config.get("classifier_bias")),
+    )
+    # The first layer reads the embeddings, which are normed already.
+    return Family(encoder, layout, head, frozenset({"layers.0.attn_norm"}))

@@ -1,0 +1,164 @@
+"""Families built like Llama: Llama, Qwen2, Qwen3 and Gemma 3, causal or bidirectional."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pipeline.encoder.architecture import tensor_names
+from pipeline.encoder.architecture.config_keys import (
+    Config,
+    Family,
+    Tensors,
+    activation,
+    architecture,
+    refuse,
+    rope,
+    ropes,
+    size,
+    windows,
+    with_biases,
+)
+from pipeline.encoder.architecture.encoder_config import EncoderConfig
+from pipeline.encoder.architecture.tensor_names import Names, biased
+from pipeline.errors import CheckpointError
+
+
+def _pre_norm(config: Config, family: str, **settings: Any) -> EncoderConfig:
+    """What Llama, Qwen and Gemma share."""
+    heads = size(config, "num_attention_heads")
+    hidden = size(config, "hidden_size")
+    defaults: dict[str, Any] = {
+        "vocab_size": size(config, "vocab_size"),
+        "hidden_size": hidden,
+        "intermediate_size": size(config, "intermediate_size"),
+        "layers": size(config, "num_hidden_layers"),
+        "heads": heads,
+        "kv_heads": size(config, "num_key_value_heads", heads),
+        "head_dim": size(config, "head_dim", hidden // heads),
+        "norm": "rms",
+        "norm_eps": float(config.get("rms_norm_eps", 1e-6)),
+        "norm_placement": "pre",
+        "embedding_norm": False,
+        "final_norm": True,
+        "gated": True,
+        "max_length": size(config, "max_position_embeddings"),
+        "half": "bfloat16",
+    }
+    return EncoderConfig(family=family, **{**defaults, **settings})
+
+
+def llama(config: Config, tensors: Tensors) -> Family | None:
+    """Llama, Qwen2 and Qwen3, causal or bidirectional."""
+    kind = str(config["model_type"])
+    if architecture(config).endswith("Classification"):
+        return None
+    qwen3 = kind == "qwen3"
+    encoder = _pre_norm(
+        config,
+        "llama" if kind == "llama_bidirec" else kind,
+        activation=activation(config.get("hidden_act", "silu")),
+        causal=_causal(config),
+        qk_norm="per_head" if qwen3 else "none",
+    )
+    rotary = rope(config, encoder.head_dim)
+    if rotary is None:
+        return None
+    encoder = replace(encoder, ropes=(rotary,) * encoder.layers, windows=_qwen_windows(config))
+    if encoder.windows and not encoder.causal:
+        return None
+    flags = {"attention_bias": ("qkv", "attn_out"), "mlp_bias": ("gate_up", "down")}
+    layout = with_biases(tensor_names.LLAMA, flags, config)
+    if kind == "qwen2":
+        layout = replace(layout, layer=biased(layout.layer, only=("qkv",)))
+    if qwen3:
+        layout = replace(layout, layer={**layout.layer, **tensor_names.LLAMA_QK_NORM})
+    width = _projection(config, tensors)
+    projection: Names = {"projection": "linear.weight"} if width else {}
+    return Family(replace(encoder, projection=width), layout, projection)
+
+
+def _projection(config: Config, tensors: Tensors) -> int:
+    """Width of the linear layer over the hidden states, 0 where there is none.
+
+    A bidirectional Qwen3 with num_labels is voyage-4-nano: without that layer its vectors are
+    others, so it is asked for even where the tensor is missing.
+    """
+    voyage = config["model_type"] == "qwen3" and config.get("use_bidirectional_attention")
+    if voyage and config.get("num_labels"):
+        return size(config, "num_labels")
+    return tensors["linear.weight"].shape[0] if "linear.weight" in tensors else 0
+
+
+def _causal(config: Config) -> bool:
+    """Whether a decoder attends backwards only, or how to find out.
+
+    Raises:
+        CheckpointError: the published class is custom code that decides it, and the config does
+            not say how.
+    """
+    if config["model_type"] == "llama_bidirec" or config.get("use_bidirectional_attention"):
+        return False
+    if "is_causal" in config:
+        return bool(config["is_causal"])
+    if config.get("auto_map"):
+        raise CheckpointError(
+            f"config.json of this {config['model_type']} checkpoint names code of its own "
+            "(auto_map) and lacks is_causal: whether its tokens see what follows is decided "
+            "there, and bei-jobs does not run it",
+            hint='Add "is_causal": false to config.json for a bidirectional embedder such as '
+            'gte-Qwen2 (its newer revisions have it), "is_causal": true for a causal one.',
+        )
+    return True
+
+
+def _qwen_windows(config: Config) -> tuple[int | None, ...]:
+    if not config.get("use_sliding_window") or not config.get("sliding_window"):
+        return ()
+    layers = size(config, "num_hidden_layers")
+    first = size(config, "max_window_layers", 28, least=0)
+    kinds = config.get("layer_types") or [
+        "sliding_attention" if i >= first else "full_attention" for i in range(layers)
+    ]
+    return windows(kinds, size(config, "sliding_window") - 1)
+
+
+def gemma3(config: Config, tensors: Tensors) -> Family | None:
+    """Gemma 3 text, bidirectional (EmbeddingGemma) or causal; float16 overflows in it."""
+    refuse(config, {"attn_logit_softcapping": (None,)})
+    layers = size(config, "num_hidden_layers")
+    pattern = size(config, "sliding_window_pattern", size(config, "_sliding_window_pattern", 6))
+    kinds = config.get("layer_types") or [
+        "sliding_attention" if (i + 1) % pattern else "full_attention" for i in range(layers)
+    ]
+    causal = not config.get("use_bidirectional_attention")
+    window = size(config, "sliding_window")
+    hidden = size(config, "hidden_size")
+    head_dim = size(config, "head_dim", 256)
+    rotary = ropes(
+        config,
+        head_dim,
+        kinds,
+        full=config.get("rope_theta", 1_000_000.0),
+        sliding=config.get("rope_local_base_freq", 10_000.0),
+    )
+    if rotary is None or architecture(config).endswith("Classification"):
+        return None
+    encoder = _pre_norm(
+        config,
+        "gemma3",
+        head_dim=head_dim,
+        norm="rms_plus_one",
+        norm_placement="sandwich",
+        activation=activation(config.get("hidden_activation", "gelu_pytorch_tanh")),
+        causal=causal,
+        ropes=rotary,
+        # A causal window counts the token itself; a bidirectional one spans both sides.
+        windows=windows(kinds, window - 1 if causal else window // 2),
+        qk_norm="per_head",
+        attention_scale=float(config.get("query_pre_attn_scalar", 256)) ** -0.5,
+        embedding_scale=hidden**0.5,
+        float16_overflows=True,
+    )
+    flags = {"attention_bias": ("qkv", "attn_out")}
+    return Family(encoder, with_biases(tensor_names.GEMMA, flags, config), {})

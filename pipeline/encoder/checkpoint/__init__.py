@@ -1,0 +1,1 @@
+"""Where a checkpoint comes from and what its files say. Imports no torch."""

@@ -1,0 +1,185 @@
+"""Where a model comes from: a name, a directory or a URI becomes files, hashed.
+
+Nothing here imports torch, unpickles, or runs code that a checkpoint brings along.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.encoder.checkpoint.download import fetch, is_archive, is_uri
+from pipeline.encoder.checkpoint.hub import from_hub
+from pipeline.encoder.checkpoint.safetensors_headers import weight_files
+from pipeline.encoder.checkpoint.sentence_modules import (
+    module_folders,
+    read_json,
+    transformer_folder,
+)
+from pipeline.errors import CheckpointError, UsageError
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
+
+# Files that change what a checkpoint computes, weights aside.
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+#: What a tokenizer is built from where there is no tokenizer.json.
+VOCABULARY_FILES = (
+    "vocab.txt",
+    "vocab.json",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+)
+_SLOW_TOKENIZER_FILES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    *VOCABULARY_FILES,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model whose files are here and known by hash."""
+
+    name: str  # as the user gave it
+    path: Path
+    revision: str  # the hub's commit, "" where there is none
+    sha256: str  # of the weights
+    fingerprint: str  # of config, tokenizer and module files
+    config: Mapping[str, Any] = field(hash=False)
+
+    @property
+    def folder(self) -> Path:
+        """Where config.json, tokenizer and weights lie."""
+        return transformer_folder(self.path)
+
+
+def resolve(
+    model: str,
+    revision: str | None = None,
+    *,
+    cache_dir: Path | None = None,
+    offline: bool = False,
+) -> Checkpoint:
+    """Find a model and hash it.
+
+    Args:
+        model: a directory, a name on the Hugging Face hub, a URI of a directory (s3://, gs://,
+            az://), or a URI or path of a .tar.gz.
+        revision: branch, tag or commit on the hub; None or "" for its main branch.
+        cache_dir: where downloads, digests and what is known of the hub's snapshots are kept;
+            None for ~/.cache/bei-jobs.
+        offline: never touch the network.
+
+    Raises:
+        CheckpointError: the model cannot be found, fetched or read.
+        UsageError: a revision was given for something that has none.
+    """
+    cache = cache_dir or Path.home() / ".cache" / "bei-jobs"
+    revision = revision or None
+    directory = Path(model).expanduser()
+    if directory.is_dir() or is_uri(model) or is_archive(model):
+        if revision is not None:
+            raise UsageError(
+                f"{model} is not a name on the hub, so it has no revision {revision!r}",
+                hint="Leave --revision away, or name the model as on the hub.",
+            )
+        path = directory if directory.is_dir() else fetch(model, cache, offline=offline)
+        return read_checkpoint(model, path, "", cache)
+    if not _HUB_NAME.fullmatch(model) or model.startswith("."):
+        raise CheckpointError(
+            f"{model} is neither a directory nor a name on the hub",
+            hint="Give an existing directory, a name such as BAAI/bge-base-en-v1.5, or a URI.",
+        )
+    path, commit = from_hub(model, revision, cache=cache, offline=offline)
+    return read_checkpoint(model, path, commit, cache)
+
+
+def read_checkpoint(name: str, path: Path, revision: str, cache: Path) -> Checkpoint:
+    """Read and hash the files of a checkpoint that is here.
+
+    Raises:
+        CheckpointError: config.json or the weights are missing or unreadable.
+    """
+    folder = transformer_folder(path)
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder} has no config.json",
+            hint="Name a directory or repository that holds a transformers checkpoint.",
+        )
+    files = weight_files(folder)
+    digests = [sha256_of(file, cache / "digests") for file in files]
+    weights = digests[0]
+    if len(digests) > 1:
+        weights = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return Checkpoint(
+        name, path, revision, weights, fingerprint(path), read_json(folder / "config.json")
+    )
+
+
+def sha256_of(file: Path, digests: Path) -> str:
+    """Digest of a file, remembered beside the cache under its path, size and time.
+
+    Args:
+        file: what to hash.
+        digests: the folder that remembers; one that cannot be written only costs time.
+    """
+    real = file.resolve()
+    status = real.stat()
+    key = f"{real}\0{status.st_size}\0{status.st_mtime_ns}"
+    memo = digests / hashlib.sha256(key.encode()).hexdigest()
+    if memo.is_file() and len(known := memo.read_text(encoding="ascii").strip()) == 64:
+        return known
+    with real.open("rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    try:
+        digests.mkdir(parents=True, exist_ok=True)
+        partial = memo.with_name(f"{memo.name}.{os.getpid()}")
+        partial.write_text(digest, encoding="ascii")
+        partial.replace(memo)
+    except OSError:
+        pass
+    return digest
+
+
+def fingerprint(path: Path) -> str:
+    """Hash over everything but the weights that changes what a checkpoint computes.
+
+    JSON is hashed by content, so that white space and the order of keys do not matter.
+    """
+    folder = transformer_folder(path)
+    fast = (folder / "tokenizer.json").is_file()
+    names = _TOKENIZER_FILES if fast else _SLOW_TOKENIZER_FILES
+    files = [folder / name for name in ("config.json", *names)]
+    files += sorted(folder.glob("sentence_*_config.json"))
+    files += [path / "modules.json", path / "config_sentence_transformers.json"]
+    for module in module_folders(path):
+        files += [module / "config.json", module / "model.safetensors"]
+    total = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            content = _content(file)
+            total.update(f"{file.relative_to(path)}\0{len(content)}\0".encode())
+            total.update(content)
+    return total.hexdigest()
+
+
+def _content(file: Path) -> bytes:
+    if file.suffix != ".json":
+        return file.read_bytes()
+    try:
+        parsed = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # bytes that are not UTF-8 among them
+        raise CheckpointError(
+            f"{file} is not valid JSON: {error}",
+            hint="Fetch the checkpoint again: the file is damaged or was cut short.",
+        ) from error
+    return json.dumps(parsed, sort_keys=True, ensure_ascii=False).encode()

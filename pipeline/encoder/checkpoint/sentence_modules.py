@@ -1,0 +1,320 @@
+"""The module files of sentence-transformers: what happens to token vectors after the encoder.
+
+Reads modules.json, the config of each module, sentence_bert_config.json and
+config_sentence_transformers.json, in the layouts of sentence-transformers 2 to 6.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.encoder.architecture.config_keys import architecture, size
+from pipeline.errors import CheckpointError
+
+PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+POOLING_MODES: tuple[PoolingMode, ...] = (
+    "cls",
+    "max",
+    "mean",
+    "mean_sqrt_len_tokens",
+    "weightedmean",
+    "lasttoken",
+)
+# Names of the file that holds max_seq_length and do_lower_case, newest habit first.
+TRANSFORMER_CONFIGS = (
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+)
+# Modules that cannot be computed without a config.json of their own.
+_CONFIGURED = ("Pooling", "Dense", "LayerNorm")
+DENSE_ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
+
+
+@dataclass(frozen=True, slots=True)
+class DenseModule:
+    """A linear layer over the pooled vector; its weights lie in `folder` as safetensors."""
+
+    folder: str
+    in_features: int
+    out_features: int
+    bias: bool
+    activation: str  # a class name of torch.nn
+    residual: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNormModule:
+    """A LayerNorm over the pooled vector."""
+
+    folder: str
+    dimension: int
+
+
+@dataclass(frozen=True, slots=True)
+class NormalizeModule:
+    """Division by the Euclidean length."""
+
+
+Module = DenseModule | LayerNormModule | NormalizeModule
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceModules:
+    """Everything a checkpoint says about turning token vectors into one."""
+
+    transformer: str = ""  # folder of the encoder, relative to the checkpoint
+    pooling: tuple[PoolingMode, ...] = ("mean",)  # several are concatenated
+    include_prompt: bool = True
+    steps: tuple[Module, ...] = ()
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    max_seq_length: int | None = None
+    do_lower_case: bool = False
+
+    @property
+    def normalize(self) -> bool:
+        """Whether the published pipeline ends in unit vectors."""
+        return bool(self.steps) and isinstance(self.steps[-1], NormalizeModule)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """An object from a JSON file, {} where the file is absent.
+
+    Raises:
+        CheckpointError: it is not a JSON object.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} holds no JSON object")
+    return content
+
+
+def read_modules(path: Path, config: Mapping[str, Any] | None = None) -> SentenceModules:
+    """Parse the module files under a checkpoint.
+
+    Without modules.json: mean pooling, or the last token of a causal language model, as
+    sentence-transformers does.
+
+    Args:
+        path: the checkpoint's directory.
+        config: its config.json, for the rule above.
+
+    Raises:
+        CheckpointError: a module type or setting that nothing here computes.
+    """
+    listing = path / "modules.json"
+    if not listing.is_file():
+        return _without_modules(path, config or {})
+    parsed = SentenceModules()
+    pooling: tuple[PoolingMode, ...] = parsed.pooling
+    include_prompt, transformer = True, ""
+    steps: list[Module] = []
+    for entry in _entries(listing):
+        kind, folder = _kind(entry, listing), str(entry.get("path") or "")
+        settings = _module_config(kind, path, folder)
+        if kind == "Transformer":
+            transformer = folder
+        elif kind == "Pooling":
+            pooling = _pooling(settings, path / folder)
+            include_prompt = bool(settings.get("include_prompt", True))
+        else:
+            steps.extend(_checked_step(kind, folder, settings, listing))
+    return _finish(path, transformer, pooling, include_prompt, tuple(steps))
+
+
+def transformer_folder(path: Path) -> Path:
+    """Where the encoder's own files lie: the checkpoint, or a folder named in modules.json."""
+    listing = path / "modules.json"
+    if listing.is_file():
+        for entry in _entries(listing):
+            if str(entry.get("type", "")).endswith(".Transformer"):
+                return _inside(path, str(entry.get("path") or ""))
+    return path
+
+
+def module_folders(path: Path) -> tuple[Path, ...]:
+    """The folders of the modules after the encoder, in order."""
+    listing = path / "modules.json"
+    entries = _entries(listing) if listing.is_file() else []
+    folders = (path / str(entry.get("path") or "") for entry in entries)
+    return tuple(folder for folder in folders if folder not in (path, transformer_folder(path)))
+
+
+def _entries(listing: Path) -> list[dict[str, Any]]:
+    try:
+        entries = json.loads(listing.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{listing} is not JSON: {error}") from error
+    if (
+        not isinstance(entries, list)
+        or not entries
+        or not all(isinstance(entry, dict) for entry in entries)
+    ):
+        raise CheckpointError(f"{listing} holds no list of modules")
+    for entry in entries:
+        _inside(listing.parent, str(entry.get("path") or ""))
+    return entries
+
+
+def _inside(path: Path, folder: str) -> Path:
+    if Path(folder).is_absolute() or ".." in Path(folder).parts:
+        raise CheckpointError(f"{path / 'modules.json'} names {folder!r}, outside the checkpoint")
+    return path / folder
+
+
+def _kind(entry: Mapping[str, Any], listing: Path) -> str:
+    package, _, kind = str(entry.get("type", "")).rpartition(".")
+    if package.split(".")[0] != "sentence_transformers":
+        raise CheckpointError(
+            f"{listing} names the module {entry.get('type')!r}: code of the checkpoint's own, "
+            "which bei-jobs never runs",
+            hint="Use a checkpoint whose modules are sentence-transformers' own.",
+        )
+    return kind
+
+
+def _module_config(kind: str, path: Path, folder: str) -> dict[str, Any]:
+    """The config of a module; {} for those that have none.
+
+    Raises:
+        CheckpointError: the module needs one. Its defaults would give other vectors in silence.
+    """
+    file = path / folder / "config.json"
+    if kind in _CONFIGURED and (not folder or not file.is_file()):
+        raise CheckpointError(
+            f"{path / 'modules.json'} names a {kind} in {folder!r}, which holds no config.json",
+            hint="Fetch the checkpoint again: it is incomplete.",
+        )
+    return read_json(file) if folder else {}
+
+
+def _checked_step(
+    kind: str, folder: str, settings: Mapping[str, Any], listing: Path
+) -> tuple[Module, ...]:
+    try:
+        return _step(kind, folder, settings, listing)
+    except KeyError as error:
+        file = listing.parent / folder / "config.json"
+        raise CheckpointError(f"{file} lacks {error}, which a {kind} module needs") from error
+    except ValueError as error:
+        file = listing.parent / folder / "config.json"
+        raise CheckpointError(f"{file}: {error}") from error
+
+
+def _step(kind: str, folder: str, settings: Mapping[str, Any], listing: Path) -> tuple[Module, ...]:
+    """One module after pooling; () for what has no effect at inference."""
+    if kind == "Normalize":
+        return (NormalizeModule(),)
+    if kind == "Dropout":
+        return ()
+    if kind == "LayerNorm":
+        return (LayerNormModule(folder, size(settings, "dimension")),)
+    if kind == "Dense":
+        return (_dense(folder, settings, listing),)
+    raise CheckpointError(
+        f"{listing} names the module {kind}, which bei-jobs does not compute",
+        hint="Known: Transformer, Pooling, Dense, LayerNorm, Dropout, Normalize.",
+    )
+
+
+def _dense(folder: str, settings: Mapping[str, Any], listing: Path) -> DenseModule:
+    activation = str(settings.get("activation_function") or "torch.nn.Identity")
+    name = activation.rpartition(".")[2]
+    if not activation.startswith("torch.") or name not in DENSE_ACTIVATIONS:
+        raise CheckpointError(
+            f"{listing.parent / folder / 'config.json'} names the activation {activation!r}",
+            hint=f"Known: {', '.join(DENSE_ACTIVATIONS)} of torch.nn.",
+        )
+    for key in ("module_input_name", "module_output_name"):
+        if settings.get(key) not in (None, "sentence_embedding"):
+            raise CheckpointError(
+                f"{listing.parent / folder / 'config.json'} sets {key} = {settings[key]!r}; "
+                "bei-jobs applies Dense to the pooled vector only"
+            )
+    return DenseModule(
+        folder,
+        size(settings, "in_features"),
+        size(settings, "out_features"),
+        bool(settings.get("bias", True)),
+        name,
+        bool(settings.get("use_residual", False)),
+    )
+
+
+def _pooling(settings: Mapping[str, Any], folder: Path) -> tuple[PoolingMode, ...]:
+    """Modes in sentence-transformers' own order, from `pooling_mode` or the older flags."""
+    named = settings.get("pooling_mode")
+    if named is None:
+        flags = {
+            "cls": "pooling_mode_cls_token",
+            "max": "pooling_mode_max_tokens",
+            "mean": "pooling_mode_mean_tokens",
+        }
+        modes = [m for m in POOLING_MODES if settings.get(flags.get(m, f"pooling_mode_{m}"))]
+        named = modes or ["mean"]
+    asked = named if isinstance(named, list) else [named]
+    known = tuple(mode for name in asked for mode in POOLING_MODES if mode == name)
+    unknown = [name for name in asked if name not in POOLING_MODES]
+    if unknown:
+        raise CheckpointError(
+            f"{folder / 'config.json'} names the pooling {', '.join(map(repr, unknown))}",
+            hint=f"Known: {', '.join(POOLING_MODES)}.",
+        )
+    return known
+
+
+def _without_modules(path: Path, config: Mapping[str, Any]) -> SentenceModules:
+    causal = architecture(config).endswith("ForCausalLM") and config.get("is_causal", True)
+    return _finish(path, "", ("lasttoken",) if causal else ("mean",), True, ())
+
+
+def _finish(
+    path: Path,
+    transformer: str,
+    pooling: tuple[PoolingMode, ...],
+    include_prompt: bool,
+    steps: tuple[Module, ...],
+) -> SentenceModules:
+    files = (path / transformer / name for name in TRANSFORMER_CONFIGS)
+    file = next((file for file in files if file.is_file()), path / "none")
+    settings = read_json(file)
+    prompts, default = _prompts(path / "config_sentence_transformers.json")
+    length = settings.get("max_seq_length")
+    if length is not None and (not isinstance(length, int | float) or length < 1):
+        raise CheckpointError(f"{file} sets max_seq_length = {length!r}, which is no length")
+    return SentenceModules(
+        transformer,
+        pooling,
+        include_prompt,
+        steps,
+        prompts,
+        default,
+        None if length is None else int(length),
+        bool(settings.get("do_lower_case", False)),
+    )
+
+
+def _prompts(file: Path) -> tuple[dict[str, str], str | None]:
+    """Prompts by name, and the name of the default one; null stands for an empty prompt."""
+    content = read_json(file)
+    prompts, default = content.get("prompts") or {}, content.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not isinstance(default, str | None):
+        raise CheckpointError(
+            f"{file} holds no prompts by name: prompts = {prompts!r}, "
+            f"default_prompt_name = {default!r}"
+        )
+    return {str(k): "" if v is None else str(v) for k, v in prompts.items()}, default

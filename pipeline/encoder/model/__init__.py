@@ -1,0 +1,1 @@
+"""The forward pass: weights, attention, linear layers and heads, in torch."""

@@ -1,0 +1,89 @@
+"""Products of activations with weights, each the way its device and precision do best.
+
+Shapes: T tokens, I inputs, O outputs. Every linear is called alike: product, bias, activation
+and residual in one go, so that a kernel that fuses them can.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.encoder.model.activations import activate_
+from pipeline.encoder.model.int8 import Int8Linear
+
+# oneDNN's names of our activations: (function, algorithm). It approximates erf to about 1e-6.
+_FUSED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "silu": ("swish", ""),
+          "relu": ("relu", ""), "tanh": ("tanh", "")}  # fmt: skip
+
+
+class Linear(Protocol):
+    """One weight matrix of the encoder, ready to multiply."""
+
+    def __call__(
+        self, x: Tensor, activation: str | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        """activation(x · weightᵀ + bias) + residual: [T, I] → [T, O]."""
+
+
+class PlainLinear:
+    """Whatever torch calls for the device; activation and sum run in place behind it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight = weight  # [O, I]
+        self._bias = bias
+
+    def __call__(
+        self, x: Tensor, activation: str | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        out = functional.linear(x, self._weight, self._bias)
+        if activation is not None:
+            activate_(out, activation)
+        return out if residual is None else out.add_(residual)
+
+
+class PackedLinear:
+    """oneDNN with the weight in its own blocked layout: float32 and bfloat16 on a CPU.
+
+    The layout is chosen once, so no call rearranges the weight, and bias, activation and residual
+    are applied while a tile of the product is still in registers.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight)
+        self._bias = bias
+
+    def __call__(
+        self, x: Tensor, activation: str | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        product = torch.ops.mkldnn._linear_pointwise
+        out: Tensor
+        if activation is None and residual is not None:
+            return product.binary(x, residual, self._weight, self._bias, "add")  # type: ignore[no-any-return]
+        name, algorithm = ("none", "") if activation is None else _FUSED[activation]
+        out = product(x, self._weight, self._bias, name, [], algorithm)
+        return out if residual is None else out.add_(residual)
+
+
+def make_linear(weight: Tensor, bias: Tensor | None, *, quantize: bool = False) -> Linear:
+    """The fastest linear that computes in the weight's own precision on its device, or int8."""
+    if quantize:
+        return Int8Linear(weight, bias)
+    if weight.device.type == "cpu" and _packs(weight.dtype):
+        return PackedLinear(weight, bias)
+    return PlainLinear(weight, bias)
+
+
+def _packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN packs weights of a dtype on this chip; torch's operators are private."""
+    operators = torch.ops.mkldnn
+    if dtype == torch.bfloat16 and not operators._is_mkldnn_bf16_supported():
+        return False
+    if dtype not in (torch.float32, torch.bfloat16):
+        return False
+    return torch.backends.mkldnn.is_available() and all(  # type: ignore[no-untyped-call]
+        hasattr(operators, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
+    )

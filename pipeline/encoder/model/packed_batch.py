@@ -1,0 +1,45 @@
+"""A batch on the device, as every part of an encoder takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.encoder.architecture.encoder_config import Reads
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """A batch on the device."""
+
+    ids: Tensor  # [T] int32 or int64
+    cu_seqlens: Tensor  # [S + 1] int32
+    offsets: list[int]  # the same, on the host
+    max_seqlen: int
+    type_ids: Tensor | None  # [T]
+
+
+def to_device(values: npt.NDArray[np.integer], device: torch.device) -> Tensor:
+    """An array on a device: copied without waiting, from memory that is kept until it was read.
+
+    On a CPU it shares the array's memory.
+    """
+    host = torch.from_numpy(values)
+    if device.type != "cuda":
+        return host
+    return host.pin_memory().to(device, non_blocking=True)
+
+
+def read_tokens(batch: PackedBatch, reads: Reads) -> Tensor | None:
+    """Where the one token a sequence lies that is read, [S] int64; None where all are.
+
+    An empty sequence has none; it is given a neighbour's, and the head overwrites its row.
+    """
+    if reads == "all":
+        return None
+    index = batch.cu_seqlens[:-1] if reads == "first" else batch.cu_seqlens[1:] - 1
+    return index.long().clamp(0, batch.ids.shape[0] - 1)

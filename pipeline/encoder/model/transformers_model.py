@@ -1,0 +1,158 @@
+"""Any other architecture that transformers loads without remote code: padded, correct, slower.
+
+The only module that imports transformers to compute, and only when a checkpoint needs it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.encoder.architecture.config_keys import architecture
+from pipeline.encoder.architecture.encoder_config import Reads
+from pipeline.encoder.architecture.transformers_config import read_config
+from pipeline.encoder.checkpoint.checkpoint import Checkpoint
+from pipeline.encoder.checkpoint.safetensors_headers import (
+    UNUSED,
+    UNUSED_POOLER,
+    list_some,
+    weight_files,
+)
+from pipeline.encoder.model.packed_batch import PackedBatch, read_tokens
+from pipeline.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+# A group may be padded to a quarter more than its shortest sequence, plus this many tokens.
+_PADDING_SLACK_TOKENS = 8
+
+
+class TransformersModel:
+    """A transformers model behind the interface of our own encoder.
+
+    Called with a packed batch it returns the hidden states that are read, [T, E] or [S, E], for
+    embed, logits [S, C] for rerank and classify, [T, C] for tag.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        task: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        reads: Reads,
+    ) -> None:
+        """Load the model.
+
+        Raises:
+            CheckpointError: it needs remote code, transformers does not know it, or its tensors
+                do not match.
+        """
+        weight_files(checkpoint.folder)  # safetensors, or an error that says why not
+        config = read_config(checkpoint)
+        self._task = task
+        self._reads = reads
+        self._model = _model(checkpoint, config, task, dtype).to(device).eval()
+        pad = getattr(config, "pad_token_id", None)
+        self._padding = 0 if pad is None else int(pad)
+        logger.warning(
+            "%s: %s is not a layout of ours; transformers computes it, padded: correct, but slower",
+            checkpoint.name,
+            architecture(checkpoint.config) or f"model_type {config.model_type}",
+        )
+
+    def __call__(self, batch: PackedBatch) -> Tensor:
+        """Compute a batch in groups of similar length, each padded to its longest."""
+        parts = [self._group(batch, first, last) for first, last in _groups(batch.offsets)]
+        values = torch.cat(parts)
+        read = read_tokens(batch, self._reads)
+        return values if read is None else values[read]
+
+    def _group(self, batch: PackedBatch, first: int, last: int) -> Tensor:
+        bounds = batch.offsets[first : last + 1]
+        lengths = batch.cu_seqlens[first : last + 1].diff()
+        width = max(stop - start for start, stop in pairwise(bounds))
+        mask = torch.arange(width, device=lengths.device) < lengths[:, None]  # [n, L]
+        tokens = slice(bounds[0], bounds[-1])
+        inputs = {
+            "input_ids": _pad(batch.ids[tokens].long(), mask, self._padding),
+            "attention_mask": mask.long(),
+        }
+        if batch.type_ids is not None and getattr(self._model.config, "type_vocab_size", 0) > 1:
+            inputs["token_type_ids"] = _pad(batch.type_ids[tokens].long(), mask, 0)
+        out = self._model(**inputs)
+        values: Tensor = out.last_hidden_state if self._task == "embed" else out.logits
+        return values if self._task in ("rerank", "classify") else values[mask]
+
+
+def _groups(offsets: list[int]) -> Iterator[tuple[int, int]]:
+    """Ranges of neighbouring sequences whose lengths are close."""
+    lengths = [stop - start for start, stop in pairwise(offsets)]
+    first = 0
+    for last in range(1, len(lengths) + 1):
+        if last < len(lengths):
+            group = lengths[first : last + 1]
+            if max(group) <= min(group) * 5 // 4 + _PADDING_SLACK_TOKENS:
+                continue
+        yield first, last
+        first = last
+
+
+def _pad(flat: Tensor, mask: Tensor, value: int) -> Tensor:
+    padded = torch.full(mask.shape, value, dtype=flat.dtype, device=flat.device)
+    padded[mask] = flat
+    return padded
+
+
+def _model(checkpoint: Checkpoint, config: Any, task: str, dtype: torch.dtype) -> Any:
+    """Load the class of the task and make sure that no weight is random or dropped."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    auto: Any = transformers.AutoModel
+    if task in ("rerank", "classify"):
+        auto = transformers.AutoModelForSequenceClassification
+    elif task == "tag":
+        auto = transformers.AutoModelForTokenClassification
+    elif config.is_encoder_decoder or architecture(checkpoint.config).endswith("EncoderModel"):
+        auto = transformers.AutoModelForTextEncoding
+    try:
+        model, info = auto.from_pretrained(
+            checkpoint.folder,
+            config=config,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{checkpoint.name}: transformers cannot load it for {task}: {error}",
+            hint="`bei-jobs models` lists checkpoints that work.",
+        ) from error
+    _check_keys(checkpoint, info)
+    return model
+
+
+def _check_keys(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
+    patterns = [pattern for pattern, _ in UNUSED] + [UNUSED_POOLER]
+    problems = []
+    for kind, words in (("missing_keys", "missing"), ("unexpected_keys", "left over")):
+        keys = sorted(k for k in info[kind] if not any(p.search(k) for p in patterns))
+        if keys:
+            problems.append(f"{words}: {list_some(keys)}")
+    mismatched = [str(key[0]) for key in info.get("mismatched_keys", ())]
+    if mismatched:
+        problems.append(f"of another shape: {list_some(sorted(mismatched))}")
+    if problems:
+        raise CheckpointError(
+            f"{checkpoint.name}: transformers loads it as {checkpoint.config.get('model_type')!r} "
+            f"but the tensors do not match; {'; '.join(problems)}",
+            hint="A weight would be random or dropped, so nothing is computed. The checkpoint "
+            "probably needs code of its own, which bei-jobs never runs.",
+        )

@@ -1,0 +1,1 @@
+"""Input files: found, described, cut into shards, read as record batches."""

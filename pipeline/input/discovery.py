@@ -1,0 +1,226 @@
+"""What an INPUT argument names: a file, a directory, a glob, on any store."""
+
+from __future__ import annotations
+
+import glob as local_glob
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from fsspec.core import has_magic
+
+from pipeline.errors import InputError, NotFound
+from pipeline.store.backends import info_version
+from pipeline.store.directory import Directory, ObjectInfo, absolute, file_info, redact, translated
+from pipeline.store.uris import filesystem, is_local
+
+_FORMATS = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "arrow",
+    ".arrows": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+}
+_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+_TEXT_FORMATS = frozenset({"jsonl", "csv"})
+_KNOWN = ".parquet, .arrow, .feather, .jsonl and .csv; .jsonl and .csv also with .gz or .zst"
+_HIVE_SEGMENT = re.compile(r"([^=]+)=(.*)")
+_SEEN_MAX = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """One input file, before anything was read of it."""
+
+    uri: str
+    path: str  # relative to the INPUT it came from, "/"-separated
+    version: str
+    size: int  # bytes
+    format: str  # parquet, arrow, jsonl or csv
+    compression: str = ""  # "", gzip or zstd
+    partition: tuple[tuple[str, str], ...] = ()  # hive keys of the path, in order
+
+
+def discover(inputs: Sequence[str]) -> list[ListedFile]:
+    """The input files that `inputs` name, in byte order of their URIs, each once.
+
+    A directory is taken whole and a glob as it matches. Both leave out names that start with
+    "_" or ".", directories that are an output of ours (they hold `_bei/`), and suffixes that
+    are no input format. A file that two arguments name keeps its longest relative path.
+
+    Raises:
+        InputError: an argument names nothing, or a file of no known format.
+        StorageError: a store cannot be listed.
+    """
+    found: dict[str, ListedFile] = {}
+    for argument in inputs:
+        try:
+            files = _expand(absolute(argument))
+        except NotFound as error:
+            raise InputError(error.message, hint=error.hint) from error
+        for file in files:
+            other = found.get(file.uri)
+            if other is None or (len(file.path), file.path) > (len(other.path), other.path):
+                found[file.uri] = file
+    for uri in found:
+        if not _is_unicode(uri):
+            raise InputError(
+                f"the name of the file {uri!r} is not valid UTF-8", hint="rename the file"
+            )
+    return [found[uri] for uri in sorted(found, key=str.encode)]
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether a name can be written down: local ones may hold any byte."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _expand(uri: str) -> list[ListedFile]:
+    if (info := _as_file(uri)) is not None:
+        return [_named_file(uri, info)]
+    if has_magic(uri):
+        root, names = _glob(uri)
+    else:
+        root = uri
+        names = _visible(Directory(uri).list(recursive=True))
+    return _listed(uri, root, names)
+
+
+def _as_file(uri: str) -> ObjectInfo | None:
+    """What is at exactly this URI: a name may hold glob characters."""
+    try:
+        return file_info(uri)
+    except NotFound:
+        return None
+
+
+def _named_file(uri: str, info: ObjectInfo) -> ListedFile:
+    kind = _format(info.name)
+    if kind is None:
+        raise InputError(
+            f"{redact(uri)}: the name does not tell the format",
+            hint=f"known suffixes are {_KNOWN}",
+        )
+    return ListedFile(uri, info.name, info.version, info.size, *kind)
+
+
+def _listed(uri: str, root: str, infos: Sequence[ObjectInfo]) -> list[ListedFile]:
+    files = []
+    for info in infos:
+        if (kind := _format(info.name)) is not None:
+            whole = f"{root.rstrip('/')}/{info.name}"
+            partition = _partition(info.name)
+            files.append(ListedFile(whole, info.name, info.version, info.size, *kind, partition))
+    if not files:
+        raise InputError(_nothing(uri, infos), hint=f"known suffixes are {_KNOWN}")
+    return files
+
+
+def _nothing(uri: str, infos: Sequence[ObjectInfo]) -> str:
+    if not infos:
+        if has_magic(uri):
+            what = "matches no file"
+        else:  # a bucket knows no empty directories
+            what = "is empty" if is_local(uri) and os.path.isdir(uri) else "does not exist"
+        return f"{redact(uri)} {what}"
+    seen = ", ".join(info.name for info in infos[:_SEEN_MAX])
+    more = f" and {len(infos) - _SEEN_MAX} more" if len(infos) > _SEEN_MAX else ""
+    return f"{redact(uri)} holds no input file, but {seen}{more}"
+
+
+def _format(name: str) -> tuple[str, str] | None:
+    """(format, compression) by the suffix."""
+    stem, suffix = os.path.splitext(name.lower())
+    compression = _COMPRESSIONS.get(suffix, "")
+    if compression:
+        suffix = os.path.splitext(stem)[1]
+    kind = _FORMATS.get(suffix)
+    if kind is None or (compression and kind not in _TEXT_FORMATS):
+        return None
+    return kind, compression
+
+
+def _partition(name: str) -> tuple[tuple[str, str], ...]:
+    """`key=value` directories of a relative path, percent-decoded as Hive writes them."""
+    matches = (_HIVE_SEGMENT.fullmatch(segment) for segment in name.split("/")[:-1])
+    return tuple((unquote(m.group(1)), unquote(m.group(2))) for m in matches if m)
+
+
+def _visible(infos: Iterable[ObjectInfo]) -> list[ObjectInfo]:
+    """What a listing of a directory gives, without hidden names and other outputs."""
+    every = list(infos)
+    outputs = {info.name.rpartition("_bei/")[0] for info in every if "/_bei/" in info.name}
+    return _outside(outputs, every, literal=frozenset())
+
+
+def _outside(
+    outputs: Iterable[str], infos: Iterable[ObjectInfo], literal: frozenset[str]
+) -> list[ObjectInfo]:
+    """Leave out what is below `outputs` and hidden names; `literal` ones were typed like that."""
+    prefixes = tuple(outputs)
+    return [
+        info
+        for info in infos
+        if not info.name.startswith(prefixes)
+        and not any(
+            part.startswith(("_", ".")) and part not in literal for part in info.name.split("/")
+        )
+    ]
+
+
+def _glob(uri: str) -> tuple[str, list[ObjectInfo]]:
+    """The directory before the first magic segment, and what matches below it."""
+    segments = uri.split("/")
+    first = next(i for i, segment in enumerate(segments) if has_magic(segment))
+    root = "/".join(segments[:first]) or "/"
+    with translated(uri):
+        matched = list(_matches(uri, root))
+    folders = {f"{info.name[:i]}/" for info in matched for i in _slashes(info.name)}
+    outputs = [folder for folder in sorted(folders) if _is_output(f"{root}/{folder}")]
+    return root, _outside(outputs, matched, frozenset(segments[first:]))
+
+
+def _slashes(name: str) -> list[int]:
+    return [i for i, char in enumerate(name) if char == "/"]
+
+
+def _is_output(uri: str) -> bool:
+    return next(Directory(uri).list("_bei/", recursive=True), None) is not None
+
+
+def _matches(uri: str, root: str) -> Iterator[ObjectInfo]:
+    fs, pattern = filesystem(uri)
+    if is_local(uri):
+        found = {
+            path: None if os.path.isdir(path) else file_info(path)
+            for path in local_glob.glob(uri, recursive=True)
+        }
+        base = root
+    else:
+        details = fs.glob(pattern, detail=True)
+        found = {
+            path: None
+            if info["type"] == "directory"
+            else ObjectInfo(path, info["size"], info_version(info))
+            for path, info in details.items()
+        }
+        base = filesystem(root)[1]
+    for path in found:
+        name = path[len(base) :].lstrip("/")
+        info = found[path]
+        if info is not None:
+            yield ObjectInfo(name, info.size, info.version)
+        else:
+            below = Directory(f"{root.rstrip('/')}/{name}")
+            for inner in below.list(recursive=True):
+                yield ObjectInfo(f"{name}/{inner.name}", inner.size, inner.version)

@@ -1,0 +1,145 @@
+"""Arrow IPC: files (.arrow, .feather) and streams (.arrows, and what `datasets` caches).
+
+The record batch is what Arrow reads at once. A local file is mapped, so that an uncompressed
+batch costs page cache instead of memory however large it is; of a remote file one batch of the
+columns asked for is held at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.input.formats.base import (
+    ContentError,
+    FileSummary,
+    Reader,
+    content_errors,
+    overlaps,
+    wanted,
+)
+from pipeline.spec import Cut
+from pipeline.store.directory import OpenedFile
+from pipeline.store.uris import absolute, is_local
+
+_FILE_MAGIC = b"ARROW1"
+_FEATHER_V1_MAGIC = b"FEA1"
+_WHAT = "not a readable Arrow file"
+
+
+def open_arrow(file: OpenedFile) -> Reader:
+    """The reader of a file or of a stream, by its first bytes."""
+    magic = file.read(len(_FILE_MAGIC))
+    file.seek(0)
+    if magic.startswith(_FEATHER_V1_MAGIC):
+        raise ContentError("Feather version 1 is not supported: write it again as version 2")
+    return ArrowFileReader(file) if magic == _FILE_MAGIC else ArrowStreamReader(file)
+
+
+def _source(file: OpenedFile) -> Any:
+    if is_local(file.uri):
+        return pa.memory_map(absolute(file.uri), "r")
+    file.seek(0)
+    return pa.PythonFile(file, mode="r")
+
+
+def _options(schema: pa.Schema, columns: Sequence[str]) -> Any:
+    """Read the bodies of these columns only. An empty list would mean all."""
+    indices = [i for i, name in enumerate(schema.names) if name in columns]
+    return pa.ipc.IpcReadOptions(included_fields=indices or [_cheapest(schema)], use_threads=False)
+
+
+def _cheapest(schema: pa.Schema) -> int:
+    """A column of fixed width if there is one: enough to count rows by."""
+    for index, field in enumerate(schema):
+        if pa.types.is_primitive(field.type):
+            return index
+    return 0
+
+
+class ArrowFileReader:
+    """One Arrow IPC file; see `Reader`."""
+
+    def __init__(self, file: OpenedFile) -> None:
+        self._file = file
+        with content_errors(_WHAT):
+            self._schema = pa.ipc.open_file(_source(file)).schema
+
+    def _open(self, columns: Sequence[str]) -> Any:
+        return pa.ipc.open_file(_source(self._file), options=_options(self._schema, columns))
+
+    def facts(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
+        """From the headers of the record batches, and the bodies of one narrow column."""
+        groups = []
+        with content_errors(_WHAT):
+            reader = self._open(())
+            for index in range(reader.num_record_batches):
+                groups.append(reader.get_batch(index).num_rows)
+        return FileSummary(
+            schema=wanted(self._schema, columns),
+            columns=tuple(self._schema.names),
+            rows=sum(groups),
+            row_groups=tuple(groups),
+        )
+
+    def batches(
+        self, cuts: Sequence[Cut], schema: pa.Schema, batch_rows: int
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Slices of the record batches that hold rows of `cuts`."""
+        counter, reader = self._open(()), self._open(schema.names)
+        first = 0
+        for index in range(reader.num_record_batches):
+            with content_errors(f"record batch {index} (from row {first})"):
+                rows = counter.get_batch(index).num_rows
+                if overlaps(first, rows, cuts):
+                    yield from _slices(reader.get_batch(index), first, batch_rows)
+            first += rows
+            if first >= cuts[-1].first_row + cuts[-1].rows:
+                return
+
+
+class ArrowStreamReader:
+    """One Arrow IPC stream, which has no footer: it is read from its start; see `Reader`."""
+
+    def __init__(self, file: OpenedFile) -> None:
+        self._file = file
+        with content_errors(_WHAT):
+            self._schema = pa.ipc.open_stream(_source(file)).schema
+
+    def _read(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        return iter(
+            pa.ipc.open_stream(_source(self._file), options=_options(self._schema, columns))
+        )
+
+    def facts(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
+        """By reading the stream once."""
+        with content_errors(_WHAT):
+            groups = tuple(batch.num_rows for batch in self._read(()))
+        return FileSummary(
+            schema=wanted(self._schema, columns),
+            columns=tuple(self._schema.names),
+            rows=sum(groups),
+            row_groups=groups,
+        )
+
+    def batches(
+        self, cuts: Sequence[Cut], schema: pa.Schema, batch_rows: int
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Slices of the record batches that hold rows of `cuts`."""
+        first = 0
+        with content_errors("a record batch"):
+            for batch in self._read(schema.names):
+                if overlaps(first, batch.num_rows, cuts):
+                    yield from _slices(batch, first, batch_rows)
+                first += batch.num_rows
+                if first >= cuts[-1].first_row + cuts[-1].rows:
+                    return
+
+
+def _slices(
+    batch: pa.RecordBatch, first: int, batch_rows: int
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    for start in range(0, batch.num_rows, batch_rows):
+        yield first + start, batch.slice(start, batch_rows)

@@ -1,0 +1,102 @@
+"""What all readers share: the interface, the facts they find, and the error they raise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from pipeline.errors import BeiJobsError
+from pipeline.spec import Cut
+from pipeline.store.directory import OpenedFile
+
+_DETAIL_MAX_CHARS = 200
+
+
+class ContentError(Exception):
+    """What is wrong with the content, and where in the file; the caller adds which file."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileSummary:
+    """What a file holds, found without reading its rows (text formats: by one pass)."""
+
+    schema: pa.Schema  # of the columns asked for that are there, types as stored
+    columns: tuple[str, ...]  # all names, in order; more than once where the file repeats one
+    rows: int
+    row_groups: tuple[int, ...] | None = None  # rows of each, None for text formats
+    offsets: tuple[int, ...] = ()  # bytes of uncompressed text before each shard's first row
+
+
+class Reader(Protocol):
+    """One open file of one format."""
+
+    def facts(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
+        """Count and describe. `columns`: which types are wanted, None for all."""
+        ...
+
+    def batches(
+        self, cuts: Sequence[Cut], schema: pa.Schema, batch_rows: int
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Stream (first row, rows) in order: every row of `cuts`, and maybe some between them.
+
+        `schema` names the columns to read, and the types that the job planned for them; the
+        batches may still have the types of the file. `cuts` are in order and do not overlap.
+        """
+        ...
+
+
+def open_reader(file: OpenedFile, kind: str, compression: str) -> Reader:
+    """The reader of a format: parquet, arrow, jsonl or csv.
+
+    Raises:
+        ContentError: the content is not what the name promises.
+    """
+    # Imported late: a job needs one of them, and they need this module.
+    if kind == "parquet":
+        from pipeline.input.formats.parquet import ParquetReader
+
+        return ParquetReader(file)
+    if kind == "arrow":
+        from pipeline.input.formats.arrow import open_arrow
+
+        return open_arrow(file)
+    if kind == "jsonl":
+        from pipeline.input.formats.jsonl import JsonLinesReader
+
+        return JsonLinesReader(file, compression)
+    from pipeline.input.formats.csv import CsvReader
+
+    return CsvReader(file, compression)
+
+
+@contextmanager
+def content_errors(where: str) -> Iterator[None]:
+    """Turn what pyarrow raises about content into a ContentError that says `where`.
+
+    pyarrow raises a plain OSError for a broken page just as a store does for a broken line;
+    those of a store were translated before they reached pyarrow.
+    """
+    try:
+        yield
+    except (BeiJobsError, ContentError):
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError, EOFError) as error:
+        detail = " ".join(str(error).split())[:_DETAIL_MAX_CHARS]
+        raise ContentError(f"{where}: {detail}" if where else detail) from error
+
+
+def wanted(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
+    """The fields of `schema` that are among `columns`, without metadata, all nullable."""
+    return pa.schema(
+        [pa.field(f.name, f.type) for f in schema if columns is None or f.name in columns]
+    )
+
+
+def overlaps(first_row: int, rows: int, cuts: Sequence[Cut]) -> bool:
+    """Whether any of `cuts` has a row in [first_row, first_row + rows)."""
+    end = first_row + rows
+    return any(cut.first_row < end and cut.first_row + cut.rows > first_row for cut in cuts)

@@ -1,0 +1,67 @@
+"""Parquet: row groups streamed page by page, a giant one as well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.input.formats.base import FileSummary, content_errors, overlaps, wanted
+from pipeline.spec import Cut
+from pipeline.store.directory import OpenedFile
+from pipeline.store.uris import is_local
+
+# A column chunk is read in pieces of this size instead of whole: the memory of a reader is about
+# (piece + one page) per column, whatever the row group. A request to a store costs more.
+_BUFFER_BYTES = 1 << 20
+_REMOTE_BUFFER_BYTES = 8 << 20
+
+
+class ParquetReader:
+    """One Parquet file; see `Reader`."""
+
+    def __init__(self, file: OpenedFile) -> None:
+        with content_errors("not a readable Parquet file"):
+            self._parquet = pq.ParquetFile(
+                pa.PythonFile(file, mode="r"),
+                buffer_size=_BUFFER_BYTES if is_local(file.uri) else _REMOTE_BUFFER_BYTES,
+                pre_buffer=False,
+                page_checksum_verification=True,
+            )
+            self._schema = self._parquet.schema_arrow
+        metadata = self._parquet.metadata
+        self._groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+
+    def facts(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
+        """From the footer alone."""
+        return FileSummary(
+            schema=wanted(self._schema, columns),
+            columns=tuple(self._schema.names),
+            rows=sum(self._groups),
+            row_groups=tuple(self._groups),
+        )
+
+    def batches(
+        self, cuts: Sequence[Cut], schema: pa.Schema, batch_rows: int
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Only row groups that hold rows of `cuts`; each is read once for all of them."""
+        first = 0
+        for index, rows in enumerate(self._groups):
+            if overlaps(first, rows, cuts):
+                yield from self._group(index, first, cuts[-1], schema.names, batch_rows)
+            first += rows
+
+    def _group(
+        self, index: int, first: int, last: Cut, columns: list[str], batch_rows: int
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        where = f"row group {index} (rows {first}-{first + self._groups[index] - 1})"
+        with content_errors(where):
+            batches = self._parquet.iter_batches(
+                batch_rows, row_groups=[index], columns=columns, use_threads=False
+            )
+            for batch in batches:
+                yield first, batch
+                first += batch.num_rows
+                if first >= last.first_row + last.rows:
+                    return

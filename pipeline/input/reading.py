@@ -1,0 +1,149 @@
+"""Rows of an input file → record batches of the planned schema, cut at shard boundaries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pyarrow as pa
+
+from pipeline.errors import BeiJobsError, InputChanged, InputError, NotFound
+from pipeline.input.discovery import ListedFile, discover
+from pipeline.input.formats import ContentError, FileSummary, open_reader
+from pipeline.spec import Cut, InputFile
+from pipeline.store.directory import OpenedFile, redact
+
+__all__ = ["FileSummary", "ListedFile", "discover", "inspect", "read"]
+
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+_TEXT_FORMATS = frozenset({"jsonl", "csv"})
+_AGAIN = "submit again: the file's new version is then planned"
+
+
+def inspect(found: ListedFile, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
+    """Count and describe a file: from its footer, or by one pass over text.
+
+    Args:
+        found: the file.
+        columns: whose types are wanted, where they are there; None for all.
+        rows_per_shard: text formats note the byte offset of every so many rows.
+
+    Raises:
+        InputError: empty, corrupt, truncated or not UTF-8.
+        InputChanged: it changed since it was listed.
+        StorageError: it cannot be opened.
+    """
+    if not found.size:
+        raise InputError(
+            f"{redact(found.uri)} is an empty file", hint="write it again or leave it out"
+        )
+    with _reading(found) as file:
+        reader = open_reader(file, found.format, found.compression)
+        facts = reader.facts(columns, rows_per_shard)
+        _check_version(found, file)
+        return facts
+
+
+def read(
+    file: InputFile, cuts: Sequence[Cut], schema: pa.Schema, batch_rows: int
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Stream the rows of consecutive shards of one file through one open reader.
+
+    The version is compared after opening and after the last row of each cut, before anything of
+    the next one (or the end) is handed out: a cut counts as read when more came or the iterator
+    ended well. Strings are handed out unchecked: invalid UTF-8 is a matter of its row.
+
+    Args:
+        file: as planned.
+        cuts: in order, of this file; gaps between them are skipped.
+        schema: the planned columns; hive keys among them come from the path.
+        batch_rows: most rows of a batch.
+
+    Yields:
+        (index into `cuts`, batch of exactly `schema`); no batch spans two cuts.
+
+    Raises:
+        InputChanged: the file is not the version planned, or is gone.
+        InputError: the content cannot be read or cast; says which rows.
+        StorageError: the store failed.
+    """
+    if not cuts:
+        return
+    stored = pa.schema([f for f in schema if f.name not in dict(file.partition)])
+    with _reading(file) as opened:
+        reader = open_reader(opened, file.format, file.compression)
+        last = 0
+        for first, batch in reader.batches(cuts, stored, batch_rows):
+            for index, row, piece in _pieces(cuts, first, batch):
+                if index != last:
+                    _check_version(file, opened)
+                    last = index
+                yield index, _planned(piece, row, schema, file)
+        _check_version(file, opened)
+
+
+@contextmanager
+def _reading(file: InputFile | ListedFile) -> Iterator[OpenedFile]:
+    """Open a file; whatever fails on one that meanwhile changed is InputChanged."""
+    uri = redact(file.uri)
+    try:
+        opened = OpenedFile(file.uri, sequential=file.format in _TEXT_FORMATS)
+    except NotFound as error:
+        raise InputChanged(f"{uri} is no longer there", hint=_AGAIN) from error
+    with opened:
+        _check_version(file, opened)
+        try:
+            yield opened
+        except (ContentError, BeiJobsError) as error:
+            _check_version(file, opened)
+            if isinstance(error, BeiJobsError):
+                raise
+            raise InputError(
+                f"{uri}: {error}", hint="repair the file, or leave it out of the inputs"
+            ) from error
+
+
+def _check_version(file: InputFile | ListedFile, opened: OpenedFile) -> None:
+    try:
+        version = opened.version()
+    except NotFound as error:
+        raise InputChanged(f"{redact(file.uri)} is no longer there", hint=_AGAIN) from error
+    if version != file.version:
+        raise InputChanged(f"{redact(file.uri)} changed since it was planned", hint=_AGAIN)
+
+
+def _pieces(
+    cuts: Sequence[Cut], first: int, batch: pa.RecordBatch
+) -> Iterator[tuple[int, int, pa.RecordBatch]]:
+    """(cut, first row, rows) of what `batch` holds of each cut; its own first row is `first`."""
+    end = first + batch.num_rows
+    for index, cut in enumerate(cuts):
+        start, stop = max(first, cut.first_row), min(end, cut.first_row + cut.rows)
+        if start < stop:
+            yield index, start, batch.slice(start - first, stop - start)
+
+
+def _planned(batch: pa.RecordBatch, row: int, schema: pa.Schema, file: InputFile) -> pa.RecordBatch:
+    """The columns of `schema`, cast to its types; `row` is the first one's number in the file."""
+    partition = dict(file.partition)
+    arrays = []
+    for field in schema:
+        if field.name in partition:
+            value = partition[field.name]
+            scalar = pa.scalar(None if value == _HIVE_NULL else value, field.type)
+            arrays.append(pa.repeat(scalar, batch.num_rows))
+        else:
+            arrays.append(_cast(batch.column(field.name), field, row))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _cast(array: pa.Array, field: pa.Field, row: int) -> pa.Array:
+    if array.type == field.type:
+        return array
+    try:
+        return array.cast(field.type)
+    except (pa.ArrowException, NotImplementedError) as error:
+        raise ContentError(
+            f"column {field.name!r} of rows {row}-{row + len(array) - 1} is {array.type} and "
+            f"cannot become the planned {field.type}: {error}"
+        ) from error

@@ -1,0 +1,47 @@
+"""Rows that could not be computed, kept with the reason in a form that can be submitted again."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from pipeline.output.output import Output, Run, quarantine_name
+from pipeline.spec import Shard
+from pipeline.store.directory import redact
+from pipeline.store.parquet_bytes import to_parquet
+
+
+def write_quarantine(output: Output, run: Run, shard: Shard, rows: pa.Table) -> str:
+    """Write the failed input rows of a shard as Parquet, before the shard is committed.
+
+    The columns are those the job read, then `bei_input`, `bei_row` (0-based row of that file)
+    and `bei_error`; kept columns of types that Parquet lacks are left out. Another attempt of the
+    same shard overwrites the file with the same rows.
+
+    Returns:
+        The name of the object, relative to the output.
+    """
+    source = pa.array([redact(shard.file.uri)] * rows.num_rows, pa.string())
+    table = _storable(rows.append_column("bei_input", source))
+    name = quarantine_name(shard.part)
+    output.directory.put(name, to_parquet(table))
+    return name
+
+
+def _storable(table: pa.Table) -> pa.Table:
+    """The columns that Parquet can hold, views of strings as strings.
+
+    Of two columns of one name the last is meant: a quarantine that is submitted again may keep
+    columns that are named as ours.
+    """
+    columns = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_string_view(column.type):
+            column = column.cast(pa.large_string())
+        elif pa.types.is_binary_view(column.type):
+            column = column.cast(pa.large_binary())
+        try:
+            to_parquet(pa.table({name: column}))
+        except pa.ArrowException:
+            continue
+        columns[name] = column
+    return pa.table(columns)

@@ -1,0 +1,243 @@
+"""Prove that an output is what its manifest says: every row once, unaltered and finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import BeiJobsError, NotFound, StorageError
+from pipeline.input.reading import read
+from pipeline.output.manifest import newest, read_parts
+from pipeline.output.output import Output, Run
+from pipeline.output.part_file import PartInfo, checksum_holds, parse_info
+from pipeline.output.plan import Plan
+from pipeline.spec import Shard, schema_hash, shard_id
+from pipeline.store.directory import redact
+
+#: Parts read at the same time; each is held whole, which bounds the memory.
+_READERS = 4
+#: Ids read at once.
+_ID_ROWS = 16_384
+#: The last columns of every part, whatever the task.
+_ALWAYS = ("n_tokens", "truncated", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was found. Sound where `problems` is empty."""
+
+    job: str
+    rows: int
+    parts: int
+    problems: tuple[str, ...]
+    precisions: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def verify(output: Output) -> Verification:
+    """Read every part of the newest finished run and compare it with plan and manifest.
+
+    Raises:
+        NotFound: no finished run is there.
+    """
+    found = newest(output)
+    if found is None:
+        raise NotFound(
+            f"{redact(output.uri)} holds no finished job",
+            hint="run the job to its end first: `bei-jobs status` says how it stands",
+        )
+    run, manifest = found
+    plan = output.plan(run)
+    listed = {row["part"]: row for row in read_parts(output, run).to_pylist()}
+    problems = [*_coverage(run, plan), *_listing(output, run, plan, listed)]
+    rows = 0
+    schemas: dict[pa.Schema, list[str]] = {}
+    with ThreadPoolExecutor(_READERS) as pool:
+        for part, schema, found_rows, said in pool.map(
+            lambda shard: _check_part(output, run, shard, listed.get(shard.part)), plan.shards()
+        ):
+            rows += found_rows
+            problems += said
+            if schema is not None:
+                schemas.setdefault(schema, []).append(part)
+    problems += _one_schema(schemas)
+    if rows != manifest.rows:
+        problems.append(f"the manifest counts {manifest.rows} rows, the parts hold {rows}")
+    if len(manifest.precisions) > 1:
+        problems.append(
+            f"parts were computed in different precisions: {', '.join(manifest.precisions)}"
+        )
+    return Verification(run.job, rows, len(listed), tuple(problems), manifest.precisions)
+
+
+def _coverage(run: Run, plan: Plan) -> Iterator[str]:
+    """Whether the shards of each file tile it: every row once, none missing, none twice."""
+    cuts = plan.cuts()
+    for file in plan.files:
+        row = 0
+        for cut in sorted(cuts[file.uri], key=lambda cut: cut.first_row):
+            if cut.first_row != row:
+                what = "missing" if cut.first_row > row else "planned twice"
+                first, end = sorted((row, cut.first_row))
+                yield f"{redact(file.uri)}: rows {first}-{end - 1} are {what}"
+            row = cut.first_row + cut.rows
+        if row != file.rows and run.limit is None:
+            yield f"{redact(file.uri)}: {row} of {file.rows} rows are planned"
+
+
+def _listing(
+    output: Output, run: Run, plan: Plan, listed: dict[str, dict[str, Any]]
+) -> Iterator[str]:
+    """Whether plan, list of parts and the objects that are there are the same set."""
+    committed = output.committed()
+    latest = output.run_numbers()[-1]
+    tolerated = (
+        plan.parts if latest == run.n else plan.parts | output.plan(output.run(latest)).parts
+    )
+    for name in sorted(plan.parts - listed.keys()):
+        yield f"{name} is planned but not in the manifest's list"
+    for name in sorted(listed.keys() - plan.parts):
+        yield f"{name} is in the manifest's list but not planned"
+    for name in sorted(plan.parts - committed.keys()):
+        yield f"{name} is missing"
+    there = {item.name for item in output.directory.list() if item.name.endswith(".arrow")}
+    for name in sorted(there - tolerated):
+        yield f"{name} is in the output but in no plan; a reader of *.arrow would see its rows"
+
+
+def _check_part(
+    output: Output, run: Run, shard: Shard, row: dict[str, Any] | None
+) -> tuple[str, pa.Schema | None, int, list[str]]:
+    """The part, its columns, the rows it holds, and what is wrong with it."""
+    try:
+        data = output.directory.read(shard.part)
+        info = parse_info(shard.part, data)
+        with pa.ipc.open_file(pa.BufferReader(data)) as reader:
+            table = reader.read_all()
+    except NotFound:
+        return shard.part, None, 0, []  # named by the listing
+    except (StorageError, pa.ArrowException, OSError) as error:
+        return shard.part, None, 0, [f"{shard.part} cannot be read: {error}"]
+    problems = [*_integrity(data, info, row), *_provenance(run, shard, info)]
+    if wrong := _columns(run, info.schema):
+        problems.append(wrong)
+    else:
+        problems += [*_rows(shard, info, table), *_values(run, table)]
+        problems += _ids(run, shard, table)
+    named = [f"{shard.part}: {problem}" for problem in problems]
+    return shard.part, info.schema, table.num_rows, named
+
+
+def _ids(run: Run, shard: Shard, table: pa.Table) -> Iterator[str]:
+    """Whether the ids are those of the input rows, in their order.
+
+    Only an input that is still as it was planned can tell; where it changed or is gone, or could
+    only be read from its start again for each shard, nothing is said.
+    """
+    name = run.spec.id_column
+    if name is None or shard.file.compression:
+        return
+    wanted = pa.schema([run.columns.field(name)])
+    try:
+        batches = [batch for _, batch in read(shard.file, [shard.cut], wanted, _ID_ROWS)]
+    except BeiJobsError:
+        return
+    expected = pa.Table.from_batches(batches, wanted)[name]
+    if len(expected) == table.num_rows and [*map(repr, expected.to_pylist())] != [
+        *map(repr, table[name].to_pylist())
+    ]:
+        yield f"its {name} column is not that of rows {shard.first_row} and on of the input"
+
+
+def _one_schema(schemas: dict[pa.Schema, list[str]]) -> Iterator[str]:
+    """Whether all parts have the same columns: names those that differ from most."""
+    common = max(schemas, key=lambda schema: len(schemas[schema]), default=None)
+    for schema, parts in schemas.items():
+        if schema != common:
+            for part in parts:
+                yield f"{part}: its columns are {_said(schema)}; most parts have {_said(common)}"
+
+
+def _columns(run: Run, schema: pa.Schema) -> str:
+    """What is wrong with the columns of a part: the kept ones first, those of every part last."""
+    kept = run.kept
+    if [*schema][: len(kept)] == [*kept] and schema.names[-len(_ALWAYS) :] == [*_ALWAYS]:
+        return ""
+    there = _said(schema)
+    return f"its columns are {there}; the plan keeps {_said(kept)} and adds {', '.join(_ALWAYS)}"
+
+
+def _said(schema: pa.Schema) -> str:
+    return "(" + ", ".join(f"{field.name} {field.type}" for field in schema) + ")"
+
+
+def _integrity(data: bytes, info: PartInfo, row: dict[str, Any] | None) -> Iterator[str]:
+    if not checksum_holds(data, info):
+        yield "its checksum does not match its bytes"
+    if row is not None and row["checksum"] != info.values.get("checksum"):
+        yield "it is not the part that the manifest lists"
+    if row is not None and row["bytes"] != len(data):
+        yield f"it has {len(data)} bytes, the manifest says {row['bytes']}"
+
+
+def _provenance(run: Run, shard: Shard, info: PartInfo) -> Iterator[str]:
+    schema = schema_hash(run.kept)
+    expected = {
+        "space": run.spec.space,
+        "schema": schema,
+        "shard": shard.id,
+        "sha256": run.spec.model.sha256,
+        "task": run.spec.task,
+        "input_version": shard.file.version,
+        "first_row": str(shard.first_row),
+    }
+    for key, value in expected.items():
+        if info.values.get(key) != value:
+            yield f"its {key} is {info.values.get(key)!r}, not {value!r}"
+    if shard_id(run.spec.space, schema, shard.file, shard.cut) != shard.id:
+        yield "its shard id does not follow from the plan"
+
+
+def _rows(shard: Shard, info: PartInfo, table: pa.Table) -> Iterator[str]:
+    if table.num_rows != shard.rows:
+        yield f"it holds {table.num_rows} rows, the plan says {shard.rows}"
+    if info.values.get("rows") != str(table.num_rows):
+        yield f"it says {info.values.get('rows')} rows and holds {table.num_rows}"
+    failed = table.num_rows - table["error"].null_count
+    if info.values.get("failed") != str(failed):
+        yield f"it says {info.values.get('failed')} failed rows and holds {failed}"
+
+
+def _values(run: Run, table: pa.Table) -> Iterator[str]:
+    """Results null exactly where there is an error, and every number in them finite."""
+    error = table["error"].is_valid()
+    for name in table.column_names[len(run.kept) : -len(_ALWAYS)]:
+        column = table[name]
+        if not pc.all(pc.equal(column.is_null(), error)).as_py() and table.num_rows:
+            yield f"{name} is not null exactly where there is an error"
+        if not _finite(column):
+            yield f"{name} holds a value that is not finite"
+
+
+def _finite(column: pa.ChunkedArray) -> bool:
+    return all(_finite_array(chunk) for chunk in column.chunks)
+
+
+def _finite_array(array: pa.Array) -> bool:
+    if pa.types.is_fixed_size_list(array.type) or pa.types.is_list(array.type):
+        return _finite_array(array.flatten())
+    if pa.types.is_struct(array.type):
+        return all(_finite_array(array.field(i)) for i in range(array.type.num_fields))
+    if not pa.types.is_floating(array.type):
+        return True
+    values = array.drop_null().to_numpy(zero_copy_only=False)
+    return bool(np.isfinite(values).all())

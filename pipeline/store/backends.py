@@ -1,0 +1,298 @@
+"""What each kind of store does its own way: create-only writes, listing and versions.
+
+`Directory` in `pipeline.store.directory` is the only user; it adds the checks, the error tree and
+the reading back after a failed write.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from stat import S_ISDIR
+from typing import Any, BinaryIO, Protocol, cast
+
+from pipeline.errors import StorageError
+from pipeline.store.uris import filesystem, is_local
+
+#: Where unfinished files of a local output lie, relative to its root.
+TMP = "_bei/tmp"
+
+_STALE_SECONDS = 24 * 3600
+_NO_HARD_LINKS = frozenset(
+    {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+)
+_MEMORY_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One file of a store, as it is now."""
+
+    name: str  # relative to the directory it was listed in
+    size: int  # bytes
+    version: str  # ETag, generation, or size, mtime_ns and ctime_ns
+
+
+class Store(Protocol):
+    """The operations on names under one root; raises what the store's client raises."""
+
+    def create(self, name: str, data: bytes | memoryview) -> None: ...
+    def replace(self, name: str, data: bytes | memoryview) -> None: ...
+    def read(self, name: str) -> bytes: ...
+    def open(self, name: str) -> BinaryIO: ...
+    def info(self, name: str) -> ObjectInfo: ...
+    def delete(self, name: str) -> None: ...
+    def list(self, prefix: str, recursive: bool, after: str) -> Iterator[ObjectInfo]: ...
+
+
+def store_of(root: str) -> Store:
+    """The store that holds the absolute URI `root`."""
+    if is_local(root):
+        return LocalStore(root)
+    protocol = root.partition("://")[0]
+    if protocol == "memory":
+        return MemoryStore(root)
+    return S3Store(root) if protocol in {"s3", "s3a"} else RemoteStore(root)
+
+
+def stat_version(stat: os.stat_result) -> str:
+    """The version of a local file."""
+    return f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ctime_ns}"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStore:
+    """A directory of this machine or of a mounted file server."""
+
+    root: str
+
+    def create(self, name: str, data: bytes | memoryview) -> None:
+        """Link a synced temporary file into place: atomic, and never over another file.
+
+        fsspec's own `mode="create"` checks and then writes, which two writers can both win.
+
+        Raises:
+            FileExistsError: the name is taken.
+            StorageError: the filesystem has no hard links.
+        """
+        target = self._prepare(name)
+        temporary = self._temporary(data)
+        try:
+            os.link(temporary, target)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            raise StorageError(
+                f"{self.root}: the filesystem refuses hard links ({error.strerror}), "
+                "without which a part cannot be committed exactly once",
+                hint="choose an --output on another filesystem (ext4, xfs, NFS) or a bucket",
+            ) from error
+        finally:
+            os.unlink(temporary)
+        _sync_directory(os.path.dirname(target))
+
+    def replace(self, name: str, data: bytes | memoryview) -> None:
+        os.replace(self._temporary(data), self._prepare(name))
+
+    def _prepare(self, name: str) -> str:
+        target = os.path.join(self.root, name)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        return target
+
+    def _temporary(self, data: bytes | memoryview) -> str:
+        """The path of a new file that holds `data` on disk, on the filesystem of the output."""
+        path = self._prepare(f"{TMP}/{uuid.uuid4().hex}")
+        try:
+            with open(path, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(path)
+            raise
+        return path
+
+    def sweep(self) -> None:
+        """Remove temporary files that a killed process left more than a day ago."""
+        directory = os.path.join(self.root, TMP)
+        with suppress(FileNotFoundError), os.scandir(directory) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    if time.time() - entry.stat().st_mtime > _STALE_SECONDS:
+                        os.unlink(entry.path)
+
+    def read(self, name: str) -> bytes:
+        with self.open(name) as file:
+            return file.read()
+
+    def open(self, name: str) -> BinaryIO:
+        return open(os.path.join(self.root, name), "rb")
+
+    def info(self, name: str) -> ObjectInfo:
+        stat = os.stat(path := os.path.join(self.root, name))
+        if S_ISDIR(stat.st_mode):
+            raise FileNotFoundError(errno.ENOENT, "a directory, not a file", path)
+        return ObjectInfo(name, stat.st_size, stat_version(stat))
+
+    def delete(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.root, name))
+
+    def list(self, prefix: str, recursive: bool, after: str) -> Iterator[ObjectInfo]:
+        folder, slash, stem = prefix.rpartition("/")
+        for info in self._walk(folder + slash, stem, recursive):
+            if os.fsencode(info.name) > os.fsencode(after):
+                yield info
+
+    def _walk(self, folder: str, stem: str, recursive: bool) -> Iterator[ObjectInfo]:
+        """Files below `folder` ("" or ending in "/") in byte order of their whole names."""
+        try:
+            with os.scandir(os.path.join(self.root, folder)) as entries:
+                found = [entry for entry in entries if entry.name.startswith(stem)]
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        found.sort(key=_sort_key)
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                if recursive:
+                    yield from self._walk(f"{folder}{entry.name}/", "", True)
+                continue
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                if entry.is_file():
+                    stat = entry.stat()
+                    yield ObjectInfo(folder + entry.name, stat.st_size, stat_version(stat))
+
+
+def _sort_key(entry: os.DirEntry[str]) -> bytes:
+    # "a/b" sorts where "a/" does, which is after "a.b".
+    suffix = b"/" if entry.is_dir(follow_symlinks=False) else b""
+    return os.fsencode(entry.name) + suffix
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteStore:
+    """Any other fsspec filesystem that knows `pipe_file(mode="create")`: GCS and Azure do."""
+
+    root: str
+
+    def _at(self, name: str) -> tuple[Any, str]:
+        fs, path = filesystem(self.root)
+        return fs, f"{path}/{name}" if name else path
+
+    def create(self, name: str, data: bytes | memoryview) -> None:
+        fs, path = self._at(name)
+        # Clients take bytes alone; what already is bytes is not copied.
+        fs.pipe_file(path, bytes(data), mode="create")
+
+    def replace(self, name: str, data: bytes | memoryview) -> None:
+        fs, path = self._at(name)
+        fs.pipe_file(path, bytes(data))
+
+    def read(self, name: str) -> bytes:
+        fs, path = self._at(name)
+        return cast(bytes, fs.cat_file(path))
+
+    def open(self, name: str) -> BinaryIO:
+        fs, path = self._at(name)
+        return cast(BinaryIO, fs.open(path, "rb"))
+
+    def info(self, name: str) -> ObjectInfo:
+        fs, path = self._at(name)
+        info = fs.info(path)
+        if info["type"] != "file":
+            raise FileNotFoundError(path)
+        return ObjectInfo(name, info["size"], info_version(info))
+
+    def delete(self, name: str) -> None:
+        fs, path = self._at(name)
+        with suppress(FileNotFoundError):
+            fs.rm_file(path)
+
+    def list(self, prefix: str, recursive: bool, after: str) -> Iterator[ObjectInfo]:
+        fs, root = self._at("")
+        folder = prefix.rpartition("/")[0]
+        _, base = self._at(folder)
+        try:
+            found = fs.find(base, maxdepth=None if recursive else 1, detail=True)
+        except FileNotFoundError:
+            return
+        for path in sorted(found, key=os.fsencode):
+            name = path[len(root) :].lstrip("/")
+            if name.startswith(prefix) and os.fsencode(name) > os.fsencode(after):
+                yield ObjectInfo(name, found[path]["size"], info_version(found[path]))
+
+
+class MemoryStore(RemoteStore):
+    """fsspec's in-process store, for tests and notebooks."""
+
+    __slots__ = ()
+
+    def create(self, name: str, data: bytes | memoryview) -> None:
+        # It looks and then writes; inside one process a lock makes the two one step.
+        with _MEMORY_LOCK:
+            fs, path = self._at(name)
+            if fs.exists(path):
+                raise FileExistsError(path)
+            fs.pipe_file(path, bytes(data))
+
+    def open(self, name: str) -> BinaryIO:
+        # Its own handle is shared by everyone who opens the file, position included.
+        return io.BytesIO(self.read(name))
+
+
+class S3Store(RemoteStore):
+    """S3 and what speaks its API. `If-None-Match: *` makes the write create-only."""
+
+    __slots__ = ()
+
+    def list(self, prefix: str, recursive: bool, after: str) -> Iterator[ObjectInfo]:
+        """Page by page, 1,000 keys in memory; the API answers in byte order of keys.
+
+        https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
+        """
+        fs, root = self._at("")
+        bucket, key, _ = fs.split_path(root)
+        base = f"{key}/" if key else ""
+        request = {"Bucket": bucket, "Prefix": base + prefix}
+        if after:
+            request["StartAfter"] = base + after
+        if not recursive:
+            request["Delimiter"] = "/"
+        while True:
+            page = fs.call_s3("list_objects_v2", **request)
+            for item in page.get("Contents", ()):
+                if not item["Key"].endswith("/"):  # a console's "folder"
+                    name = item["Key"][len(base) :]
+                    yield ObjectInfo(name, item["Size"], info_version(item))
+            if not page.get("IsTruncated"):
+                return
+            request["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def info_version(info: dict[str, Any]) -> str:
+    """The version of a file from what a filesystem says of it: the store's own tag if any."""
+    for key in ("generation", "ETag", "etag", "blob_id"):
+        if tag := info.get(key):
+            return str(tag).strip('"')
+    size = info.get("size", 0)
+    for key in ("mtime", "LastModified", "last_modified", "created"):
+        if (when := info.get(key)) is not None:
+            return f"{size}-{when.timestamp() if isinstance(when, datetime) else when}"
+    return str(size)

@@ -1,0 +1,262 @@
+"""The one way to a store: open, list, version of a file, and the create-only write.
+
+Creating a file *is* a commit, so `Directory.create` has to be right where a plain write may be
+wrong: two writers, a lost response, a full disk, a store that ignores the condition.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import BinaryIO, Self, TypeAlias
+
+import pyarrow as pa
+
+from pipeline.errors import NotFound, StorageError
+from pipeline.store.backends import (
+    TMP,
+    LocalStore,
+    ObjectInfo,
+    Store,
+    stat_version,
+    store_of,
+)
+from pipeline.store.uris import absolute, filesystem, is_local, redact, translated
+
+__all__ = [
+    "Directory",
+    "ObjectInfo",
+    "OpenedFile",
+    "absolute",
+    "file_info",
+    "redact",
+    "translated",
+]
+
+#: Anything with a buffer: bytes, memoryview, pyarrow.Buffer.
+Data: TypeAlias = bytes | bytearray | memoryview | pa.Buffer
+
+
+class Directory:
+    """An output prefix: names below one URI of any store.
+
+    Holds nothing but the URI: it may be pickled, shared between threads and carried across a
+    fork. Names are relative, "/"-separated, and taken literally (no glob).
+
+    Every method raises NotFound, AccessDenied, StoreFull or StorageError as the store failed.
+    """
+
+    __slots__ = ("uri",)
+
+    def __init__(self, uri: str) -> None:
+        self.uri = absolute(uri)
+
+    def __repr__(self) -> str:
+        return f"Directory({redact(self.uri)!r})"
+
+    @property
+    def _store(self) -> Store:
+        return store_of(self.uri)
+
+    def uri_of(self, name: str) -> str:
+        """The URI of the file `name`."""
+        return f"{self.uri.rstrip('/')}/{name}"
+
+    def create(self, name: str, data: Data) -> bool:
+        """Write `name` unless it exists. Returns whether it now holds exactly `data`.
+
+        On any error of the write the file is read back: the write may have been applied and
+        only its answer lost. What is there decides, so give `data` an id of its own where
+        knowing the winner matters; equal bytes count as mine.
+
+        Raises:
+            ValueError: `data` is empty (S3 clients write an empty body unconditionally).
+        """
+        view = _view(data)
+        if not len(view):
+            raise ValueError(f"{name}: an empty file cannot be created exclusively")
+        with translated(self.uri_of(name)):
+            try:
+                self._store.create(_checked(name), view)
+            except Exception:
+                if (mine := self._holds(name, view)) is None:
+                    raise
+                return mine
+        return True
+
+    def _holds(self, name: str, data: bytes | memoryview) -> bool | None:
+        """Whether `name` holds `data`; None where nothing can be read back."""
+        try:
+            same_size = self.info(name).size == len(data)
+            return same_size and self.read(name) == data
+        except StorageError:
+            return None
+
+    def put(self, name: str, data: Data) -> None:
+        """Write `name`, over what was there: for advisory files only. Readers see old or new."""
+        with translated(self.uri_of(name)):
+            self._store.replace(_checked(name), _view(data))
+
+    def read(self, name: str) -> bytes:
+        """The whole content of `name`."""
+        with translated(self.uri_of(name)):
+            return self._store.read(_checked(name))
+
+    def open(self, name: str) -> BinaryIO:
+        """A seekable binary file over `name` that reads ranges as asked for."""
+        with translated(self.uri_of(name)):
+            return self._store.open(_checked(name))
+
+    def info(self, name: str) -> ObjectInfo:
+        """Size and version of `name`."""
+        with translated(self.uri_of(name)):
+            return self._store.info(_checked(name))
+
+    def exists(self, name: str) -> bool:
+        """Whether `name` is a file here."""
+        try:
+            self.info(name)
+        except NotFound:
+            return False
+        return True
+
+    def delete(self, name: str) -> None:
+        """Remove `name`; fine where it is not there."""
+        with translated(self.uri_of(name)):
+            self._store.delete(_checked(name))
+
+    def list(
+        self, prefix: str = "", *, recursive: bool = False, after: str = ""
+    ) -> Iterator[ObjectInfo]:
+        """Files whose name starts with `prefix`, in byte order of names, as a stream.
+
+        Args:
+            prefix: a plain string prefix; "logs/" lists a subdirectory.
+            recursive: also names with a "/" beyond the prefix; directories are never listed.
+            after: skip names up to and including this one.
+
+        A directory that does not exist has no files; a bucket that does not exist is NotFound.
+        """
+        with translated(self.uri_of(prefix)):
+            yield from self._store.list(prefix, recursive, after)
+
+    def probe(self) -> None:
+        """Prove that files can be created here, and only once each.
+
+        Raises:
+            StorageError: the store ignores the condition of a create-only write.
+            AccessDenied, NotFound, StoreFull: it cannot be written at all.
+        """
+        name = f"{TMP}/probe-{uuid.uuid4().hex}"
+        try:
+            self.create(name, b"first")
+            if self.create(name, b"second"):
+                raise StorageError(
+                    f"{redact(self.uri)}: the store overwrites a file that it was asked to "
+                    "create only if missing, so two workers could both commit a part",
+                    hint="use a store with conditional writes (AWS S3, MinIO, GCS, Azure, a disk)",
+                )
+        finally:
+            with suppress(StorageError):  # the error of the write says more
+                self.delete(name)
+        if isinstance(store := self._store, LocalStore):
+            with translated(self.uri):
+                store.sweep()
+
+
+class OpenedFile:
+    """One input file opened for reading, as the seekable binary file that pyarrow takes.
+
+    A context manager; leaving the block closes it. Not to be shared between threads.
+
+    Raises:
+        NotFound, AccessDenied, StorageError: from the constructor and from every read, so that
+            what else a reader of the format raises is about the content.
+    """
+
+    def __init__(self, uri: str, *, sequential: bool = False) -> None:
+        """Open an absolute `uri`.
+
+        Args:
+            uri: of any store.
+            sequential: read ahead for one pass; otherwise each read is the one range asked for,
+                which is what a reader of row groups wants.
+        """
+        self.uri = uri
+        with translated(uri):
+            self._file = _open(uri, sequential)
+
+    def version(self) -> str:
+        """The version of what is being read; of a remote file, what its URI holds now."""
+        with translated(self.uri):
+            if is_local(self.uri):
+                return stat_version(os.fstat(self._file.fileno()))
+            return file_info(self.uri).version
+
+    def read(self, size: int = -1) -> bytes:
+        with translated(self.uri):
+            return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with translated(self.uri):
+            return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Nothing: pyarrow closes what it has read, but the version is asked for after that."""
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _open(uri: str, sequential: bool) -> BinaryIO:
+    if is_local(uri):
+        return open(absolute(uri), "rb")
+    if uri.startswith("memory://"):
+        parent, _, name = uri.rpartition("/")
+        return store_of(parent).open(name)
+    fs, path = filesystem(uri)
+    cache = "readahead" if sequential else "none"
+    file: BinaryIO = fs.open(path, "rb", cache_type=cache, block_size=8 << 20)
+    return file
+
+
+def file_info(uri: str) -> ObjectInfo:
+    """Size and version of the file at an absolute `uri`; the name is its last segment.
+
+    Raises:
+        NotFound: there is no file; a directory is none.
+    """
+    parent, _, name = uri.rpartition("/")
+    with translated(uri):
+        return store_of(parent or "/").info(name)
+
+
+def _view(data: Data) -> bytes | memoryview:
+    return data if isinstance(data, bytes) else memoryview(data).cast("B")
+
+
+def _checked(name: str) -> str:
+    if not name or name.startswith("/") or ".." in name.split("/"):
+        raise ValueError(f"{name!r} is not a name below a directory")
+    return name

@@ -1,0 +1,1 @@
+"""Texts, pairs and long texts → flat token ids and offsets."""

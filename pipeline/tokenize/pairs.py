@@ -1,0 +1,192 @@
+"""Queries and documents to pairs of token sequences. Truncation cuts documents, never queries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from pipeline.errors import CheckpointError
+from pipeline.packing import Int8Array, Int32Array, Int64Array
+from pipeline.spec import Truncate
+from pipeline.tokenize.texts import (
+    NO_TOKENS,
+    Tokens,
+    assemble,
+    shorten,
+    splits_at_ascii_space,
+    text_room,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Special tokens of a pair, with their types."""
+
+    ids: Int32Array
+    types: Int8Array
+
+    @classmethod
+    def of(cls, encoding: Encoding, start: int, stop: int) -> Self:
+        return cls(
+            np.array(encoding.ids[start:stop], dtype=np.int32),
+            np.array(encoding.type_ids[start:stop], dtype=np.int8),
+        )
+
+
+class _Template:
+    """What a tokenizer puts around and between two texts."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Look at a pair: every post-processor is a template of special tokens.
+
+        Raises:
+            CheckpointError: this one makes something else of a pair.
+        """
+        probe = tokenizer.encode("a", "b")
+        owner = probe.sequence_ids
+        first = [i for i, sequence in enumerate(owner) if sequence == 0]
+        second = [i for i, sequence in enumerate(owner) if sequence == 1]
+        if not first or not second or first[-1] > second[0]:
+            raise CheckpointError(
+                "the tokenizer does not put the second text of a pair after the first"
+            )
+        self._before = _Part.of(probe, 0, first[0])
+        self._between = _Part.of(probe, first[-1] + 1, second[0])
+        self._after = _Part.of(probe, second[-1] + 1, len(probe))
+        self._types = probe.type_ids[first[0]], probe.type_ids[second[0]]
+
+    def ids(self, query: Int32Array, document: Int32Array) -> Int32Array:
+        """The pair with its special tokens."""
+        return np.concatenate(
+            [self._before.ids, query, self._between.ids, document, self._after.ids]
+        )
+
+    def types(self, query: int, document: int) -> Int8Array:
+        """The token types of a pair of such lengths."""
+        of_query, of_document = self._types
+        return np.concatenate(
+            [
+                self._before.types,
+                np.full(query, of_query, dtype=np.int8),
+                self._between.types,
+                np.full(document, of_document, dtype=np.int8),
+                self._after.types,
+            ]
+        )
+
+
+class PairTokenizer:
+    """Pairs under one limit, what is over it cut from the document: transformers' `only_second`.
+
+    A query that leaves no room for a token of its document is an error of its row, as it is
+    there. Each text is tokenized once, however many pairs it is in.
+
+    Args:
+        tokenizer: this class takes it over.
+        max_length: tokens a pair may have, special tokens included.
+        truncate: which end of the document is cut, or `error` to refuse the row.
+        typed: whether the model tells the two texts apart by token types.
+
+    Raises:
+        UsageError: the limit leaves no room for text.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, max_length: int, truncate: Truncate, *, typed: bool
+    ) -> None:
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._room = text_room(tokenizer, max_length, pair=True)
+        self._tokenizer = tokenizer
+        self._template = _Template(tokenizer)
+        self._max_length = max_length
+        self._truncate = truncate
+        self._typed = typed
+        self._cut_first = truncate == "right" and splits_at_ascii_space(tokenizer)
+
+    def encode(
+        self,
+        queries: Sequence[str | None],
+        documents: Sequence[str | None],
+        row_of: Int64Array,
+        errors: Mapping[int, str],
+    ) -> Tokens:
+        """One sequence a document, in the order of the documents.
+
+        Args:
+            queries: [R], one a row; None only where `errors` has the row.
+            documents: [D], those of one row behind each other; None as above.
+            row_of: [D], whose documents they are, not decreasing.
+            errors: row → why it is left out; rows that fail here are added to a copy.
+        """
+        found = dict(errors)
+        wanted = [i for i, row in enumerate(row_of.tolist()) if row not in found]
+        rows = np.unique(row_of[wanted]).tolist()
+        query_of = dict(zip(rows, self._ids([queries[row] for row in rows]), strict=True))
+        bodies = self._ids([self._shortened(documents[i]) for i in wanted])
+        pairs: list[tuple[int, Int32Array, Int32Array, bool]] = []
+        for i, body in zip(wanted, bodies, strict=True):
+            row = int(row_of[i])
+            query = query_of[row]
+            if problem := self._problem(len(query), len(body)):
+                found.setdefault(row, problem)
+                continue
+            kept = self._kept(body, self._room - len(query))
+            pairs.append((row, query, kept, len(kept) < len(body)))
+        return self._collect(len(queries), [p for p in pairs if p[0] not in found], found)
+
+    def _ids(self, texts: Sequence[str | None]) -> list[Int32Array]:
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+    def _shortened(self, document: str | None) -> str | None:
+        if document is None or not self._cut_first:
+            return document
+        return shorten(document, self._max_length)
+
+    def _problem(self, query: int, document: int) -> str:
+        over = query + document > self._room
+        if over and self._truncate == "error":
+            size = query + document + self._max_length - self._room
+            return (
+                f"the query and a document have {size} tokens, more than "
+                f"--max-length {self._max_length}"
+            )
+        if over and query >= self._room:
+            return (
+                f"the query has {query} tokens and leaves none for a document within "
+                f"--max-length {self._max_length}"
+            )
+        if query + document == 0 and self._max_length == self._room:
+            return NO_TOKENS
+        return ""
+
+    def _kept(self, document: Int32Array, room: int) -> Int32Array:
+        if len(document) <= room:
+            return document
+        return document[-room:] if self._truncate == "left" else document[:room]
+
+    def _collect(
+        self,
+        rows: int,
+        pairs: list[tuple[int, Int32Array, Int32Array, bool]],
+        errors: dict[int, str],
+    ) -> Tokens:
+        ids = [self._template.ids(query, body) for _, query, body, _ in pairs]
+        types = None
+        if self._typed:
+            parts = [self._template.types(len(query), len(body)) for _, query, body, _ in pairs]
+            types = np.concatenate([np.empty(0, np.int8), *parts])
+        return assemble(
+            rows,
+            np.array([row for row, *_ in pairs], dtype=np.int64),
+            np.array([len(each) for each in ids], dtype=np.int64),
+            np.concatenate([np.empty(0, np.int32), *ids]),
+            np.array([cut for *_, cut in pairs], dtype=np.bool_),
+            errors,
+            type_ids=types,
+        )

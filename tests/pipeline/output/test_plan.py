@@ -1,0 +1,88 @@
+"""A plan is in input order, survives being written, and groups shards into spans."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.output.plan import Plan, Span, make_plan
+from pipeline.spec import Cut, InputFile
+
+
+def file(path: str = "a.parquet", version: str = "v1", rows: int = 100) -> InputFile:
+    return InputFile(f"/in/{path}", path, version, 1, rows, "parquet")
+
+
+def cuts(rows: int, step: int) -> list[Cut]:
+    return [Cut(first, min(step, rows - first)) for first in range(0, rows, step)]
+
+
+def plan(*files: tuple[InputFile, list[Cut]], space: str = "s") -> Plan:
+    return make_plan(files, space=space, schema="k")
+
+
+paths = st.lists(st.text("ab/._-é ", min_size=1, max_size=6), min_size=1, max_size=5, unique=True)
+
+
+@given(paths, st.integers(1, 40))
+def test_shards_are_in_the_byte_order_of_their_part_names(names: list[str], step: int) -> None:
+    made = plan(*((file(name), cuts(100, step)) for name in names))
+
+    parts = [shard.part.encode() for shard in made.shards()]
+    assert parts == sorted(parts)
+    assert len(set(parts)) == len(parts)
+
+
+@given(paths, st.integers(1, 40))
+def test_a_plan_read_back_is_equal(names: list[str], step: int) -> None:
+    made = plan(*((file(name), cuts(100, step)) for name in names))
+
+    back = Plan.from_bytes(made.to_bytes())
+
+    assert back.files == made.files
+    assert list(back.shards()) == list(made.shards())
+    assert back.digest == made.digest
+
+
+def test_hive_keys_survive() -> None:
+    partitioned = InputFile("/in/k=1/a", "k=1/a", "v", 1, 5, "parquet", "", (("k", "1"),))
+
+    assert Plan.from_bytes(plan((partitioned, cuts(5, 5))).to_bytes()).files == (partitioned,)
+
+
+def test_part_names_change_with_the_version_the_space_and_the_rows_and_with_nothing_else() -> None:
+    def name(**changes: object) -> str:
+        arguments = {"version": "v1", "rows": 10, "space": "s"} | changes
+        one = file(version=str(arguments["version"]))
+        made = plan((one, [Cut(0, int(str(arguments["rows"])))]), space=str(arguments["space"]))
+        return made.shard(0).part
+
+    assert name() == name()
+    assert len({name(), name(version="v2"), name(space="t"), name(rows=9)}) == 4
+
+
+def test_missing_is_plan_minus_commits() -> None:
+    made = plan((file(), cuts(100, 10)))
+    committed = {made.shard(i).part for i in (0, 3, 9)}
+
+    assert made.missing(committed) == [1, 2, 4, 5, 6, 7, 8]
+
+
+def test_a_span_never_crosses_a_file_or_a_gap() -> None:
+    made = plan((file("a", rows=300_000), cuts(300_000, 100)), (file("b"), cuts(100, 50)))
+    wanted = [i for i in range(len(made)) if i != 5]
+
+    spans = made.spans(wanted)
+
+    covered = [i for span in spans for i in range(span.start, span.start + span.count)]
+    assert covered == wanted
+    assert Span(0, 5) in spans
+    for span in spans:
+        names = {made.shard(i).file.uri for i in range(span.start, span.start + span.count)}
+        assert len(names) == 1
+
+
+def test_small_jobs_are_spread_and_large_ones_have_bounded_spans() -> None:
+    assert {span.count for span in plan((file(), cuts(100, 10))).spans()} == {1}
+    large = plan((file(rows=10**6), cuts(10**6, 20)))
+    assert max(span.count for span in large.spans()) == 64

@@ -1,0 +1,53 @@
+"""What a machine remembers of jobs: little, and never in the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from workers.known_jobs import JobRef, KnownJobs
+
+
+def ref(job: str, created: str = "2024-01-01T00:00:00Z") -> JobRef:
+    return JobRef(job, f"s3://bucket/{job}", 1, created)
+
+
+def test_jobs_are_remembered_across_processes_newest_first(tmp_path: Path) -> None:
+    one, two = (
+        ref("aaaaaaaaaaaa", "2024-01-01T00:00:00Z"),
+        ref("bbbbbbbbbbbb", "2024-01-02T00:00:00Z"),
+    )
+    KnownJobs(tmp_path).add(one)
+    KnownJobs(tmp_path).add(two)
+    KnownJobs(tmp_path).add(two)
+    assert KnownJobs(tmp_path).all() == [two, one]
+    assert KnownJobs(tmp_path).find("aaaaaaaaaaaa") == one
+
+
+def test_a_job_that_is_forgotten_is_gone_and_forgetting_twice_is_fine(tmp_path: Path) -> None:
+    registry = KnownJobs(tmp_path)
+    registry.add(ref("aaaaaaaaaaaa"))
+    registry.forget("aaaaaaaaaaaa")
+    registry.forget("aaaaaaaaaaaa")
+    assert registry.all() == []
+    assert registry.find("aaaaaaaaaaaa") is None
+
+
+def test_a_file_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
+    registry = KnownJobs(tmp_path)
+    registry.add(ref("aaaaaaaaaaaa"))
+    for name, text in (("b", "{"), ("c", "[]"), ("d", '{"job": "d"}'), ("e", "")):
+        (tmp_path / f"jobs/{name}.json").write_text(text)
+    (tmp_path / "jobs/f.json").write_bytes(b"\xff\xfe")
+    assert registry.all() == [ref("aaaaaaaaaaaa")]
+
+
+def test_a_machine_that_cannot_write_its_state_goes_on_without(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    registry = KnownJobs(tmp_path / "file")
+    registry.add(ref("aaaaaaaaaaaa"))
+    assert registry.all() == []
+    assert registry.find("aaaaaaaaaaaa") is None
+
+
+def test_a_machine_without_memory_knows_nothing(tmp_path: Path) -> None:
+    assert KnownJobs(tmp_path / "none").all() == []
