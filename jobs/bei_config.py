@@ -17,14 +17,9 @@ import yaml
 from jobs.options import layered
 from pipeline.encoder.checkpoint.download import is_archive
 from pipeline.errors import UsageError
+from pipeline.tasks import TASKS
 
 _ENGINES = ("encoder", "encoder_bert")
-_TASKS = {
-    "/v1/embeddings": "embed",
-    "/rerank": "rerank",
-    "/predict": "classify",
-    "/predict_tokens": "tag",
-}
 _SCHEMES = {
     "HF": ("",),
     "S3": ("s3://",),
@@ -83,9 +78,10 @@ def options_of(path: Path) -> dict[str, Any]:
     if (tokens := build.values.get("max_num_tokens")) is not None:
         options["token_budget"] = _tokens(build, tokens)
     if (route := runtime.values.get("webserver_default_route")) is not None:
-        if route not in _TASKS:
-            runtime.refuse("webserver_default_route", route, f"known are {', '.join(_TASKS)}")
-        options["task"] = _TASKS[route]
+        tasks = {task.bei_route: name for name, task in TASKS.items()}
+        if route not in tasks:
+            runtime.refuse("webserver_default_route", route, f"known are {', '.join(tasks)}")
+        options["task"] = tasks[route]
     return options
 
 

@@ -6,7 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 from pipeline.errors import NotFound
-from pipeline.output.output import Output, Run, find_run
+from pipeline.output.output import Output, find_run
+from pipeline.output.run import Run
 from workers.known_jobs import KnownJobs
 from workers.settings import Settings
 

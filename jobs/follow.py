@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import click
 
-from jobs.launch import Display
-from jobs.progress_bar import Bar
+from jobs.display import Display
+from jobs.progress_bar import ProgressBar
 from jobs.summary import exit_code, show
-from pipeline.output.output import Output, Run
+from pipeline.output.output import Output
+from pipeline.output.run import Run
 from pipeline.output.status import JobStatus, job_status
-from workers.broker import Broker
-from workers.reconcile import reconcile
+
+if TYPE_CHECKING:
+    from workers.broker import Broker
 
 #: Between looks at the live counters, which are cheap …
 _POLL_SECONDS = 1.0
@@ -21,26 +24,28 @@ _POLL_SECONDS = 1.0
 _STORE_SECONDS = 10.0
 
 
-def follow(output: Output, run: Run, queue: Broker, how: Display) -> int:
-    """Show a job's progress until it is final; put it right on the way.
+def follow(output: Output, run: Run, queue: Broker, display: Display) -> int:
+    """Show a job's progress until it is final; reconcile it on the way.
 
     Ctrl-C stops following, not the job.
     """
     try:
-        state = _until_final(output, run, queue, how)
+        state = _until_final(output, run, queue, display)
     except KeyboardInterrupt:
-        click.echo(f"\nthe job goes on: bei-jobs watch {run.job}", err=True)
-        if how.as_json:
-            show(run, job_status(output, run), as_json=True)
+        click.echo(f"\nthe job continues: bei-jobs watch {run.job}", err=True)
+        if display.as_json:
+            show(run, job_status(output, run), as_json=True, choices=display.choices)
         return 130
-    show(run, state, as_json=how.as_json)
+    show(run, state, as_json=display.as_json, choices=display.choices)
     return exit_code(state)
 
 
-def _until_final(output: Output, run: Run, queue: Broker, how: Display) -> JobStatus:
+def _until_final(output: Output, run: Run, queue: Broker, display: Display) -> JobStatus:
+    from workers.reconcile import reconcile  # redis: a moment to import
+
     state = job_status(output, run)
     looked, patience = time.monotonic(), _POLL_SECONDS
-    with Bar(state.rows, state.rows_done, quiet=how.quiet) as bar:
+    with ProgressBar(state.rows, state.rows_done, quiet=display.quiet) as bar:
         while not state.final:
             live = queue.progress(run.job)
             bar.show(max(state.rows_done, state.reused + live.rows), live.tokens)

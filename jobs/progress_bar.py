@@ -1,4 +1,4 @@
-"""The bar on stderr: rows, rows/s, tokens/s and the time left, from a moving window."""
+"""The bar on stderr: rows, rows/s, tokens/s and the time left, from the last half minute."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any, Self
 from tqdm import tqdm
 
 #: Rates are taken over this much of the recent past.
-_WINDOW_SECONDS = 30.0
+_RATE_SECONDS = 30.0
 #: Where nobody watches, a line now and then is enough.
 _LOG_SECONDS = 30.0
 _FORMAT = "{desc}{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} rows{postfix}"
 
 
-class Bar:
+class ProgressBar:
     """A tqdm bar whose rates and time left come from the last half minute alone.
 
     Args:
@@ -27,7 +27,7 @@ class Bar:
     """
 
     def __init__(self, total: int, done: int = 0, *, quiet: bool = False) -> None:
-        tqdm.monitor_interval = 0  # its thread only mends intervals that we do not leave to it
+        tqdm.monitor_interval = 0  # its thread only adjusts intervals that are set here
         interactive = sys.stderr.isatty()
         self._bar: Any = tqdm(
             total=total,
@@ -51,6 +51,10 @@ class Bar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
         self._bar.refresh()
         self._bar.close()
 
@@ -63,7 +67,7 @@ class Bar:
         moved, self._rows, self._tokens = rows - self._rows, rows, tokens
         now = time.monotonic()
         self._seen.append((now, rows, tokens))
-        while len(self._seen) > 2 and now - self._seen[0][0] > _WINDOW_SECONDS:
+        while len(self._seen) > 2 and now - self._seen[0][0] > _RATE_SECONDS:
             self._seen.popleft()
         self._bar.set_postfix_str(self._rates(), refresh=False)
         self._bar.update(moved)

@@ -7,15 +7,16 @@ from typing import Any
 
 import click
 
-from pipeline.output.output import Run
+from pipeline.choice import Choices
+from pipeline.output.run import Run
 from pipeline.output.status import JobStatus
-from pipeline.store.directory import redact
+from pipeline.store.uris import redact
 
 EXIT_DONE, EXIT_FAILED, EXIT_QUARANTINED = 0, 1, 3
 
 
-def summary(run: Run, state: JobStatus) -> dict[str, Any]:
-    """The machine-readable account of a job."""
+def summary(run: Run, state: JobStatus, choices: Choices | None = None) -> dict[str, Any]:
+    """The machine-readable account of a job; of a submit, with what was chosen for the user."""
     return {
         "job": run.job,
         "output": run.output,
@@ -42,13 +43,21 @@ def summary(run: Run, state: JobStatus) -> dict[str, Any]:
             "sha256": run.spec.model.sha256,
         },
         **({"reason": state.reason, "hint": state.hint} if state.reason else {}),
+        **({} if choices is None else {"choices": choices_json(choices)}),
     }
 
 
-def show(run: Run, state: JobStatus, *, as_json: bool) -> None:
+def choices_json(choices: Choices) -> dict[str, dict[str, object]]:
+    """Option → the value that was chosen for it, and the reason."""
+    return {
+        name: {"value": choice.value, "reason": choice.reason} for name, choice in choices.items()
+    }
+
+
+def show(run: Run, state: JobStatus, *, as_json: bool, choices: Choices | None = None) -> None:
     """Print the account of a job to stdout."""
     if as_json:
-        click.echo(json.dumps(summary(run, state)))
+        click.echo(json.dumps(summary(run, state, choices)))
         return
     click.echo(f"job {run.job}  {state.state}  {run.spec.task} with {run.spec.model.name}")
     click.echo(

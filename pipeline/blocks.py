@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pipeline.errors import BeiJobsError, InputChanged, StorageError
 from pipeline.input import reading
-from pipeline.output.output import Run
+from pipeline.output.run import Run
 from pipeline.prefetch import map_in_order
 from pipeline.spec import Shard
 from pipeline.store.directory import file_info
@@ -24,16 +24,16 @@ from pipeline.tokenize.texts import Tokens
 #: Rows read at once: small enough that a batch of long documents is no burden.
 READ_ROWS = 1024
 #: The first window is small so that the device starts at once; each next one is twice as large.
-_FIRST_WINDOW_ROWS = 256
+_FIRST_BLOCK_ROWS = 256
 #: Large enough that sorting leaves almost equal lengths in a batch.
-_WINDOW_ROWS = 16_384
+_BLOCK_ROWS = 16_384
 #: Text and outputs a window may hold, whatever its rows: it bounds the memory of long documents
 #: and of wide vectors.
-_WINDOW_BYTES = 32 * 2**20
+_BLOCK_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
+class ShardSlice:
     """Consecutive rows of one shard within a window, or the reason why there are no more."""
 
     shard: Shard
@@ -46,12 +46,12 @@ class Slice:
 class Block:
     """Tokenized rows of one or more shards, in input order."""
 
-    slices: tuple[Slice, ...]
+    slices: tuple[ShardSlice, ...]
     rows: pa.RecordBatch
     tokens: Tokens
 
 
-def windows(
+def read_blocks(
     run: Run, shards: Sequence[Shard], task: Task, width: int, *, threads: int = 1
 ) -> Iterator[Block]:
     """Tokenize the rows of `shards`, window by window, `threads` windows at once.
@@ -59,23 +59,25 @@ def windows(
     `width` is that of the model's output: values a sequence, or a token.
     """
     return map_in_order(
-        lambda slices: _window(slices, run, task), _groups(run, shards, task, width), threads
+        lambda slices: _block(slices, run, task), _groups(run, shards, task, width), threads
     )
 
 
-def _groups(run: Run, shards: Sequence[Shard], task: Task, width: int) -> Iterator[list[Slice]]:
-    """The slices of each window."""
-    held: list[Slice] = []
-    rows, size, target = 0, 0, _FIRST_WINDOW_ROWS
+def _groups(
+    run: Run, shards: Sequence[Shard], task: Task, width: int
+) -> Iterator[list[ShardSlice]]:
+    """The slices of each block."""
+    held: list[ShardSlice] = []
+    rows, size, target = 0, 0, _FIRST_BLOCK_ROWS
     for piece in _slices(run, shards):
         held.append(piece)
         if piece.rows is not None:
             rows += piece.rows.num_rows
             size += _held_bytes(piece.rows, task, width)
-        if rows >= target or size >= _WINDOW_BYTES:
+        if rows >= target or size >= _BLOCK_BYTES:
             yield held
             held, rows, size = [], 0, 0
-            target = min(2 * target, _WINDOW_ROWS)
+            target = min(2 * target, _BLOCK_ROWS)
     if held:
         yield held
 
@@ -87,14 +89,14 @@ def _held_bytes(rows: pa.RecordBatch, task: Task, width: int) -> int:
     return text + (text * width if task.per_token else rows.num_rows * width * 4)
 
 
-def _window(slices: list[Slice], run: Run, task: Task) -> Block:
+def _block(slices: list[ShardSlice], run: Run, task: Task) -> Block:
     batches = [piece.rows for piece in slices if piece.rows is not None]
     table = pa.Table.from_batches(batches, run.columns).combine_chunks()
     rows = table.to_batches()[0] if table.num_rows else _no_rows(run.columns)
     return Block(tuple(slices), rows, task.tokenize(rows))
 
 
-def _slices(run: Run, shards: Sequence[Shard]) -> Iterator[Slice]:
+def _slices(run: Run, shards: Sequence[Shard]) -> Iterator[ShardSlice]:
     """The rows of every shard in order; a shard that fails ends with its error, others go on."""
     for _, group in itertools.groupby(shards, key=lambda shard: shard.file.uri):
         left = list(group)
@@ -106,18 +108,18 @@ def _slices(run: Run, shards: Sequence[Shard]) -> Iterator[Slice]:
                     done += piece.last
                 break
             except BeiJobsError as error:
-                yield Slice(left[done], None, last=True, error=error)
+                yield ShardSlice(left[done], None, last=True, error=error)
                 left = left[done + 1 :]
 
 
-def _read(run: Run, shards: Sequence[Shard]) -> Iterator[Slice]:
+def _read(run: Run, shards: Sequence[Shard]) -> Iterator[ShardSlice]:
     """Stream consecutive shards of one file through one reader.
 
     A slice is handed out only when the next one came or the reader ended well, so that a shard
     is never complete before the reader had its last say on it.
     """
     left = [shard.rows for shard in shards]
-    held: Slice | None = None
+    held: ShardSlice | None = None
     try:
         for index, batch in reading.read(
             shards[0].file, [shard.cut for shard in shards], run.columns, READ_ROWS
@@ -126,7 +128,7 @@ def _read(run: Run, shards: Sequence[Shard]) -> Iterator[Slice]:
                 _check_whole(held, shards[index])
                 yield held
             left[index] -= batch.num_rows
-            held = Slice(shards[index], batch, last=left[index] == 0)
+            held = ShardSlice(shards[index], batch, last=left[index] == 0)
         for shard, missing in zip(shards, left, strict=True):
             if missing:
                 raise _too_short(shard)
@@ -139,7 +141,7 @@ def _read(run: Run, shards: Sequence[Shard]) -> Iterator[Slice]:
         yield held
 
 
-def _check_whole(held: Slice, following: Shard) -> None:
+def _check_whole(held: ShardSlice, following: Shard) -> None:
     if not held.last and held.shard is not following:
         raise _too_short(held.shard)
 

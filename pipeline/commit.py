@@ -12,20 +12,21 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
-from pipeline.blocks import Block, Slice
+from pipeline.blocks import Block, ShardSlice
 from pipeline.encoder.engine import Engine
 from pipeline.errors import BeiJobsError, InputError
 from pipeline.output.manifest import retract_if_unwanted
-from pipeline.output.output import Output, Run
+from pipeline.output.output import Output
 from pipeline.output.part_file import encode_part
 from pipeline.output.provenance import of_run, of_shard
 from pipeline.output.quarantine import write_quarantine
+from pipeline.output.run import Run
 from pipeline.packing import Int64Array
 from pipeline.spec import Shard, ShardResult
 from pipeline.tasks.base import NON_FINITE, BoolArray, Float32Array, Task
 
 #: Windows whose columns wait to be built; the device does not run further ahead than this.
-_WINDOWS_BEHIND = 2
+_BLOCKS_BEHIND = 2
 
 #: Columns of every part, whatever the task.
 ROW_COLUMNS = (
@@ -51,7 +52,7 @@ class _OpenShard:
         """Seconds since the shard before it ended."""
         return time.monotonic() - self._started
 
-    def add(self, piece: Slice, table: pa.Table, failed: BoolArray) -> None:
+    def add(self, piece: ShardSlice, table: pa.Table, failed: BoolArray) -> None:
         if piece.rows is None:
             return
         self._tables.append(table)
@@ -65,7 +66,7 @@ class _OpenShard:
             )
         self._rows += table.num_rows
 
-    def _row_numbers(self, piece: Slice, failed: BoolArray) -> Int64Array:
+    def _row_numbers(self, piece: ShardSlice, failed: BoolArray) -> Int64Array:
         return np.flatnonzero(failed) + piece.shard.first_row + self._rows
 
     def table(self) -> pa.Table:
@@ -88,7 +89,7 @@ class Committer:
         self._provenance = of_run(run, engine, attempt)
         self._schema = pa.schema([*run.kept, *task.fields(), *ROW_COLUMNS])
         self._shard = _OpenShard()
-        self._windows: queue.Queue[tuple[Block, Float32Array] | None] = queue.Queue(_WINDOWS_BEHIND)
+        self._windows: queue.Queue[tuple[Block, Float32Array] | None] = queue.Queue(_BLOCKS_BEHIND)
         self._results: queue.Queue[ShardResult] = queue.Queue()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="commit", daemon=True)
@@ -105,12 +106,12 @@ class Committer:
     ) -> None:
         self._stop()
 
-    def add(self, window: Block, outputs: Float32Array) -> None:
+    def add(self, block: Block, outputs: Float32Array) -> None:
         """Hand over a computed window; waits while the thread is too far behind."""
         while True:
             self._raise()
             try:
-                return self._windows.put((window, outputs), timeout=1)
+                return self._windows.put((block, outputs), timeout=1)
             except queue.Full:
                 continue  # the thread may have died: look at its error again
 
@@ -146,10 +147,10 @@ class Committer:
         except BaseException as error:  # handed to the caller's thread by the next call
             self._error = error
 
-    def _take(self, window: Block, outputs: Float32Array) -> None:
-        table, failed = self._columns(window, outputs)
+    def _take(self, block: Block, outputs: Float32Array) -> None:
+        table, failed = self._columns(block, outputs)
         start = 0
-        for piece in window.slices:
+        for piece in block.slices:
             rows = 0 if piece.rows is None else piece.rows.num_rows
             self._shard.add(piece, table.slice(start, rows), failed[start : start + rows])
             start += rows
@@ -157,9 +158,9 @@ class Committer:
                 self._results.put(self._finish(piece))
                 self._shard = _OpenShard()
 
-    def _columns(self, window: Block, outputs: Float32Array) -> tuple[pa.Table, BoolArray]:
+    def _columns(self, block: Block, outputs: Float32Array) -> tuple[pa.Table, BoolArray]:
         """The output rows of a window, and which of them failed."""
-        tokens = window.tokens
+        tokens = block.tokens
         errors = dict(tokens.errors)
         owner = tokens.token_rows if self._task.per_token else tokens.row_of
         if self._run.spec.output_dtype == "float16":
@@ -171,15 +172,15 @@ class Committer:
         failed[list(errors)] = True
         reasons = pa.array([errors.get(row) for row in range(tokens.rows)], pa.string())
         arrays = [
-            *(window.rows.column(field.name) for field in self._run.kept),
-            *self._task.columns(window.rows, tokens, outputs, failed),
+            *(block.rows.column(field.name) for field in self._run.kept),
+            *self._task.columns(block.rows, tokens, outputs, failed),
             pa.array(tokens.n_tokens),
             pa.array(tokens.truncated),
             reasons,
         ]
         return pa.Table.from_arrays(arrays, schema=self._schema), failed
 
-    def _finish(self, piece: Slice) -> ShardResult:
+    def _finish(self, piece: ShardSlice) -> ShardResult:
         """Commit the shard that `piece` ends; what goes wrong is its result, not a crash."""
         shard = piece.shard
         try:

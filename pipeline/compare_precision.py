@@ -7,19 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from pipeline.blocks import Block
 from pipeline.encode import encode
-from pipeline.encoder.checkpoint.checkpoint import Checkpoint
-from pipeline.encoder.checkpoint.tokenizer import load_tokenizer
+from pipeline.encoder.card import ModelCard
 from pipeline.encoder.engine import Engine
+from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.spec import JobSpec
 from pipeline.tasks import make_task
 from pipeline.tasks.base import Float32Array
 
-#: Documents that each query of a reranker's sample meets.
-_DOCUMENTS = 4
 _POINTS = {"min": 0, "p1": 1, "p10": 10, "median": 50}
 _DIFFERENCES = {"median": 50, "p99": 99, "max": 100}
 
@@ -40,24 +37,24 @@ class PrecisionComparison:
 
 
 def compare_precision(
-    checkpoint: Checkpoint, spec: JobSpec, texts: Sequence[str], device: str
+    card: ModelCard, spec: JobSpec, texts: Sequence[str], device: str
 ) -> PrecisionComparison:
     """Compute a sample twice and compare.
 
     Args:
-        checkpoint: the model.
+        card: the model.
         spec: task, precision and options of the job.
         texts: the sample; for rerank, each text is asked about those that follow it.
         device: where both precisions run.
 
     Raises:
-        CheckpointError: the model does not fit the task.
+        CheckpointError: the weights are damaged.
         EncodeError: the device failed.
     """
-    ours, engine, tokens = _outputs(checkpoint, spec, texts, device, spec.precision)
+    ours, engine, tokens = _outputs(card, spec, texts, device, spec.precision)
     precision, name, width = engine.precision, engine.device_name, engine.output_size
     del engine  # two models of a device's size need not fit side by side
-    exact, _, _ = _outputs(checkpoint, spec, texts, device, "float32")
+    exact, _, _ = _outputs(card, spec, texts, device, "float32")
     finite = np.isfinite(ours).all(axis=1)
     difference = np.abs(ours - exact)[finite]
     return PrecisionComparison(
@@ -77,34 +74,23 @@ def compare_precision(
 
 
 def _outputs(
-    checkpoint: Checkpoint, spec: JobSpec, texts: Sequence[str], device: str, precision: str
+    card: ModelCard, spec: JobSpec, texts: Sequence[str], device: str, precision: str
 ) -> tuple[Float32Array, Engine, int]:
     engine = Engine(
-        checkpoint,
-        spec.task,
+        card,
         device=device,
         precision=precision,
         dimensions=spec.dimensions,
         normalize=spec.normalize,
     )
-    task = make_task(spec, load_tokenizer(checkpoint), engine.output_size)
-    rows = _rows(spec, texts)
-    window = Block((), rows, task.tokenize(rows))
+    task = make_task(spec, card, load_tokenizer(card))
+    rows = task.sample(spec, texts)
+    block = Block((), rows, task.tokenize(rows))
     budget = spec.token_budget or engine.token_budget
     [(_, outputs)] = encode(
-        engine, iter([window]), task, budget, lambda: False, lambda rows, tokens: None
+        engine, iter([block]), task, budget, lambda: False, lambda rows, tokens: None
     )
-    return outputs, engine, int(window.tokens.ids.shape[0])
-
-
-def _rows(spec: JobSpec, texts: Sequence[str]) -> pa.RecordBatch:
-    """The sample under the columns that the task reads."""
-    if spec.task != "rerank":
-        return pa.RecordBatch.from_pydict({spec.text_column: list(texts)})
-    around = [[texts[(i + j) % len(texts)] for j in range(_DOCUMENTS)] for i in range(len(texts))]
-    return pa.RecordBatch.from_pydict(
-        {spec.query_column: list(texts), spec.documents_column: around}
-    )
+    return outputs, engine, int(block.tokens.ids.shape[0])
 
 
 def _distribution(

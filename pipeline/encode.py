@@ -10,20 +10,18 @@ import numpy as np
 from pipeline.blocks import Block
 from pipeline.encoder.engine import Engine
 from pipeline.packing import Batch, gather, pack
+from pipeline.spec import OnBatch
 from pipeline.tasks.base import Float32Array, Task
-
-#: Called after each batch with the rows and the tokens it brought.
-OnBatch = Callable[[int, int], None]
 
 
 class _Pending:
     """A window whose batches are on their way through the device."""
 
-    def __init__(self, window: Block, per_token: bool) -> None:
-        self.window = window
+    def __init__(self, block: Block, per_token: bool) -> None:
+        self.block = block
         self._per_token = per_token
-        self._left = len(window.tokens.lengths)
-        self._firsts = np.unique(window.tokens.row_of, return_index=True)[1]
+        self._left = len(block.tokens.lengths)
+        self._firsts = np.unique(block.tokens.row_of, return_index=True)[1]
         self._outputs: Float32Array | None = None
 
     @property
@@ -43,7 +41,7 @@ class _Pending:
         Returns:
             Rows whose first sequence was in the batch: summed up, every row counts once.
         """
-        tokens = self.window.tokens
+        tokens = self.block.tokens
         result = result.reshape(result.shape[0], -1)
         if self._outputs is None:
             size = tokens.ids.shape[0] if self._per_token else tokens.lengths.shape[0]
@@ -62,7 +60,7 @@ class _Pending:
 
 def encode(
     engine: Engine,
-    windows: Iterator[Block],
+    blocks: Iterator[Block],
     task: Task,
     token_budget: int,
     should_stop: Callable[[], bool],
@@ -76,10 +74,10 @@ def encode(
     pending: deque[_Pending] = deque()
 
     def batches() -> Iterator[Batch]:
-        for window in windows:
-            state = _Pending(window, task.per_token)
+        for block in blocks:
+            state = _Pending(block, task.per_token)
             pending.append(state)
-            tokens = window.tokens
+            tokens = block.tokens
             for sequences in pack(tokens.lengths, token_budget):
                 if should_stop():
                     return
@@ -88,7 +86,7 @@ def encode(
     def done() -> Iterator[tuple[Block, Float32Array]]:
         while pending and pending[0].complete:
             state = pending.popleft()
-            yield state.window, state.outputs
+            yield state.block, state.outputs
 
     for batch, result in engine.run(batches()):
         # Windows without a sequence are complete from the start and have no batch.

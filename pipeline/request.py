@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
 
-from pipeline.errors import UsageError
-from pipeline.store.directory import absolute, redact
-
-_DATA_SUFFIXES = re.compile(
-    r"(\.(parquet|pq|arrows?|feather|ipc|jsonl|ndjson|json|csv|tsv))?(\.(gz|zst))?$", re.IGNORECASE
-)
-_MAGIC = re.compile(r"[*?\[]")
+from pipeline.spec import Aggregation, OutputDtype, Precision, Truncate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +15,7 @@ class Request:
     model: str
     output: str | None = None
     revision: str | None = None
-    task: Any = "embed"
+    task: str = "embed"
     text_column: str = "text"
     query_column: str = "query"
     documents_column: str = "documents"
@@ -35,14 +25,14 @@ class Request:
     prompt_name: str | None = None
     prompt: str | None = None
     max_length: int | None = None
-    truncate: Any = "right"
+    truncate: Truncate = "right"
     dimensions: int | None = None
-    output_dtype: Any = "float32"
+    output_dtype: OutputDtype = "float32"
     normalize: bool | None = None
     top_k: int | None = None
     raw_scores: bool = False
-    aggregation: Any = "simple"
-    precision: Any = "auto"
+    aggregation: Aggregation = "simple"
+    precision: Precision = "auto"
     token_budget: int | None = None
     rows_per_shard: int | None = None
     limit: int | None = None
@@ -51,28 +41,7 @@ class Request:
     prune: bool = False
     max_failed_rows: str = "1%"
 
-
-def default_output(inputs: Sequence[str], task: str) -> str:
-    """Beside the input: `corpus.parquet` → `corpus.embed`, `data/` and `data/*.csv` → `data.embed`.
-
-    Named after the task, so that one corpus can be embedded and classified side by side.
-
-    Raises:
-        UsageError: there are several inputs, so that no place is beside them all, or the input
-            is part of an output.
-    """
-    if len(inputs) != 1:
-        raise UsageError(
-            "several inputs need an --output", hint="give one, such as --output vectors/"
-        )
-    uri = absolute(inputs[0])
-    if "/_bei/" in f"{uri}/":
-        raise UsageError(
-            f"{redact(uri)} lies inside an output, where no other output may be",
-            hint="give an --output of its own, such as --output mended.embed",
-        )
-    while _MAGIC.search(uri) and not os.path.exists(uri):
-        uri = uri.rstrip("/").rpartition("/")[0]
-    if not uri.strip("/"):
-        raise UsageError("an --output beside the root directory cannot be named", hint="give one")
-    return _DATA_SUFFIXES.sub("", uri.rstrip("/")) + f".{task}"
+    def is_default(self, name: str) -> bool:
+        """Whether an option was left as it is without being given."""
+        value = getattr(self, name)
+        return any(field.name == name and field.default == value for field in fields(self))

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from pipeline.blocks import windows
+from pipeline.blocks import read_blocks
 from pipeline.commit import Committer
-from pipeline.encode import OnBatch, encode
-from pipeline.encoder.checkpoint.tokenizer import load_tokenizer
+from pipeline.encode import encode
 from pipeline.encoder.engine import Engine
-from pipeline.output.output import Output, Run
+from pipeline.encoder.tokenizer import load_tokenizer
+from pipeline.output.output import Output
+from pipeline.output.run import Run
 from pipeline.prefetch import prefetch
-from pipeline.spec import Shard, ShardResult
+from pipeline.spec import OnBatch, Shard, ShardResult
 from pipeline.tasks import make_task
 
 #: Tokenized windows that wait for the device.
-_WINDOWS_AHEAD = 2
+_BLOCKS_AHEAD = 2
 #: Windows tokenized at once for a GPU. `tokenizers` uses every core without Python's lock, then the
 #: ids are copied out under it (80 of 1,800 ns a token): with two, one copies while one tokenizes.
 _GPU_TOKENIZING_THREADS = 2
@@ -54,15 +55,15 @@ def run_shards(
     Raises:
         EncodeError: the device failed in a way that no smaller batch mends.
     """
-    task = make_task(run.spec, load_tokenizer(engine.checkpoint), engine.output_size)
+    task = make_task(run.spec, engine.card, load_tokenizer(engine.card))
     budget = run.spec.token_budget or engine.token_budget
     threads = _GPU_TOKENIZING_THREADS if engine.device.startswith("cuda") else 1
-    tokenized = windows(run, shards, task, engine.output_size, threads=threads)
+    tokenized = read_blocks(run, shards, task, engine.output_size, threads=threads)
     with (
         Committer(output, run, engine, task, attempt) as committer,
-        prefetch(tokenized, _WINDOWS_AHEAD) as ahead,
+        prefetch(tokenized, _BLOCKS_AHEAD) as ahead,
     ):
-        for window, outputs in encode(engine, ahead, task, budget, should_stop, on_batch):
-            committer.add(window, outputs)
+        for block, outputs in encode(engine, ahead, task, budget, should_stop, on_batch):
+            committer.add(block, outputs)
             yield from committer.finished()
         yield from committer.close()

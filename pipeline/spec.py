@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
@@ -23,19 +24,20 @@ from pipeline.store.uris import redact
 #: 1: first release.
 NUMERICS_VERSION = 1
 
-TaskName = Literal["embed", "rerank", "classify", "tag"]
 Truncate = Literal["right", "left", "error"]
 OutputDtype = Literal["float32", "float16", "int8", "binary"]
 Precision = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 
-#: Columns that a job may write; none that passes through may bear such a name.
-OUTPUT_COLUMNS = frozenset(
-    {
-        "embedding", "embedding_scale", "scores", "ranking", "score", "labels", "entities",
-        "tokens", "n_tokens", "truncated", "error",
-    }
-)  # fmt: skip
+#: Told the rows and the tokens of each batch that came back from a device.
+OnBatch = Callable[[int, int], None]
+
+#: The last columns of every part, whatever the task.
+ROW_COLUMNS = (
+    pa.field("n_tokens", pa.int32()),
+    pa.field("truncated", pa.bool_()),
+    pa.field("error", pa.string()),
+)
 
 #: Fields of JobSpec that shape the work but not one value of the result.
 NOT_IDENTITY = frozenset({"id_column", "keep", "token_budget", "rows_per_shard", "max_failed_rows"})
@@ -58,11 +60,12 @@ class ModelIdentity:
 class JobSpec:
     """The frozen description of a job: everything that decides what is computed.
 
-    `encoder` is what the checkpoint resolved to (`pipeline.encoder.engine.describe`), so that a
-    change in how a checkpoint is read is a change of space too.
+    `encoder` is what the checkpoint resolved to (`ModelCard.identity`), so that a change in how a
+    checkpoint is read is a change of space too. It is hashed and compared, never looked into:
+    whoever needs to know something about the model asks its card.
     """
 
-    task: TaskName
+    task: str  # a name in `pipeline.tasks.TASKS`
     model: ModelIdentity
     encoder: dict[str, Any] = field(default_factory=dict)
     text_column: str = "text"
@@ -86,7 +89,6 @@ class JobSpec:
     max_failed_rows: str = "1%"
 
     def __post_init__(self) -> None:
-        _check_choice("task", self.task, TaskName)
         _check_choice("truncate", self.truncate, Truncate)
         _check_choice("output-dtype", self.output_dtype, OutputDtype)
         _check_choice("precision", self.precision, Precision)

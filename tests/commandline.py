@@ -7,24 +7,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from corpora import ROOT
 
 from jobs.cli import main
-from pipeline.planning.prepare import Prepared, prepare
-from pipeline.request import Request
-from workers.settings import Settings
-
-ROOT = Path(__file__).parent.parent
-#: A BERT of 32 dimensions: loads in milliseconds, behaves like the real one.
-TINY = str(ROOT / "tests/goldens/bert_mean")
 
 
 @dataclass(frozen=True)
@@ -80,21 +72,6 @@ def spawn(*words: object, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def texts(rows: int, seed: int = 0) -> list[str]:
-    """Different texts of different lengths."""
-    return [f"text {seed} of number {row} " + "goes on " * (row * 7 % 11) for row in range(rows)]
-
-
-def write_parquet(
-    path: Path, rows: int = 20, *, seed: int = 0, row_group: int = 10, **columns: Sequence[Any]
-) -> Path:
-    """A corpus with `id` and `text`; `columns` are added or put in their place."""
-    table = {"id": [f"{seed}-{row}" for row in range(rows)], "text": texts(rows, seed)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({**table, **columns}), path, row_group_size=row_group)
-    return path
-
-
 def read_output(bei: Bei, output: object) -> pa.Table:
     """The rows of a local output through `bei-jobs files`, as the README says to read them."""
     listed = bei("files", output)
@@ -106,22 +83,9 @@ def read_output(bei: Bei, output: object) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def parts(output: Path) -> list[str]:
-    """The flat glob over a local output."""
-    return sorted(path.name for path in output.glob("*.arrow"))
-
-
 def typed(*words: object) -> Outcome:
     """`bei-jobs WORDS…` in this process, for fixtures that outlive a test."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
         main([str(word) for word in words])
     return Outcome(int(ended.value.code or 0), out.getvalue(), err.getvalue())
-
-
-def prepared(folder: Path, *inputs: Path, **options: Any) -> Prepared:
-    """A run on `folder`/out, planned and started but not carried out."""
-    request = Request(
-        inputs=tuple(map(str, inputs)), model=TINY, output=str(folder / "out"), **options
-    )
-    return prepare(request, Settings(state_dir=folder / "state", cache_dir=folder / "cache"))

@@ -5,18 +5,40 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from corpora import GOLDENS
 
+from pipeline.encoder.architecture.encoder_config import EncoderConfig
+from pipeline.encoder.architecture.recognise import recognise
+from pipeline.encoder.card import ModelCard, read_card
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
+from pipeline.encoder.checkpoint.files import CheckpointFiles
+from pipeline.encoder.checkpoint.safetensors_headers import read_tensors
 from pipeline.encoder.engine import Engine
 from pipeline.packing import gather, pack
 
-GOLDENS = Path(__file__).parent / "goldens"
 Rows = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def fresh_card(checkpoint: Checkpoint) -> ModelCard:
+    """The card of a checkpoint as its files are now: a test may have changed them."""
+    return read_card(replace(checkpoint, files=CheckpointFiles(checkpoint.path)))
+
+
+def open_engine(checkpoint: Checkpoint, **options: Any) -> Engine:
+    """An engine of a checkpoint, with the options of `Engine`."""
+    return Engine(fresh_card(checkpoint), **options)
+
+
+def recognised(checkpoint: Checkpoint) -> EncoderConfig | None:
+    """The settings of a checkpoint whose family is one of ours."""
+    found = recognise(checkpoint, read_tensors(checkpoint.folder))
+    return found.config if found else None
 
 
 @pytest.fixture

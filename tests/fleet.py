@@ -13,7 +13,8 @@ from typing import Any
 
 import psutil
 import redis
-from commandline import ROOT, TINY, Bei, command
+from commandline import Bei, command
+from corpora import ROOT, TINY
 
 from pipeline.output.manifest import read_parts
 from pipeline.output.output import Output, find_run

@@ -11,9 +11,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from commandline import ROOT, Outcome, typed
+from commandline import Outcome, typed
+from corpora import GOLDENS
 
-GOLDENS = ROOT / "tests/goldens"
 RECORDED = Path(__file__).parent / "compatibility/recorded"
 BUCKET = "bei-jobs-compatibility"
 CORPUS = f"s3://{BUCKET}/corpus.jsonl"

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pipeline.output.output import Output, Run
+from pipeline.output.output import Output
 from pipeline.output.plan import Plan, Span
+from pipeline.output.run import Run
 from workers.celery_tasks import MessageHandler
 from workers.messages import Message
 

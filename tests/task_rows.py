@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import pyarrow as pa
 from pipeline.tasks import Task
 from pipeline.tokenize.texts import Tokens
 
-GOLDENS = Path(__file__).parent / "goldens"
 #: Checkpoints with WordPiece, byte-level BPE and Unigram.
 TOKENIZERS = ("ner_bert", "ner_roberta", "bge_reranker_xlmr")
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "O-MISC", "MISC")

@@ -13,9 +13,9 @@ from typing import Any
 import click
 import pytest
 import yaml
+from corpora import ROOT
 from fixtures_redis import RedisServer
 
-ROOT = Path(__file__).parent.parent
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())[
     "services"
 ]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from corpora import ROOT
 
 
 def test_the_page_of_commands_is_up_to_date() -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from corpora import ROOT
 
-ROOT = Path(__file__).parents[1]
 # In the development environment, and not on a GPU machine that was only lent.
 ABSENT = (
     *("celery", "kombu", "billiard", "redis", "polars", "duckdb"),

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from corpora import ROOT
+
 BIN = Path(sys.executable).parent
 
 

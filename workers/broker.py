@@ -26,26 +26,17 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from pipeline.errors import BrokerError, UsageError
-from pipeline.store.directory import redact
+from pipeline.store.uris import redact
 from workers.known_jobs import JobRef
 from workers.live_counters import Client, Progress, add_progress, forget_progress, read_progress
 from workers.messages import QUEUE
-from workers.settings import DEFAULT_LEASE_SECONDS
+from workers.settings import DEFAULT_LEASE_SECONDS, REDIS_LINK
 from workers.span_ledger import SpanLedger
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from pipeline.output.output import Run
-
-#: The link, for every client of this fleet, Celery's own among them. Without a timeout a
-#: connection whose other end vanished hangs for ever.
-LINK = {
-    "socket_timeout": 10.0,  # seconds
-    "socket_connect_timeout": 5.0,  # seconds
-    "socket_keepalive": True,
-    "health_check_interval": 10,  # seconds
-}
+    from pipeline.output.run import Run
 
 _JOBS = "bei:jobs"
 _OPEN = "bei:open"
@@ -99,7 +90,7 @@ class Broker:
                     retries=3,
                     supported_errors=(redis.ConnectionError,),
                 ),
-                **LINK,
+                **REDIS_LINK,
             )
         except ValueError as error:
             raise UsageError(

@@ -13,10 +13,9 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from pipeline.errors import BrokerError
-from pipeline.store.directory import redact
-from workers.broker import LINK
+from pipeline.store.uris import redact
 from workers.messages import QUEUE
-from workers.settings import DEFAULT_TASK_SECONDS
+from workers.settings import DEFAULT_TASK_SECONDS, REDIS_LINK
 
 #: Between the limit that raises in the task and the one that kills its process.
 _SOFT_LIMIT_MARGIN_SECONDS = 5.0
@@ -103,7 +102,7 @@ def _connection() -> dict[str, Any]:
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
-        "broker_connection_timeout": LINK["socket_connect_timeout"],
+        "broker_connection_timeout": REDIS_LINK["socket_connect_timeout"],
         # Publishers connect anew each time: a pooled connection may be long dead.
         "broker_pool_limit": 0,
     }
@@ -111,7 +110,7 @@ def _connection() -> dict[str, Any]:
 
 def _transport(task_seconds: float) -> dict[str, Any]:
     options = {
-        **LINK,
+        **REDIS_LINK,
         # Celery never renews its lease on a message (celery#5935): it must outlast any task, with
         # room for clocks that differ, and be equal everywhere. Lost messages do not wait for it.
         "visibility_timeout": int(3 * task_seconds),

@@ -14,8 +14,9 @@ from celery import Celery
 from celery.exceptions import Reject
 
 from pipeline.errors import BeiJobsError, OutputConflict
-from pipeline.output.output import Output, Run
+from pipeline.output.output import Output
 from pipeline.output.plan import Plan
+from pipeline.output.run import Run
 from pipeline.spec import schema_hash, shard_id
 from workers.broker import Broker
 from workers.celery_app import send
@@ -28,7 +29,7 @@ from workers.messages import (
     queue_of,
     read_message,
 )
-from workers.reconcile import WINDOW, ended, reconcile
+from workers.reconcile import MAX_OUTSTANDING_SPANS, ended, reconcile
 from workers.settings import Settings
 from workers.span_attempt import Device, OpenJob, SpanAttempt
 
@@ -117,7 +118,7 @@ class MessageHandler:
         """Have the job looked at when its last span ended, or when half of the window is free."""
         with self._broker.spans(message.job) as spans:
             left = spans.count()
-        if left in (0, WINDOW // 2):
+        if left in (0, MAX_OUTSTANDING_SPANS // 2):
             hint = Message(message.job, message.output, message.n)
             send(self._broker.app, FINALIZE_JOB, [hint.to_kwargs()])
 

@@ -1,11 +1,26 @@
-"""The devices of this machine, as --device names them."""
+"""The devices of this machine, as --device names them, and what a model is computed in there."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from pipeline.choice import Choice, Choices
+from pipeline.encoder.card import ModelCard
+from pipeline.encoder.precision import choose_precision
 from pipeline.errors import UsageError
+from pipeline.planning.choices import revision_choice
 
 
-def devices(option: str | None) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """Names of devices, and why these."""
+
+    names: tuple[str, ...]  # such as ("cuda:0", "cuda:1") or ("cpu",)
+    reason: str
+    chosen: bool  # for the user, who named none
+
+
+def find_devices(option: str | None) -> Devices:
     """What --device says; all CUDA devices, or the CPU where there is none, by default.
 
     Raises:
@@ -15,7 +30,10 @@ def devices(option: str | None) -> tuple[str, ...]:
 
     count = torch.cuda.device_count()
     if option is None:
-        return tuple(f"cuda:{i}" for i in range(count)) or ("cpu",)
+        if count:
+            names = tuple(f"cuda:{i}" for i in range(count))
+            return Devices(names, f"torch sees {count} GPU{'s' * (count > 1)}", chosen=True)
+        return Devices(("cpu",), "torch sees no GPU", chosen=True)
     names = tuple(name.strip() for name in option.split(","))
     known = {"cpu", *(f"cuda:{i}" for i in range(count)), *(["cuda"] if count else [])}
     for name in names:
@@ -23,4 +41,38 @@ def devices(option: str | None) -> tuple[str, ...]:
             raise UsageError(
                 f"--device {name} is not here", hint=f"this machine has {', '.join(sorted(known))}"
             )
-    return names
+    return Devices(names, "asked for", chosen=False)
+
+
+def device_choices(devices: Devices) -> Choices:
+    """What to say of the devices where the user named none."""
+    if not devices.chosen:
+        return {}
+    return {"device": Choice(",".join(devices.names), devices.reason)}
+
+
+def fleet_choices(card: ModelCard, *, precision: str, token_budget: int | None) -> Choices:
+    """What a fleet's workers will choose, each for its own device."""
+    found: dict[str, Choice[object]] = {"device": Choice("auto", "each worker's own")}
+    if precision == "auto":
+        values = [f"{choose_precision('auto', card.config, d).value} on {word}" for d, word in
+                  (("cpu", "a CPU"), ("cuda", "a GPU"))]  # fmt: skip
+        found["precision"] = Choice("auto", f"each worker's own: {', '.join(values)}")
+    if token_budget is None:
+        found["token-budget"] = Choice("auto", "each worker's own, from its device's memory")
+    return found
+
+
+def choices_here(card: ModelCard, *, revision: str | None) -> Choices:
+    """What a job with this model would be given on this machine, if nothing else was asked for."""
+    from pipeline.encoder.device.devices import find_device
+    from pipeline.encoder.lanes import choose_token_budget
+
+    devices = find_devices(None)
+    first = devices.names[0]
+    precision = choose_precision("auto", card.config, first)
+    found: dict[str, Choice[object]] = {**device_choices(devices), "precision": precision}
+    found["token-budget"] = choose_token_budget(find_device(first), card.config, precision.value)
+    if revision is None and (chosen := revision_choice(card)) is not None:
+        found["revision"] = chosen
+    return found

@@ -1,14 +1,14 @@
-"""Resident encoders: a checkpoint is found, proved and loaded once, then serves many shards."""
+"""Resident encoders: a model is found, proved and loaded once, then serves many shards."""
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
-from pipeline.encoder.checkpoint.tokenizer import load_tokenizer, prompt_tokens
+from pipeline.encoder.card import ModelCard, open_card
+from pipeline.encoder.tokenizer import load_tokenizer, prompt_tokens
 from pipeline.errors import CheckpointError
 from pipeline.spec import JobSpec
 
@@ -17,16 +17,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Encoders kept on a device: enough for two jobs that take turns, little enough to fit.
+# Encoders kept on a device: enough for two jobs that take turns, little enough to fit.
 _RESIDENT = 2
 
 
 class EngineCache:
-    """The encoders of one process, the least recently used dropped first."""
+    """The encoders of one process, the least recently used dropped first.
 
-    def __init__(self, cache_dir: Path | None) -> None:
+    Args:
+        cache_dir: of downloaded checkpoints; None for the default.
+        cards: of models that this process read a moment ago.
+    """
+
+    def __init__(self, cache_dir: Path | None, cards: Iterable[ModelCard] = ()) -> None:
         self._cache_dir = cache_dir
-        self._engines: OrderedDict[tuple[object, ...], Engine] = OrderedDict()
+        self._cards = {_content(card): card for card in cards}
+        self._resident: list[tuple[JobSpec, Engine]] = []  # the least recently used first
 
     def get(self, spec: JobSpec, device: str) -> Engine:
         """The encoder a spec asks for, loaded on `device`.
@@ -34,47 +40,75 @@ class EngineCache:
         Raises:
             CheckpointError: the model cannot be found here, or is not the one of the spec.
         """
+        for item in self._resident:
+            if _serves(item, spec, device):
+                self._resident.remove(item)
+                break
+        else:
+            del self._resident[: len(self._resident) - _RESIDENT + 1]
+            item = spec, self._load(spec, device)
+        self._resident.append(item)
+        return item[1]
+
+    def _load(self, spec: JobSpec, device: str) -> Engine:
         from pipeline.encoder.engine import Engine  # torch: seconds to import, so not sooner
 
-        skipped = spec.prompt if spec.encoder.get("include_prompt") is False else ""
-        key = (
-            *(spec.model, spec.task, spec.precision, spec.dimensions, spec.normalize),
-            *(skipped, device),
-        )
-        if key in self._engines:
-            self._engines.move_to_end(key)
-            return self._engines[key]
-        while len(self._engines) >= _RESIDENT:
-            self._engines.popitem(last=False)
-        checkpoint = proved_checkpoint(spec, self._cache_dir)
+        # A card is given out once: by the next load, the files may be others.
+        card = self._cards.pop((spec.model.sha256, spec.model.fingerprint), None)
+        card = card or proved_card(spec, self._cache_dir)
         logger.info("loading %s on %s", spec.model.name, device)
-        engine = Engine(
-            checkpoint,
-            spec.task,
+        skipped = 0
+        if spec.prompt and not card.modules.include_prompt:
+            skipped = prompt_tokens(load_tokenizer(card), spec.prompt)
+        return Engine(
+            card,
             device=device,
             precision=spec.precision,
             dimensions=spec.dimensions,
             normalize=spec.normalize,
-            prompt_tokens=prompt_tokens(load_tokenizer(checkpoint), skipped) if skipped else 0,
+            prompt_tokens=skipped,
         )
-        self._engines[key] = engine
-        return engine
 
 
-def proved_checkpoint(spec: JobSpec, cache_dir: Path | None) -> Checkpoint:
-    """The files of a spec's model, proved by hash to be the ones the job was submitted with.
+def _serves(resident: tuple[JobSpec, Engine], spec: JobSpec, device: str) -> bool:
+    """Whether a resident encoder is the one that a spec would load."""
+    loaded, engine = resident
+    same_prompt = loaded.prompt == spec.prompt or engine.card.modules.include_prompt
+    return (
+        engine.device == device
+        and same_prompt
+        and all(
+            getattr(loaded, name) == getattr(spec, name)
+            for name in ("model", "task", "precision", "dimensions", "normalize")
+        )
+    )
+
+
+def proved_card(spec: JobSpec, cache_dir: Path | None) -> ModelCard:
+    """The card of a job's model, proved to be what the job was submitted with.
 
     Raises:
-        CheckpointError: the model is not here, or its weights, tokenizer or configuration differ.
+        CheckpointError: the model is not here; its weights, tokenizer or configuration differ; or
+            this version reads them differently.
     """
     model = spec.model
-    checkpoint = resolve(model.name, model.revision or None, cache_dir=cache_dir)
-    found = (checkpoint.sha256, checkpoint.fingerprint)
-    if found != (model.sha256, model.fingerprint):
-        what = "weights" if found[0] != model.sha256 else "tokenizer or configuration"
+    card = open_card(model.name, model.revision or None, cache_dir=cache_dir)
+    if _content(card) != (model.sha256, model.fingerprint):
+        weights = card.checkpoint.sha256
+        what = "weights" if weights != model.sha256 else "tokenizer or configuration"
         raise CheckpointError(
             f"{model.name} here has other {what} than the job was submitted with "
-            f"({checkpoint.sha256[:12]} here, {model.sha256[:12]} there)",
+            f"({weights[:12]} here, {model.sha256[:12]} there)",
             hint="put the same checkpoint on every machine, or name it by hub name and --revision",
         )
-    return checkpoint
+    if card.identity() != spec.encoder:
+        raise CheckpointError(
+            f"this version of bei-jobs reads {model.name} differently than the one that submitted "
+            "the job, so its values could differ",
+            hint="run the same version of bei-jobs on every machine of the fleet",
+        )
+    return card
+
+
+def _content(card: ModelCard) -> tuple[str, str]:
+    return card.checkpoint.sha256, card.checkpoint.fingerprint

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from pipeline.output.output import Run
+from pipeline.output.run import Run
 from pipeline.spec import digest
 
 

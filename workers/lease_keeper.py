@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Self
 
 from pipeline.errors import BeiJobsError, BrokerError
-from pipeline.output.output import Output, Run
+from pipeline.output.output import Output
+from pipeline.output.run import Run
 from workers.broker import Broker
 from workers.span_ledger import Lease
 

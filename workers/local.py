@@ -1,4 +1,4 @@
-"""The same shards with no broker: here, in this process, or one process per device."""
+"""The same shards with no broker: local, in this process, or one process per device."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from pipeline.choice import Choices
+from pipeline.encoder.card import ModelCard
 from pipeline.errors import BeiJobsError, EncodeError
-from pipeline.output.output import MAX_ATTEMPTS, Output, Run
+from pipeline.output.output import MAX_ATTEMPTS, Output
 from pipeline.output.plan import Plan
-from pipeline.spec import ShardResult
+from pipeline.output.run import Run
+from pipeline.spec import OnBatch, ShardResult
 from workers.engine_cache import EngineCache
-
-#: Rows and tokens that just came back from a device.
-OnBatch = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,11 @@ class LocalRun:
     cache_dir: Path | None
     should_stop: Callable[[], bool]
     on_batch: OnBatch
+    on_choices: Callable[[Choices], None] = lambda choices: None  # of each engine that is loaded
+    card: ModelCard | None = None  # of the model, where it was just read
 
 
-def run_here(output: Output, run: Run, plan: Plan, here: LocalRun) -> Iterator[ShardResult]:
+def compute_missing(output: Output, run: Run, plan: Plan, local: LocalRun) -> Iterator[ShardResult]:
     """Compute the shards that are not committed, and say how each ended.
 
     A shard whose failure may pass is tried again after the others, up to MAX_ATTEMPTS times; a
@@ -40,7 +42,7 @@ def run_here(output: Output, run: Run, plan: Plan, here: LocalRun) -> Iterator[S
     missing = plan.missing(output.committed())
     for attempt in range(1, MAX_ATTEMPTS + 1):
         again: list[ShardResult] = []
-        for result in _run_once(output, run, plan, missing, here):
+        for result in _run_once(output, run, plan, missing, local):
             if result.error:
                 output.record_failure(run, result, uuid.uuid4().hex[:8])
             if result.error and result.transient and attempt < MAX_ATTEMPTS:
@@ -49,42 +51,44 @@ def run_here(output: Output, run: Run, plan: Plan, here: LocalRun) -> Iterator[S
                 yield result
         parts = {result.part for result in again}
         missing = [i for i in missing if plan.table["part"][i].as_py() in parts]
-        if not missing or here.should_stop():
+        if not missing or local.should_stop():
             return
 
 
 def _run_once(
-    output: Output, run: Run, plan: Plan, missing: Sequence[int], here: LocalRun
+    output: Output, run: Run, plan: Plan, missing: Sequence[int], local: LocalRun
 ) -> Iterator[ShardResult]:
     if not missing:
         return
-    if len(here.devices) > 1 and len(missing) > 1:
-        yield from _on_devices(output, run, plan, missing, here)
+    if len(local.devices) > 1 and len(missing) > 1:
+        yield from _on_devices(output, run, plan, missing, local)
     else:
-        yield from _in_process(output, run, plan, missing, here)
+        yield from _in_process(output, run, plan, missing, local)
 
 
 def _in_process(
-    output: Output, run: Run, plan: Plan, missing: Sequence[int], here: LocalRun
+    output: Output, run: Run, plan: Plan, missing: Sequence[int], local: LocalRun
 ) -> Iterator[ShardResult]:
     from pipeline.run import run_shards
 
-    engine = EngineCache(here.cache_dir).get(run.spec, here.devices[0])
+    cards = () if local.card is None else (local.card,)
+    engine = EngineCache(local.cache_dir, cards).get(run.spec, local.devices[0])
+    local.on_choices(engine.choices)
     yield from run_shards(
         run,
         list(plan.shards(missing)),
         engine,
         output,
         attempt=uuid.uuid4().hex,
-        should_stop=here.should_stop,
-        on_batch=here.on_batch,
+        should_stop=local.should_stop,
+        on_batch=local.on_batch,
     )
 
 
 def _on_devices(
-    output: Output, run: Run, plan: Plan, missing: Sequence[int], here: LocalRun
+    output: Output, run: Run, plan: Plan, missing: Sequence[int], local: LocalRun
 ) -> Iterator[ShardResult]:
-    """One process a device, each taking the next span when it has done its last.
+    """One process per device, each taking the next span when it has done its last.
 
     Processes are spawned, never forked: CUDA does not survive a fork.
     """
@@ -92,14 +96,14 @@ def _on_devices(
     spans: Any = context.Queue()
     events: Any = context.Queue()
     stop = context.Event()
-    for span in [*plan.spans(missing), *(None for _ in here.devices)]:
-        spans.put(span)  # a None a process says that there is no more
+    for span in [*plan.spans(missing), *(None for _ in local.devices)]:
+        spans.put(span)  # a None per process says that there is no more
     processes = [
-        _spawn(context, (output.uri, run.n, device, here.cache_dir, spans, events, stop))
-        for device in here.devices
+        _spawn(context, (output.uri, run.n, device, local.cache_dir, spans, events, stop))
+        for device in local.devices
     ]
     try:
-        yield from _follow(processes, events, stop, here)
+        yield from _follow(processes, events, stop, local)
     finally:
         stop.set()
         for process in processes:
@@ -115,7 +119,7 @@ def _spawn(context: SpawnContext, args: tuple[Any, ...]) -> SpawnProcess:
 
 
 def _follow(
-    processes: list[SpawnProcess], events: Any, stop: Any, here: LocalRun
+    processes: list[SpawnProcess], events: Any, stop: Any, local: LocalRun
 ) -> Iterator[ShardResult]:
     """Pass on what the processes say until each has ended.
 
@@ -125,7 +129,7 @@ def _follow(
     """
     running = len(processes)
     while running:
-        if here.should_stop():
+        if local.should_stop():
             stop.set()
         try:
             kind, value = events.get(timeout=0.5)
@@ -134,12 +138,14 @@ def _follow(
             if dead:
                 raise EncodeError(
                     f"the process of {dead[0].name} died with exit code {dead[0].exitcode}",
-                    hint="what is committed stays: run the same command again; if it happens "
+                    hint="committed parts are kept: run the same command again; if it happens "
                     "again, lower --token-budget",
                 ) from None
             continue
         if kind == "batch":
-            here.on_batch(*value)
+            local.on_batch(*value)
+        elif kind == "choices":
+            local.on_choices(value)
         elif kind == "result":
             yield value
         elif kind == "error":
@@ -162,6 +168,7 @@ def _serve(
         run = output.run(n)
         plan = output.plan(run)
         engine = EngineCache(cache_dir).get(run.spec, device)
+        events.put(("choices", engine.choices))
         while (span := spans.get()) is not None and not stop.is_set():
             shards = list(plan.shards(range(span.start, span.start + span.count)))
             for result in run_shards(

@@ -19,8 +19,10 @@ from typing import Literal
 
 from pipeline.errors import JobFailed
 from pipeline.output.manifest import finalise
-from pipeline.output.output import MAX_ATTEMPTS, Output, Run
+from pipeline.output.output import MAX_ATTEMPTS, Output
 from pipeline.output.plan import Plan, Span
+from pipeline.output.run import Run
+from pipeline.output.status import failure_reason
 from pipeline.spec import ShardResult
 from workers.broker import Broker
 from workers.messages import RUN_SHARD, Message
@@ -30,10 +32,9 @@ logger = logging.getLogger(__name__)
 
 #: Spans of a job in the queue or under way: enough to keep a fleet busy between two looks, little
 #: enough (about 1 KB each) for any Redis.
-WINDOW = 1024
+MAX_OUTSTANDING_SPANS = 1024
 #: A job of which this many shards failed, and more than succeeded, is given up: it is the job.
 _HOPELESS_SHARDS = 64
-_REASONS_SHOWN = 3
 
 _Name = Literal["queued", "running", "done", "failed", "cancelled"]
 
@@ -190,12 +191,9 @@ def _finish(output: Output, run: Run, plan: Plan) -> _Name:
 
 def _give_up(output: Output, run: Run, look: _Look) -> _Name:
     """Mark a job as failed whose missing shards all failed for good."""
-    first = list(look.failures.values())
-    lines = [failure.error for failure in first[:_REASONS_SHOWN]]
-    if len(first) > _REASONS_SHOWN:
-        lines.append(f"… and {len(first) - _REASONS_SHOWN} more")
-    reason = f"{len(first)} of {look.shards} shards failed:\n  " + "\n  ".join(lines)
-    output.fail(run, reason, first[0].hint or "mend the cause, then `bei-jobs retry`")
+    failures = list(look.failures.values())
+    reason = failure_reason(failures, look.shards)
+    output.fail(run, reason, failures[0].hint or "fix the cause, then `bei-jobs retry`")
     logger.error("job %s failed: %s", run.job, reason)
     return "failed"
 
@@ -204,7 +202,7 @@ def _go_on(broker: Broker, run: Run, plan: Plan, look: _Look) -> Reconciled:
     with broker.spans(run.job) as spans:
         for span in look.outstanding.lost:
             spans.drop(span)
-        room = max(0, WINDOW - len(look.outstanding.live))
+        room = max(0, MAX_OUTSTANDING_SPANS - len(look.outstanding.live))
         mine = [span for span in _cut(plan, look)[:room] if spans.claim(span)]
     # Claimed but not sent, because Redis went away in between, is the same as lost in the queue.
     _publish(broker, run, mine)

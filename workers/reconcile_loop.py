@@ -14,8 +14,9 @@ import hashlib
 import logging
 
 from pipeline.errors import BeiJobsError
-from pipeline.output.output import Output, Run
+from pipeline.output.output import Output
 from pipeline.output.plan import Plan
+from pipeline.output.run import Run
 from workers.broker import Broker
 from workers.known_jobs import JobRef, KnownJobs
 from workers.reconcile import Reconciled, reconcile

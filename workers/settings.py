@@ -27,6 +27,15 @@ DEFAULT_LEASE_SECONDS = 30.0
 DEFAULT_TASK_SECONDS = 6 * 3600.0
 _MIN_TASK_SECONDS = 10.0
 
+#: The connection of every client of this fleet to Redis, Celery's own included. Without a timeout
+#: a connection whose other end vanished hangs for ever.
+REDIS_LINK = {
+    "socket_timeout": 10.0,  # seconds
+    "socket_connect_timeout": 5.0,  # seconds
+    "socket_keepalive": True,
+    "health_check_interval": 10,  # seconds
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:

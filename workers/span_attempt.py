@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pipeline.errors import BeiJobsError, BrokerError, CheckpointError
-from pipeline.output.output import Output, Run
+from pipeline.output.output import Output
 from pipeline.output.plan import Plan, Span
+from pipeline.output.run import Run
 from pipeline.run import run_shards
 from pipeline.spec import ShardResult
 from workers.broker import Broker

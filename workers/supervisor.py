@@ -28,7 +28,7 @@ from multiprocessing.context import SpawnProcess
 from types import FrameType
 
 from pipeline.errors import BrokerError, UsageError
-from pipeline.output.output import now
+from pipeline.output.run import now
 from workers.broker import Broker, WorkerInfo
 from workers.reconcile_loop import ReconcileLoop, queue_jobs
 from workers.settings import Settings

@@ -10,12 +10,13 @@ from typing import Any
 import click
 
 from jobs.options import choice, json_option, option
-from pipeline.spec import Precision, TaskName
+from pipeline.spec import Precision
+from pipeline.tasks import TASKS
 
 
 @click.command(name="check")
 @click.argument("model", metavar="MODEL")
-@option("--task", type=choice(TaskName), help="Default: what the model can do.")
+@option("--task", type=click.Choice(list(TASKS)), help="Default: what the model can do.")
 @option("--revision", help="Branch, tag or commit of a model on the hub.")
 @click.option("--sample", metavar="FILE", help="Texts of your own; default: a hundred of ours.")
 @option("--text-column", default="text", show_default=True)
@@ -35,16 +36,16 @@ def command(
 ) -> int:
     """Run a sample through MODEL in the job's precision and in float32, and compare."""
     from pipeline.compare_precision import compare_precision
-    from pipeline.planning.resolve_model import resolve_model, sample_spec
-    from workers.devices import devices
+    from pipeline.encoder.card import open_card
+    from pipeline.planning.make_spec import sample_spec
+    from pipeline.tasks import task_of
+    from workers.devices import find_devices
     from workers.settings import load_settings
 
     texts = _texts(sample, text_column, rows)
-    checkpoint, facts = resolve_model(
-        model, options.pop("revision"), options.pop("task"), load_settings().cache_dir
-    )
-    spec = sample_spec(checkpoint, facts, **options)
-    found = compare_precision(checkpoint, spec, texts, devices(device)[0])
+    card = open_card(model, options.pop("revision"), cache_dir=load_settings().cache_dir)
+    spec = sample_spec(card, task_of(card, options.pop("task")).name, **options)
+    found = compare_precision(card, spec, texts, find_devices(device).names[0])
     if as_json:
         click.echo(json.dumps({"model": model, "task": spec.task, **asdict(found)}))
     else:
@@ -70,7 +71,7 @@ def _texts(sample: str | None, column: str, rows: int) -> list[str]:
     from pipeline.errors import InputError
     from pipeline.input.cutting import plan_inputs
     from pipeline.input.reading import read
-    from pipeline.store.directory import redact
+    from pipeline.store.uris import redact
     from pipeline.tokenize.texts import text_values
 
     planned = plan_inputs([sample], columns=(), text_columns=(column,), output_columns=())

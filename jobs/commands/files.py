@@ -20,7 +20,7 @@ def command(output: str, as_json: bool) -> None:
     from pipeline.errors import NotFound
     from pipeline.output.manifest import newest, read_parts
     from pipeline.output.output import Output
-    from pipeline.store.directory import redact
+    from pipeline.store.uris import redact
 
     place = Output(output)
     found = newest(place)

@@ -19,7 +19,7 @@ def command(broker: str | None, as_json: bool) -> None:
     from pipeline.errors import BeiJobsError
     from pipeline.output.output import Output
     from pipeline.output.status import job_status
-    from pipeline.store.directory import redact
+    from pipeline.store.uris import redact
     from workers.known_jobs import KnownJobs
     from workers.settings import load_settings
 

@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.options import choice, json_option, option
-from pipeline.spec import TaskName
+from jobs.options import json_option, option
+from jobs.summary import choices_json
+from pipeline.tasks import TASKS
 
-_LEFT_OUT = ("encoder", "modules", "prompts", "labels", "tensors", "unused_tensors")
+if TYPE_CHECKING:
+    from pipeline.encoder.architecture.encoder_config import EncoderConfig
+    from pipeline.encoder.card import ModelCard
+
+# Of the JSON, what the text shows in words of its own.
+_SHOWN_APART = ("encoder", "modules", "prompts", "labels", "tensors", "unused_tensors")
 
 
 @click.command(name="models")
 @click.argument("model", metavar="[MODEL]", required=False)
-@option("--task", type=choice(TaskName), help="Default: what the model can do.")
+@option("--task", type=click.Choice(list(TASKS)), help="Default: what the model can do.")
 @option("--revision", help="Branch, tag or commit of a model on the hub.")
 @json_option
 def command(model: str | None, task: str | None, revision: str | None, as_json: bool) -> None:
@@ -25,61 +31,66 @@ def command(model: str | None, task: str | None, revision: str | None, as_json: 
     if model is None:
         _list(as_json)
         return
-    from pipeline.planning.resolve_model import resolve_model
+    from pipeline.encoder.card import open_card
+    from pipeline.tasks import task_of
+    from workers.devices import choices_here
     from workers.settings import load_settings
 
-    checkpoint, facts = resolve_model(model, revision, task, load_settings().cache_dir)
-    facts["path"] = str(checkpoint.path)
+    card = open_card(model, revision, cache_dir=load_settings().cache_dir)
+    said = card.to_json() | {"task": task_of(card, task).name}
+    choices = choices_here(card, revision=revision)
     if as_json:
-        click.echo(json.dumps(facts))
+        click.echo(json.dumps(said | {"choices": choices_json(choices)}))
         return
-    for key, value in facts.items():
-        if key not in _LEFT_OUT:
+    for key, value in said.items():
+        if key not in _SHOWN_APART:
             click.echo(f"{key:<20} {_text(value)}")
-    for key, value in _shape(facts):
+    for key, value in _shape(card):
         click.echo(f"{key:<20} {value}")
-    for name, prompt in (facts.get("prompts") or {}).items():
+    for name, prompt in card.modules.prompts.items():
         click.echo(f"{'prompt ' + name:<20} {prompt!r}")
-    if labels := facts.get("labels"):
-        click.echo(f"{'labels':<20} {', '.join(labels)}")
-    if unused := facts.get("unused_tensors"):
-        click.echo(f"{'unused tensors':<20} {', '.join(unused)}")
+    if card.labels:
+        click.echo(f"{'labels':<20} {', '.join(card.labels)}")
+    if card.unused_tensors:
+        click.echo(f"{'unused tensors':<20} {', '.join(card.unused_tensors)}")
+    for name, choice in choices.items():
+        click.echo(f"{name:<20} {choice.value}: {choice.reason}")
 
 
-def _shape(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _shape(card: ModelCard) -> Iterator[tuple[str, str]]:
     """What the encoder is, in words; of one that transformers computes, what is known here."""
-    encoder = facts["encoder"]
-    yield "layers", str(encoder["layers"])
-    yield "hidden size", f"{encoder['hidden_size']:,}"
-    keys = "" if encoder["kv_heads"] == encoder["heads"] else f", {encoder['kv_heads']} of keys"
-    yield "heads", f"{encoder['heads']}{keys}"
-    if facts["family"].startswith("transformers/"):
-        yield "tensors", f"{facts['tensors']:,}"
+    config = card.config
+    yield "layers", str(config.layers)
+    yield "hidden size", f"{config.hidden_size:,}"
+    keys = "" if config.kv_heads == config.heads else f", {config.kv_heads} of keys"
+    yield "heads", f"{config.heads}{keys}"
+    if card.matched is None:
+        yield "tensors", f"{card.tensors:,}"
     else:
-        yield "attention", "causal" if encoder["causal"] else "bidirectional"
-        yield from _windows(encoder)
-        yield "positions", _positions(encoder)
-        unused = len(facts["unused_tensors"])
-        yield "tensors", f"{facts['tensors'] - unused:,} matched, {unused:,} unused"
-    if "modules" in facts:
-        yield "after pooling", ", ".join(facts["modules"]) or "nothing"
+        yield "attention", "causal" if config.causal else "bidirectional"
+        yield from _windows(config)
+        yield "positions", _positions(config)
+        unused = len(card.unused_tensors)
+        yield "tensors", f"{card.tensors - unused:,} matched, {unused:,} unused"
+    if card.head == "embedding":
+        yield "after pooling", ", ".join(card.modules.step_names) or "nothing"
 
 
-def _windows(encoder: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """How far windowed layers see; one line a distance."""
-    side = "back" if encoder["causal"] else "either side"
-    for distance, layers in Counter(encoder["windows"]).items():
+def _windows(config: EncoderConfig) -> Iterator[tuple[str, str]]:
+    """How far windowed layers see; one line per distance."""
+    side = "back" if config.causal else "either side"
+    for distance, layers in Counter(config.windows).items():
         if distance is not None:
-            yield "window", f"{distance:,} tokens {side} in {layers} of {encoder['layers']} layers"
+            yield "window", f"{distance:,} tokens {side} in {layers} of {config.layers} layers"
 
 
-def _positions(encoder: dict[str, Any]) -> str:
-    kinds = [f"rotary of base {theta:,.0f}" for theta in {r["theta"]: 0 for r in encoder["ropes"]}]
-    if rows := encoder["position_table"]:
+def _positions(config: EncoderConfig) -> str:
+    kinds = [f"rotary of base {theta:,.0f}" for theta in {rope.theta: 0 for rope in config.ropes}]
+    if rows := config.position_table:
         kinds.append(f"learned, {rows:,}")
-    if buckets := encoder["relative_buckets"]:
+    if buckets := config.relative_buckets:
         kinds.append(f"relative bias of {buckets} buckets")
-    if encoder["alibi"]:
+    if config.alibi:
         kinds.append("ALiBi")
     return " and ".join(kinds)
 

@@ -18,7 +18,8 @@ from jobs.options import (
     read_job_file,
 )
 from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL
-from pipeline.spec import Aggregation, OutputDtype, Precision, TaskName, Truncate
+from pipeline.spec import Aggregation, OutputDtype, Precision, Truncate
+from pipeline.tasks import TASKS
 
 
 @click.command(name="submit")
@@ -39,7 +40,7 @@ from pipeline.spec import Aggregation, OutputDtype, Precision, TaskName, Truncat
     expose_value=False,
     help="config.yaml of a BEI or BEI-Bert deployment, for model, task and token budget.",
 )
-@option("--task", type=choice(TaskName), default="embed", show_default=True)
+@option("--task", type=click.Choice(list(TASKS)), default="embed", show_default=True)
 @option("--model", default=DEFAULT_MODEL, show_default=True, help="Name, directory or URI.")
 @option("--revision", help="Branch, tag or commit of a model on the hub.")
 @option("--output", metavar="URI", help="Default: beside the input, such as corpus.embed.")
@@ -86,10 +87,11 @@ def command(
     Without --broker it runs here, in the foreground. The same command goes on where it was, and
     computes only what is new.
     """
-    from jobs.launch import Display, run_here, run_on_broker
+    from jobs.display import Display
+    from jobs.launch import run_here, run_on_broker
     from pipeline.planning.prepare import prepare
     from pipeline.request import Request
-    from workers.devices import devices
+    from workers.devices import find_devices
     from workers.settings import load_settings
 
     settings["revision"] = own_revision(
@@ -97,11 +99,12 @@ def command(
     )
     settings["keep"] = tuple(name for names in settings["keep"] for name in names.split(","))
     request = Request(inputs=inputs, **settings)
-    if device is not None and not broker:
-        devices(device)  # a wrong name is said before anything is written
     configuration = load_settings()
-    prepared = prepare(request, configuration)
-    how = Display(as_json=as_json, quiet=quiet)
+    display = Display(as_json=as_json, quiet=quiet)
+    if device is not None and not broker:
+        find_devices(device)  # a wrong name is reported before anything is written
+    prepared = prepare(request, configuration.cache_dir)
+    display.show_choices(prepared.choices)
     if broker:
-        return run_on_broker(prepared, broker, configuration, how, wait=wait)
-    return run_here(prepared, configuration, how, device)
+        return run_on_broker(prepared, broker, display, wait=wait)
+    return run_here(prepared, configuration, display, device)

@@ -14,9 +14,9 @@ from jobs.options import broker_option, job_argument, json_option, quiet_option
 @quiet_option
 def command(job: str, broker: str | None, as_json: bool, quiet: bool) -> int:
     """Follow JOB (a job id or an output URI) with a bar until it is done, failed or cancelled."""
+    from jobs.display import Display
     from jobs.find_job import find_job
     from jobs.follow import follow
-    from jobs.launch import Display
     from pipeline.errors import UsageError
     from workers.broker import Broker
     from workers.settings import load_settings

@@ -17,7 +17,7 @@ def command(broker: str | None, device: str | None, verbose: bool) -> int:
     SIGTERM stops between two batches and gives the rest of the work back.
     """
     from pipeline.errors import UsageError
-    from workers.devices import devices
+    from workers.devices import find_devices
     from workers.settings import load_settings
     from workers.supervisor import serve
 
@@ -25,4 +25,4 @@ def command(broker: str | None, device: str | None, verbose: bool) -> int:
         raise UsageError(
             "a worker needs a --broker", hint="such as redis://localhost:6379/0, or BEI_JOBS_BROKER"
         )
-    return serve(load_settings(), broker, devices(device), verbose=verbose)
+    return serve(load_settings(), broker, find_devices(device).names, verbose=verbose)

@@ -1,141 +1,182 @@
-"""What a checkpoint resolves to, without loading a weight or importing torch."""
+"""What a model is, read once from its checkpoint. Loads no weight and imports no torch.
+
+    card = open_card("sentence-transformers/all-MiniLM-L6-v2")
+    card.dimensions, card.max_length, card.modules.pooling
+
+Everything that has to know something about a model takes its card: the spec, the engine, the
+tokenizer, the heads, and the commands that describe a model.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pipeline.encoder.architecture import transformers_config
-from pipeline.encoder.architecture.config_keys import Config, architecture, labels
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
-from pipeline.encoder.architecture.recognise import load_family
-from pipeline.encoder.checkpoint.checkpoint import Checkpoint
-from pipeline.encoder.checkpoint.safetensors_headers import parameters, read_tensors
+from pipeline.encoder.architecture.recognise import recognise
+from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
+from pipeline.encoder.checkpoint.config_values import HeadKind, head_kind, model_class
+from pipeline.encoder.checkpoint.module_tensors import module_tensors
+from pipeline.encoder.checkpoint.safetensors_headers import (
+    Matched,
+    TensorInfo,
+    parameters,
+    read_tensors,
+)
 from pipeline.encoder.checkpoint.sentence_modules import (
     DenseModule,
     NormalizeModule,
     SentenceModules,
     read_modules,
 )
-from pipeline.encoder.checkpoint.tokenizer import max_length
-from pipeline.errors import CheckpointError, UsageError
+from pipeline.errors import CheckpointError
 
-TASKS = ("embed", "rerank", "classify", "tag")
-PRECISIONS = ("auto", "float32", "float16", "bfloat16", "int8")
-
-
-def tasks_of(config: Config, encoder: EncoderConfig | None) -> tuple[str, ...]:
-    """The tasks that a checkpoint can do, by the head that it was saved with."""
-    name = architecture(config)
-    classes = len(encoder.labels if encoder else labels(config))
-    if name.endswith("ForTokenClassification"):
-        return ("tag",)
-    if name.endswith("ForSequenceClassification"):
-        return ("rerank", "classify") if classes == 1 else ("classify",)
-    return ("embed",)
+# transformers writes 10^30 where a tokenizer has no limit.
+_NO_LIMIT = 10**9
 
 
-def check_task(checkpoint: Checkpoint, task: str, encoder: EncoderConfig | None) -> None:
-    """Raise where a model cannot do a task.
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """One model: its identity, settings, tensors, module files, labels, limits and prompts."""
+
+    checkpoint: Checkpoint
+    config: EncoderConfig
+    head: HeadKind
+    modules: SentenceModules
+    module_tensors: tuple[Mapping[str, TensorInfo], ...] = field(hash=False)  # per module step
+    matched: Matched | None = field(hash=False)  # None: transformers computes the model
+    tensors: int  # in the files
+    parameters: int
+    dtype: str  # of the weights, as safetensors names it
+    dimensions: int  # of the published vector
+    max_length: int | None  # tokens of a sequence, special tokens included; None: unbounded
+
+    @property
+    def name(self) -> str:
+        """The model as the user named it."""
+        return self.checkpoint.name
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes in the order of the logits, () without a classifier."""
+        return self.config.labels
+
+    @property
+    def uses_type_ids(self) -> bool:
+        """Whether the model tells the two texts of a pair apart by token types."""
+        return self.config.token_types > 1
+
+    @property
+    def unused_tensors(self) -> tuple[str, ...]:
+        """Published tensors that no output depends on."""
+        return self.matched.unused if self.matched else ()
+
+    def identity(self) -> dict[str, Any]:
+        """What the checkpoint resolved to, as the JSON that a job's space is hashed from.
+
+        The words and their meaning are frozen: any other would make every output foreign.
+        """
+        config = self.config
+        shared = {
+            "family": config.family,
+            "architecture": model_class(self.checkpoint.config),
+            "parameters": self.parameters,
+            "tensors": self.tensors,
+            "unused_tensors": list(self.unused_tensors),
+            "dtype": self.dtype,
+            "uses_type_ids": self.uses_type_ids,
+            "gpu_precision": config.half,
+            "encoder": _as_json(asdict(config)),
+        }
+        if self.head != "embedding":
+            return shared | {
+                "labels": list(self.labels),
+                "multi_label": config.multi_label,
+                "regression": config.regression,
+            }
+        modules = self.modules
+        return shared | {
+            "dimensions": self.dimensions,
+            "pooling": list(modules.pooling),
+            "normalize": modules.normalize,
+            "modules": modules.step_names,
+            "include_prompt": modules.include_prompt,
+            "default_prompt_name": modules.default_prompt_name,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """All that users are told of a model."""
+        checkpoint = self.checkpoint
+        found: dict[str, Any] = {
+            "name": checkpoint.name,
+            "revision": checkpoint.revision,
+            "sha256": checkpoint.sha256,
+            "fingerprint": checkpoint.fingerprint,
+            **self.identity(),
+            "max_length": self.max_length,
+            "path": str(checkpoint.path),
+        }
+        if self.head == "embedding":
+            found["prompts"] = dict(self.modules.prompts)
+        return found
+
+
+def open_card(
+    model: str,
+    revision: str | None = None,
+    *,
+    cache_dir: Path | None = None,
+    offline: bool = False,
+) -> ModelCard:
+    """Find a model and read its card; see `resolve` for the arguments.
 
     Raises:
-        UsageError: there is no such task.
-        CheckpointError: the model was not saved with the head that the task needs.
+        CheckpointError: the model cannot be found or fetched, or its files do not fit each other.
+        UsageError: a revision was given for something that has none.
     """
-    if task not in TASKS:
-        raise UsageError(f"no task {task!r}", hint=f"Tasks: {', '.join(TASKS)}.")
-    able = tasks_of(checkpoint.config, encoder)
-    if task not in able:
-        kind = {
-            "embed": "an embedding model: it has no classifier",
-            "tag": "a token classifier",
-            "rerank": "a reranker: a sequence classifier with one class",
-            "classify": "a sequence classifier with several classes",
-        }[able[0]]
-        raise CheckpointError(
-            f"{checkpoint.name} cannot {task}: it is {kind}",
-            hint=f"Use --task {' or '.join(able)}, or another model.",
-        )
+    return read_card(resolve(model, revision, cache_dir=cache_dir, offline=offline))
 
 
-def resolve_precision(precision: str, encoder: EncoderConfig, device: str) -> str:
-    """The precision to compute in; `auto` is float32 on a CPU and 16 bits on a GPU.
+def read_card(checkpoint: Checkpoint) -> ModelCard:
+    """Read what a checkpoint's files say.
 
     Raises:
-        UsageError: no such precision, or one in which this family overflows.
+        CheckpointError: its files do not fit each other, or nothing here can compute it.
     """
-    if precision not in PRECISIONS:
-        raise UsageError(f"no precision {precision!r}", hint=f"One of {', '.join(PRECISIONS)}.")
-    if precision == "float16" and encoder.float16_overflows:
-        raise UsageError(
-            f"{encoder.family} overflows in float16", hint="Use --precision bfloat16 or float32."
-        )
-    if precision == "int8" and device != "cpu":
-        raise UsageError(
-            f"int8 is for a CPU; the device is {device}", hint="Use --precision auto on a GPU."
-        )
-    if precision != "auto":
-        return precision
-    return encoder.half if device.startswith("cuda") else "float32"
-
-
-def describe(checkpoint: Checkpoint, task: str) -> dict[str, Any]:
-    """What a model computes, as JSON values: the identity of its outputs, and what users see.
-
-    Raises:
-        CheckpointError: the model does not fit the task, or its files do not fit each other.
-    """
-    loaded = load_family(checkpoint)
-    check_task(checkpoint, task, loaded.encoder if loaded else None)
-    encoder = loaded.encoder if loaded else transformers_config.settings(checkpoint, task)
-    modules = read_modules(checkpoint.path, checkpoint.config)
     tensors = read_tensors(checkpoint.folder)
-    config = checkpoint.config
-    facts: dict[str, Any] = {
-        "name": checkpoint.name,
-        "revision": checkpoint.revision,
-        "sha256": checkpoint.sha256,
-        "fingerprint": checkpoint.fingerprint,
-        "task": task,
-        "family": encoder.family,
-        "architecture": architecture(config),
-        "parameters": parameters(tensors.values()),
-        "tensors": len(tensors),
-        "unused_tensors": list(loaded.matched.unused) if loaded else [],
-        "dtype": "/".join(sorted({t.dtype for t in tensors.values() if "I" not in t.dtype})),
-        "max_length": max_length(checkpoint, modules, encoder),
-        "uses_type_ids": encoder.token_types > 1,
-        "gpu_precision": encoder.half,
-        "encoder": asdict(encoder),
-    }
-    if task == "embed":
-        return facts | _embed_facts(modules, encoder)
-    return facts | {
-        "labels": list(encoder.labels),
-        "multi_label": encoder.multi_label,
-        "regression": encoder.regression,
-    }
+    recognised = recognise(checkpoint, tensors)
+    config = recognised.config if recognised else transformers_config.settings(checkpoint)
+    modules = read_modules(checkpoint.files, checkpoint.config)
+    head = head_kind(checkpoint.config)
+    embeds = head == "embedding"
+    dimensions = _dimensions(modules, config) if embeds else 0
+    return ModelCard(
+        checkpoint=checkpoint,
+        config=config,
+        head=head,
+        modules=modules,
+        module_tensors=tuple(
+            module_tensors(checkpoint.files, step) for step in modules.steps if embeds
+        ),
+        matched=recognised.matched if recognised else None,
+        tensors=len(tensors),
+        parameters=parameters(tensors.values()),
+        dtype="/".join(sorted({t.dtype for t in tensors.values() if "I" not in t.dtype})),
+        dimensions=dimensions,
+        max_length=_max_length(checkpoint, modules, config),
+    )
 
 
-def _embed_facts(modules: SentenceModules, encoder: EncoderConfig) -> dict[str, Any]:
-    return {
-        "dimensions": embedding_size(modules, encoder),
-        "pooling": list(modules.pooling),
-        "normalize": modules.normalize,
-        "modules": [type(step).__name__.removesuffix("Module") for step in modules.steps],
-        "include_prompt": modules.include_prompt,
-        "prompts": dict(modules.prompts),
-        "default_prompt_name": modules.default_prompt_name,
-    }
-
-
-def embedding_size(modules: SentenceModules, encoder: EncoderConfig) -> int:
+def _dimensions(modules: SentenceModules, config: EncoderConfig) -> int:
     """Width of the vectors that a checkpoint publishes.
 
     Raises:
         CheckpointError: a module takes vectors of another width than the one before it gives.
     """
-    size = encoder.output_size * len(modules.pooling)
+    size = config.output_size * len(modules.pooling)
     for step in modules.steps:
         if isinstance(step, NormalizeModule):
             continue
@@ -144,7 +185,41 @@ def embedding_size(modules: SentenceModules, encoder: EncoderConfig) -> int:
             raise CheckpointError(
                 f"the module in {step.folder} takes vectors of {takes} dimensions, and {size} "
                 "reach it",
-                hint="The module files do not belong to each other or to this encoder.",
+                hint="the module files do not belong to each other or to this encoder",
             )
         size = step.out_features if isinstance(step, DenseModule) else size
     return size
+
+
+def _max_length(
+    checkpoint: Checkpoint, modules: SentenceModules, config: EncoderConfig
+) -> int | None:
+    """Tokens of one sequence, special tokens counted, that a checkpoint may be given.
+
+    The module files' max_seq_length, which overrides the tokenizer's limit, or without one the
+    lower of that limit and the config's positions, as in sentence-transformers; never more than a
+    learned position table holds. None: nothing bounds it.
+    """
+    bounds: list[int | None] = [modules.max_seq_length]
+    if modules.max_seq_length is None:
+        bounds = [_tokenizer_limit(checkpoint)]
+    if modules.max_seq_length is None or config.position_table:
+        bounds.append(config.max_length)
+    return min((n for n in bounds if n is not None and 0 < n < _NO_LIMIT), default=None)
+
+
+def _tokenizer_limit(checkpoint: Checkpoint) -> int | None:
+    file = checkpoint.folder / "tokenizer_config.json"
+    limit = checkpoint.files.json(file).get("model_max_length")
+    if not isinstance(limit, int | float | None):
+        raise CheckpointError(
+            f"{file} sets model_max_length = {limit!r}, which is not a valid length"
+        )
+    return None if limit is None else int(min(limit, _NO_LIMIT))
+
+
+def _as_json(value: Any) -> Any:
+    """Tuples as lists, so that a spec equals what is read back from where it is written."""
+    if isinstance(value, dict):
+        return {key: _as_json(inner) for key, inner in value.items()}
+    return [_as_json(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -98,6 +98,11 @@ class CudaGraphs:
         # A copy: the next replay writes over the original.
         return captured.rows[:rows].clone()
 
+    @property
+    def captured(self) -> tuple[Shape, ...]:
+        """The shapes that are replayed from now on."""
+        return tuple(shape for shape, _ in self._captured)
+
     def clear(self) -> None:
         """Give the graphs' memory back."""
         self._captured.clear()

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pipeline.errors import InputError
 from pipeline.input.discovery import ListedFile
 from pipeline.input.formats import FileSummary
-from pipeline.store.directory import redact
+from pipeline.store.uris import redact
 
 #: What a column of texts, and one of lists of texts, is read as. A list of 2^31 texts would not
 #: fit into a batch of rows; pyarrow's JSON reader makes no other kind of list.

@@ -18,9 +18,10 @@ from typing import Any, Self
 import pyarrow as pa
 
 from pipeline.errors import JobFailed
-from pipeline.output.output import Output, Run, now
+from pipeline.output.output import Output
 from pipeline.output.part_file import PartInfo, read_info
 from pipeline.output.plan import Plan
+from pipeline.output.run import Run, now
 from pipeline.spec import failure_budget
 from pipeline.store.directory import ObjectInfo
 from pipeline.store.parquet_bytes import from_parquet, to_parquet

@@ -15,92 +15,27 @@ Redis may forget all it knows: every question that decides anything is asked her
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.errors import NotFound, OutputConflict, StorageError
 from pipeline.output.plan import Plan
-from pipeline.spec import NOT_IDENTITY, NUMERICS_VERSION, JobSpec, ShardResult, digest, schema_hash
+from pipeline.output.run import FORMAT_VERSION, RUNS, Run, kept_schema, now
+from pipeline.spec import NOT_IDENTITY, NUMERICS_VERSION, JobSpec, ShardResult, schema_hash
 from pipeline.store.directory import Directory, ObjectInfo, redact
 
-#: Raise when what is written changes so that an older version must not touch it.
-FORMAT_VERSION = 1
 #: Attempts of a shard whose failures may pass before the shard counts as failed.
 MAX_ATTEMPTS = 3
 
 QUARANTINE = "_bei/quarantine/"
-_RUNS = "_bei/runs/"
 # What `Shard.part` makes. Nothing else in an output is ours to count, or to delete.
 _PART = re.compile(r"part-.+-[0-9a-f]{8}-\d{12,}-[0-9a-f]{16}\.arrow")
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One plan carried out on an output."""
-
-    output: str
-    n: int
-    spec: JobSpec
-    inputs: tuple[str, ...]  # the INPUT arguments as given, resolved to absolute URIs
-    columns: pa.Schema  # of the input as planned: id, kept and task columns
-    plan: str  # digest of the plan
-    files: int
-    shards: int
-    rows: int
-    limit: int | None = None
-    created: str = field(default_factory=lambda: now())
-    format: int = FORMAT_VERSION
-
-    @property
-    def job(self) -> str:
-        """The job id: 12 hex digits over (output, n)."""
-        return digest(self.output, self.n)[:12]
-
-    @property
-    def kept(self) -> pa.Schema:
-        """The id and kept columns, which pass through."""
-        return kept_schema(self.spec, self.columns)
-
-    def path(self, name: str) -> str:
-        """Where an object of this run lies, relative to the output."""
-        return f"{_RUNS}{self.n}/{name}"
-
-    def to_json(self) -> dict[str, Any]:
-        packed = base64.b64encode(self.columns.serialize()).decode()
-        own = {name: getattr(self, name) for name in _PLAIN_FIELDS}
-        return {**own, "job": self.job, "columns": packed, "spec": self.spec.to_json()}
-
-    @classmethod
-    def from_json(cls, output: str, data: dict[str, Any]) -> Run:
-        """Rebuild a run; `output` is where it was found, which need not be where it was made.
-
-        Raises:
-            OutputConflict: a newer version of bei-jobs wrote it.
-        """
-        if data.get("format", 0) > FORMAT_VERSION:
-            raise OutputConflict(
-                f"{redact(output)} was written by a newer version of bei-jobs",
-                hint="upgrade bei-jobs here; an older version must not touch it",
-            )
-        columns = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(data["columns"])))
-        own = {name: data[name] for name in _PLAIN_FIELDS}
-        own["inputs"] = tuple(own["inputs"])
-        return cls(
-            **{**own, "output": output}, columns=columns, spec=JobSpec.from_json(data["spec"])
-        )
-
-
-_PLAIN_FIELDS = (
-    "output", "n", "inputs", "plan", "files", "shards", "rows", "limit", "created", "format",
-)  # fmt: skip
 
 
 class Output:
@@ -157,7 +92,7 @@ class Output:
 
     def run_numbers(self) -> list[int]:
         """The n of every run, ascending."""
-        names = (item.name for item in self.directory.list(_RUNS, recursive=True))
+        names = (item.name for item in self.directory.list(RUNS, recursive=True))
         return sorted(int(n.split("/")[2]) for n in names if n.endswith("/run.json"))
 
     def run(self, n: int) -> Run:
@@ -166,7 +101,7 @@ class Output:
         Raises:
             NotFound: there is no such run.
         """
-        name = f"{_RUNS}{n}/run.json"
+        name = f"{RUNS}{n}/run.json"
         data = self.read_json(name)
         with self.intact(name):
             return Run.from_json(self.uri, data)
@@ -174,7 +109,7 @@ class Output:
     def superseded(self, run: Run) -> int:
         """The highest run above `run`, or 0: one small request where there is none."""
         n = run.n
-        while self.directory.exists(f"{_RUNS}{n + 1}/run.json"):
+        while self.directory.exists(f"{RUNS}{n + 1}/run.json"):
             n += 1
         return n if n > run.n else 0
 
@@ -280,21 +215,9 @@ class Output:
             ) from error
 
 
-def kept_schema(spec: JobSpec, columns: pa.Schema) -> pa.Schema:
-    """The id column (where there is one) and the kept ones, as they are in `columns`."""
-    names = [spec.id_column] if spec.id_column else []
-    names += [name for name in spec.keep if name not in names]
-    return pa.schema([columns.field(name) for name in names])
-
-
 def quarantine_name(part: str) -> str:
     """Where the failed input rows of a part are kept."""
     return f"{QUARANTINE}{part.removesuffix('.arrow')}.parquet"
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601 to the second."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def find_run(uri: str) -> tuple[Output, Run]:

@@ -7,9 +7,9 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from pipeline.encoder.engine import Engine
-from pipeline.output.output import Run, now
+from pipeline.output.run import Run, now
 from pipeline.spec import NUMERICS_VERSION, Shard, ShardResult, schema_hash
-from pipeline.store.directory import redact
+from pipeline.store.uris import redact
 
 _PACKAGES = ("bei-jobs", "torch", "tokenizers", "pyarrow")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from pipeline.output.output import Output, Run, quarantine_name
+from pipeline.output.output import Output, quarantine_name
+from pipeline.output.run import Run
 from pipeline.spec import Shard
-from pipeline.store.directory import redact
 from pipeline.store.parquet_bytes import to_parquet
+from pipeline.store.uris import redact
 
 
 def write_quarantine(output: Output, run: Run, shard: Shard, rows: pa.Table) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.output.manifest import Manifest, newest, read_manifest
-from pipeline.output.output import Output, Run
+from pipeline.output.output import Output
+from pipeline.output.run import Run
+from pipeline.spec import ShardResult
+
+_REASONS_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,7 @@ def job_status(output: Output, run: Run) -> JobStatus:
     reused = sum(
         n for n, here, part in zip(rows, have, parts, strict=True) if here and part in known
     )
-    state, reason, hint = _verdict(output, run) or (
+    state, reason, hint = _ended(output, run) or (
         "running" if done > reused else "queued",
         "",
         "",
@@ -71,7 +76,15 @@ def job_status(output: Output, run: Run) -> JobStatus:
     )
 
 
-def _verdict(output: Output, run: Run) -> tuple[str, str, str] | None:
+def failure_reason(failures: Sequence[ShardResult], shards: int) -> str:
+    """How many of a run's shards failed, and why the first of them did."""
+    lines = [failure.error for failure in failures[:_REASONS_SHOWN]]
+    if len(failures) > _REASONS_SHOWN:
+        lines.append(f"… and {len(failures) - _REASONS_SHOWN} more")
+    return f"{len(failures)} of {shards} shards failed:\n  " + "\n  ".join(lines)
+
+
+def _ended(output: Output, run: Run) -> tuple[str, str, str] | None:
     """State, reason and hint of a run that ended unfinished."""
     if failed := output.failed(run):
         return "failed", failed["reason"], failed["hint"]

@@ -14,11 +14,12 @@ import pyarrow.compute as pc
 from pipeline.errors import BeiJobsError, NotFound, StorageError
 from pipeline.input.reading import read
 from pipeline.output.manifest import newest, read_parts
-from pipeline.output.output import Output, Run
+from pipeline.output.output import Output
 from pipeline.output.part_file import PartInfo, checksum_holds, parse_info
 from pipeline.output.plan import Plan
+from pipeline.output.run import Run
 from pipeline.spec import Shard, schema_hash, shard_id
-from pipeline.store.directory import redact
+from pipeline.store.uris import redact
 
 #: Parts read at the same time; each is held whole, which bounds the memory.
 _READERS = 4

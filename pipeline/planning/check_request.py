@@ -1,31 +1,13 @@
-"""Which options belong to which task, and which columns of the input a task reads."""
+"""Options that do not go together, or not with the task, are refused before anything is read."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
-from pipeline.store.directory import redact
-
-if TYPE_CHECKING:
-    from pipeline.request import Request
-
-#: Options that only some tasks know; the others belong to all.
-_TASKS_OF = {
-    "text_column": ("embed", "classify", "tag"),
-    "query_column": ("rerank",),
-    "documents_column": ("rerank",),
-    "document_column": ("rerank",),
-    "prompt": ("embed",),
-    "prompt_name": ("embed",),
-    "dimensions": ("embed",),
-    "output_dtype": ("embed",),
-    "normalize": ("embed",),
-    "top_k": ("classify",),
-    "raw_scores": ("rerank", "classify", "tag"),
-    "aggregation": ("tag",),
-}
+from pipeline.request import Request
+from pipeline.store.uris import redact
+from pipeline.tasks import TASKS, find_task
 
 
 def check_request(request: Request) -> None:
@@ -57,71 +39,26 @@ def check_request(request: Request) -> None:
 
 
 def _check_task_options(request: Request) -> None:
-    """Refuse options that would have no effect, or none that makes sense, with the task.
+    """Refuse options that would have no effect, or make no sense, with the task.
 
     Raises:
         UsageError: naming the option and the tasks it belongs to.
     """
+    task = find_task(request.task)
     for field in dataclasses.fields(request):
-        tasks = _TASKS_OF.get(field.name)
-        given = getattr(request, field.name) != field.default
-        if tasks is not None and given and request.task not in tasks:
+        owners = [each.name for each in TASKS.values() if field.name in each.options]
+        if owners and not request.is_default(field.name) and task.name not in owners:
             raise UsageError(
-                f"{_option(field.name)} does not belong to --task {request.task}",
-                hint=f"leave it out; it belongs to --task {' or '.join(tasks)}",
+                f"{_option(field.name)} does not belong to --task {task.name}",
+                hint=f"omit it; it belongs to --task {' or '.join(owners)}",
             )
-    if request.task == "rerank":
-        _check_rerank(request)
-    if request.task == "tag":
-        _check_tag(request)
-
-
-def _check_rerank(request: Request) -> None:
-    if request.document_column is not None and request.documents_column != "documents":
-        raise UsageError(
-            "--document-column and --documents-column exclude each other",
-            hint="give the first for one pair a row, the second for a list of documents a row",
-        )
-    if request.query_column in (request.document_column, request.documents_column):
-        raise UsageError(
-            f"the query and the documents are the same column, {request.query_column!r}",
-            hint="name them with --query-column, and --documents-column or --document-column",
-        )
-
-
-def _check_tag(request: Request) -> None:
-    if request.truncate == "left":
-        raise UsageError(
-            "--truncate left does not belong to --task tag, which cuts nothing off: a text longer "
-            "than --max-length is read in overlapping windows",
-            hint="leave it out, or refuse long texts with --truncate error",
-        )
-    if request.raw_scores and request.aggregation != "none":
-        raise UsageError(
-            "--raw-scores needs --aggregation none: the score of an entity is a mean of "
-            "probabilities",
-            hint="give both, or neither",
-        )
+    task.check_request(request)
 
 
 def passing_columns(request: Request) -> tuple[str, ...]:
     """The columns that were asked to pass through, the id first."""
     names = [request.id_column] if request.id_column else []
     return tuple(dict.fromkeys([*names, *request.keep]))
-
-
-def text_columns(request: Request) -> tuple[str, ...]:
-    """The columns of texts that the task reads."""
-    if request.task != "rerank":
-        return (request.text_column,)
-    document = request.document_column
-    return (request.query_column,) if document is None else (request.query_column, document)
-
-
-def list_columns(request: Request) -> tuple[str, ...]:
-    """The columns of lists of texts that the task reads."""
-    pairs = request.document_column is not None
-    return (request.documents_column,) if request.task == "rerank" and not pairs else ()
 
 
 def _option(field: str) -> str:

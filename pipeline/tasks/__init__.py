@@ -1,29 +1,69 @@
-"""The tasks, one file each: what is done to a row before and after the model."""
+"""The tasks, one file each. To add one: a file beside these, and a line in `TASKS`."""
 
 from __future__ import annotations
 
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING
 
-from pipeline.spec import JobSpec
+from pipeline.encoder.card import ModelCard
+from pipeline.errors import CheckpointError, UsageError
+from pipeline.spec import ROW_COLUMNS, JobSpec
 from pipeline.tasks.base import Task
 from pipeline.tasks.classify import Classify
 from pipeline.tasks.embed import Embed
 from pipeline.tasks.rerank import Rerank
 from pipeline.tasks.tag import Tag
 
-__all__ = ["Task", "make_task"]
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+__all__ = ["TASKS", "Task", "find_task", "make_task", "reserved_columns", "task_of", "tasks_for"]
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Embed, Rerank, Classify, Tag)}
 
 
-def make_task(spec: JobSpec, tokenizer: Tokenizer, output_size: int) -> Task:
-    """The task a spec names, bound to its tokenizer and to the width of the model's output.
+def find_task(name: str) -> type[Task]:
+    """The task of a name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in TASKS:
+        raise UsageError(f"--task {name!r} is not one of {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def tasks_for(card: ModelCard) -> tuple[type[Task], ...]:
+    """The tasks that a model can do, by the head that it was saved with."""
+    return tuple(task for task in TASKS.values() if task.accepts(card))
+
+
+def task_of(card: ModelCard, name: str | None = None) -> type[Task]:
+    """The task of a name, proved to fit a model; without a name, the first that fits.
+
+    Raises:
+        UsageError: there is no such task.
+        CheckpointError: the model was not saved with the head that the task needs.
+    """
+    able = tasks_for(card)
+    task = able[0] if name is None else find_task(name)
+    if task not in able:
+        raise CheckpointError(
+            f"{card.name} cannot {task.name}: it is {able[0].models}",
+            hint=f"use --task {' or '.join(each.name for each in able)}, or another model",
+        )
+    return task
+
+
+def make_task(spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> Task:
+    """The task of a spec, bound to its model.
 
     Raises:
         UsageError: options that do not fit the model, such as a limit below its special tokens.
     """
-    if spec.task == "rerank":
-        return Rerank(spec, tokenizer)
-    if spec.task == "classify":
-        return Classify(spec, tokenizer)
-    if spec.task == "tag":
-        return Tag(spec, tokenizer)
-    return Embed(spec, tokenizer, output_size)
+    return find_task(spec.task)(spec, card, tokenizer)
+
+
+def reserved_columns() -> frozenset[str]:
+    """Columns that a job may write; none that passes through may have such a name."""
+    names = {field.name for field in ROW_COLUMNS}
+    return frozenset(names.union(*(task.output_columns for task in TASKS.values())))

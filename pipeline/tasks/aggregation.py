@@ -13,14 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from tokenizers import Tokenizer
 
 from pipeline.packing import Int32Array, Int64Array
 from pipeline.spec import Aggregation
 from pipeline.tasks.base import BoolArray, Float32Array
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _OUTSIDE = "O"
 # Where a tokenizer's model does not name its unknown token, as byte-level ones do not: one that

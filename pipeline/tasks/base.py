@@ -1,55 +1,155 @@
-"""What a task is: rows → sequences before the model, model outputs → columns after it."""
+"""What a task is: which rows it reads, what it asks of a model, and the columns it writes.
+
+A task is one class in one file; `pipeline.tasks` lists them. Everything that differs between
+tasks is said there, so that nothing else has to ask which task it is.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.encoder.card import ModelCard
+from pipeline.encoder.checkpoint.config_values import HeadKind
 from pipeline.packing import Int64Array
+from pipeline.request import Request
+from pipeline.spec import JobSpec
 from pipeline.tokenize.texts import Tokens
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
 NON_FINITE = "the model's output is not finite, in higher precision too"
 
+# Estimated bytes of an output row whose task says nothing better: small lists and their scores.
+_ROW_BYTES = 320
 
-class Task(Protocol):
-    """One of the things that can be done to a row. R rows, S sequences, T tokens a window."""
 
-    @property
-    def input_columns(self) -> tuple[str, ...]:
-        """Columns of the input that the task reads."""
-        ...
+class InputColumns(Protocol):
+    """Where texts are: a request and a spec both say so."""
 
     @property
-    def per_token(self) -> bool:
-        """Whether the model gives one output a token ([T, width]) or a sequence ([S, width])."""
-        ...
+    def text_column(self) -> str: ...
 
+    @property
+    def query_column(self) -> str: ...
+
+    @property
+    def documents_column(self) -> str: ...
+
+    @property
+    def document_column(self) -> str | None: ...
+
+
+class Task(ABC):
+    """One of the things that can be done to a row. R rows, S sequences, T tokens per block."""
+
+    #: As `--task` names it.
+    name: ClassVar[str]
+    #: The head that a model must have been saved with.
+    head: ClassVar[HeadKind]
+    #: The models that do it, in words: "it is …".
+    models: ClassVar[str]
+    #: Fields of a Request that are refused for tasks that do not list them.
+    options: ClassVar[frozenset[str]]
+    #: Every column that it may write, beside those of all tasks.
+    output_columns: ClassVar[frozenset[str]]
+    #: The route of a BEI or BEI-Bert server that does the same.
+    bei_route: ClassVar[str]
+    #: Whether the model gives one output per token, [T, width], or per sequence, [S, width].
+    per_token: ClassVar[bool] = False
+
+    @abstractmethod
+    def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
+        """Bind the task to a job.
+
+        Args:
+            spec: the job.
+            card: its model.
+            tokenizer: of the model; the task takes it over.
+
+        Raises:
+            UsageError: an option does not fit the model, such as a limit below its special tokens.
+        """
+
+    @classmethod
+    def accepts(cls, card: ModelCard) -> bool:
+        """Whether a model can do it."""
+        return card.head == cls.head
+
+    @classmethod
+    def text_columns(cls, columns: InputColumns) -> tuple[str, ...]:
+        """The columns of texts that it reads."""
+        return (columns.text_column,)
+
+    @classmethod
+    def list_columns(cls, columns: InputColumns) -> tuple[str, ...]:
+        """The columns of lists of texts that it reads."""
+        return ()
+
+    @classmethod  # noqa: B027 - most tasks have nothing to check
+    def check_request(cls, request: Request) -> None:
+        """Refuse options that do not go together for this task.
+
+        Raises:
+            UsageError: naming them.
+        """
+
+    @classmethod  # noqa: B027 - as above
+    def check_model(cls, request: Request, card: ModelCard) -> None:
+        """Refuse options that do not fit the model, before an output is claimed.
+
+        Raises:
+            UsageError: naming them.
+        """
+
+    @classmethod
+    def prompt(cls, request: Request, card: ModelCard) -> str:
+        """The text that is put before each text.
+
+        Raises:
+            UsageError: the model has no prompt of that name.
+        """
+        return ""
+
+    @classmethod
+    def row_bytes(cls, request: Request, card: ModelCard) -> int:
+        """Estimated size of an output row, which bounds the rows of a shard."""
+        return _ROW_BYTES
+
+    @classmethod
+    def sample(cls, spec: JobSpec, texts: Sequence[str]) -> pa.RecordBatch:
+        """Rows made of texts, under the columns that the task reads, to try a model with."""
+        return pa.RecordBatch.from_pydict({spec.text_column: list(texts)})
+
+    @abstractmethod
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
         """Turn rows into token sequences, and say which rows have none and why."""
-        ...
 
+    @abstractmethod
     def fields(self) -> list[pa.Field]:
         """The result columns, in order."""
-        ...
 
+    @abstractmethod
     def columns(
         self, rows: pa.RecordBatch, tokens: Tokens, outputs: Float32Array, failed: BoolArray
     ) -> list[pa.Array]:
-        """Turn outputs, in the window's order, into the result columns, R values each.
+        """Turn outputs, in the block's order, into the result columns, R values each.
 
         `failed` [R] marks the rows whose result is null in every column.
         """
-        ...
 
 
 def lists(counts: Int64Array, values: pa.Array, failed: BoolArray) -> pa.ListArray:
-    """A list a row from flat values in row order; null where the row failed.
+    """One list per row from flat values in row order; null where the row failed.
 
     Args:
         counts: values of each row, [R]; 0 where it failed.

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pyarrow as pa
-from tokenizers import Tokenizer
 
+from pipeline.encoder.card import ModelCard
 from pipeline.spec import JobSpec
-from pipeline.tasks.base import BoolArray, Float32Array, lists
+from pipeline.tasks.base import BoolArray, Float32Array, Task, lists
 from pipeline.tasks.scores import sigmoid, softmax
 from pipeline.tokenize.texts import TextTokenizer, Tokens, text_values
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
-class Classify:
+
+class Classify(Task):
     """Text → `labels` and `scores`.
 
     Scores are a softmax over the labels, or a sigmoid of each where the config says that labels
@@ -20,20 +25,21 @@ class Classify:
     text-classification pipeline.
     """
 
-    per_token = False
+    name = "classify"
+    head = "sequence_classifier"
+    models = "a sequence classifier with several classes"
+    options = frozenset({"text_column", "top_k", "raw_scores"})
+    output_columns = frozenset({"labels", "scores"})
+    bei_route = "/predict"
 
-    def __init__(self, spec: JobSpec, tokenizer: Tokenizer) -> None:
+    def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
         self._spec = spec
-        self._labels: list[str] = spec.encoder["labels"]
-        self._logits = spec.raw_scores or spec.encoder.get("regression", False)
-        self._independent = spec.encoder["multi_label"] or len(self._labels) == 1
-        default = len(self._labels) if spec.encoder["multi_label"] else 1
+        self._labels = card.labels
+        self._logits = spec.raw_scores or card.config.regression
+        self._independent = card.config.multi_label or len(self._labels) == 1
+        default = len(self._labels) if card.config.multi_label else 1
         self._kept = min(spec.top_k or default, len(self._labels))
         self._tokenizer = TextTokenizer(tokenizer, spec.max_length, spec.truncate)
-
-    @property
-    def input_columns(self) -> tuple[str, ...]:
-        return (self._spec.text_column,)
 
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
         texts, invalid = text_values(rows.column(self._spec.text_column))

@@ -2,38 +2,72 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from tokenizers import Tokenizer
 
+from pipeline.encoder.card import ModelCard
 from pipeline.errors import UsageError
 from pipeline.packing import Int8Array
+from pipeline.request import Request
 from pipeline.spec import JobSpec, OutputDtype
-from pipeline.tasks.base import BoolArray, Float32Array
+from pipeline.tasks.base import BoolArray, Float32Array, Task
 from pipeline.tokenize.texts import TextTokenizer, Tokens, text_values
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 _INT8_MAX = 127
+# Of an output row beside its vector: id, counts, and what is kept.
+_OTHER_BYTES = 64
 
 
-class Embed:
+class Embed(Task):
     """Text → `embedding fixed_size_list<T>[width]`."""
 
-    per_token = False
+    name = "embed"
+    head = "embedding"
+    models = "an embedding model: it has no classifier"
+    options = frozenset(
+        {"text_column", "prompt", "prompt_name", "dimensions", "output_dtype", "normalize"}
+    )
+    output_columns = frozenset({"embedding", "embedding_scale"})
+    bei_route = "/v1/embeddings"
 
-    def __init__(self, spec: JobSpec, tokenizer: Tokenizer, output_size: int) -> None:
-        if spec.output_dtype == "binary" and output_size % 8:
-            raise UsageError(
-                f"--output-dtype binary packs 8 dimensions a byte; {output_size} is no multiple",
-                hint="choose --dimensions as a multiple of 8",
-            )
+    def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
         self._spec = spec
-        self._width = output_size
+        self._width = spec.dimensions or card.dimensions
+        _check_binary(spec.output_dtype, self._width)
         self._tokenizer = TextTokenizer(tokenizer, spec.max_length, spec.truncate)
 
-    @property
-    def input_columns(self) -> tuple[str, ...]:
-        return (self._spec.text_column,)
+    @classmethod
+    def check_model(cls, request: Request, card: ModelCard) -> None:
+        if request.dimensions is not None and request.dimensions > card.dimensions:
+            raise UsageError(
+                f"--dimensions {request.dimensions} is more than the {card.dimensions} of "
+                f"{request.model}",
+                hint=f"give at most {card.dimensions}",
+            )
+        _check_binary(request.output_dtype, request.dimensions or card.dimensions)
+
+    @classmethod
+    def prompt(cls, request: Request, card: ModelCard) -> str:
+        prompt = _prompt(request, card)
+        if prompt and request.truncate == "left" and not card.modules.include_prompt:
+            raise UsageError(
+                f"--truncate left would cut the prompt off long texts, and the pooling of "
+                f"{request.model} leaves out as many tokens as the prompt has: those of the text",
+                hint="use --truncate right or error, or --prompt '' for no prompt",
+            )
+        return prompt
+
+    @classmethod
+    def row_bytes(cls, request: Request, card: ModelCard) -> int:
+        value = {"float32": 4.0, "float16": 2.0, "int8": 1.0, "binary": 1 / 8}
+        width = request.dimensions or card.dimensions
+        return int(width * value[request.output_dtype]) + _OTHER_BYTES
 
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
         texts, invalid = text_values(rows.column(self._spec.text_column))
@@ -78,6 +112,32 @@ def quantize_int8(vectors: Float32Array) -> tuple[Int8Array, Float32Array]:
     divisor = np.where(scales > 0, scales, 1)[:, None]
     values = np.rint(vectors / divisor).clip(-_INT8_MAX, _INT8_MAX)
     return values.astype(np.int8), scales
+
+
+def _check_binary(dtype: OutputDtype, width: int) -> None:
+    if dtype == "binary" and width % 8:
+        raise UsageError(
+            f"--output-dtype binary packs 8 dimensions per byte, and {width} is not a multiple "
+            "of 8",
+            hint="choose --dimensions as a multiple of 8",
+        )
+
+
+def _prompt(request: Request, card: ModelCard) -> str:
+    """The literal prompt: as given, by name, or the model's default."""
+    if request.prompt is not None:
+        return request.prompt
+    prompts = card.modules.prompts
+    name = request.prompt_name or card.modules.default_prompt_name
+    if name is None:
+        return ""
+    if name not in prompts:
+        raise UsageError(
+            f"{request.model} has no prompt named {name!r}",
+            hint=f"its prompts are: {', '.join(sorted(prompts)) or 'none'}; or give the text "
+            "itself with --prompt",
+        )
+    return prompts[name]
 
 
 def _stored(dtype: OutputDtype, width: int) -> tuple[pa.DataType, int]:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pyarrow as pa
-from tokenizers import Tokenizer
 
+from pipeline.encoder.card import ModelCard
+from pipeline.errors import UsageError
 from pipeline.packing import Int64Array
+from pipeline.request import Request
 from pipeline.spec import JobSpec
-from pipeline.tasks.base import BoolArray, Float32Array, lists
+from pipeline.tasks.base import BoolArray, Float32Array, InputColumns, Task, lists
 from pipeline.tasks.scores import sigmoid
 from pipeline.tokenize.pairs import PairTokenizer
 from pipeline.tokenize.texts import Tokens, text_values
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
-class Rerank:
+# Documents that each query of a sample meets.
+_SAMPLE_DOCUMENTS = 4
+
+
+class Rerank(Task):
     """Query and documents → `scores` and `ranking`; query and document → `score`.
 
     `ranking` holds positions in the list of documents, counted from 0, best first; documents of
@@ -22,21 +33,58 @@ class Rerank:
     ranking with holes would pass for a whole one. A row without documents has empty lists.
     """
 
-    per_token = False
+    name = "rerank"
+    head = "sequence_classifier"
+    models = "a reranker: a sequence classifier with one class"
+    options = frozenset({"query_column", "documents_column", "document_column", "raw_scores"})
+    output_columns = frozenset({"score", "scores", "ranking"})
+    bei_route = "/rerank"
 
-    def __init__(self, spec: JobSpec, tokenizer: Tokenizer) -> None:
+    def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
         self._spec = spec
         self._tokenizer = PairTokenizer(
             tokenizer,
             spec.max_length,
             spec.truncate,
-            typed=bool(spec.encoder.get("uses_type_ids")),
+            typed=card.uses_type_ids,
         )
 
-    @property
-    def input_columns(self) -> tuple[str, ...]:
-        spec = self._spec
-        return spec.query_column, spec.document_column or spec.documents_column
+    @classmethod
+    def accepts(cls, card: ModelCard) -> bool:
+        return super().accepts(card) and len(card.labels) == 1
+
+    @classmethod
+    def text_columns(cls, columns: InputColumns) -> tuple[str, ...]:
+        document = columns.document_column
+        return (columns.query_column,) if document is None else (columns.query_column, document)
+
+    @classmethod
+    def list_columns(cls, columns: InputColumns) -> tuple[str, ...]:
+        return (columns.documents_column,) if columns.document_column is None else ()
+
+    @classmethod
+    def check_request(cls, request: Request) -> None:
+        if request.document_column is not None and request.documents_column != "documents":
+            raise UsageError(
+                "--document-column and --documents-column exclude each other",
+                hint="give the first for one pair per row, the second for a list of documents "
+                "per row",
+            )
+        if request.query_column in (request.document_column, request.documents_column):
+            raise UsageError(
+                f"the query and the documents are the same column, {request.query_column!r}",
+                hint="name them with --query-column, and --documents-column or --document-column",
+            )
+
+    @classmethod
+    def sample(cls, spec: JobSpec, texts: Sequence[str]) -> pa.RecordBatch:
+        count = len(texts)
+        lists_of_texts = [
+            [texts[(i + j) % count] for j in range(_SAMPLE_DOCUMENTS)] for i in range(count)
+        ]
+        return pa.RecordBatch.from_pydict(
+            {spec.query_column: list(texts), spec.documents_column: lists_of_texts}
+        )
 
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
         documents, row_of, errors = self._documents(rows)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from tokenizers import Tokenizer
 
+from pipeline.encoder.card import ModelCard
+from pipeline.errors import UsageError
 from pipeline.packing import Int32Array, Int64Array
+from pipeline.request import Request
 from pipeline.spec import JobSpec
 from pipeline.tasks.aggregation import (
     LabelledSpans,
@@ -19,10 +22,13 @@ from pipeline.tasks.aggregation import (
     label_words,
     select,
 )
-from pipeline.tasks.base import BoolArray, Float32Array, lists
+from pipeline.tasks.base import BoolArray, Float32Array, Task, lists
 from pipeline.tasks.scores import softmax
 from pipeline.tokenize.long_texts import LongTextTokenizer
 from pipeline.tokenize.texts import Tokens, text_values
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _ENTITY = pa.struct(
     [
@@ -45,7 +51,7 @@ _TOKEN = pa.struct(
 )
 
 
-class Tag:
+class Tag(Task):
     """Text → `entities`, or `tokens` where nothing is to be aggregated.
 
     `start` and `end` count characters (Unicode code points) of the text as it came. The label O
@@ -53,18 +59,35 @@ class Tag:
     (`pipeline.tokenize.long_texts`) and aggregated as one, so that it is never truncated.
     """
 
+    name = "tag"
+    head = "token_classifier"
+    models = "a token classifier"
+    options = frozenset({"text_column", "raw_scores", "aggregation"})
+    output_columns = frozenset({"entities", "tokens"})
+    bei_route = "/predict_tokens"
     per_token = True
 
-    def __init__(self, spec: JobSpec, tokenizer: Tokenizer) -> None:
+    def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
         self._spec = spec
         self._vocabulary = tokenizer
-        self._labels = Labels(spec.encoder["labels"])
+        self._labels = Labels(card.labels)
         self._words = WordRule(tokenizer)
         self._tokenizer = LongTextTokenizer(tokenizer, spec.max_length, spec.truncate)
 
-    @property
-    def input_columns(self) -> tuple[str, ...]:
-        return (self._spec.text_column,)
+    @classmethod
+    def check_request(cls, request: Request) -> None:
+        if request.truncate == "left":
+            raise UsageError(
+                "--truncate left does not belong to --task tag, which cuts nothing off: a text "
+                "longer than --max-length is read in overlapping chunks",
+                hint="omit it, or refuse long texts with --truncate error",
+            )
+        if request.raw_scores and request.aggregation != "none":
+            raise UsageError(
+                "--raw-scores needs --aggregation none: the score of an entity is a mean of "
+                "probabilities",
+                hint="give both, or neither",
+            )
 
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
         texts, invalid = text_values(rows.column(self._spec.text_column))
@@ -82,13 +105,18 @@ class Tag:
     ) -> list[pa.Array]:
         texts, _ = text_values(rows.column(self._spec.text_column))
         owner = tokens.token_rows
-        spans = _spans(tokens)
-        read = np.flatnonzero((spans[:, 0] >= 0) & ~failed[owner])
-        owner, ids, spans, logits = owner[read], tokens.ids[read], spans[read], outputs[read]
+        char_spans = _char_spans(tokens)
+        read = np.flatnonzero((char_spans[:, 0] >= 0) & ~failed[owner])
+        owner, ids, char_spans, logits = (
+            owner[read],
+            tokens.ids[read],
+            char_spans[read],
+            outputs[read],
+        )
         if self._spec.aggregation == "none":
-            found, values = self._tokens(texts, owner, ids, spans, logits)
+            found, values = self._tokens(texts, owner, ids, char_spans, logits)
         else:
-            found, values = self._entities(texts, owner, ids, spans, logits)
+            found, values = self._entities(texts, owner, ids, char_spans, logits)
         return [lists(np.bincount(found.rows, minlength=tokens.rows), values, failed)]
 
     def _tokens(
@@ -96,11 +124,11 @@ class Tag:
         texts: Sequence[str | None],
         rows: Int64Array,
         ids: Int32Array,
-        spans: Int32Array,
+        char_spans: Int32Array,
         logits: Float32Array,
     ) -> tuple[LabelledSpans, pa.StructArray]:
         scores = logits if self._spec.raw_scores else softmax(logits)
-        found = label_tokens(rows, scores, spans)
+        found = label_tokens(rows, scores, char_spans)
         kept = ~self._labels.outside[found.labels]
         found, ids = select(found, kept), ids[kept]
         # An unknown token says nothing: the text that it stands for does.
@@ -117,15 +145,15 @@ class Tag:
         texts: Sequence[str | None],
         rows: Int64Array,
         ids: Int32Array,
-        spans: Int32Array,
+        char_spans: Int32Array,
         logits: Float32Array,
     ) -> tuple[LabelledSpans, pa.StructArray]:
         scores = softmax(logits)
         if self._spec.aggregation == "simple":
-            found = label_tokens(rows, scores, spans)
+            found = label_tokens(rows, scores, char_spans)
         else:
-            inside = self._words.inside(texts, rows, ids, spans)
-            found = label_words(rows, scores, spans, inside, self._spec.aggregation)
+            inside = self._words.inside(texts, rows, ids, char_spans)
+            found = label_words(rows, scores, char_spans, inside, self._spec.aggregation)
         found = group(found, self._labels)
         name = self._labels.entities.take(pa.array(found.labels))
         text = pa.array(_texts(texts, found), pa.string())
@@ -133,10 +161,10 @@ class Tag:
         return found, _structs(columns, _ENTITY)
 
 
-def _spans(tokens: Tokens) -> Int32Array:
-    if tokens.spans is None:
-        raise ValueError("tokens without spans: they were not made by Tag.tokenize")
-    return tokens.spans
+def _char_spans(tokens: Tokens) -> Int32Array:
+    if tokens.char_spans is None:
+        raise ValueError("tokens without character spans: they were not made by Tag.tokenize")
+    return tokens.char_spans
 
 
 def _texts(texts: Sequence[str | None], found: LabelledSpans) -> list[str]:

@@ -11,14 +11,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Encoding, Tokenizer
 
 from pipeline.packing import Int32Array
 from pipeline.spec import Truncate
 from pipeline.tokenize.texts import NULL_TEXT, Tokens, assemble, text_room
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
 
 # Encodings with offsets take some 200 bytes a token: no more texts at once than needed to keep
 # every core at work.
@@ -26,7 +29,7 @@ _TEXTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class Chunk:
     """One window: it reads tokens [start, stop) and answers for [first, last)."""
 
     start: int
@@ -35,7 +38,7 @@ class Cut:
     last: int
 
 
-def cut(tokens: int, size: int, word_starts: npt.NDArray[np.bool_]) -> list[Cut]:
+def overlapping_chunks(tokens: int, size: int, word_starts: npt.NDArray[np.bool_]) -> list[Chunk]:
     """Cover `tokens` by windows of at most `size`.
 
     Args:
@@ -48,20 +51,20 @@ def cut(tokens: int, size: int, word_starts: npt.NDArray[np.bool_]) -> list[Cut]
     """
     overlap = size // 4
     slack = overlap // 2
-    spans: list[tuple[int, int]] = []
+    char_spans: list[tuple[int, int]] = []
     start = 0
     while start + size < tokens:
         stop = start + size
         begins = np.flatnonzero(word_starts[stop - slack : stop + 1])
         stop = stop - slack + int(begins[-1]) if begins.size else stop
-        spans.append((start, stop))
+        char_spans.append((start, stop))
         start = min(stop - overlap, tokens - size)
         begins = np.flatnonzero(word_starts[start : start + slack + 1])
         start += int(begins[0]) if begins.size else 0
-    spans.append((start, tokens))
-    middles = [(after[0] + before[1]) // 2 for before, after in itertools.pairwise(spans)]
+    char_spans.append((start, tokens))
+    middles = [(after[0] + before[1]) // 2 for before, after in itertools.pairwise(char_spans)]
     owned = itertools.pairwise([0, *middles, tokens])
-    return [Cut(*span, *own) for span, own in zip(spans, owned, strict=True)]
+    return [Chunk(*span, *own) for span, own in zip(char_spans, owned, strict=True)]
 
 
 class LongTextTokenizer:
@@ -101,9 +104,9 @@ class LongTextTokenizer:
                 )
                 continue
             n_tokens[row] = size
-            windows = self._windows(encoding) if size else []
-            parts += windows
-            rows += [row] * len(windows)
+            chunks = self._chunks(encoding) if size else []
+            parts += chunks
+            rows += [row] * len(chunks)
         tokens = assemble(
             len(texts),
             np.array(rows, dtype=np.int64),
@@ -111,7 +114,9 @@ class LongTextTokenizer:
             np.concatenate([np.empty(0, np.int32), *(ids for ids, _ in parts)]),
             np.zeros(len(parts), dtype=np.bool_),
             errors,
-            spans=np.concatenate([np.empty((0, 2), np.int32), *(spans for _, spans in parts)]),
+            char_spans=np.concatenate(
+                [np.empty((0, 2), np.int32), *(char_spans for _, char_spans in parts)]
+            ),
         )
         return replace(tokens, n_tokens=n_tokens)
 
@@ -122,33 +127,34 @@ class LongTextTokenizer:
             encodings = self._tokenizer.encode_batch([texts[row] for row in rows])
             yield from zip(rows, encodings, strict=True)
 
-    def _windows(self, encoding: Encoding) -> list[tuple[Int32Array, Int32Array]]:
+    def _chunks(self, encoding: Encoding) -> list[tuple[Int32Array, Int32Array]]:
         """(token ids, character spans) of each window."""
         ids = np.array(encoding.ids, dtype=np.int32)
         flat = itertools.chain.from_iterable(encoding.offsets)
-        spans = np.fromiter(flat, dtype=np.int32, count=2 * len(ids)).reshape(-1, 2)
+        char_spans = np.fromiter(flat, dtype=np.int32, count=2 * len(ids)).reshape(-1, 2)
         special = np.array(encoding.special_tokens_mask, dtype=np.bool_)
-        spans[special] = -1
+        char_spans[special] = -1
         if len(ids) <= self._max_length:
-            return [(ids, spans)]
+            return [(ids, char_spans)]
         text = np.flatnonzero(~special)
         begin, end = int(text[0]), int(text[-1]) + 1
         words = encoding.word_ids[begin:end]
         starts = np.array([a != b for a, b in zip([None, *words], words, strict=False)])
         return [
-            _window(ids, spans, begin, end, each) for each in cut(end - begin, self._size, starts)
+            _chunk(ids, char_spans, begin, end, each)
+            for each in overlapping_chunks(end - begin, self._size, starts)
         ]
 
 
-def _window(
-    ids: Int32Array, spans: Int32Array, begin: int, end: int, window: Cut
+def _chunk(
+    ids: Int32Array, char_spans: Int32Array, begin: int, end: int, chunk: Chunk
 ) -> tuple[Int32Array, Int32Array]:
     """One window of text [begin, end), between the special tokens that stood around the whole."""
-    read = slice(begin + window.start, begin + window.stop)
-    owned = slice(begin + window.first, begin + window.last)
-    kept = np.full_like(spans, -1)
-    kept[owned] = spans[owned]
+    read = slice(begin + chunk.start, begin + chunk.stop)
+    owned = slice(begin + chunk.first, begin + chunk.last)
+    kept = np.full_like(char_spans, -1)
+    kept[owned] = char_spans[owned]
     return (
         np.concatenate([ids[:begin], ids[read], ids[end:]]),
-        np.concatenate([spans[:begin], kept[read], spans[end:]]),
+        np.concatenate([char_spans[:begin], kept[read], char_spans[end:]]),
     )

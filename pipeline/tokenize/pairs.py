@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
 
 from pipeline.errors import CheckpointError
 from pipeline.packing import Int8Array, Int32Array, Int64Array
@@ -20,6 +19,9 @@ from pipeline.tokenize.texts import (
     splits_at_ascii_space,
     text_room,
 )
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

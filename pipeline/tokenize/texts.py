@@ -6,15 +6,18 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from tokenizers import Encoding, Tokenizer
 
 from pipeline.errors import UsageError
 from pipeline.packing import Int8Array, Int32Array, Int64Array
 from pipeline.spec import Truncate
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
 
 NULL_TEXT = "the text is null"
 NO_TOKENS = "the text has no token for this model"
@@ -39,7 +42,7 @@ class Tokens:
     type_ids: Int8Array | None = None  # [T]
     # [T, 2], first and last + 1 character of the row's text, where a task asks for them; -1 for a
     # token whose output stands for no text: special ones, and repeated ones but for one copy.
-    spans: Int32Array | None = None
+    char_spans: Int32Array | None = None
 
     @property
     def lengths(self) -> Int64Array:
@@ -187,7 +190,7 @@ def assemble(
     errors: dict[int, str],
     *,
     type_ids: Int8Array | None = None,
-    spans: Int32Array | None = None,
+    char_spans: Int32Array | None = None,
 ) -> Tokens:
     """Tokens from sequences: row [S], length [S] and whether it was cut [S], and flat ids [T]."""
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
@@ -195,7 +198,7 @@ def assemble(
     n_tokens = np.bincount(row_of, weights=lengths, minlength=rows).astype(np.int32)
     cut = np.zeros(rows, dtype=np.bool_)
     cut[row_of[truncated]] = True
-    return Tokens(ids, offsets, row_of, n_tokens, cut, errors, type_ids, spans)
+    return Tokens(ids, offsets, row_of, n_tokens, cut, errors, type_ids, char_spans)
 
 
 def _collect(rows: int, fine: list[tuple[int, Encoding]], errors: dict[int, str]) -> Tokens:

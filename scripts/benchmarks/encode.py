@@ -113,11 +113,11 @@ def _case(
         for p in options.precision.split(",")
     }
     first = next(iter(ours.values()))
-    texts = _texts(first, lengths, source, options.tokens or _tokens(first.engine.encoder))
+    texts = _texts(first, lengths, source, options.tokens or _tokens(first.engine.config))
     sizes = first.lengths(texts)
-    work = Work.of(sizes, first.engine.encoder)
+    work = Work.of(sizes, first.engine.config)
     contenders: dict[str, _Contender] = {}
-    for name, make in peers(path, options.device, limit, first.engine.encoder.half, texts):
+    for name, make in peers(path, options.device, limit, first.engine.config.half, texts):
         if options.peers != "all" and not any(w in name for w in options.peers.split(",")):
             continue
         peer = make()

@@ -33,17 +33,16 @@ from benchmarks.common import (
 )  # fmt: skip
 from benchmarks.peers import load_sentence_transformer
 from benchmarks.shapes import checkpoint_of
-from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
+from pipeline.encoder.card import ModelCard, open_card
 from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL
-from pipeline.encoder.checkpoint.tokenizer import load_tokenizer
 from pipeline.encoder.engine import Engine
+from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.output.manifest import finalise
 from pipeline.packing import gather, pack
 from pipeline.planning.prepare import prepare
 from pipeline.request import Request
 from pipeline.run import run_shards
 from pipeline.tokenize.texts import TextTokenizer
-from workers.settings import Settings
 
 MAX_LENGTH = 256
 
@@ -65,31 +64,31 @@ def run(options: argparse.Namespace, command: str) -> str:
         texts = repeated(source, options.rows)
         corpus = root / "corpus.parquet"
         pq.write_table(pa.table({"id": list(range(len(texts))), "text": texts}), corpus)
-        checkpoint = resolve(str(checkpoint_of(options.model, root, source, options.device)))
-        peer = load_sentence_transformer(checkpoint.path, options.device)
-        engine = Engine(checkpoint, "embed", device=options.device)
-        batches = _batches(checkpoint, texts, engine.token_budget)
+        card = open_card(str(checkpoint_of(options.model, root, source, options.device)))
+        peer = load_sentence_transformer(card.checkpoint.path, options.device)
+        engine = Engine(card, device=options.device)
+        batches = _batches(card, texts, engine.token_budget)
         for _ in engine.run(batches[-2:]):
             pass  # warm up
         peer.encode(texts[:64])
         work = _work(engine, batches)
         contenders = {
             "plain script": lambda: _plain(peer, corpus, root / "plain.parquet"),
-            "bei-jobs": lambda: _job(engine, checkpoint, corpus, root),
+            "bei-jobs": lambda: _job(engine, card, corpus, root),
             "encoder alone": lambda: [None for _ in engine.run(batches)],
         }
         seconds = interleaved(contenders, options.repeats, options.device)
     return header(command, options.device) + "\n\n" + _report(seconds, work, engine, options.device)
 
 
-def _batches(checkpoint: Checkpoint, texts: list[str], budget: int) -> list:
-    tokens = TextTokenizer(load_tokenizer(checkpoint), MAX_LENGTH, "right").encode(texts)
+def _batches(card: ModelCard, texts: list[str], budget: int) -> list:
+    tokens = TextTokenizer(load_tokenizer(card), MAX_LENGTH, "right").encode(texts)
     return [gather(tokens.ids, tokens.offsets, s) for s in pack(tokens.lengths, budget)]
 
 
 def _work(engine: Engine, batches: list) -> Work:
     lengths = [int(n) for b in batches for n in b.cu_seqlens[1:] - b.cu_seqlens[:-1]]
-    return Work.of(lengths, engine.encoder)
+    return Work.of(lengths, engine.config)
 
 
 def _plain(peer: object, corpus: Path, target: Path) -> None:
@@ -99,14 +98,12 @@ def _plain(peer: object, corpus: Path, target: Path) -> None:
     pq.write_table(pa.table({"id": table["id"], "embedding": column}), target)
 
 
-def _job(engine: Engine, checkpoint: Checkpoint, corpus: Path, root: Path) -> None:
+def _job(engine: Engine, card: ModelCard, corpus: Path, root: Path) -> None:
     output = root / "output"
     shutil.rmtree(output, ignore_errors=True)
-    settings = Settings(state_dir=root / "state", cache_dir=root / "cache")
-    request = Request(
-        inputs=(str(corpus),), model=str(checkpoint.path), output=str(output), max_length=MAX_LENGTH
-    )
-    prepared = prepare(request, settings)
+    model = str(card.checkpoint.path)
+    request = Request(inputs=(str(corpus),), model=model, output=str(output), max_length=MAX_LENGTH)
+    prepared = prepare(request, root / "cache")
     shards = list(prepared.plan.shards())
     results = list(run_shards(prepared.run, shards, engine, prepared.output, attempt="bench"))
     if any(result.error for result in results):

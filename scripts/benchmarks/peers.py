@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.encoder.checkpoint.checkpoint import resolve
-from pipeline.encoder.checkpoint.tokenizer import load_tokenizer
+from pipeline.encoder.card import open_card
 from pipeline.encoder.engine import Engine
+from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.packing import Batch, gather, pack
 from pipeline.prefetch import prefetch
 from pipeline.tokenize.texts import TextTokenizer, Tokens
@@ -40,10 +40,10 @@ class Ours:
     def __init__(
         self, folder: Path, device: str, precision: str, limit: int, budget: int | None = None
     ) -> None:
-        checkpoint = resolve(str(folder))
-        self.engine = Engine(checkpoint, "embed", device=device, precision=precision)
+        card = open_card(str(folder))
+        self.engine = Engine(card, device=device, precision=precision)
         self._budget = budget or self.engine.token_budget
-        self.tokenizer = load_tokenizer(checkpoint)
+        self.tokenizer = load_tokenizer(card)
         self._texts = TextTokenizer(self.tokenizer, limit, "right")
 
     def __call__(self, texts: list[str]) -> Vectors:

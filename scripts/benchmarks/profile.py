@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.common import EXAMPLES, Work, header, matrix_rate, read_texts, table, timed
 from benchmarks.shapes import SHAPES, checkpoint_of
-from pipeline.encoder.checkpoint.checkpoint import resolve
+from pipeline.encoder.card import open_card
 from pipeline.encoder.engine import Engine
 from pipeline.packing import Batch, gather
 
@@ -57,16 +57,14 @@ def run(options: argparse.Namespace, command: str) -> str:
             source = read_texts(EXAMPLES, 3000)
             path = checkpoint_of(shape, Path(folder), source, options.device)
             for precision in options.precision.split(","):
-                engine = Engine(
-                    resolve(str(path)), "embed", device=options.device, precision=precision
-                )
+                engine = Engine(open_card(str(path)), device=options.device, precision=precision)
                 rows.append([shape if shape in SHAPES else path.name, *_profile(engine, options)])
     columns = ["model", "precision", "tokens/s", "products, of matrix rate", *_KINDS, "other"]
     return header(command, options.device) + "\n\n" + table(columns, rows)
 
 
 def _profile(engine: Engine, options: argparse.Namespace) -> list[object]:
-    engine._graphs = None
+    engine.graphs = None
     batch = _batch(engine, options.length)
     for _ in range(2):
         list(engine.run([batch]))
@@ -79,8 +77,8 @@ def _profile(engine: Engine, options: argparse.Namespace) -> list[object]:
     if options.device == "cpu":
         times["other"] = seconds - sum(times[kind] for kind in _KINDS)
     total = sum(times.values())
-    work = Work.of(np.diff(batch.cu_seqlens), engine.encoder)
-    in_products = Work.of(np.ones(batch.tokens), engine.encoder).flop
+    work = Work.of(np.diff(batch.cu_seqlens), engine.config)
+    in_products = Work.of(np.ones(batch.tokens), engine.config).flop
     precision = engine.precision if engine.precision != "int8" else "float32"
     rate = matrix_rate(options.device, getattr(torch, precision))
     share = in_products * _RUNS / times["products"] / rate

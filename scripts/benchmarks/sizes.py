@@ -22,9 +22,9 @@ import torch
 from benchmarks.common import EXAMPLES, ROOT, header, peak_memory_mib, read_texts, table
 from benchmarks.peers import load_sentence_transformer
 from benchmarks.shapes import SHAPES, texts_of_length, write_checkpoint
-from pipeline.encoder.checkpoint.checkpoint import resolve
-from pipeline.encoder.checkpoint.tokenizer import load_tokenizer
+from pipeline.encoder.card import ModelCard, open_card
 from pipeline.encoder.engine import Engine
+from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.packing import gather, pack
 from pipeline.tokenize.texts import TextTokenizer
 
@@ -66,18 +66,18 @@ def run(options: argparse.Namespace, command: str) -> str:
 def _measure(shape: str, device: str, reference: bool) -> list[object]:
     with tempfile.TemporaryDirectory() as folder:
         path = write_checkpoint(Path(folder), shape, read_texts(EXAMPLES, 2000), device)
-        checkpoint = resolve(str(path), cache_dir=Path(folder) / "cache")
-        tokenizer = load_tokenizer(checkpoint)
+        card = open_card(str(path), cache_dir=Path(folder) / "cache")
+        tokenizer = load_tokenizer(card)
         limit = SHAPES[shape][3]
         texts = [texts_of_length(tokenizer, n, 1)[0] for n in LENGTHS if n <= limit]
         tokens = TextTokenizer(tokenizer, limit, "right").encode(texts)
         batches = [gather(tokens.ids, tokens.offsets, s) for s in pack(tokens.lengths, 2048)]
         started = time.perf_counter()
-        engine = Engine(checkpoint, "embed", device=device, precision="float32")
+        engine = Engine(card, device=device, precision="float32")
         ready = time.perf_counter() - started
         size = sum(p.numel() for p in _parameters(path))
         exact = _vectors(engine, batches, len(texts))
-        half = {p: _half(checkpoint, device, p, batches, exact) for p in ("float16", "bfloat16")}
+        half = {p: _half(card, device, p, batches, exact) for p in ("float16", "bfloat16")}
         peak = peak_memory_mib(device) / 1024
         del engine
         gc.collect()
@@ -95,11 +95,11 @@ def _parameters(path: Path) -> list[torch.Tensor]:
         return [torch.empty(file.get_slice(name).get_shape(), device="meta") for name in names]
 
 
-def _half(checkpoint: object, device: str, precision: str, batches: list, exact: np.ndarray) -> str:
+def _half(card: ModelCard, device: str, precision: str, batches: list, exact: np.ndarray) -> str:
     from pipeline.errors import UsageError
 
     try:
-        engine = Engine(checkpoint, "embed", device=device, precision=precision)
+        engine = Engine(card, device=device, precision=precision)
     except UsageError as refused:
         return f"refused: {refused}"
     vectors = _vectors(engine, batches, len(exact))

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from benchmarks.common import EXAMPLES, header, interleaved, ratio, read_texts, table
 from benchmarks.shapes import checkpoint_of
-from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
+from pipeline.encoder.card import ModelCard, open_card
 from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL
-from pipeline.encoder.checkpoint.tokenizer import load_tokenizer
+from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.tokenize.texts import TextTokenizer
 
-_WINDOW_ROWS = 1024
+_BLOCK_ROWS = 1024
 _LONG_TEXT_TIMES = 20
 
 
@@ -37,30 +37,30 @@ def run(options: argparse.Namespace, command: str) -> str:
     short = read_texts(options.texts, options.rows)
     long = [" ".join([text] * _LONG_TEXT_TIMES) for text in short[::_LONG_TEXT_TIMES]]
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = resolve(str(checkpoint_of(options.model, Path(folder), short, "cpu")))
+        card = open_card(str(checkpoint_of(options.model, Path(folder), short, "cpu")))
         rows = [
-            *_case("as they are", short, checkpoint, options),
-            *_case("20 times as long", long, checkpoint, options),
+            *_case("as they are", short, card, options),
+            *_case("20 times as long", long, card, options),
         ]
     columns = ["texts", "tokenizer", "rows/s", "tokens/s", "x tokenizers"]
     return header(command, "cpu") + "\n\n" + table(columns, rows)
 
 
 def _case(
-    name: str, texts: list[str], checkpoint: Checkpoint, options: argparse.Namespace
+    name: str, texts: list[str], card: ModelCard, options: argparse.Namespace
 ) -> list[list[object]]:
-    plain = load_tokenizer(checkpoint)
+    plain = load_tokenizer(card)
     plain.enable_truncation(options.max_length)
-    ours = TextTokenizer(load_tokenizer(checkpoint), options.max_length, "right")
-    windows = [texts[i : i + _WINDOW_ROWS] for i in range(0, len(texts), _WINDOW_ROWS)]
+    ours = TextTokenizer(load_tokenizer(card), options.max_length, "right")
+    blocks = [texts[i : i + _BLOCK_ROWS] for i in range(0, len(texts), _BLOCK_ROWS)]
     contenders = {
         "tokenizers, encode_batch": lambda: [
-            [e.ids for e in plain.encode_batch(w)] for w in windows
+            [e.ids for e in plain.encode_batch(w)] for w in blocks
         ],
         "tokenizers, encode_batch_fast": lambda: [
-            [e.ids for e in plain.encode_batch_fast(w)] for w in windows
+            [e.ids for e in plain.encode_batch_fast(w)] for w in blocks
         ],
-        "bei-jobs": lambda: [ours.encode(w) for w in windows],
+        "bei-jobs": lambda: [ours.encode(w) for w in blocks],
     }
     tokens = sum(t.ids.size for t in contenders["bei-jobs"]())
     seconds = interleaved(contenders, options.repeats, "cpu")

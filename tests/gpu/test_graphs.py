@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from corpora import GOLDENS
+from fixtures_encoder import open_engine
 
-from pipeline.encoder.card import tasks_of
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
-from pipeline.encoder.engine import Engine
 from pipeline.encoder.model import varlen_kernels
 from pipeline.packing import Batch, gather
 
-GOLDENS = Path(__file__).parents[1] / "goldens"
 NAMES = sorted(p.name for p in GOLDENS.iterdir() if p.is_dir())
 
 pytestmark = [
@@ -42,23 +40,22 @@ def _batches(sentences: Make, count: int) -> list[Batch]:
 @pytest.mark.parametrize("name", NAMES)
 def test_graphs_give_the_rows_of_plain_launches(name: str, golden: Golden, sentences: Make) -> None:
     checkpoint = golden(name)
-    task = tasks_of(checkpoint.config, None)[0]
-    plain = Engine(checkpoint, task, device="cuda")
-    plain._graphs = None
-    engine = Engine(checkpoint, task, device="cuda")
+    plain = open_engine(checkpoint, device="cuda")
+    plain.graphs = None
+    engine = open_engine(checkpoint, device="cuda")
     batches = _batches(sentences, 24)
     expected = [rows for _, rows in plain.run(batches)]
     # All at once: copies to the host overlap the replays that follow.
     found = [rows for _, rows in engine.run(batches)]
-    if engine._graphs is not None:
-        assert engine._graphs._captured
+    if engine.graphs is not None:
+        assert engine.graphs.captured
     for mine, theirs in zip(found, expected, strict=True):
         # Rounding of 16 bits, in units of logits that go beyond 20.
         np.testing.assert_allclose(mine, theirs, rtol=4e-3, atol=4e-3 * max(1, abs(theirs).max()))
 
 
 def test_a_graph_gives_the_same_bits_again(golden: Golden, sentences: Make) -> None:
-    engine = Engine(golden("bert_mean"), "embed", device="cuda")
+    engine = open_engine(golden("bert_mean"), device="cuda")
     batches = _batches(sentences, 6)
     list(engine.run(batches))
     list(engine.run(batches))
@@ -70,28 +67,28 @@ def test_a_graph_gives_the_same_bits_again(golden: Golden, sentences: Make) -> N
 def test_out_of_memory_in_a_graph_halves_the_batch_and_goes_on(
     golden: Golden, sentences: Make
 ) -> None:
-    engine = Engine(golden("bert_mean"), "embed", device="cuda")
+    engine = open_engine(golden("bert_mean"), device="cuda")
     batches = _batches(sentences, 3) * 3
     expected = [rows for _, rows in engine.run(batches)]
-    small = Engine(golden("bert_mean"), "embed", device="cuda")
-    assert small._graphs is not None
-    compute, room = small._graphs._compute, 400
+    small = open_engine(golden("bert_mean"), device="cuda")
+    assert small.graphs is not None
+    compute, room = small.graphs._compute, 400
 
     def short_of_memory(packed: Any) -> Any:
         if packed.ids.shape[0] > room:
             raise torch.OutOfMemoryError("no memory left")
         return compute(packed)
 
-    small._graphs._compute = short_of_memory
+    small.graphs._compute = short_of_memory
     found = [rows for _, rows in small.run(batches)]
     for mine, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=4e-3)
-    assert small._token_limit is not None
+    assert small.token_limit is not None
 
 
 @pytest.mark.parametrize("name", ["bert_mean", "gte_qwen2", "qwen3_causal_last"])
 def test_every_kernel_that_is_offered_is_right_or_refused(name: str, golden: Golden) -> None:
-    config = Engine(golden(name), "embed").encoder
+    config = open_engine(golden(name)).config
     device = torch.device("cuda")
     dtype = getattr(torch, config.half)
     chosen = varlen_kernels.choose(config, device, dtype)

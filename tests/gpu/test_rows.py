@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from corpora import GOLDENS
+from fixtures_encoder import open_engine
 
-from pipeline.encoder.card import tasks_of
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.engine import Engine
 
-GOLDENS = Path(__file__).parents[1] / "goldens"
 NAMES = sorted(p.name for p in GOLDENS.iterdir() if p.is_dir())
 
 pytestmark = [
@@ -30,11 +29,9 @@ Golden = Callable[[str], Checkpoint]
 Make = Callable[[int, int], list[list[int]]]
 
 
-def _rows(
-    engine: Engine, texts: list[list[int]], compute: Callable[..., list[Any]], task: str
-) -> Any:
-    rows = compute(engine, texts, token_budget=900, per_token=task == "tag")
-    if task == "tag":
+def _rows(engine: Engine, texts: list[list[int]], compute: Callable[..., list[Any]]) -> Any:
+    rows = compute(engine, texts, token_budget=900, per_token=engine.per_token)
+    if engine.per_token:
         return np.concatenate(rows)
     return np.array(rows).reshape(len(texts), -1)
 
@@ -49,11 +46,10 @@ def test_a_gpu_gives_the_rows_of_the_cpu(
     sentences: Make,
 ) -> None:
     checkpoint = golden(name)
-    task = tasks_of(checkpoint.config, None)[0]
     texts = sentences(60, 180)
-    expected = _rows(Engine(checkpoint, task), texts, compute, task)
-    engine = Engine(checkpoint, task, device="cuda", precision=precision)
-    got = _rows(engine, texts, compute, task)
+    expected = _rows(open_engine(checkpoint), texts, compute)
+    engine = open_engine(checkpoint, device="cuda", precision=precision)
+    got = _rows(engine, texts, compute)
     if precision == "float32":
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-3)
     elif got.shape[1] > 1:
@@ -66,6 +62,6 @@ def test_a_gpu_gives_the_rows_of_the_cpu(
 def test_the_same_batches_give_the_same_bits_twice(
     golden: Golden, compute: Callable[..., list[Any]], sentences: Make
 ) -> None:
-    engine = Engine(golden("bert_mean"), "embed", device="cuda")
+    engine = open_engine(golden("bert_mean"), device="cuda")
     texts = sentences(200, 120)
     np.testing.assert_array_equal(compute(engine, texts), compute(engine, texts))

@@ -14,7 +14,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commandline import TINY, Bei, parts, write_parquet
+from commandline import Bei
+from corpora import TINY, parts, write_parquet
 from fixtures_redis import RedisServer
 from fleet import Fleet, until
 

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commandline import ROOT, Bei, read_output
+from commandline import Bei, read_output
+from corpora import GOLDENS
 
-GOLDENS = ROOT / "tests/goldens"
 VECTORS = 2e-4
 LOGITS = 1e-3
 STRATEGIES = ("simple", "first", "average", "max")

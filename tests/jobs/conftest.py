@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from commandline import TINY, Bei, Outcome, typed, typist, write_parquet
+from commandline import Bei, Outcome, typed, typist
+from corpora import TINY, write_parquet
 
 
 @pytest.fixture(scope="session", autouse=True)

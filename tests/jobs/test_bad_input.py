@@ -14,7 +14,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commandline import ROOT, TINY, Bei, Outcome, command, parts, read_output, texts, write_parquet
+from commandline import Bei, Outcome, command, read_output
+from corpora import ROOT, TINY, parts, texts, write_parquet
 
 from pipeline.store.backends import LocalStore
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commandline import ROOT, Bei
+from commandline import Bei
+from corpora import GOLDENS
 from safetensors.numpy import load_file, save_file
 
-GOLDENS = ROOT / "tests" / "goldens"
 Tensors = dict[str, np.ndarray]
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from commandline import TINY, Bei, write_parquet
+from commandline import Bei
+from corpora import TINY, write_parquet
 
 from jobs.bei_config import options_of
 from jobs.commands.submit import command

@@ -9,7 +9,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from commandline import ROOT, TINY, Bei, Outcome, parts, spawn, write_parquet
+from commandline import Bei, Outcome, spawn
+from corpora import ROOT, TINY, parts, write_parquet
 
 from pipeline.output.output import Output
 
@@ -21,7 +22,7 @@ SUMMARY = {
 def summarized(outcome: Outcome, state: str) -> dict:
     """The one JSON object of a job, with all of the keys that scripts rely on."""
     told = outcome.json
-    assert told.keys() - {"reason", "hint"} == SUMMARY
+    assert told.keys() - {"reason", "hint", "choices"} == SUMMARY
     assert told["shards"].keys() == {"total", "done", "failed"}
     assert told["rows"].keys() == {"total", "done", "computed", "reused", "failed"}
     assert told["model"].keys() == {"name", "revision", "sha256"}
@@ -94,9 +95,9 @@ def stopped(corpus: Path, output: Path, monkeypatch: pytest.MonkeyPatch, submit:
     stop = threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr(Output, "commit", commit_then_interrupt)
-        patch.setattr("jobs.launch._Stop.is_set", lambda self: stop.is_set())
-        patch.setattr("pipeline.blocks._FIRST_WINDOW_ROWS", 1)
-        patch.setattr("pipeline.blocks._WINDOW_ROWS", 1)
+        patch.setattr("workers.foreground._Stop.is_set", lambda self: stop.is_set())
+        patch.setattr("pipeline.blocks._FIRST_BLOCK_ROWS", 1)
+        patch.setattr("pipeline.blocks._BLOCK_ROWS", 1)
         words = ("--token-budget", 1, "--rows-per-shard", 10, "--output", output, "--json")
         return submit(corpus, *words)
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from commandline import Bei
 
-from pipeline.store.directory import redact
+from pipeline.store.uris import redact
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commandline import ROOT, TINY, Bei
+from commandline import Bei
+from corpora import ROOT, TINY
 
 from pipeline.encoder.architecture.tested_models import TESTED_MODELS
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from commandline import TINY, Bei, Outcome, parts, read_output, spawn, texts, write_parquet
+from commandline import Bei, Outcome, read_output, spawn
+from corpora import TINY, parts, texts, write_parquet
 
 from pipeline.output.output import Output
 

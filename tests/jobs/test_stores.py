@@ -14,7 +14,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-from commandline import Bei, write_parquet
+from commandline import Bei
+from corpora import write_parquet
 
 from pipeline.output.output import Output
 

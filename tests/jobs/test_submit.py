@@ -15,9 +15,10 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from commandline import TINY, Bei, parts, read_output, texts, write_parquet
+from commandline import Bei, read_output
+from corpora import TINY, parts, texts, write_parquet
 
-from pipeline.request import default_output
+from pipeline.planning.default_output import default_output
 
 GOLDEN = json.loads((Path(TINY) / "cases.json").read_text())
 
@@ -393,7 +394,7 @@ def test_truncation_that_would_take_a_prompt_off_pooling_is_refused_before_anyth
     refused = submit(*words, "--prompt", "query: ")
 
     assert refused.code == 2
-    assert "--truncate left would take the prompt off" in refused.screen[0]
+    assert "--truncate left would cut the prompt off" in refused.screen[0]
     assert "--truncate right or error" in refused.screen[1]
     assert not (tmp_path / "corpus.embed").exists()
     assert submit(*words, "--prompt", "").code == 0

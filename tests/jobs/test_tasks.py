@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commandline import ROOT, TINY, Bei, parts, read_output
+from commandline import Bei, read_output
+from corpora import GOLDENS, TINY, parts
 from safetensors.numpy import load_file, save_file
 
-GOLDENS = ROOT / "tests/goldens"
 RERANKER = GOLDENS / "bge_reranker_xlmr"
 CLASSIFIER = GOLDENS / "langid_xlmr"
 TAGGER = GOLDENS / "ner_bert"

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commandline import Bei, parts
+from commandline import Bei
+from corpora import parts
 
 from pipeline.output.output import Output
 from pipeline.output.part_file import encode_part, read_info

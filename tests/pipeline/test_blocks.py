@@ -1,4 +1,4 @@
-"""Shards → windows: every shard ends exactly once, whole or with its error, others go on."""
+"""Shards → blocks: every shard ends exactly once, whole or with its error, others go on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import blocks as module
-from pipeline.blocks import Slice, windows
+from pipeline.blocks import ShardSlice, read_blocks
 from pipeline.errors import InputChanged, InputError
 from pipeline.spec import Cut, InputFile, Shard
 
@@ -56,12 +56,12 @@ class Source:
 
 
 def use(source: Source, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(module, "source", source)
+    patch.setattr(module, "reading", source)
     patch.setattr(module, "_unchanged", lambda shard: True)
 
 
-def slices(given: list[Shard]) -> list[Slice]:
-    return [piece for window in windows(RUN, given, TASK, 4) for piece in window.slices]
+def slices(given: list[Shard]) -> list[ShardSlice]:
+    return [piece for block in read_blocks(RUN, given, TASK, 4) for piece in block.slices]
 
 
 @settings(deadline=None)
@@ -120,18 +120,18 @@ def test_a_reader_that_gives_too_few_rows_never_passes_for_whole(
     assert "rows 10-19" in str(ended["a-10"])
 
 
-def test_the_first_window_is_small_and_later_ones_bounded(
+def test_the_first_block_is_small_and_later_ones_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     use(Source(100), monkeypatch)
     given = shards(file("a", 60_000), [60_000])
-    sizes = [window.rows.num_rows for window in windows(RUN, given, TASK, 4)]
+    sizes = [block.rows.num_rows for block in read_blocks(RUN, given, TASK, 4)]
     assert sizes[0] == 300
     assert max(sizes) <= 16_384 + 100
     assert sum(sizes) == 60_000
 
 
-def test_long_rows_make_small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_rows_make_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     class Long(Source):
         def read(self, file, cuts, schema, batch_rows):
             for index, batch in super().read(file, cuts, schema, batch_rows):
@@ -140,27 +140,27 @@ def test_long_rows_make_small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     use(Long(4), monkeypatch)
     run: Any = SimpleNamespace(columns=pa.schema([("row", pa.string())]))
     given = shards(file("a", 100), [100])
-    sizes = [window.rows.num_rows for window in windows(run, given, TASK, 4)]
+    sizes = [block.rows.num_rows for block in read_blocks(run, given, TASK, 4)]
     assert max(sizes) == 32
     assert sum(sizes) == 100
 
 
 @pytest.mark.parametrize(("per_token", "width"), [(False, 8192), (True, 1000)])
-def test_wide_outputs_make_small_windows(
+def test_wide_outputs_make_small_blocks(
     monkeypatch: pytest.MonkeyPatch, per_token: bool, width: int
 ) -> None:
     use(Source(100), monkeypatch)
     wide: Any = SimpleNamespace(tokenize=TASK.tokenize, per_token=per_token)
     given = shards(file("a", 20_000), [20_000])
-    sizes = [window.rows.num_rows for window in windows(RUN, given, wide, width)]
+    sizes = [block.rows.num_rows for block in read_blocks(RUN, given, wide, width)]
     assert max(sizes) * (8 * width if per_token else 4 * width) <= 36 * 2**20
     assert sum(sizes) == 20_000
 
 
-def test_many_small_files_share_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_small_files_share_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     use(Source(100), monkeypatch)
     given = [shard for n in range(50) for shard in shards(file(f"{n:02}", 5), [5])]
-    (only,) = windows(RUN, given, TASK, 4)
+    (only,) = read_blocks(RUN, given, TASK, 4)
     assert len(only.slices) == 50
     assert only.rows.num_rows == 250
 

@@ -40,7 +40,7 @@ class Device:
         return batch, np.stack([firsts, np.diff(batch.cu_seqlens)], axis=1).astype(np.float32)
 
 
-def window(lengths: list[int], first_id: int = 0) -> Block:
+def block(lengths: list[int], first_id: int = 0) -> Block:
     """One row a length; rows of length 0 have no sequence."""
     kept = [row for row, length in enumerate(lengths) if length]
     offsets = np.concatenate([[0], np.cumsum([lengths[row] for row in kept])]).astype(np.int64)
@@ -63,21 +63,21 @@ Lengths = st.lists(st.integers(0, 30), min_size=1, max_size=40)
 def test_every_row_comes_back_once_in_order_whatever_the_budget(
     lengths: list[list[int]], budget: int, per_token: bool, behind: int
 ) -> None:
-    windows = [window(each) for each in lengths]
+    blocks = [block(each) for each in lengths]
     device = Device(per_token, behind)
     told = []
     task: Any = SimpleNamespace(per_token=per_token)
     out = list(
         encode(
             device,  # type: ignore[arg-type]
-            iter(windows),
+            iter(blocks),
             task,
             budget,
             lambda: False,
             lambda rows, tokens: told.append((rows, tokens)),
         )
     )
-    assert [found for found, _ in out] == windows
+    assert [found for found, _ in out] == blocks
     for found, outputs in out:
         tokens = found.tokens
         if per_token and tokens.ids.size:
@@ -92,10 +92,10 @@ def test_every_row_comes_back_once_in_order_whatever_the_budget(
 
 
 def test_when_stopped_no_window_comes_back_half_done() -> None:
-    windows = [window([5] * 4) for _ in range(3)]
+    blocks = [block([5] * 4) for _ in range(3)]
     asked = iter([False] * 6 + [True] * 100)  # four batches of the first, two of the second
     task: Any = SimpleNamespace(per_token=False)
     device: Any = Device(per_token=False)
-    out = list(encode(device, iter(windows), task, 5, lambda: next(asked), lambda *_: None))
-    assert [found for found, _ in out] == windows[:1]
+    out = list(encode(device, iter(blocks), task, 5, lambda: next(asked), lambda *_: None))
+    assert [found for found, _ in out] == blocks[:1]
     assert len(device.batches) == 6

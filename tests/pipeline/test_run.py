@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from commandline import prepared, write_parquet
+from corpora import write_parquet
+from fixtures_encoder import open_engine
+from prepared import prepared_run
 
 from pipeline.encoder.checkpoint.checkpoint import resolve
 from pipeline.encoder.engine import Engine
@@ -28,9 +30,9 @@ from pipeline.tasks.embed import Embed
 @pytest.fixture(scope="module")
 def engine() -> Engine:
     torch.set_num_threads(1)
-    from commandline import TINY
+    from corpora import TINY
 
-    return Engine(resolve(TINY), "embed")
+    return open_engine(resolve(TINY))
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +45,7 @@ def no_thread_is_left() -> Iterator[None]:
 @pytest.fixture
 def job(tmp_path: Path) -> Prepared:
     """Forty rows in four shards."""
-    return prepared(tmp_path, write_parquet(tmp_path / "c.parquet", 40), rows_per_shard=10)
+    return prepared_run(tmp_path, write_parquet(tmp_path / "c.parquet", 40), rows_per_shard=10)
 
 
 def compute(
@@ -186,7 +188,7 @@ def test_failed_rows_are_kept_before_their_shard_is_committed(
     monkeypatch.setattr(Output, "commit", commits)
     monkeypatch.setattr("pipeline.commit.write_quarantine", quarantines)
     corpus = write_parquet(tmp_path / "c.parquet", 2, text=["fine", None])
-    compute(prepared(tmp_path, corpus), engine)
+    compute(prepared_run(tmp_path, corpus), engine)
     assert order == ["quarantine", "commit"]
 
 
@@ -234,7 +236,7 @@ def test_a_value_too_large_for_float16_is_an_error_row_and_never_written(
     corpus = write_parquet(tmp_path / "c.parquet", 2)
     for dtype, said in (("float32", None), ("float16", "float16 can hold")):
         (tmp_path / dtype).mkdir()
-        job = prepared(tmp_path / dtype, corpus, output_dtype=dtype)
+        job = prepared_run(tmp_path / dtype, corpus, output_dtype=dtype)
         (result,) = compute(job, engine)
         errors = rows_of(job, result.part)["error"].drop_null().to_pylist()
         assert len(errors) == (0 if said is None else 1)
@@ -244,8 +246,8 @@ def test_a_value_too_large_for_float16_is_an_error_row_and_never_written(
 def test_stopping_leaves_whole_parts_and_nothing_else(
     job: Prepared, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.blocks._FIRST_WINDOW_ROWS", 10)
-    monkeypatch.setattr("pipeline.blocks._WINDOW_ROWS", 10)
+    monkeypatch.setattr("pipeline.blocks._FIRST_BLOCK_ROWS", 10)
+    monkeypatch.setattr("pipeline.blocks._BLOCK_ROWS", 10)
     batches = iter(range(100))
     results = compute(job, engine, lambda: next(batches) >= 2)
     assert 0 < len(results) < 4

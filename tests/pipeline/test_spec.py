@@ -51,7 +51,8 @@ def test_a_field_of_a_newer_version_is_an_error_not_dropped() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"task": "dance"}, {"dimensions": 0}, {"max_length": -1}, {"max_failed_rows": "x"}]
+    "wrong",
+    [{"aggregation": "dance"}, {"dimensions": 0}, {"max_length": -1}, {"max_failed_rows": "x"}],
 )
 def test_nonsense_is_refused_by_the_options_name(wrong: dict[str, object]) -> None:
     option = next(iter(wrong)).replace("_", "-")

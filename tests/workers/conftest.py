@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 import torch
-from commandline import TINY, write_parquet
+from corpora import TINY, write_parquet
 from planned import ROWS, Job, MakeHandler, MakeJob, Queued
 
 from pipeline.output.plan import Span
@@ -61,7 +61,9 @@ def make_job(tmp_path: Path, settings: Settings) -> MakeJob:
         corpus = options.pop("corpus", None)
         corpus = corpus or write_parquet(tmp_path / f"{name}.parquet", shards * ROWS)
         request = {"model": TINY, "output": str(tmp_path / f"{name}-out"), "rows_per_shard": ROWS}
-        prepared = prepare(Request(inputs=(str(corpus),), **{**request, **options}), settings)
+        prepared = prepare(
+            Request(inputs=(str(corpus),), **{**request, **options}), settings.cache_dir
+        )
         return Job(prepared.output, prepared.run, prepared.plan)
 
     return make

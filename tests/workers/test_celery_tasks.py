@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 from celery.exceptions import Reject
-from commandline import TINY, write_parquet
+from corpora import TINY, write_parquet
 from fixtures_redis import RedisServer
 from planned import Job, MakeHandler, MakeJob
 

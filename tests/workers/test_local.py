@@ -14,15 +14,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-from commandline import prepared, write_parquet
+from corpora import write_parquet
+from prepared import prepared_run
 
 from pipeline.errors import CheckpointError, EncodeError, StorageError, StoreFull
 from pipeline.output.manifest import finalise
 from pipeline.output.output import MAX_ATTEMPTS, Output
 from pipeline.output.verify import verify
 from pipeline.planning.prepare import Prepared
-from pipeline.spec import ModelIdentity, ShardResult
-from workers.local import LocalRun, OnBatch, _follow, _serve, run_here
+from pipeline.spec import ModelIdentity, OnBatch, ShardResult
+from workers.local import LocalRun, _follow, _serve, compute_missing
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +35,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def job(tmp_path: Path) -> Prepared:
     """Forty rows in four shards."""
-    return prepared(
+    return prepared_run(
         tmp_path, write_parquet(tmp_path / "c.parquet", 40), rows_per_shard=10, token_budget=200
     )
 
@@ -48,7 +49,7 @@ def carry_out(
     here = LocalRun(
         devices or ("cpu",), Path(job.output.uri).parent / "cache", should_stop, on_batch
     )
-    return list(run_here(job.output, job.run, job.plan, here))
+    return list(compute_missing(job.output, job.run, job.plan, here))
 
 
 def test_only_missing_shards_are_computed(job: Prepared) -> None:
@@ -110,8 +111,8 @@ def test_a_failure_that_cannot_pass_is_not_tried_again(
 
 def test_two_devices_give_the_rows_of_one(job: Prepared, tmp_path: Path) -> None:
     corpus = write_parquet(tmp_path / "other/c.parquet", 40)
-    output_lock = prepared(tmp_path / "other", corpus, rows_per_shard=10)
-    carry_out(output_lock)
+    alone = prepared_run(tmp_path / "other", corpus, rows_per_shard=10)
+    carry_out(alone)
     told: list[int] = []
     results = carry_out(job, "cpu", "cpu", on_batch=lambda rows, tokens: told.append(rows))
     assert sorted(result.part for result in results) == sorted(job.plan.parts)
@@ -120,9 +121,9 @@ def test_two_devices_give_the_rows_of_one(job: Prepared, tmp_path: Path) -> None
     assert finalise(job.output, job.run, job.plan, max_failed="0") is not None
     assert verify(job.output).ok
     assert multiprocessing.active_children() == []
-    for one, other in zip(job.plan.shards(), output_lock.plan.shards(), strict=True):
+    for one, other in zip(job.plan.shards(), alone.plan.shards(), strict=True):
         tables = []
-        for run, shard in ((job, one), (output_lock, other)):
+        for run, shard in ((job, one), (alone, other)):
             with pa.ipc.open_file(Path(run.output.uri) / shard.part) as reader:
                 tables.append(reader.read_all().replace_schema_metadata(None))
         assert tables[0].equals(tables[1])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from commandline import write_parquet
+from corpora import write_parquet
 from planned import Job, MakeJob, Queued
 
 from pipeline.output.output import MAX_ATTEMPTS
@@ -107,7 +107,7 @@ def test_no_more_than_the_window_is_outstanding(
     queued: Queued,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "WINDOW", 3)
+    monkeypatch.setattr(module, "MAX_OUTSTANDING_SPANS", 3)
     job = make_job(shards=7)
     reconcile(broker, job.output, job.run)
     assert queued() == singles(0, 1, 2)

@@ -7,21 +7,19 @@ from typing import Any
 
 from pipeline.encoder.architecture import tensor_names
 from pipeline.encoder.architecture.config_keys import (
-    Config,
     Family,
     Tensors,
     activation,
-    architecture,
     headed,
     refuse,
     rope,
     ropes,
-    size,
     windows,
     with_biases,
 )
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
 from pipeline.encoder.architecture.tensor_names import biased
+from pipeline.encoder.checkpoint.config_values import Config, model_class, size
 from pipeline.errors import CheckpointError
 
 _JINA_MLPS = ("mlp.gated_layers.weight", "mlp.up_gated_layer.weight")
@@ -64,7 +62,7 @@ def bert(config: Config, tensors: Tensors) -> Family | None:
             "this checkpoint has the layout of jina-embeddings-v3, whose adapters need code of "
             "its own, which bei-jobs never runs",
             hint=_OTHER_RERANKERS
-            if architecture(config).endswith("ForSequenceClassification")
+            if model_class(config).endswith("ForSequenceClassification")
             else "jinaai/jina-embeddings-v2-base-*, BAAI/bge-m3 and "
             "intfloat/multilingual-e5-large-instruct work.",
         )
@@ -110,7 +108,7 @@ def mpnet(config: Config, tensors: Tensors) -> Family | None:
 
 def jina(config: Config, tensors: Tensors) -> Family | None:
     """jina-embeddings-v2: ALiBi and a gated MLP, in three layouts told apart by tensor names."""
-    _refuse_jina_head(architecture(config))
+    _refuse_jina_head(model_class(config))
     refuse(
         config,
         {"position_embedding_type": ("alibi",), "feed_forward_type": ("geglu", "reglu")},
@@ -185,7 +183,7 @@ def nomic(config: Config, tensors: Tensors) -> Family | None:
         gated=True,
     )
     rotary = rope(settings, encoder.head_dim)
-    if rotary is None or architecture(config).endswith("Classification"):
+    if rotary is None or model_class(config).endswith("Classification"):
         return None
     return Family(replace(encoder, ropes=(rotary,) * encoder.layers), tensor_names.NOMIC, {})
 

@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.encoder.architecture.encoder_config import Activation, EncoderConfig, Head, Rope
 from pipeline.encoder.architecture.tensor_names import Layout, Names, biased
+from pipeline.encoder.checkpoint.config_values import (
+    Config,
+    head_kind,
+    labels,
+    multi_label,
+    regression,
+)
 from pipeline.encoder.checkpoint.safetensors_headers import TensorInfo
 from pipeline.errors import CheckpointError
 
 if TYPE_CHECKING:
     from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 
-Config = Mapping[str, Any]
 Tensors = Mapping[str, TensorInfo]
 
 _ACTIVATIONS: dict[str, Activation] = {
@@ -57,20 +63,6 @@ def explained(checkpoint: Checkpoint) -> Iterator[None]:
         ) from error
 
 
-def size(config: Config, key: str, default: int | None = None, *, least: int = 1) -> int:
-    """A size of the config, the default where it is null too.
-
-    Raises:
-        KeyError, ValueError: there is none, or it is no number of at least `least`.
-    """
-    value = config[key] if default is None else config.get(key)
-    if value is None:
-        value = default
-    if not isinstance(value, int | float) or value < least or value != int(value):
-        raise ValueError(f"{key} is {value!r}, which is no size")
-    return int(value)
-
-
 def refuse(config: Config, allowed: Mapping[str, tuple[object, ...]]) -> None:
     """Raise where a setting that changes the output has a value that nothing here computes."""
     for key, values in allowed.items():
@@ -95,60 +87,14 @@ def activation(name: object) -> Activation:
     return _ACTIVATIONS[name]
 
 
-def labels(config: Config) -> tuple[str, ...]:
-    """Names of the classes in the order of the logits.
-
-    Raises:
-        CheckpointError: id2label does not name the classes 0, 1, 2, …
-    """
-    named = config.get("id2label") or {}
-    count = config.get("num_labels", 2)
-    if not isinstance(named, dict) or not isinstance(count, int):
-        raise CheckpointError(
-            f"config.json sets id2label = {named!r} and num_labels = {count!r}; bei-jobs reads an "
-            "object and a number"
-        )
-    if not named:
-        return tuple(f"LABEL_{i}" for i in range(count))
-    numbers = [str(i) for i in range(len(named))]
-    if sorted(map(str, named)) != sorted(numbers):
-        raise CheckpointError(
-            f"config.json numbers its id2label {', '.join(map(str, named))}; classes are counted "
-            "from 0"
-        )
-    by_number = {str(key): str(name) for key, name in named.items()}
-    return tuple(by_number[number] for number in numbers)
-
-
-def multi_label(config: Config) -> bool:
-    """Whether classes do not exclude each other: scores are then sigmoids, not a softmax."""
-    return config.get("problem_type") == "multi_label_classification"
-
-
-def regression(config: Config) -> bool:
-    """Whether the logits are values of a scale: scores are then the logits themselves."""
-    return config.get("problem_type") == "regression"
-
-
-def architecture(config: Config) -> str:
-    """The class a checkpoint was saved from, "" where it does not say; old exports give a name
-    where others give a list."""
-    names = config.get("architectures") or ""
-    return str(names[0] if isinstance(names, list) else names)
-
-
 def headed(
     encoder: EncoderConfig, config: Config, *, sequence: Head, tokens: Head
 ) -> EncoderConfig:
     """Add the head that the architecture names, and its labels."""
-    name = architecture(config)
-    head: Head = "none"
-    if name.endswith("ForSequenceClassification"):
-        head = sequence
-    elif name.endswith("ForTokenClassification"):
-        head = tokens
-    if head == "none":
+    kind = head_kind(config)
+    if kind == "embedding":
         return encoder
+    head = sequence if kind == "sequence_classifier" else tokens
     return replace(
         encoder,
         head=head,

@@ -7,20 +7,18 @@ from typing import Any
 
 from pipeline.encoder.architecture import tensor_names
 from pipeline.encoder.architecture.config_keys import (
-    Config,
     Family,
     Tensors,
     activation,
-    architecture,
     refuse,
     rope,
     ropes,
-    size,
     windows,
     with_biases,
 )
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
 from pipeline.encoder.architecture.tensor_names import Names, biased
+from pipeline.encoder.checkpoint.config_values import Config, model_class, size
 from pipeline.errors import CheckpointError
 
 
@@ -51,7 +49,7 @@ def _pre_norm(config: Config, family: str, **settings: Any) -> EncoderConfig:
 def llama(config: Config, tensors: Tensors) -> Family | None:
     """Llama, Qwen2 and Qwen3, causal or bidirectional."""
     kind = str(config["model_type"])
-    if architecture(config).endswith("Classification"):
+    if model_class(config).endswith("Classification"):
         return None
     qwen3 = kind == "qwen3"
     encoder = _pre_norm(
@@ -142,7 +140,7 @@ def gemma3(config: Config, tensors: Tensors) -> Family | None:
         full=config.get("rope_theta", 1_000_000.0),
         sliding=config.get("rope_local_base_freq", 10_000.0),
     )
-    if rotary is None or architecture(config).endswith("Classification"):
+    if rotary is None or model_class(config).endswith("Classification"):
         return None
     encoder = _pre_norm(
         config,

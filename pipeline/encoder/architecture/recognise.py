@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from pipeline.encoder.architecture import tensor_names
 from pipeline.encoder.architecture.bert import bert, gte, modernbert, mpnet, nomic
-from pipeline.encoder.architecture.config_keys import Config, Family, Tensors, explained
+from pipeline.encoder.architecture.config_keys import Family, Tensors, explained
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
 from pipeline.encoder.architecture.llama import gemma3, llama
 from pipeline.encoder.architecture.tensor_shapes import check_shapes
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
+from pipeline.encoder.checkpoint.config_values import Config
 from pipeline.encoder.checkpoint.safetensors_headers import (
     UNUSED,
     UNUSED_POOLER,
@@ -25,7 +26,6 @@ from pipeline.encoder.checkpoint.safetensors_headers import (
     Matched,
     check_floats,
     match,
-    read_tensors,
 )
 
 #: model_type of config.json → its family.
@@ -48,36 +48,29 @@ FAMILIES: dict[str, Callable[[Config, Tensors], Family | None]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """A recognised checkpoint whose tensors all have a place."""
+class Recognised:
+    """A checkpoint of a known family whose tensors all have a place."""
 
-    encoder: EncoderConfig
+    config: EncoderConfig
     matched: Matched
 
 
-def recognise(checkpoint: Checkpoint) -> EncoderConfig | None:
-    """Settings of a checkpoint of a known family; None where the family is not one of ours.
+def recognise(checkpoint: Checkpoint, tensors: Tensors) -> Recognised | None:
+    """The settings and tensors of a checkpoint; None where its family is not one of ours.
 
     Raises:
         CheckpointError: the family is ours but a setting is not supported, or a tensor is missing
             or left over.
     """
-    loaded = load_family(checkpoint)
-    return loaded.encoder if loaded else None
-
-
-def load_family(checkpoint: Checkpoint) -> Loaded | None:
-    """The settings and the tensors of a checkpoint; raises as `recognise` does."""
     build = FAMILIES.get(str(checkpoint.config.get("model_type", "")))
     if build is None:
         return None
-    tensors = read_tensors(checkpoint.folder)
     with explained(checkpoint):
         family = build(checkpoint.config, tensors)
         if family is None:
             return None
         _check_sizes(family.encoder)
-    return Loaded(family.encoder, _match(family, tensors, str(checkpoint.folder)))
+    return Recognised(family.encoder, _match(family, tensors, str(checkpoint.folder)))
 
 
 def _check_sizes(encoder: EncoderConfig) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.encoder.architecture.config_keys import explained, labels, multi_label, regression
+from pipeline.encoder.architecture.config_keys import explained
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
+from pipeline.encoder.checkpoint.config_values import head_kind, labels, multi_label, regression
 from pipeline.errors import CheckpointError
 
 
-def settings(checkpoint: Checkpoint, task: str) -> EncoderConfig:
+def settings(checkpoint: Checkpoint) -> EncoderConfig:
     """What the engine needs to know about a foreign model, in our words.
 
     Raises:
@@ -18,10 +19,10 @@ def settings(checkpoint: Checkpoint, task: str) -> EncoderConfig:
     """
     config = read_config(checkpoint)
     with explained(checkpoint):
-        return _settings(checkpoint, config, task)
+        return _settings(checkpoint, config)
 
 
-def _settings(checkpoint: Checkpoint, config: Any, task: str) -> EncoderConfig:
+def _settings(checkpoint: Checkpoint, config: Any) -> EncoderConfig:
     hidden = int(getattr(config, "hidden_size", 0) or config.d_model)
     heads = int(getattr(config, "num_attention_heads", 1))
     return EncoderConfig(
@@ -41,7 +42,7 @@ def _settings(checkpoint: Checkpoint, config: Any, task: str) -> EncoderConfig:
         activation="gelu",
         gated=False,
         token_types=int(getattr(config, "type_vocab_size", 0) or 0),
-        labels=() if task == "embed" else labels(checkpoint.config),
+        labels=() if head_kind(checkpoint.config) == "embedding" else labels(checkpoint.config),
         multi_label=multi_label(checkpoint.config),
         regression=regression(checkpoint.config),
         # Nothing is known about its range, and bfloat16 has float32's.

@@ -6,22 +6,16 @@ Nothing here imports torch, unpickles, or runs code that a checkpoint brings alo
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from pipeline.encoder.checkpoint.config_values import Config
 from pipeline.encoder.checkpoint.download import fetch, is_archive, is_uri
+from pipeline.encoder.checkpoint.files import CheckpointFiles
 from pipeline.encoder.checkpoint.hub import from_hub
 from pipeline.encoder.checkpoint.safetensors_headers import weight_files
-from pipeline.encoder.checkpoint.sentence_modules import (
-    module_folders,
-    read_json,
-    transformer_folder,
-)
 from pipeline.errors import CheckpointError, UsageError
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
@@ -54,12 +48,17 @@ class Checkpoint:
     revision: str  # the hub's commit, "" where there is none
     sha256: str  # of the weights
     fingerprint: str  # of config, tokenizer and module files
-    config: Mapping[str, Any] = field(hash=False)
+    files: CheckpointFiles = field(compare=False, repr=False)
 
     @property
     def folder(self) -> Path:
-        """Where config.json, tokenizer and weights lie."""
-        return transformer_folder(self.path)
+        """Where config.json, tokenizer and weights are."""
+        return self.files.folder
+
+    @property
+    def config(self) -> Config:
+        """config.json as it was parsed."""
+        return self.files.json(self.folder / "config.json")
 
 
 def resolve(
@@ -90,17 +89,24 @@ def resolve(
         if revision is not None:
             raise UsageError(
                 f"{model} is not a name on the hub, so it has no revision {revision!r}",
-                hint="Leave --revision away, or name the model as on the hub.",
+                hint="omit --revision, or name the model as on the hub",
             )
         path = directory if directory.is_dir() else fetch(model, cache, offline=offline)
         return read_checkpoint(model, path, "", cache)
-    if not _HUB_NAME.fullmatch(model) or model.startswith("."):
+    if not is_hub_name(model):
         raise CheckpointError(
             f"{model} is neither a directory nor a name on the hub",
-            hint="Give an existing directory, a name such as BAAI/bge-base-en-v1.5, or a URI.",
+            hint="give an existing directory, a name such as BAAI/bge-base-en-v1.5, or a URI",
         )
     path, commit = from_hub(model, revision, cache=cache, offline=offline)
     return read_checkpoint(model, path, commit, cache)
+
+
+def is_hub_name(model: str) -> bool:
+    """Whether a model is named as on the hub, and is not a directory, URI or archive."""
+    if Path(model).expanduser().is_dir() or is_uri(model) or is_archive(model):
+        return False
+    return _HUB_NAME.fullmatch(model) is not None and not model.startswith(".")
 
 
 def read_checkpoint(name: str, path: Path, revision: str, cache: Path) -> Checkpoint:
@@ -109,20 +115,21 @@ def read_checkpoint(name: str, path: Path, revision: str, cache: Path) -> Checkp
     Raises:
         CheckpointError: config.json or the weights are missing or unreadable.
     """
-    folder = transformer_folder(path)
+    own = CheckpointFiles(path)
+    folder = own.folder
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"{folder} has no config.json",
-            hint="Name a directory or repository that holds a transformers checkpoint.",
+            hint="name a directory or repository that holds a transformers checkpoint",
         )
     files = weight_files(folder)
     digests = [sha256_of(file, cache / "digests") for file in files]
     weights = digests[0]
     if len(digests) > 1:
         weights = hashlib.sha256("".join(digests).encode()).hexdigest()
-    return Checkpoint(
-        name, path, revision, weights, fingerprint(path), read_json(folder / "config.json")
-    )
+    checkpoint = Checkpoint(name, path, revision, weights, fingerprint(own), own)
+    checkpoint.config  # noqa: B018 - an error now, not when it is first looked at
+    return checkpoint
 
 
 def sha256_of(file: Path, digests: Path) -> str:
@@ -150,36 +157,23 @@ def sha256_of(file: Path, digests: Path) -> str:
     return digest
 
 
-def fingerprint(path: Path) -> str:
+def fingerprint(own: CheckpointFiles) -> str:
     """Hash over everything but the weights that changes what a checkpoint computes.
 
     JSON is hashed by content, so that white space and the order of keys do not matter.
     """
-    folder = transformer_folder(path)
+    path, folder = own.path, own.folder
     fast = (folder / "tokenizer.json").is_file()
     names = _TOKENIZER_FILES if fast else _SLOW_TOKENIZER_FILES
     files = [folder / name for name in ("config.json", *names)]
     files += sorted(folder.glob("sentence_*_config.json"))
     files += [path / "modules.json", path / "config_sentence_transformers.json"]
-    for module in module_folders(path):
+    for module in own.module_folders:
         files += [module / "config.json", module / "model.safetensors"]
     total = hashlib.sha256()
     for file in files:
         if file.is_file():
-            content = _content(file)
+            content = own.canonical(file) if file.suffix == ".json" else file.read_bytes()
             total.update(f"{file.relative_to(path)}\0{len(content)}\0".encode())
             total.update(content)
     return total.hexdigest()
-
-
-def _content(file: Path) -> bytes:
-    if file.suffix != ".json":
-        return file.read_bytes()
-    try:
-        parsed = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # bytes that are not UTF-8 among them
-        raise CheckpointError(
-            f"{file} is not valid JSON: {error}",
-            hint="Fetch the checkpoint again: the file is damaged or was cut short.",
-        ) from error
-    return json.dumps(parsed, sort_keys=True, ensure_ascii=False).encode()

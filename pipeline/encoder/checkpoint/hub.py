@@ -16,13 +16,13 @@ from pathlib import Path
 
 from pipeline.encoder.checkpoint.archive import UNWANTED, WANTED
 from pipeline.encoder.checkpoint.download import digest, reason, write
+from pipeline.encoder.checkpoint.files import CheckpointFiles
 from pipeline.encoder.checkpoint.safetensors_headers import (
     WEIGHTS_NAME,
     list_some,
     pickled,
     weight_files,
 )
-from pipeline.encoder.checkpoint.sentence_modules import transformer_folder
 from pipeline.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def _proved(name: str, snapshot: Path, cache: Path) -> bool:
 def _has_weights(snapshot: Path) -> bool:
     """Whether the encoder's own weights are here, every shard that their index names."""
     try:
-        weight_files(transformer_folder(snapshot))
+        weight_files(CheckpointFiles(snapshot).folder)
     except CheckpointError:
         return False
     return True

@@ -6,13 +6,13 @@ config_sentence_transformers.json, in the layouts of sentence-transformers 2 to 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.encoder.architecture.config_keys import architecture, size
+from pipeline.encoder.checkpoint.config_values import Config, model_class, size
+from pipeline.encoder.checkpoint.files import CheckpointFiles
 from pipeline.errors import CheckpointError
 
 PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
@@ -81,51 +81,41 @@ class SentenceModules:
     do_lower_case: bool = False
 
     @property
+    def step_names(self) -> list[str]:
+        """The modules after pooling, by their published names."""
+        return [type(step).__name__.removesuffix("Module") for step in self.steps]
+
+    @property
     def normalize(self) -> bool:
         """Whether the published pipeline ends in unit vectors."""
         return bool(self.steps) and isinstance(self.steps[-1], NormalizeModule)
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """An object from a JSON file, {} where the file is absent.
-
-    Raises:
-        CheckpointError: it is not a JSON object.
-    """
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} holds no JSON object")
-    return content
-
-
-def read_modules(path: Path, config: Mapping[str, Any] | None = None) -> SentenceModules:
-    """Parse the module files under a checkpoint.
+def read_modules(files: CheckpointFiles, config: Config | None = None) -> SentenceModules:
+    """Parse the module files of a checkpoint.
 
     Without modules.json: mean pooling, or the last token of a causal language model, as
     sentence-transformers does.
 
     Args:
-        path: the checkpoint's directory.
+        files: of the checkpoint.
         config: its config.json, for the rule above.
 
     Raises:
         CheckpointError: a module type or setting that nothing here computes.
     """
+    path = files.path
     listing = path / "modules.json"
-    if not listing.is_file():
-        return _without_modules(path, config or {})
+    entries = files.modules
+    if not entries:
+        return _without_modules(files, config or {})
     parsed = SentenceModules()
     pooling: tuple[PoolingMode, ...] = parsed.pooling
     include_prompt, transformer = True, ""
     steps: list[Module] = []
-    for entry in _entries(listing):
+    for entry in entries:
         kind, folder = _kind(entry, listing), str(entry.get("path") or "")
-        settings = _module_config(kind, path, folder)
+        settings = _module_config(kind, files, folder)
         if kind == "Transformer":
             transformer = folder
         elif kind == "Pooling":
@@ -133,47 +123,7 @@ def read_modules(path: Path, config: Mapping[str, Any] | None = None) -> Sentenc
             include_prompt = bool(settings.get("include_prompt", True))
         else:
             steps.extend(_checked_step(kind, folder, settings, listing))
-    return _finish(path, transformer, pooling, include_prompt, tuple(steps))
-
-
-def transformer_folder(path: Path) -> Path:
-    """Where the encoder's own files lie: the checkpoint, or a folder named in modules.json."""
-    listing = path / "modules.json"
-    if listing.is_file():
-        for entry in _entries(listing):
-            if str(entry.get("type", "")).endswith(".Transformer"):
-                return _inside(path, str(entry.get("path") or ""))
-    return path
-
-
-def module_folders(path: Path) -> tuple[Path, ...]:
-    """The folders of the modules after the encoder, in order."""
-    listing = path / "modules.json"
-    entries = _entries(listing) if listing.is_file() else []
-    folders = (path / str(entry.get("path") or "") for entry in entries)
-    return tuple(folder for folder in folders if folder not in (path, transformer_folder(path)))
-
-
-def _entries(listing: Path) -> list[dict[str, Any]]:
-    try:
-        entries = json.loads(listing.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{listing} is not JSON: {error}") from error
-    if (
-        not isinstance(entries, list)
-        or not entries
-        or not all(isinstance(entry, dict) for entry in entries)
-    ):
-        raise CheckpointError(f"{listing} holds no list of modules")
-    for entry in entries:
-        _inside(listing.parent, str(entry.get("path") or ""))
-    return entries
-
-
-def _inside(path: Path, folder: str) -> Path:
-    if Path(folder).is_absolute() or ".." in Path(folder).parts:
-        raise CheckpointError(f"{path / 'modules.json'} names {folder!r}, outside the checkpoint")
-    return path / folder
+    return _finish(files, transformer, pooling, include_prompt, tuple(steps))
 
 
 def _kind(entry: Mapping[str, Any], listing: Path) -> str:
@@ -187,19 +137,20 @@ def _kind(entry: Mapping[str, Any], listing: Path) -> str:
     return kind
 
 
-def _module_config(kind: str, path: Path, folder: str) -> dict[str, Any]:
+def _module_config(kind: str, files: CheckpointFiles, folder: str) -> dict[str, Any]:
     """The config of a module; {} for those that have none.
 
     Raises:
         CheckpointError: the module needs one. Its defaults would give other vectors in silence.
     """
-    file = path / folder / "config.json"
+    file = files.path / folder / "config.json"
     if kind in _CONFIGURED and (not folder or not file.is_file()):
         raise CheckpointError(
-            f"{path / 'modules.json'} names a {kind} in {folder!r}, which holds no config.json",
-            hint="Fetch the checkpoint again: it is incomplete.",
+            f"{files.path / 'modules.json'} names a {kind} in {folder!r}, which holds no "
+            "config.json",
+            hint="download the checkpoint again: it is incomplete",
         )
-    return read_json(file) if folder else {}
+    return files.json(file) if folder else {}
 
 
 def _checked_step(
@@ -277,25 +228,28 @@ def _pooling(settings: Mapping[str, Any], folder: Path) -> tuple[PoolingMode, ..
     return known
 
 
-def _without_modules(path: Path, config: Mapping[str, Any]) -> SentenceModules:
-    causal = architecture(config).endswith("ForCausalLM") and config.get("is_causal", True)
-    return _finish(path, "", ("lasttoken",) if causal else ("mean",), True, ())
+def _without_modules(files: CheckpointFiles, config: Config) -> SentenceModules:
+    causal = model_class(config).endswith("ForCausalLM") and config.get("is_causal", True)
+    return _finish(files, "", ("lasttoken",) if causal else ("mean",), True, ())
 
 
 def _finish(
-    path: Path,
+    files: CheckpointFiles,
     transformer: str,
     pooling: tuple[PoolingMode, ...],
     include_prompt: bool,
     steps: tuple[Module, ...],
 ) -> SentenceModules:
-    files = (path / transformer / name for name in TRANSFORMER_CONFIGS)
-    file = next((file for file in files if file.is_file()), path / "none")
-    settings = read_json(file)
-    prompts, default = _prompts(path / "config_sentence_transformers.json")
+    path = files.path
+    candidates = (path / transformer / name for name in TRANSFORMER_CONFIGS)
+    file = next((file for file in candidates if file.is_file()), path / "none")
+    settings = files.json(file)
+    prompts, default = _prompts(files, path / "config_sentence_transformers.json")
     length = settings.get("max_seq_length")
     if length is not None and (not isinstance(length, int | float) or length < 1):
-        raise CheckpointError(f"{file} sets max_seq_length = {length!r}, which is no length")
+        raise CheckpointError(
+            f"{file} sets max_seq_length = {length!r}, which is not a valid length"
+        )
     return SentenceModules(
         transformer,
         pooling,
@@ -308,9 +262,9 @@ def _finish(
     )
 
 
-def _prompts(file: Path) -> tuple[dict[str, str], str | None]:
+def _prompts(files: CheckpointFiles, file: Path) -> tuple[dict[str, str], str | None]:
     """Prompts by name, and the name of the default one; null stands for an empty prompt."""
-    content = read_json(file)
+    content = files.json(file)
     prompts, default = content.get("prompts") or {}, content.get("default_prompt_name")
     if not isinstance(prompts, dict) or not isinstance(default, str | None):
         raise CheckpointError(

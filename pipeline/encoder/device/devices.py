@@ -28,7 +28,7 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def thread_a_core(streams: int, threads: int) -> ThreadPoolExecutor:
+def thread_per_core(streams: int, threads: int) -> ThreadPoolExecutor:
     """Threads that share torch's threads among them, all of them started."""
     ready = threading.Barrier(streams + 1)
 

@@ -84,11 +84,11 @@ class Encoder:
             reads: what the head reads; for one token a sequence, the last layer ends with those.
         """
         self.config = config
-        self._reads = reads
+        self.reads = reads
         self.device = device
         self.dtype = dtype
         self._weights = dict(weights)
-        self._linears = self._take_linears(quantize)
+        self.linears = self._take_linears(quantize)
         if config.norm == "rms_plus_one":
             for name in [n for n in self._weights if n.endswith("norm.weight")]:
                 self._weights[name] = 1.0 + self._weights[name].float()
@@ -127,7 +127,7 @@ class Encoder:
         hidden = self._embed(batch, positions)
         for layer in range(config.layers):
             rotation = rotations[config.ropes[layer]] if config.ropes else None
-            read = read_tokens(batch, self._reads) if layer == config.layers - 1 else None
+            read = read_tokens(batch, self.reads) if layer == config.layers - 1 else None
             hidden = self._layer(layer, hidden, attend, rotation, read)
         return self._norm("final_norm", hidden) if config.final_norm else hidden
 
@@ -175,7 +175,7 @@ class Encoder:
             attended, hidden = attended[read], hidden[read]
         # A branch's sum with its input is part of its last product, unless a norm stands between.
         residual = None if placement == "sandwich" else hidden
-        branch = self._linears[f"{at}attn_out"](attended, residual=residual)
+        branch = self.linears[f"{at}attn_out"](attended, residual=residual)
         if placement != "pre":
             branch = self._norm(f"{at}attn_out_norm", branch)
         if placement == "sandwich":
@@ -195,7 +195,7 @@ class Encoder:
     ) -> Tensor:
         config, at = self.config, f"layers.{layer}."
         queries, keys = config.heads, config.kv_heads
-        fused = self._linears[f"{at}qkv"](hidden)  # [T, (H + 2K) * D]
+        fused = self.linears[f"{at}qkv"](hidden)  # [T, (H + 2K) * D]
         heads = fused.view(fused.shape[0], -1, config.head_dim)
         query, key, value = torch.split(heads, [queries, keys, keys], dim=1)  # [T, H, D], [T, K, D]
         if config.qk_norm != "none":
@@ -216,7 +216,7 @@ class Encoder:
         return self._norm(name, x.flatten(1)).view(x.shape)
 
     def _mlp(self, at: str, hidden: Tensor, residual: Tensor | None) -> Tensor:
-        config, linears = self.config, self._linears
+        config, linears = self.config, self.linears
         if not config.gated:
             inner = linears[f"{at}up"](hidden, activation=config.activation)  # [T, I]
         else:

@@ -6,7 +6,6 @@ Shapes: T tokens, S sequences, E hidden size, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,15 +13,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.encoder.architecture.encoder_config import EncoderConfig, Reads
-from pipeline.encoder.card import embedding_size
-from pipeline.encoder.checkpoint.safetensors_headers import check_floats, read_header, weight_files
+from pipeline.encoder.card import ModelCard
+from pipeline.encoder.checkpoint.files import DOWNLOAD_AGAIN
+from pipeline.encoder.checkpoint.safetensors_headers import TensorInfo
 from pipeline.encoder.checkpoint.sentence_modules import (
-    DenseModule,
     LayerNormModule,
     Module,
     NormalizeModule,
     PoolingMode,
-    SentenceModules,
 )
 from pipeline.encoder.model.activations import activate_
 from pipeline.encoder.model.packed_batch import PackedBatch
@@ -97,9 +95,7 @@ class SentenceHead:
 
     def __init__(
         self,
-        config: EncoderConfig,
-        modules: SentenceModules,
-        path: Path,
+        card: ModelCard,
         weights: Mapping[str, Tensor],
         device: torch.device,
         *,
@@ -110,9 +106,7 @@ class SentenceHead:
         """Load the weights of the modules.
 
         Args:
-            config: the encoder's settings.
-            modules: what the checkpoint's module files say.
-            path: the checkpoint, under which the modules' folders lie.
+            card: of an embedding model.
             weights: head tensors among the encoder's own files (voyage's projection), float32.
             device: where to compute.
             dimensions: leading dimensions to keep (Matryoshka), None for all.
@@ -120,21 +114,25 @@ class SentenceHead:
             prompt_tokens: tokens of the prompt, left out of pooling where the checkpoint says so.
 
         Raises:
-            CheckpointError: a module's tensors do not match its config.
+            CheckpointError: a module's weights are damaged.
             UsageError: more dimensions than the checkpoint has.
         """
+        modules = card.modules
         body = modules.steps[:-1] if modules.normalize else modules.steps
         self._projection = weights.get("projection.weight")
         self._pooling = modules.pooling
         self._prompt_tokens = 0 if modules.include_prompt else prompt_tokens
-        self._steps = [(step, _module_weights(path, step, device)) for step in body]
-        # Nomic trained its leading dimensions after a LayerNorm: model card of v1.5.
-        #: What the encoder has to give: one token a sequence, unless several take part in pooling.
+        self._steps = [
+            (step, _module_weights(tensors, device))
+            for step, tensors in zip(body, card.module_tensors, strict=False)
+        ]
+        # What the encoder has to give: one token per sequence, unless several are pooled.
         self.reads: Reads = _reads(modules.pooling, self._prompt_tokens)
-        self._layer_norm = dimensions is not None and config.family == "nomic_bert"
+        # Nomic trained its leading dimensions after a LayerNorm: model card of v1.5.
+        self._layer_norm = dimensions is not None and card.config.family == "nomic_bert"
         unit = modules.normalize or self._layer_norm
         self._normalize = unit if normalize is None else normalize
-        full = embedding_size(modules, config)
+        full = card.dimensions
         if dimensions is not None and not 1 <= dimensions <= full:
             raise UsageError(f"dimensions is {dimensions}; this model's vectors have {full}")
         self.output_size = dimensions or full
@@ -163,43 +161,18 @@ def _reads(pooling: tuple[PoolingMode, ...], prompt_tokens: int) -> Reads:
     return "last" if pooling == ("lasttoken",) else "all"
 
 
-def _module_weights(path: Path, step: Module, device: torch.device) -> dict[str, Tensor]:
-    """Tensors of one module, float32; every one that its config asks for and no other."""
-    if isinstance(step, NormalizeModule):
-        return {}
-    wanted = _module_shapes(step)
-    (file,) = weight_files(path / step.folder)
-    header = read_header(file)
-    found = {name: info.shape for name, info in header.items()}
-    if found != wanted:
-        raise CheckpointError(
-            f"{file} holds {_listed(found)}; its config asks for {_listed(wanted)}",
-            hint="The weights and the config.json beside them do not belong to each other.",
-        )
-    check_floats(header.values(), str(file))
-    try:
-        with safe_open(file, framework="pt") as handle:
-            return {name: handle.get_tensor(name).to(device, torch.float32) for name in wanted}
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{file} is damaged: {error}", hint="Download the checkpoint again."
-        ) from error
-
-
-def _module_shapes(step: DenseModule | LayerNormModule) -> dict[str, tuple[int, ...]]:
-    """The tensors that a module needs, by name."""
-    if isinstance(step, LayerNormModule):
-        return {"norm.weight": (step.dimension,), "norm.bias": (step.dimension,)}
-    shapes: dict[str, tuple[int, ...]] = {"linear.weight": (step.out_features, step.in_features)}
-    if step.bias:
-        shapes["linear.bias"] = (step.out_features,)
-    if step.residual and step.in_features != step.out_features:
-        shapes["residual.weight"] = (step.out_features, step.in_features)
-    return shapes
-
-
-def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items()))
+def _module_weights(tensors: Mapping[str, TensorInfo], device: torch.device) -> dict[str, Tensor]:
+    """Tensors of one module, float32."""
+    found: dict[str, Tensor] = {}
+    for name, info in tensors.items():
+        try:
+            with safe_open(info.file, framework="pt") as handle:
+                found[name] = handle.get_tensor(name).to(device, torch.float32)
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{info.file} is damaged: {error}", hint=DOWNLOAD_AGAIN
+            ) from error
+    return found
 
 
 def _apply(step: Module, weights: Mapping[str, Tensor], rows: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ _TOKENS = 64  # of each
 
 
 @torch.inference_mode()
-def probe(lossy: ForwardPass, exact: ForwardPass, config: EncoderConfig) -> str:
+def int8_error(lossy: ForwardPass, exact: ForwardPass, config: EncoderConfig) -> str:
     """Compare what is read of random token sequences, the same ones every time.
 
     Random tokens are harder than text: their activations lie further apart.

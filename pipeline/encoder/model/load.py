@@ -1,4 +1,4 @@
-"""From a checkpoint to callables: the encoder in any precision, and the head that follows it."""
+"""From a model's card to callables: the encoder in any precision, and the head that follows it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,32 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pipeline.encoder.architecture.encoder_config import EncoderConfig, Reads
-from pipeline.encoder.architecture.recognise import Loaded, load_family
-from pipeline.encoder.card import check_task
-from pipeline.encoder.checkpoint.checkpoint import Checkpoint
-from pipeline.encoder.checkpoint.sentence_modules import read_modules
+from pipeline.encoder.architecture.encoder_config import Reads
+from pipeline.encoder.card import ModelCard
+from pipeline.encoder.checkpoint.files import DOWNLOAD_AGAIN
+from pipeline.encoder.checkpoint.safetensors_headers import Matched
 from pipeline.encoder.model.encoder import Encoder, load_weights
 from pipeline.encoder.model.heads import ClassifierHead, LogitsHead, SentenceHead
 from pipeline.encoder.model.packed_batch import PackedBatch
 from pipeline.errors import CheckpointError, UsageError
 
-#: A packed batch → the hidden states that the head reads, [T, E] or [S, E], or logits where the
-#: model has a head of its own.
-ForwardPass = Callable[[PackedBatch], Tensor]
+
+class ForwardPass(Protocol):
+    """An encoder in one precision on one device.
+
+    Called with a packed batch it gives the hidden states that the head reads, [T, E] or [S, E],
+    or logits where the model has a head of its own.
+    """
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a call never waits for the device, so that a CUDA graph can hold it."""
+        ...
+
+    def __call__(self, batch: PackedBatch) -> Tensor:
+        """Compute one batch."""
+        ...
+
 
 _DTYPES = {
     "float32": torch.float32,
@@ -55,84 +68,66 @@ class HeadOptions:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A checkpoint that fits its task: settings, head, and the encoder on demand."""
+    """A model ready to be loaded: its head, and the encoder on demand."""
 
-    encoder: EncoderConfig
     head: Head
     load: Callable[[str], ForwardPass]  # by precision
 
 
-def open_model(
-    checkpoint: Checkpoint, task: str, device: torch.device, options: HeadOptions
-) -> Model:
-    """Recognise a checkpoint and load its head.
+def open_model(card: ModelCard, device: torch.device, options: HeadOptions) -> Model:
+    """Load the head of a model.
 
     Raises:
-        CheckpointError: the model does not fit the task or its files do not fit each other.
+        CheckpointError: the weights are damaged.
         UsageError: an option does not fit the model.
     """
-    loaded = load_family(checkpoint)
-    check_task(checkpoint, task, loaded.encoder if loaded else None)
-    if task != "embed" and options != HeadOptions():
-        raise UsageError(f"dimensions, normalize and prompts belong to embed, not to {task}")
-    if loaded is None:
-        return _foreign(checkpoint, task, device, options)
-    encoder = loaded.encoder
-    weights = _weights(loaded, device, "float32", of_head=True)
-    head: Head = ClassifierHead(encoder, weights)
-    if task == "embed":
-        head = _sentence_head(checkpoint, encoder, weights, device, options)
+    if card.head != "embedding" and options != HeadOptions():
+        raise UsageError("dimensions, normalize and prompts belong to embedding models alone")
+    if card.matched is None:
+        return _transformers(card, device, options)
+    matched = card.matched
+    weights = _weights(matched, device, "float32", of_head=True)
+    head: Head = ClassifierHead(card.config, weights)
+    if card.head == "embedding":
+        head = _sentence_head(card, weights, device, options)
 
     def load(precision: str) -> ForwardPass:
-        parts = _weights(loaded, device, precision, of_head=False)
         return Encoder(
-            encoder,
-            parts,
+            card.config,
+            _weights(matched, device, precision, of_head=False),
             device,
             _DTYPES[precision],
             quantize=precision == "int8",
             reads=head.reads,
         )
 
-    return Model(encoder, head, load)
+    return Model(head, load)
 
 
-def _foreign(
-    checkpoint: Checkpoint, task: str, device: torch.device, options: HeadOptions
-) -> Model:
+def _transformers(card: ModelCard, device: torch.device, options: HeadOptions) -> Model:
     """A model that transformers computes."""
-    from pipeline.encoder.architecture import transformers_config
-    from pipeline.encoder.model import transformers_model
+    from pipeline.encoder.model.transformers_model import TransformersModel  # seconds to import
 
-    encoder = transformers_config.settings(checkpoint, task)
-    head: Head = LogitsHead(encoder, per_token=task == "tag")
-    if task == "embed":
-        head = _sentence_head(checkpoint, encoder, {}, device, options)
+    head: Head = LogitsHead(card.config, per_token=card.head == "token_classifier")
+    if card.head == "embedding":
+        head = _sentence_head(card, {}, device, options)
 
     def load(precision: str) -> ForwardPass:
         if precision == "int8":
             raise UsageError(
-                f"{checkpoint.name} is computed by transformers, which has no int8 here",
-                hint="Use --precision float32.",
+                f"{card.name} is computed by transformers, which has no int8 here",
+                hint="use --precision float32",
             )
-        return transformers_model.TransformersModel(
-            checkpoint, task, device, _DTYPES[precision], head.reads
-        )
+        return TransformersModel(card, device, _DTYPES[precision], head.reads)
 
-    return Model(encoder, head, load)
+    return Model(head, load)
 
 
 def _sentence_head(
-    checkpoint: Checkpoint,
-    encoder: EncoderConfig,
-    weights: dict[str, Tensor],
-    device: torch.device,
-    options: HeadOptions,
+    card: ModelCard, weights: dict[str, Tensor], device: torch.device, options: HeadOptions
 ) -> SentenceHead:
     return SentenceHead(
-        encoder,
-        read_modules(checkpoint.path, checkpoint.config),
-        checkpoint.path,
+        card,
         weights,
         device,
         dimensions=options.dimensions,
@@ -142,9 +137,8 @@ def _sentence_head(
 
 
 def _weights(
-    loaded: Loaded, device: torch.device, precision: str, *, of_head: bool
+    matched: Matched, device: torch.device, precision: str, *, of_head: bool
 ) -> dict[str, Tensor]:
-    matched = loaded.matched
     names = [
         name for name in matched.sources if (name.rpartition(".")[0] in _HEAD_TENSORS) == of_head
     ]
@@ -153,6 +147,5 @@ def _weights(
     except SafetensorError as error:
         files = sorted({str(s.file) for name in names for s in matched.sources[name]})
         raise CheckpointError(
-            f"{' or '.join(files)} is damaged: {error}",
-            hint="Download the checkpoint again.",
+            f"{' or '.join(files)} is damaged: {error}", hint=DOWNLOAD_AGAIN
         ) from error

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.encoder.architecture.encoder_config import Reads
+from pipeline.packing import Batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,18 @@ def to_device(values: npt.NDArray[np.integer], device: torch.device) -> Tensor:
     if device.type != "cuda":
         return host
     return host.pin_memory().to(device, non_blocking=True)
+
+
+def pack_batch(batch: Batch, device: torch.device) -> PackedBatch:
+    """A batch of token ids on a device."""
+    types = batch.type_ids
+    return PackedBatch(
+        ids=to_device(batch.ids, device),
+        cu_seqlens=to_device(batch.cu_seqlens, device),
+        offsets=batch.cu_seqlens.tolist(),
+        max_seqlen=batch.max_seqlen,
+        type_ids=None if types is None else to_device(types.astype(np.int32), device),
+    )
 
 
 def read_tokens(batch: PackedBatch, reads: Reads) -> Tensor | None:

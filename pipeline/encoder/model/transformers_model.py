@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.encoder.architecture.config_keys import architecture
 from pipeline.encoder.architecture.encoder_config import Reads
 from pipeline.encoder.architecture.transformers_config import read_config
+from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
+from pipeline.encoder.checkpoint.config_values import HeadKind, model_class
 from pipeline.encoder.checkpoint.safetensors_headers import (
     UNUSED,
     UNUSED_POOLER,
     list_some,
-    weight_files,
 )
 from pipeline.encoder.model.packed_batch import PackedBatch, read_tokens
 from pipeline.errors import CheckpointError
@@ -35,14 +35,15 @@ _PADDING_SLACK_TOKENS = 8
 class TransformersModel:
     """A transformers model behind the interface of our own encoder.
 
-    Called with a packed batch it returns the hidden states that are read, [T, E] or [S, E], for
-    embed, logits [S, C] for rerank and classify, [T, C] for tag.
+    Called with a packed batch it returns the hidden states that are read, [T, E] or [S, E], of an
+    embedding model; logits [S, C] of a sequence classifier, [T, C] of a token classifier.
     """
+
+    capturable = False
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
-        task: str,
+        card: ModelCard,
         device: torch.device,
         dtype: torch.dtype,
         reads: Reads,
@@ -53,17 +54,17 @@ class TransformersModel:
             CheckpointError: it needs remote code, transformers does not know it, or its tensors
                 do not match.
         """
-        weight_files(checkpoint.folder)  # safetensors, or an error that says why not
+        checkpoint = card.checkpoint
         config = read_config(checkpoint)
-        self._task = task
+        self._head = card.head
         self._reads = reads
-        self._model = _model(checkpoint, config, task, dtype).to(device).eval()
+        self._model = _model(checkpoint, config, card.head, dtype).to(device).eval()
         pad = getattr(config, "pad_token_id", None)
         self._padding = 0 if pad is None else int(pad)
         logger.warning(
             "%s: %s is not a layout of ours; transformers computes it, padded: correct, but slower",
             checkpoint.name,
-            architecture(checkpoint.config) or f"model_type {config.model_type}",
+            model_class(checkpoint.config) or f"model_type {config.model_type}",
         )
 
     def __call__(self, batch: PackedBatch) -> Tensor:
@@ -86,8 +87,8 @@ class TransformersModel:
         if batch.type_ids is not None and getattr(self._model.config, "type_vocab_size", 0) > 1:
             inputs["token_type_ids"] = _pad(batch.type_ids[tokens].long(), mask, 0)
         out = self._model(**inputs)
-        values: Tensor = out.last_hidden_state if self._task == "embed" else out.logits
-        return values if self._task in ("rerank", "classify") else values[mask]
+        values: Tensor = out.last_hidden_state if self._head == "embedding" else out.logits
+        return values if self._head == "sequence_classifier" else values[mask]
 
 
 def _groups(offsets: list[int]) -> Iterator[tuple[int, int]]:
@@ -109,17 +110,17 @@ def _pad(flat: Tensor, mask: Tensor, value: int) -> Tensor:
     return padded
 
 
-def _model(checkpoint: Checkpoint, config: Any, task: str, dtype: torch.dtype) -> Any:
-    """Load the class of the task and make sure that no weight is random or dropped."""
+def _model(checkpoint: Checkpoint, config: Any, head: HeadKind, dtype: torch.dtype) -> Any:
+    """Load the class of the head and make sure that no weight is random or dropped."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     auto: Any = transformers.AutoModel
-    if task in ("rerank", "classify"):
+    if head == "sequence_classifier":
         auto = transformers.AutoModelForSequenceClassification
-    elif task == "tag":
+    elif head == "token_classifier":
         auto = transformers.AutoModelForTokenClassification
-    elif config.is_encoder_decoder or architecture(checkpoint.config).endswith("EncoderModel"):
+    elif config.is_encoder_decoder or model_class(checkpoint.config).endswith("EncoderModel"):
         auto = transformers.AutoModelForTextEncoding
     try:
         model, info = auto.from_pretrained(
@@ -132,7 +133,7 @@ def _model(checkpoint: Checkpoint, config: Any, task: str, dtype: torch.dtype) -
         )
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise CheckpointError(
-            f"{checkpoint.name}: transformers cannot load it for {task}: {error}",
+            f"{checkpoint.name}: transformers cannot load it: {error}",
             hint="`bei-jobs models` lists checkpoints that work.",
         ) from error
     _check_keys(checkpoint, info)

@@ -6,6 +6,7 @@ through as they are (`pipeline.store.directory.OpenedFile` translates them).
 
 from __future__ import annotations
 
-from pipeline.input.formats.base import ContentError, FileSummary, Reader, open_reader
+from pipeline.input.formats.base import ContentError, FileSummary, Reader
+from pipeline.input.formats.open import open_reader
 
 __all__ = ["ContentError", "FileSummary", "Reader", "open_reader"]

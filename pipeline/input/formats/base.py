@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from pipeline.errors import BeiJobsError
 from pipeline.spec import Cut
-from pipeline.store.directory import OpenedFile
 
 _DETAIL_MAX_CHARS = 200
 
@@ -47,30 +46,6 @@ class Reader(Protocol):
         batches may still have the types of the file. `cuts` are in order and do not overlap.
         """
         ...
-
-
-def open_reader(file: OpenedFile, kind: str, compression: str) -> Reader:
-    """The reader of a format: parquet, arrow, jsonl or csv.
-
-    Raises:
-        ContentError: the content is not what the name promises.
-    """
-    # Imported late: a job needs one of them, and they need this module.
-    if kind == "parquet":
-        from pipeline.input.formats.parquet import ParquetReader
-
-        return ParquetReader(file)
-    if kind == "arrow":
-        from pipeline.input.formats.arrow import open_arrow
-
-        return open_arrow(file)
-    if kind == "jsonl":
-        from pipeline.input.formats.jsonl import JsonLinesReader
-
-        return JsonLinesReader(file, compression)
-    from pipeline.input.formats.csv import CsvReader
-
-    return CsvReader(file, compression)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fixtures_encoder import open_engine
 
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.engine import Engine
@@ -51,8 +52,8 @@ def test_a_text_longer_than_the_window_equals_transformers_token_by_token(
 ) -> None:
     checkpoint = bent(name, **changes)
     ids = np.random.default_rng(3).integers(5, 400, LONG).tolist()
-    engine = Engine(checkpoint, "embed", normalize=False)
-    assert any(window is not None and window < LONG for window in engine.encoder.windows)
+    engine = open_engine(checkpoint, normalize=False)
+    assert any(window is not None and window < LONG for window in engine.config.windows)
     expected = _reference(checkpoint, ids)
     got = _hidden(engine, ids)
     np.testing.assert_allclose(got, expected, rtol=0, atol=2e-4)
@@ -66,9 +67,9 @@ def _hidden(engine: Engine, ids: list[int]) -> Any:
     flat = torch.tensor(neighbours + ids + neighbours, dtype=torch.int32)
     offsets = [0, 3, 3 + len(ids), 6 + len(ids)]
     packed = PackedBatch(flat, torch.tensor(offsets, dtype=torch.int32), offsets, len(ids), None)
-    engine._encode._reads = "all"
+    engine.forward.reads = "all"
     with torch.inference_mode():
-        return engine._encode(packed)[3:-3].numpy()
+        return engine.forward(packed)[3:-3].numpy()
 
 
 @pytest.mark.parametrize("name", ["mpnet_mean", "roberta_mean", "bert_mean"])
@@ -76,7 +77,7 @@ def test_a_text_that_holds_the_padding_token_equals_transformers(name: str, bent
     # RoBERTa's positions skip padding, and a text may spell "<pad>".
     checkpoint = bent(name)
     ids = [6, 7, 1, 1, 8, 9, 1, 10]
-    got = _hidden(Engine(checkpoint, "embed"), ids)
+    got = _hidden(open_engine(checkpoint), ids)
     np.testing.assert_allclose(got, _reference(checkpoint, ids), rtol=0, atol=1e-5)
 
 
@@ -93,7 +94,7 @@ def test_a_text_that_holds_the_padding_token_equals_transformers(name: str, bent
 def test_the_first_token_sees_the_last_unless_the_model_is_causal(
     name: str, causal: bool, bent: Bent
 ) -> None:
-    engine = Engine(bent(name), "embed")
+    engine = open_engine(bent(name))
     one, other = _hidden(engine, [6, 7, 8, 9]), _hidden(engine, [6, 7, 8, 300])
     assert (np.abs(one[0] - other[0]).max() == 0) == causal
 
@@ -124,6 +125,6 @@ def test_a_biased_text_too_long_for_one_mask_is_attended_to_in_blocks(
 ) -> None:
     checkpoint = bent(name)
     ids = np.random.default_rng(3).integers(5, 400, 200).tolist()
-    whole = _hidden(Engine(checkpoint, "embed"), ids)
+    whole = _hidden(open_engine(checkpoint), ids)
     monkeypatch.setattr("pipeline.encoder.model.attention.MAX_MASK_ENTRIES", 4 * 200 * 7)
-    np.testing.assert_allclose(_hidden(Engine(checkpoint, "embed"), ids), whole, atol=1e-5)
+    np.testing.assert_allclose(_hidden(open_engine(checkpoint), ids), whole, atol=1e-5)

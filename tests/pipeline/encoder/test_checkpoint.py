@@ -14,6 +14,8 @@ from typing import Any
 
 import fsspec
 import pytest
+from corpora import GOLDENS
+from fixtures_encoder import recognised
 
 from pipeline.encoder.checkpoint import download
 from pipeline.encoder.checkpoint import hub as hub_module
@@ -22,7 +24,6 @@ from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve, sha256_o
 from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL, DEFAULT_SHA256
 from pipeline.errors import CheckpointError, UsageError
 
-GOLDENS = Path(__file__).parents[2] / "goldens"
 BERT = GOLDENS / "bert_mean"
 
 
@@ -138,13 +139,12 @@ def test_pickled_weights_are_refused_with_the_way_to_convert_them(
 
 
 def test_a_file_that_is_not_safetensors_is_refused(tmp_path: Path, cache: Path) -> None:
-    from pipeline.encoder.architecture.recognise import recognise
 
     copy = tmp_path / "copy"
     shutil.copytree(BERT, copy)
     (copy / "model.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(CheckpointError, match="is not a safetensors file"):
-        recognise(resolve(str(copy), cache_dir=cache))
+        recognised(resolve(str(copy), cache_dir=cache))
 
 
 @pytest.mark.usefixtures("no_hub")
@@ -474,7 +474,7 @@ def test_nothing_here_needs_torch() -> None:
     import sys
 
     code = (
-        "import sys, pipeline.encoder.card, pipeline.encoder.checkpoint.tokenizer;"
+        "import sys, pipeline.encoder.card, pipeline.encoder.tokenizer;"
         "print({'torch', 'transformers'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

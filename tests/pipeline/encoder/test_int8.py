@@ -84,8 +84,8 @@ def test_a_part_of_a_wider_tensor_is_taken(passes: Passes) -> None:
 def test_int8_of_a_token_does_not_depend_on_its_neighbours(passes: Passes) -> None:
     linear, x = Int8Linear(_random(16, 32), _random(16), passes), _random(700, 32)
     together = linear(x, "gelu")
-    output_lock = torch.cat([linear(x[i : i + 1], "gelu") for i in (0, 255, 256, 699)])
-    torch.testing.assert_close(output_lock, together[[0, 255, 256, 699]], rtol=0, atol=1e-6)
+    alone = torch.cat([linear(x[i : i + 1], "gelu") for i in (0, 255, 256, 699)])
+    torch.testing.assert_close(alone, together[[0, 255, 256, 699]], rtol=0, atol=1e-6)
 
 
 def test_int8_of_zeros_is_the_bias_and_of_nan_is_nan(passes: Passes) -> None:

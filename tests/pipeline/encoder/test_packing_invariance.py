@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from corpora import GOLDENS
+from fixtures_encoder import open_engine
 
-from pipeline.encoder.card import tasks_of
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.engine import Engine
 from pipeline.packing import gather
 
-GOLDENS = Path(__file__).parents[2] / "goldens"
 NAMES = sorted(p.name for p in GOLDENS.iterdir() if p.is_dir())
 TOLERANCE = 1e-5
 
@@ -22,7 +21,7 @@ Make = Callable[[int, int], list[list[int]]]
 
 
 def _engine(checkpoint: Checkpoint) -> Engine:
-    return Engine(checkpoint, tasks_of(checkpoint.config, None)[0])
+    return open_engine(checkpoint)
 
 
 def _scale(rows: list[Any]) -> float:
@@ -37,13 +36,13 @@ def test_a_text_gives_the_same_alone_among_fifty_and_in_another_order(
     sentences: Make,
 ) -> None:
     engine = _engine(golden(name))
-    tagging = engine.encoder.head == "tokens"
+    tagging = engine.config.head == "tokens"
     texts = sentences(51, 150)
     together = compute(engine, texts, token_budget=100_000, per_token=tagging)
-    output_lock = compute(engine, texts, token_budget=1, per_token=tagging)
+    alone = compute(engine, texts, token_budget=1, per_token=tagging)
     backwards = compute(engine, texts[::-1], token_budget=700, per_token=tagging)[::-1]
-    tolerance = TOLERANCE * _scale(output_lock)
-    for one, among, other in zip(output_lock, together, backwards, strict=True):
+    tolerance = TOLERANCE * _scale(alone)
+    for one, among, other in zip(alone, together, backwards, strict=True):
         np.testing.assert_allclose(among, one, rtol=0, atol=tolerance)
         np.testing.assert_allclose(other, one, rtol=0, atol=tolerance)
 

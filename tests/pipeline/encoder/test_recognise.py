@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fixtures_encoder import open_engine, recognised
 from safetensors.torch import load_file, save_file
 
-from pipeline.encoder.architecture.recognise import recognise
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
-from pipeline.encoder.engine import Engine
 from pipeline.errors import CheckpointError
 
 Golden = Callable[[str], Checkpoint]
@@ -37,7 +36,7 @@ def _differ(one: list[Any], other: list[Any]) -> bool:
 @pytest.fixture
 def vectors(compute: Compute, sentences: Callable[[int, int], list[list[int]]]) -> Any:
     """The vectors that a checkpoint gives for a few texts of up to 90 tokens."""
-    return lambda checkpoint: compute(Engine(checkpoint, "embed"), sentences(5, 90))
+    return lambda checkpoint: compute(open_engine(checkpoint), sentences(5, 90))
 
 
 @pytest.mark.parametrize(
@@ -59,13 +58,13 @@ def vectors(compute: Compute, sentences: Callable[[int, int], list[list[int]]]) 
     ],
 )
 def test_a_published_layout_is_recognised(name: str, family: str, golden: Golden) -> None:
-    encoder = recognise(golden(name))
+    encoder = recognised(golden(name))
     assert encoder is not None
     assert encoder.family == family
 
 
 def test_an_unknown_model_type_is_left_to_the_fallback(bent: Bent) -> None:
-    assert recognise(bent("bert_mean", model_type="distilbert")) is None
+    assert recognised(bent("bert_mean", model_type="distilbert")) is None
 
 
 def test_a_missing_and_a_spare_tensor_are_both_listed(bent: Bent) -> None:
@@ -78,7 +77,7 @@ def test_a_missing_and_a_spare_tensor_are_both_listed(bent: Bent) -> None:
 
     _rewrite(checkpoint, rename)
     with pytest.raises(CheckpointError) as caught:
-        recognise(checkpoint)
+        recognised(checkpoint)
     assert "missing: encoder.layer.1.output.dense.weight;" in caught.value.message
     assert "left over: encoder.layer.1.output.dense.kernel" in caught.value.message
 
@@ -87,26 +86,26 @@ def test_a_tensor_that_is_only_missing_is_an_error_too(bent: Bent) -> None:
     checkpoint = bent("bert_mean")
     _rewrite(checkpoint, lambda t: t.pop("encoder.layer.1.output.dense.bias"))
     with pytest.raises(CheckpointError, match=r"missing: encoder\.layer\.1\.output\.dense\.bias$"):
-        recognise(checkpoint)
+        recognised(checkpoint)
 
 
 def test_a_layer_more_than_the_config_says_is_left_over_not_dropped(bent: Bent) -> None:
     with pytest.raises(CheckpointError, match=r"left over: encoder\.layer\.2\."):
-        recognise(bent("bert_mean", num_hidden_layers=2))
+        recognised(bent("bert_mean", num_hidden_layers=2))
 
 
 def test_a_size_that_the_weights_contradict_is_refused(bent: Bent) -> None:
     with pytest.raises(CheckpointError, match=r"\[256, 32\] where \[512, 32\] is expected"):
-        recognise(bent("bert_mean", max_position_embeddings=512))
+        recognised(bent("bert_mean", max_position_embeddings=512))
 
 
 def test_a_config_that_lacks_a_size_names_it(bent: Bent) -> None:
     with pytest.raises(CheckpointError, match="lacks 'hidden_size', which a bert needs"):
-        recognise(bent("bert_mean", hidden_size=None))
+        recognised(bent("bert_mean", hidden_size=None))
 
 
 def test_an_unused_pooler_and_position_ids_are_no_error(golden: Golden) -> None:
-    assert recognise(golden("bert_mean")) is not None
+    assert recognised(golden("bert_mean")) is not None
 
 
 def test_a_masked_language_model_head_is_no_error(bent: Bent, vectors: Any) -> None:
@@ -128,14 +127,14 @@ def test_a_jina_checkpoint_is_never_taken_for_plain_bert(bent: Bent) -> None:
     # transformers loads this as BertModel with random MLPs and only logs it.
     checkpoint = bent("jina_en", position_embedding_type="absolute")
     with pytest.raises(CheckpointError, match="position_embedding_type = 'absolute'"):
-        recognise(checkpoint)
+        recognised(checkpoint)
 
 
 def test_the_layout_of_jina_v3_names_what_works_instead(bent: Bent) -> None:
     checkpoint = bent("e5_xlmr")
     _rewrite(checkpoint, lambda t: t.update({"encoder.layers.0.mixer.Wqkv.weight": torch.ones(1)}))
     with pytest.raises(CheckpointError, match="code of its own") as caught:
-        recognise(checkpoint)
+        recognised(checkpoint)
     assert "jina-embeddings-v2" in caught.value.hint
 
 
@@ -146,30 +145,30 @@ def test_is_causal_of_the_config_changes_the_vectors(bent: Bent, vectors: Any) -
 
 def test_a_gte_qwen2_copy_without_is_causal_asks_for_it(bent: Bent) -> None:
     with pytest.raises(CheckpointError, match="lacks is_causal") as caught:
-        recognise(bent("gte_qwen2", is_causal=None))
+        recognised(bent("gte_qwen2", is_causal=None))
     assert '"is_causal": false' in caught.value.hint
 
 
 def test_a_plain_qwen2_without_custom_code_is_causal_without_asking(bent: Bent) -> None:
-    encoder = recognise(bent("gte_qwen2", is_causal=None, auto_map=None))
+    encoder = recognised(bent("gte_qwen2", is_causal=None, auto_map=None))
     assert encoder is not None
     assert encoder.causal
 
 
 def test_voyages_projection_is_applied_and_never_dropped(golden: Golden, bent: Bent) -> None:
-    engine = Engine(golden("voyage_nano"), "embed")
+    engine = open_engine(golden("voyage_nano"))
     assert engine.output_size == 64
     checkpoint = bent("voyage_nano")
     _rewrite(checkpoint, lambda t: t.update({"linear.bias": torch.zeros(64)}))
     with pytest.raises(CheckpointError, match=r"left over: linear\.bias"):
-        recognise(checkpoint)
+        recognised(checkpoint)
 
 
 def test_voyage_without_its_projection_is_no_smaller_embedder(bent: Bent) -> None:
     checkpoint = bent("voyage_nano")
     _rewrite(checkpoint, lambda t: t.pop("linear.weight"))
     with pytest.raises(CheckpointError, match=r"missing: linear\.weight$"):
-        recognise(checkpoint)
+        recognised(checkpoint)
 
 
 def test_ntk_rotary_of_new_equals_the_linear_form_it_was_converted_to(
@@ -187,7 +186,7 @@ def test_ntk_rotary_of_new_equals_the_linear_form_it_was_converted_to(
 
 def test_an_unknown_rotary_scaling_is_left_to_the_fallback(bent: Bent) -> None:
     scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
-    assert recognise(bent("qwen3_causal_last", rope_scaling=scaling)) is None
+    assert recognised(bent("qwen3_causal_last", rope_scaling=scaling)) is None
 
 
 def test_llama3_rotary_scaling_changes_the_vectors(bent: Bent, vectors: Any) -> None:
@@ -224,7 +223,7 @@ def test_nomic_in_its_converted_config_gives_the_same_vectors(bent: Bent, vector
 
 def test_a_nomic_setting_that_nothing_computes_is_refused(bent: Bent) -> None:
     with pytest.raises(CheckpointError, match="rotary_scaling_factor = 2"):
-        recognise(bent("nomic_old_config", rotary_scaling_factor=2))
+        recognised(bent("nomic_old_config", rotary_scaling_factor=2))
 
 
 def test_modernbert_in_its_new_config_keys_gives_the_same_vectors(bent: Bent, vectors: Any) -> None:

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fixtures_encoder import fresh_card, open_engine
 
-from pipeline.encoder.card import describe
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
+from pipeline.encoder.checkpoint.files import CheckpointFiles
 from pipeline.encoder.checkpoint.sentence_modules import POOLING_MODES, read_modules
-from pipeline.encoder.checkpoint.tokenizer import load_tokenizer, prompt_tokens
-from pipeline.encoder.engine import Engine
 from pipeline.encoder.model.heads import pool
 from pipeline.encoder.model.packed_batch import PackedBatch
+from pipeline.encoder.tokenizer import load_tokenizer, prompt_tokens
 from pipeline.errors import CheckpointError, UsageError
 
 Bent = Callable[..., Checkpoint]
@@ -40,9 +40,9 @@ def _sentence_transformer(golden: Path, *steps: Any) -> Any:
 
 def _vectors(path: Path, cache: Path, compute: Compute, **options: Any) -> Any:
     checkpoint = resolve(str(path), cache_dir=cache)
-    tokenizer = load_tokenizer(checkpoint)
+    tokenizer = load_tokenizer(fresh_card(checkpoint))
     ids = [tokenizer.encode(text).ids for text in TEXTS]
-    return np.array(compute(Engine(checkpoint, "embed", **options), ids))
+    return np.array(compute(open_engine(checkpoint, **options), ids))
 
 
 def _steps() -> dict[str, list[Any]]:
@@ -99,8 +99,8 @@ def test_a_prompt_is_left_out_of_pooling_where_the_files_say_so(
     prompt = "represent this: "
     expected = model.encode(TEXTS, prompt=prompt)
     checkpoint = resolve(str(_save(model, tmp_path / "saved")), cache_dir=cache)
-    tokenizer = load_tokenizer(checkpoint)
-    engine = Engine(checkpoint, "embed", prompt_tokens=prompt_tokens(tokenizer, prompt))
+    tokenizer = load_tokenizer(fresh_card(checkpoint))
+    engine = open_engine(checkpoint, prompt_tokens=prompt_tokens(tokenizer, prompt))
     got = compute(engine, [tokenizer.encode(prompt + text).ids for text in TEXTS])
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
 
@@ -131,7 +131,7 @@ def test_dimensions_that_the_model_does_not_have_are_refused(
     dimensions: int, golden: Callable[[str], Checkpoint]
 ) -> None:
     with pytest.raises(UsageError, match="vectors have 32"):
-        Engine(golden("bert_mean"), "embed", dimensions=dimensions)
+        open_engine(golden("bert_mean"), dimensions=dimensions)
 
 
 def test_normalize_can_be_asked_for_and_refused(
@@ -150,7 +150,7 @@ def test_normalize_can_be_asked_for_and_refused(
 def test_without_module_files_tokens_are_averaged(bent: Bent) -> None:
     checkpoint = bent("bert_mean")
     (checkpoint.path / "modules.json").unlink()
-    modules = read_modules(checkpoint.path, checkpoint.config)
+    modules = read_modules(CheckpointFiles(checkpoint.path), checkpoint.config)
     assert modules.pooling == ("mean",)
     assert not modules.normalize
 
@@ -158,11 +158,13 @@ def test_without_module_files_tokens_are_averaged(bent: Bent) -> None:
 def test_without_module_files_a_causal_language_model_gives_its_last_token(bent: Bent) -> None:
     checkpoint = bent("qwen3_causal_last", architectures=["Qwen3ForCausalLM"])
     (checkpoint.path / "modules.json").unlink()
-    assert read_modules(checkpoint.path, checkpoint.config).pooling == ("lasttoken",)
+    assert read_modules(CheckpointFiles(checkpoint.path), checkpoint.config).pooling == (
+        "lasttoken",
+    )
 
 
 def test_prompts_lengths_and_the_default_prompt_are_read(golden: Any) -> None:
-    gemma = read_modules(golden("embeddinggemma").path)
+    gemma = read_modules(golden("embeddinggemma").files)
     assert gemma.prompts["query"] == "task: search result | query: "
     assert gemma.default_prompt_name is None
     assert gemma.max_seq_length == 900
@@ -180,13 +182,13 @@ def _modules(path: Path, *kinds: str) -> Path:
 def test_an_unknown_module_is_named(bent: Bent) -> None:
     path = _modules(bent("bert_mean").path, "sentence_transformers.models.WordWeights")
     with pytest.raises(CheckpointError, match="the module WordWeights"):
-        read_modules(path)
+        read_modules(CheckpointFiles(path))
 
 
 def test_a_module_of_the_checkpoints_own_is_never_run(bent: Bent) -> None:
     path = _modules(bent("bert_mean").path, "custom_st.Transformer")
     with pytest.raises(CheckpointError, match=r"'custom_st\.Transformer': code of"):
-        read_modules(path)
+        read_modules(CheckpointFiles(path))
 
 
 def test_a_module_folder_outside_the_checkpoint_is_refused(bent: Bent) -> None:
@@ -194,7 +196,7 @@ def test_a_module_folder_outside_the_checkpoint_is_refused(bent: Bent) -> None:
     entry = {"type": "sentence_transformers.models.Dense", "path": "../elsewhere"}
     (path / "modules.json").write_text(json.dumps([entry]))
     with pytest.raises(CheckpointError, match="outside the checkpoint"):
-        read_modules(path)
+        read_modules(CheckpointFiles(path))
 
 
 def test_an_activation_that_is_not_torchs_is_refused(bent: Bent) -> None:
@@ -203,7 +205,7 @@ def test_an_activation_that_is_not_torchs_is_refused(bent: Bent) -> None:
     config = json.loads(file.read_text()) | {"activation_function": "evil.Activation"}
     file.write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=r"'evil\.Activation'"):
-        read_modules(path)
+        read_modules(CheckpointFiles(path))
 
 
 @pytest.mark.parametrize(
@@ -216,7 +218,7 @@ def test_a_module_without_its_config_is_an_incomplete_download(
     path = bent(name).path
     (path / folder / "config.json").unlink()
     with pytest.raises(CheckpointError, match=f"a {kind} in '{folder}', which holds no") as caught:
-        read_modules(path)
+        read_modules(CheckpointFiles(path))
     assert "incomplete" in caught.value.hint
 
 
@@ -226,14 +228,14 @@ def test_a_pooling_without_a_folder_is_not_taken_for_the_mean(bent: Bent) -> Non
     del entries[1]["path"]
     (path / "modules.json").write_text(json.dumps(entries))
     with pytest.raises(CheckpointError, match=r"holds no config\.json"):
-        read_modules(path)
+        read_modules(CheckpointFiles(path))
 
 
 def test_a_null_prompt_is_empty(bent: Bent) -> None:
     path = bent("embeddinggemma").path
     content = {"prompts": {"document": None, "query": "q: "}, "default_prompt_name": None}
     (path / "config_sentence_transformers.json").write_text(json.dumps(content))
-    assert read_modules(path).prompts == {"document": "", "query": "q: "}
+    assert read_modules(CheckpointFiles(path)).prompts == {"document": "", "query": "q: "}
 
 
 @pytest.mark.parametrize(
@@ -255,7 +257,7 @@ def test_a_module_file_with_values_of_another_kind_is_refused_by_name(
     path = bent("embeddinggemma").path
     (path / file).write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=told) as caught:
-        read_modules(path)
+        read_modules(CheckpointFiles(path))
     assert file.rpartition("/")[2] in caught.value.message
 
 
@@ -263,14 +265,14 @@ def test_a_module_config_that_lacks_a_size_names_it(bent: Bent) -> None:
     path = bent("embeddinggemma").path
     (path / "2_Dense" / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="lacks 'in_features', which a Dense module needs"):
-        read_modules(path)
+        read_modules(CheckpointFiles(path))
 
 
 def test_an_unknown_pooling_is_named(bent: Bent) -> None:
     path = bent("bert_mean").path
     (path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "median"}))
     with pytest.raises(CheckpointError, match="the pooling 'median'"):
-        read_modules(path)
+        read_modules(CheckpointFiles(path))
 
 
 def test_a_dense_without_the_bias_it_states_is_refused(bent: Bent) -> None:
@@ -278,7 +280,7 @@ def test_a_dense_without_the_bias_it_states_is_refused(bent: Bent) -> None:
     file = checkpoint.path / "2_Dense" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"bias": True}))
     with pytest.raises(CheckpointError, match=r"asks for linear\.bias \[\d+\], linear\.weight"):
-        Engine(checkpoint, "embed")
+        open_engine(checkpoint)
 
 
 def test_a_dense_whose_weights_have_another_shape_is_refused(bent: Bent) -> None:
@@ -286,7 +288,7 @@ def test_a_dense_whose_weights_have_another_shape_is_refused(bent: Bent) -> None
     file = checkpoint.path / "3_Dense" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"out_features": 7}))
     with pytest.raises(CheckpointError, match=r"asks for linear\.weight \[7, "):
-        Engine(checkpoint, "embed")
+        open_engine(checkpoint)
 
 
 def test_modules_that_do_not_fit_each_other_are_refused(bent: Bent) -> None:
@@ -294,7 +296,7 @@ def test_modules_that_do_not_fit_each_other_are_refused(bent: Bent) -> None:
     file = checkpoint.path / "2_Dense" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"in_features": 31}))
     with pytest.raises(CheckpointError, match="2_Dense takes vectors of 31 dimensions, and 32"):
-        describe(checkpoint, "embed")
+        fresh_card(checkpoint)
 
 
 def test_an_encoder_in_a_folder_of_its_own_is_found(bent: Bent, cache: Path) -> None:
@@ -306,7 +308,7 @@ def test_an_encoder_in_a_folder_of_its_own_is_found(bent: Bent, cache: Path) -> 
     entries = json.loads((path / "modules.json").read_text())
     entries[0]["path"] = "0_Transformer"
     (path / "modules.json").write_text(json.dumps(entries))
-    assert Engine(resolve(str(path), cache_dir=cache), "embed").output_size == 32
+    assert open_engine(resolve(str(path), cache_dir=cache)).output_size == 32
 
 
 @pytest.mark.parametrize("mode", POOLING_MODES)

@@ -6,13 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from corpora import GOLDENS, ROOT
+from fixtures_encoder import recognised
 
-from pipeline.encoder.architecture.recognise import recognise
 from pipeline.encoder.architecture.tested_models import TESTED_MODELS
 from pipeline.encoder.checkpoint.checkpoint import resolve
 
-ROOT = Path(__file__).parents[3]
-GOLDENS = ROOT / "tests" / "goldens"
 _ROW = re.compile(r"^\| ([\w.-]+/[\w.-]+) \| (\w+) \| ([\w-]+) \|", re.MULTILINE)
 
 
@@ -23,7 +22,7 @@ def test_the_list_of_the_program_and_the_table_of_the_documentation_agree() -> N
 
 def test_every_family_that_is_said_to_work_has_a_golden(cache: Path) -> None:
     folders = (p for p in GOLDENS.iterdir() if p.is_dir())
-    tested = {recognise(resolve(str(folder), cache_dir=cache)) for folder in folders}
+    tested = {recognised(resolve(str(folder), cache_dir=cache)) for folder in folders}
     families = {encoder.family for encoder in tested if encoder is not None}
     assert {known.family for known in TESTED_MODELS} == families
 

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from fixtures_encoder import fresh_card
 
-from pipeline.encoder.architecture.recognise import recognise
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
-from pipeline.encoder.checkpoint.sentence_modules import read_modules
-from pipeline.encoder.checkpoint.tokenizer import load_tokenizer, max_length, prompt_tokens
+from pipeline.encoder.tokenizer import load_tokenizer, prompt_tokens
 from pipeline.errors import CheckpointError
 
 Golden = Callable[[str], Checkpoint]
@@ -25,7 +24,7 @@ def _edit(checkpoint: Checkpoint, name: str, **changes: Any) -> None:
 
 
 def test_the_end_token_that_gte_qwen2_forgot_is_appended(golden: Golden) -> None:
-    tokenizer = load_tokenizer(golden("gte_qwen2"))
+    tokenizer = load_tokenizer(fresh_card(golden("gte_qwen2")))
     end = tokenizer.token_to_id("<|endoftext|>")
     assert tokenizer.encode("a word").ids[-1] == end
     assert tokenizer.encode("").ids == [end]
@@ -35,14 +34,14 @@ def test_the_end_token_that_gte_qwen2_forgot_is_appended(golden: Golden) -> None
 def test_an_end_token_that_is_there_already_is_not_doubled(bent: Bent) -> None:
     checkpoint = bent("embeddinggemma")
     _edit(checkpoint, "tokenizer_config.json", add_eos_token=True)
-    ids = load_tokenizer(checkpoint).encode("a word").ids
+    ids = load_tokenizer(fresh_card(checkpoint)).encode("a word").ids
     assert ids.count(1) == 1
 
 
 def test_an_end_token_after_a_template_keeps_the_template(bent: Bent) -> None:
     checkpoint = bent("nemotron_llama")
     _edit(checkpoint, "tokenizer_config.json", add_eos_token=True)
-    tokens = load_tokenizer(checkpoint).encode("a word").tokens
+    tokens = load_tokenizer(fresh_card(checkpoint)).encode("a word").tokens
     assert (tokens[0], tokens[-1]) == ("<|begin_of_text|>", "<|end_of_text|>")
 
 
@@ -50,27 +49,27 @@ def test_an_end_token_outside_the_vocabulary_is_an_error(bent: Bent) -> None:
     checkpoint = bent("gte_qwen2")
     _edit(checkpoint, "tokenizer_config.json", eos_token="<|nowhere|>")
     with pytest.raises(CheckpointError, match="is not in the vocabulary"):
-        load_tokenizer(checkpoint)
+        load_tokenizer(fresh_card(checkpoint))
 
 
 def test_without_the_flag_no_end_token_is_added(golden: Golden) -> None:
-    assert load_tokenizer(golden("voyage_nano")).encode("").ids == []
+    assert load_tokenizer(fresh_card(golden("voyage_nano"))).encode("").ids == []
 
 
 def test_lower_case_asked_for_by_the_module_files_is_applied(bent: Bent) -> None:
     checkpoint = bent("roberta_mean")
-    plain = load_tokenizer(checkpoint)
+    plain = load_tokenizer(fresh_card(checkpoint))
     assert plain.encode("Big").ids != plain.encode("big").ids
     _edit(checkpoint, "sentence_bert_config.json", do_lower_case=True)
-    lower = load_tokenizer(checkpoint)
+    lower = load_tokenizer(fresh_card(checkpoint))
     assert lower.encode("Big").ids == plain.encode("big").ids
 
 
 def test_a_space_before_the_first_word_is_added_where_asked_for(bent: Bent) -> None:
     checkpoint = bent("ner_roberta")
-    plain = load_tokenizer(checkpoint)
+    plain = load_tokenizer(fresh_card(checkpoint))
     _edit(checkpoint, "tokenizer_config.json", add_prefix_space=True)
-    assert load_tokenizer(checkpoint).encode("word").ids == plain.encode(" word").ids
+    assert load_tokenizer(fresh_card(checkpoint)).encode("word").ids == plain.encode(" word").ids
 
 
 @pytest.mark.parametrize(
@@ -89,43 +88,47 @@ def test_tanaos_gets_the_space_that_its_loader_passes(name: str, golden: Golden)
     checkpoint = golden("ner_roberta")
     named = replace(checkpoint, name=name)
     assert (
-        load_tokenizer(named).encode("word").ids == load_tokenizer(checkpoint).encode(" word").ids
+        load_tokenizer(fresh_card(named)).encode("word").ids
+        == load_tokenizer(fresh_card(checkpoint)).encode(" word").ids
     )
 
 
 def test_truncation_and_padding_of_the_file_are_switched_off(bent: Bent) -> None:
     checkpoint = bent("bert_mean")
-    saved = load_tokenizer(checkpoint)
+    saved = load_tokenizer(fresh_card(checkpoint))
     saved.enable_truncation(4)
     saved.enable_padding(length=9)
     saved.save(str(checkpoint.path / "tokenizer.json"))
-    lengths = [len(load_tokenizer(checkpoint).encode(text).ids) for text in ("a", "a b c d e f")]
+    lengths = [
+        len(load_tokenizer(fresh_card(checkpoint)).encode(text).ids)
+        for text in ("a", "a b c d e f")
+    ]
     assert lengths[0] < lengths[1]
     assert lengths[1] > 4
 
 
 def test_vocabulary_files_alone_make_the_same_tokenizer(bent: Bent) -> None:
     checkpoint = bent("bert_mean")
-    fast = load_tokenizer(checkpoint)
+    fast = load_tokenizer(fresh_card(checkpoint))
     vocabulary = sorted(fast.get_vocab().items(), key=lambda item: item[1])
     (checkpoint.path / "vocab.txt").write_text("\n".join(token for token, _ in vocabulary))
     (checkpoint.path / "tokenizer.json").unlink()
     text = "A small library for fonts"
-    assert load_tokenizer(checkpoint).encode(text).ids == fast.encode(text).ids
+    assert load_tokenizer(fresh_card(checkpoint)).encode(text).ids == fast.encode(text).ids
 
 
 def test_no_tokenizer_at_all_is_an_error(bent: Bent) -> None:
     checkpoint = bent("bert_mean")
     (checkpoint.path / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match=r"neither tokenizer\.json nor a vocabulary"):
-        load_tokenizer(checkpoint)
+        load_tokenizer(fresh_card(checkpoint))
 
 
 def test_a_broken_tokenizer_file_is_an_error(bent: Bent) -> None:
     checkpoint = bent("bert_mean")
     (checkpoint.path / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="is not a tokenizer"):
-        load_tokenizer(checkpoint)
+        load_tokenizer(fresh_card(checkpoint))
 
 
 @pytest.mark.parametrize(
@@ -143,26 +146,23 @@ def test_the_limit_is_that_of_the_first_file_that_speaks(
     name: str, limit: int, golden: Golden
 ) -> None:
     checkpoint = golden(name)
-    modules = read_modules(checkpoint.path, checkpoint.config)
-    assert max_length(checkpoint, modules, recognise(checkpoint)) == limit
+    assert fresh_card(checkpoint).max_length == limit
 
 
 def test_the_module_files_override_the_limit_of_the_tokenizer(bent: Bent) -> None:
     # As sentence-transformers does: it passes max_seq_length on as model_max_length.
     checkpoint = bent("qwen3_causal_last")
     _edit(checkpoint, "tokenizer_config.json", model_max_length=20)
-    modules = read_modules(checkpoint.path, checkpoint.config)
-    assert modules.max_seq_length is not None
-    assert max_length(checkpoint, modules, recognise(checkpoint)) == modules.max_seq_length
+    assert fresh_card(checkpoint).modules.max_seq_length is not None
+    assert fresh_card(checkpoint).max_length == fresh_card(checkpoint).modules.max_seq_length
 
 
 def test_a_position_table_caps_what_the_module_files_claim(bent: Bent) -> None:
     checkpoint = bent("e5_xlmr")
     _edit(checkpoint, "sentence_bert_config.json", max_seq_length=4096)
-    modules = read_modules(checkpoint.path, checkpoint.config)
-    assert max_length(checkpoint, modules, recognise(checkpoint)) == 256  # 258 − 2
+    assert fresh_card(checkpoint).max_length == 256  # 258 − 2
 
 
 def test_the_tokens_of_a_prompt_leave_out_what_follows_it(golden: Golden) -> None:
-    tokenizer = load_tokenizer(golden("bert_mean"))
+    tokenizer = load_tokenizer(fresh_card(golden("bert_mean")))
     assert prompt_tokens(tokenizer, "query:") == len(tokenizer.encode("query:").ids) - 1

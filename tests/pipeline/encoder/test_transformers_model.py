@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from corpora import GOLDENS
+from fixtures_encoder import fresh_card, open_engine
 
-from pipeline.encoder.card import describe
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
-from pipeline.encoder.engine import Engine
 from pipeline.errors import CheckpointError
 
-GOLDENS = Path(__file__).parents[2] / "goldens"
 Bent = Callable[..., Checkpoint]
 TEXTS = [list(range(4, 4 + n)) for n in (30, 29, 12, 3, 30)]
 
@@ -84,7 +83,7 @@ def test_a_foreign_architecture_gives_what_transformers_gives_text_by_text(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model, task = _save(name, tmp_path / "saved")
-    engine = Engine(resolve(str(tmp_path / "saved"), cache_dir=cache), task)
+    engine = open_engine(resolve(str(tmp_path / "saved"), cache_dir=cache))
     rows = compute(engine, TEXTS, per_token=task == "tag")
     for text, row in zip(TEXTS, rows, strict=True):
         with torch.inference_mode():
@@ -98,9 +97,9 @@ def test_a_foreign_architecture_can_be_described_without_loading_it(
     tmp_path: Path, cache: Path
 ) -> None:
     _save("distilbert", tmp_path / "saved")
-    facts = describe(resolve(str(tmp_path / "saved"), cache_dir=cache), "embed")
-    assert facts["family"] == "transformers/distilbert"
-    assert facts["dimensions"] == 32
+    card = fresh_card(resolve(str(tmp_path / "saved"), cache_dir=cache))
+    assert card.config.family == "transformers/distilbert"
+    assert card.dimensions == 32
 
 
 def test_code_of_the_checkpoints_own_is_refused_and_the_alternative_named(bent: Bent) -> None:
@@ -111,19 +110,19 @@ def test_code_of_the_checkpoints_own_is_refused_and_the_alternative_named(bent: 
         auto_map={"AutoModel": "modeling_nvembed.NVEmbedModel"},
     )
     with pytest.raises(CheckpointError, match="never runs remote code") as caught:
-        Engine(checkpoint, "embed")
+        open_engine(checkpoint)
     assert "nvidia/llama-embed-nemotron-8b" in caught.value.hint
 
 
 def test_a_model_type_that_nobody_knows_is_refused(bent: Bent) -> None:
     with pytest.raises(CheckpointError, match="transformers does not know it either"):
-        Engine(bent("bert_mean", model_type="nonsense"), "embed")
+        open_engine(bent("bert_mean", model_type="nonsense"))
 
 
 def test_weights_that_transformers_would_leave_random_are_refused(bent: Bent) -> None:
     # DistilBERT's names are not BERT's: every tensor would be missing.
     with pytest.raises(CheckpointError, match=r"missing: .*left over: "):
-        Engine(bent("bert_mean", model_type="distilbert"), "embed")
+        open_engine(bent("bert_mean", model_type="distilbert"))
 
 
 def test_a_sequence_longer_than_its_neighbours_is_padded_in_a_group_of_its_own() -> None:

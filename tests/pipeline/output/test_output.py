@@ -19,9 +19,10 @@ from pipeline.output.manifest import (
     retract_if_unwanted,
     sweep,
 )
-from pipeline.output.output import MAX_ATTEMPTS, Output, Run, find_run, quarantine_name
+from pipeline.output.output import MAX_ATTEMPTS, Output, find_run, quarantine_name
 from pipeline.output.part_file import encode_part
 from pipeline.output.plan import Plan, make_plan
+from pipeline.output.run import Run
 from pipeline.output.status import job_status
 from pipeline.spec import Cut, InputFile, JobSpec, ModelIdentity, ShardResult
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from corpora import GOLDENS
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from task_rows import GOLDENS, LABELS, TOKENIZERS, finish, table
+from task_rows import LABELS, TOKENIZERS, finish, table
 
 from pipeline.tasks import Task
 

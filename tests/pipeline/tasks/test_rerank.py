@@ -9,7 +9,9 @@ import pyarrow as pa
 import pytest
 from task_rows import finish, table
 
+from pipeline.request import Request
 from pipeline.tasks import Task
+from pipeline.tasks.rerank import Rerank
 
 Make = Callable[..., Task]
 ONE = ("relevance",)
@@ -157,8 +159,10 @@ def test_token_types_are_given_where_the_model_has_them(make: Make) -> None:
 
 def test_the_columns_of_a_task_are_those_that_were_named(make: Make) -> None:
     task = reranker(make, query_column="q", documents_column="d")
-    assert task.input_columns == ("q", "d")
-    assert reranker(make, document_column="one").input_columns == ("query", "one")
+    many = Request(inputs=("x",), model="m", query_column="q", documents_column="d")
+    assert (Rerank.text_columns(many), Rerank.list_columns(many)) == (("q",), ("d",))
+    one = Request(inputs=("x",), model="m", document_column="one")
+    assert (Rerank.text_columns(one), Rerank.list_columns(one)) == (("query", "one"), ())
     assert task.tokenize(table(q=["a"], d=pa.array([[None]], pa.list_(pa.string())))).errors == {
         0: "d[0] is null"
     }

@@ -61,8 +61,8 @@ def test_an_emoji_before_a_name_moves_it_by_one(make: Make) -> None:
     rows = table(text=["\U0001f600 ada"])
     task = make("tag")
     tokens = task.tokenize(rows)
-    assert tokens.spans is not None
-    labels = np.where(tokens.spans[:, 0] >= 2, I_PER, O)
+    assert tokens.char_spans is not None
+    labels = np.where(tokens.char_spans[:, 0] >= 2, I_PER, O)
     (found,) = finish(task, rows, tokens, certain(tokens, labels))
     (entity,) = found["entities"]
     assert (entity["start"], entity["end"], entity["text"]) == (2, 5, "ada")
@@ -137,7 +137,7 @@ def test_raw_scores_of_tokens_are_logits(make: Make) -> None:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_one_entity_over_a_text_of_many_windows_is_one_entity(make: Make, name: str) -> None:
+def test_one_entity_over_a_text_of_many_chunks_is_one_entity(make: Make, name: str) -> None:
     text = "one two three four five six seven eight nine ten " * 20 + "end"
     (entity,) = all_person(make, text, name, max_length=16)
     assert (entity["start"], entity["end"]) == (0, len(text))
@@ -147,15 +147,15 @@ def test_one_entity_over_a_text_of_many_windows_is_one_entity(make: Make, name: 
 def test_a_long_text_has_the_entities_that_one_long_window_would_have(
     make: Make, strategy: str
 ) -> None:
-    """With logits that depend on the place alone, windows must not show."""
+    """With logits that depend on the place alone, chunks must not show."""
     rows = table(text=["short", "some words of a long text, none the same as " * 9, "tail"])
     level = np.random.default_rng(0).integers(0, 4, (500, len(LABELS)))
     results = []
     for limit in (500, 16, 33):
         task = make("tag", aggregation=strategy, max_length=limit)
         tokens = task.tokenize(rows)
-        assert tokens.spans is not None
-        results.append(finish(task, rows, tokens, level[tokens.spans[:, 0]]))
+        assert tokens.char_spans is not None
+        results.append(finish(task, rows, tokens, level[tokens.char_spans[:, 0]]))
     assert len(results[0][1]["entities"]) > 20
     assert results[0] == results[1] == results[2]
 
@@ -165,8 +165,8 @@ def test_nothing_after_the_limit_is_lost(make: Make) -> None:
     rows = table(text=[text])
     task = make("tag", max_length=512)
     tokens = task.tokenize(rows)
-    assert tokens.spans is not None
-    labels = np.where(tokens.spans[:, 0] >= len(text) - 3, I_PER, O)
+    assert tokens.char_spans is not None
+    labels = np.where(tokens.char_spans[:, 0] >= len(text) - 3, I_PER, O)
     (found,) = finish(task, rows, tokens, certain(tokens, labels))
     assert [e["text"] for e in found["entities"]] == ["ada"]
     assert not tokens.truncated.any()

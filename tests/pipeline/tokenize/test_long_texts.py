@@ -1,20 +1,18 @@
-"""Long texts in overlapping windows: nothing is lost, nothing counts twice."""
+"""Long texts in overlapping chunks: nothing is lost, nothing counts twice."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from corpora import GOLDENS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from pipeline.errors import UsageError
 from pipeline.spec import Truncate
-from pipeline.tokenize.long_texts import LongTextTokenizer, cut
+from pipeline.tokenize.long_texts import LongTextTokenizer, overlapping_chunks
 
-GOLDENS = Path(__file__).parents[1] / "goldens"
 LIMIT = 20
 
 
@@ -34,14 +32,14 @@ def texts(draw: st.DrawFn) -> tuple[int, int, np.ndarray]:
 
 
 @given(texts())
-def test_windows_fit_and_answer_for_every_token_exactly_once(
+def test_chunks_fit_and_answer_for_every_token_exactly_once(
     text: tuple[int, int, np.ndarray],
 ) -> None:
     tokens, size, starts = text
-    windows = cut(tokens, size, starts)
-    owned = [token for w in windows for token in range(w.first, w.last)]
+    chunks = overlapping_chunks(tokens, size, starts)
+    owned = [token for w in chunks for token in range(w.first, w.last)]
     assert owned == list(range(tokens))
-    for w in windows:
+    for w in chunks:
         assert 0 < w.stop - w.start <= size
         assert w.start <= w.first <= w.last <= w.stop
 
@@ -51,16 +49,16 @@ def test_each_token_is_read_where_it_is_farthest_from_a_cut(
     text: tuple[int, int, np.ndarray],
 ) -> None:
     tokens, size, starts = text
-    windows = cut(tokens, size, starts)
+    chunks = overlapping_chunks(tokens, size, starts)
 
     def distance(token: int, start: int, stop: int) -> float:
         before = token - start if start else np.inf  # the ends of the text are no cuts
         after = stop - 1 - token if stop < tokens else np.inf
         return min(before, after)
 
-    for w in windows:
+    for w in chunks:
         for token in range(w.first, w.last):
-            having = [o for o in windows if o.start <= token < o.stop]
+            having = [o for o in chunks if o.start <= token < o.stop]
             best = max(distance(token, o.start, o.stop) for o in having)
             assert distance(token, w.start, w.stop) == best
 
@@ -70,41 +68,43 @@ def test_a_token_has_an_eighth_of_a_window_of_context_on_either_side(
     text: tuple[int, int, np.ndarray],
 ) -> None:
     tokens, size, starts = text
-    for w in cut(tokens, size, starts):
+    for w in overlapping_chunks(tokens, size, starts):
         context = size // 4 - size // 4 // 2  # what words may leave of the overlap
         assert w.first == 0 or w.first - w.start >= context // 2
         assert w.last == tokens or w.stop - w.last >= context // 2
 
 
-def test_windows_begin_and_end_between_words() -> None:
+def test_chunks_begin_and_end_between_words() -> None:
     starts = np.arange(200) % 5 == 0
-    windows = cut(200, 64, starts)
-    assert len(windows) > 3
-    assert all(w.start % 5 == 0 for w in windows)
-    assert all(w.stop % 5 == 0 for w in windows)
+    chunks = overlapping_chunks(200, 64, starts)
+    assert len(chunks) > 3
+    assert all(w.start % 5 == 0 for w in chunks)
+    assert all(w.stop % 5 == 0 for w in chunks)
 
 
 def test_a_word_longer_than_a_window_is_cut() -> None:
-    windows = cut(100, 20, np.arange(100) == 0)
-    assert windows[0].stop == 20
+    chunks = overlapping_chunks(100, 20, np.arange(100) == 0)
+    assert chunks[0].stop == 20
 
 
 def test_the_last_window_is_as_full_as_the_others() -> None:
-    windows = cut(65, 64, np.ones(65, dtype=np.bool_))
-    assert [(w.start, w.stop) for w in windows] == [(0, 64), (1, 65)]
+    chunks = overlapping_chunks(65, 64, np.ones(65, dtype=np.bool_))
+    assert [(w.start, w.stop) for w in chunks] == [(0, 64), (1, 65)]
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.text(alphabet="ab éß\U0001f600日.,-", max_size=120), st.integers(3, 30))
-def test_the_windows_of_a_text_hold_its_tokens_and_their_places_once(text: str, limit: int) -> None:
+def test_the_chunks_of_a_text_hold_its_tokens_and_their_places_once(text: str, limit: int) -> None:
     whole = tokenizer().encode(text)
     tokens = overlapping(limit=limit).encode(["first", text, None])
-    assert tokens.spans is not None
+    assert tokens.char_spans is not None
     mine = tokens.token_rows == 1
-    kept = tokens.spans[mine][:, 0] >= 0
+    kept = tokens.char_spans[mine][:, 0] >= 0
     pieces = zip(whole.ids, whole.offsets, whole.special_tokens_mask, strict=True)
     expected = [(i, offsets) for i, offsets, special in pieces if not special]
-    found = zip(tokens.ids[mine][kept].tolist(), tokens.spans[mine][kept].tolist(), strict=True)
+    found = zip(
+        tokens.ids[mine][kept].tolist(), tokens.char_spans[mine][kept].tolist(), strict=True
+    )
     assert [(i, tuple(span)) for i, span in found] == expected
     assert tokens.n_tokens.tolist()[1:] == [len(whole), 0]
     assert int(tokens.lengths.max()) <= limit
@@ -127,9 +127,9 @@ def test_a_text_that_fits_is_one_window_as_the_tokenizer_gives_it() -> None:
 
 def test_a_text_without_a_character_has_special_tokens_and_no_places() -> None:
     tokens = overlapping().encode([""])
-    assert tokens.spans is not None
+    assert tokens.char_spans is not None
     assert tokens.errors == {}
-    assert (tokens.spans == -1).all()
+    assert (tokens.char_spans == -1).all()
 
 
 def test_a_text_without_a_token_has_no_sequence_and_no_error() -> None:

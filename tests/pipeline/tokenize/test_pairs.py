@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
+from corpora import GOLDENS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -17,7 +17,6 @@ from pipeline.spec import Truncate
 from pipeline.tokenize.pairs import PairTokenizer
 from pipeline.tokenize.texts import NO_TOKENS, Tokens
 
-GOLDENS = Path(__file__).parents[1] / "goldens"
 RERANKERS = ("bge_reranker_xlmr", "gte_new_reranker", "modernbert_reranker")
 #: WordPiece, which tells the texts of a pair apart by type.
 TYPED = "ner_bert"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pyarrow as pa
 import pytest
+from corpora import GOLDENS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from pipeline.tokenize.texts import NO_TOKENS, NULL_TEXT, TextTokenizer, shorten, text_values
 
-WORDPIECE = Path(__file__).parents[1] / "goldens" / "bert_mean" / "tokenizer.json"
-WITHOUT_SPECIALS = Path(__file__).parents[1] / "goldens" / "voyage_nano" / "tokenizer.json"
+WORDPIECE = GOLDENS / "bert_mean" / "tokenizer.json"
+WITHOUT_SPECIALS = GOLDENS / "voyage_nano" / "tokenizer.json"
 LIMIT = 12
 
 

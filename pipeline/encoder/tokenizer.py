@@ -12,21 +12,18 @@ from typing import Any
 
 from tokenizers import Tokenizer, normalizers, processors
 
-from pipeline.encoder.architecture.encoder_config import EncoderConfig
+from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.checkpoint import VOCABULARY_FILES, Checkpoint
-from pipeline.encoder.checkpoint.sentence_modules import SentenceModules, read_json, read_modules
 from pipeline.errors import CheckpointError
 
 # An Egyptian hieroglyph: no vocabulary has it, and no normalizer drops it.
 _RARE = "\N{EGYPTIAN HIEROGLYPH A001}"
-# transformers writes 10^30 where a tokenizer has no limit.
-_NO_LIMIT = 10**9
 # Published loaders that pass an option which their files do not hold, by the last part of the
 # name: a copy in a directory, a store or an archive needs the option as well.
 _ADD_PREFIX_SPACE = ("tanaos-NER-v1",)
 
 
-def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+def load_tokenizer(card: ModelCard) -> Tokenizer:
     """The tokenizer of a checkpoint: no truncation, no padding, every quirk applied.
 
     Quirks: an end-of-text token that tokenizer_config.json asks for and tokenizer.json forgot
@@ -36,7 +33,8 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     Raises:
         CheckpointError: there is no tokenizer, or it cannot be read.
     """
-    settings = read_json(checkpoint.folder / "tokenizer_config.json")
+    checkpoint = card.checkpoint
+    settings = checkpoint.files.json(checkpoint.folder / "tokenizer_config.json")
     tokenizer = _read(checkpoint)
     _meet_an_unknown(tokenizer, checkpoint)
     tokenizer.no_truncation()
@@ -45,34 +43,9 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
         _append_end(tokenizer, settings, checkpoint)
     if settings.get("add_prefix_space") or _last_part(checkpoint.name) in _ADD_PREFIX_SPACE:
         tokenizer = _with_prefix_space(tokenizer)
-    if read_modules(checkpoint.path, checkpoint.config).do_lower_case:
+    if card.modules.do_lower_case:
         _lower(tokenizer)
     return tokenizer
-
-
-def max_length(
-    checkpoint: Checkpoint, modules: SentenceModules, encoder: EncoderConfig
-) -> int | None:
-    """Tokens of one sequence, special tokens counted, that a checkpoint may be given.
-
-    The module files' max_seq_length, which overrides the tokenizer's limit, or without one the
-    least of that limit and the config's positions, as sentence-transformers has it; never more
-    than a learned position table holds. None: nothing bounds it.
-    """
-    bounds: list[int | None] = [modules.max_seq_length]
-    if modules.max_seq_length is None:
-        bounds = [_tokenizer_limit(checkpoint)]
-    if modules.max_seq_length is None or encoder.position_table:
-        bounds.append(encoder.max_length)
-    return min((n for n in bounds if n is not None and 0 < n < _NO_LIMIT), default=None)
-
-
-def _tokenizer_limit(checkpoint: Checkpoint) -> int | None:
-    file = checkpoint.folder / "tokenizer_config.json"
-    limit = read_json(file).get("model_max_length")
-    if not isinstance(limit, int | float | None):
-        raise CheckpointError(f"{file} sets model_max_length = {limit!r}, which is no length")
-    return None if limit is None else int(min(limit, _NO_LIMIT))
 
 
 def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> int:

@@ -1,0 +1,59 @@
+"""The tensors of the modules after pooling: what their configs ask for, and where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipeline.encoder.checkpoint.files import CheckpointFiles
+from pipeline.encoder.checkpoint.safetensors_headers import (
+    TensorInfo,
+    check_floats,
+    read_header,
+    weight_files,
+)
+from pipeline.encoder.checkpoint.sentence_modules import (
+    DenseModule,
+    LayerNormModule,
+    Module,
+    NormalizeModule,
+)
+from pipeline.errors import CheckpointError
+
+Shape = tuple[int, ...]
+
+
+def module_tensors(files: CheckpointFiles, step: Module) -> Mapping[str, TensorInfo]:
+    """The tensors of one module by name: every one that its config asks for and no other.
+
+    Raises:
+        CheckpointError: its file is missing or damaged, or holds other tensors.
+    """
+    if isinstance(step, NormalizeModule):
+        return {}
+    wanted = _module_shapes(step)
+    (file,) = weight_files(files.path / step.folder)
+    header = read_header(file)
+    found = {name: info.shape for name, info in header.items()}
+    if found != wanted:
+        raise CheckpointError(
+            f"{file} holds {_listed(found)}; its config asks for {_listed(wanted)}",
+            hint="the weights and the config.json beside them do not belong together",
+        )
+    check_floats(header.values(), str(file))
+    return header
+
+
+def _module_shapes(step: DenseModule | LayerNormModule) -> dict[str, Shape]:
+    """The tensors that a module needs, by name."""
+    if isinstance(step, LayerNormModule):
+        return {"norm.weight": (step.dimension,), "norm.bias": (step.dimension,)}
+    shapes: dict[str, Shape] = {"linear.weight": (step.out_features, step.in_features)}
+    if step.bias:
+        shapes["linear.bias"] = (step.out_features,)
+    if step.residual and step.in_features != step.out_features:
+        shapes["residual.weight"] = (step.out_features, step.in_features)
+    return shapes
+
+
+def _listed(shapes: Mapping[str, Shape]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items()))

@@ -1,0 +1,140 @@
+"""How batches travel through a device: a CPU and a GPU lane with one interface.
+
+A lane knows where and when a batch is computed, and how its rows come back; what is computed is
+the engine's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from pipeline.choice import Choice
+from pipeline.encoder.architecture.encoder_config import EncoderConfig
+from pipeline.encoder.device.devices import thread_per_core
+from pipeline.encoder.graph_shapes import gpu_tokens
+
+# Batches computed at once on a CPU: each takes memory, so that many cores share one.
+_CPU_STREAMS = 8
+# Enough to keep the matrix units busy, and little enough to stay in a core's caches.
+_CPU_TOKENS = 2048
+# Batches whose rows may be on their way to the host while later ones compute: the thread that
+# launches may wait milliseconds for Python's lock while another copies token ids under it, and a
+# batch of a small model takes two.
+_GPU_IN_FLIGHT = 4
+# What scaled_dot_product_attention may choose on a GPU. Not cuDNN, which it prefers on Hopper: it
+# makes a plan for every new shape, and runs of equal lengths are nothing but new shapes.
+_SDPA = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+#: Waits for the rows of a batch, and gives them on the host.
+Arrival = Callable[[], Tensor]
+
+
+class Lane(Protocol):
+    """One device's way of taking batches."""
+
+    @property
+    def device_name(self) -> str:
+        """The device in words, for provenance: a GPU's product name, or "cpu"."""
+        ...
+
+    @property
+    def ahead(self) -> int:
+        """Batches that are taken before the rows of the first are waited for."""
+        ...
+
+    def placed(self) -> AbstractContextManager[None]:
+        """Inside the block, torch does on this device what it is not told where to do."""
+        ...
+
+    def launch(self, compute: Callable[[], Tensor]) -> Arrival:
+        """Compute rows, now or in a thread, and start to bring them to the host."""
+        ...
+
+    def release_memory(self) -> None:
+        """Give back what the device's allocator keeps for later."""
+        ...
+
+
+class CpuLane:
+    """Every core computes a batch of its own: none waits for another inside a batch."""
+
+    device_name = "cpu"
+
+    def __init__(self) -> None:
+        threads = torch.get_num_threads()
+        streams = min(threads, _CPU_STREAMS)
+        self._pool: ThreadPoolExecutor | None = None
+        if streams > 1:
+            self._pool = thread_per_core(streams, threads)
+        self.ahead = streams if streams > 1 else 0
+
+    def placed(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def launch(self, compute: Callable[[], Tensor]) -> Arrival:
+        if self._pool is not None:
+            return self._pool.submit(compute).result
+        rows = compute()
+        return lambda: rows
+
+    def release_memory(self) -> None:
+        """Nothing: torch keeps no memory of a CPU for later."""
+
+
+class GpuLane:
+    """One stream computes while another copies the rows of earlier batches to the host."""
+
+    ahead = _GPU_IN_FLIGHT
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    @property
+    def device_name(self) -> str:
+        return torch.cuda.get_device_name(self._device)
+
+    @contextmanager
+    def placed(self) -> Iterator[None]:
+        with torch.cuda.device(self._device), sdpa_kernel(_SDPA):
+            yield
+
+    def launch(self, compute: Callable[[], Tensor]) -> Arrival:
+        rows = compute()
+        host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+        self._copies.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._copies):
+            host.copy_(rows, non_blocking=True)
+            # The allocator must not reuse the rows before the copy has read them.
+            rows.record_stream(self._copies)
+        copied = self._copies.record_event()
+
+        def arrived() -> Tensor:
+            copied.synchronize()
+            return host
+
+        return arrived
+
+    def release_memory(self) -> None:
+        torch.cuda.empty_cache()
+
+
+def make_lane(device: torch.device) -> Lane:
+    """The lane of a device."""
+    return GpuLane(device) if device.type == "cuda" else CpuLane()
+
+
+def choose_token_budget(device: torch.device, config: EncoderConfig, precision: str) -> Choice[int]:
+    """Tokens a batch should hold where the user does not say; on a GPU, once weights are loaded."""
+    if device.type != "cuda":
+        return Choice(_CPU_TOKENS, "keeps the cores busy and stays in their caches")
+    free, _ = torch.cuda.mem_get_info(device)
+    tokens = gpu_tokens(config, free, 4 if precision == "float32" else 2)
+    return Choice(tokens, f"few launches, and room in {free / 2**30:.0f} GiB of free memory")

@@ -1,0 +1,36 @@
+"""The precision that a model is computed in on a device, and why. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from pipeline.choice import Choice
+from pipeline.encoder.architecture.encoder_config import EncoderConfig
+from pipeline.errors import UsageError
+from pipeline.spec import Precision
+
+
+def choose_precision(precision: str, config: EncoderConfig, device: str) -> Choice[str]:
+    """The precision to compute in; `auto` is float32 on a CPU and 16 bits on a GPU.
+
+    Raises:
+        UsageError: no such precision, or one in which this family overflows.
+    """
+    allowed = get_args(Precision)
+    if precision not in allowed:
+        raise UsageError(f"no precision {precision!r}", hint=f"one of {', '.join(allowed)}")
+    if precision == "float16" and config.float16_overflows:
+        raise UsageError(
+            f"{config.family} overflows in float16", hint="use --precision bfloat16 or float32"
+        )
+    if precision == "int8" and device != "cpu":
+        raise UsageError(
+            f"int8 is for a CPU; the device is {device}", hint="use --precision auto on a GPU"
+        )
+    if precision != "auto":
+        return Choice(precision, "asked for")
+    if not device.startswith("cuda"):
+        return Choice("float32", "on a CPU auto gives the authors' own values, bit for bit stable")
+    if config.half == "bfloat16":
+        return Choice("bfloat16", f"{device} multiplies in 16 bits; float16 may overflow here")
+    return Choice("float16", f"{device} multiplies in 16 bits; {config.family} fits its range")

@@ -1,0 +1,32 @@
+"""The reader of each format. To add a format: a file beside these, a line here, and its suffix in
+`pipeline.input.discovery`.
+"""
+
+from __future__ import annotations
+
+from pipeline.input.formats.base import Reader
+from pipeline.store.directory import OpenedFile
+
+
+def open_reader(file: OpenedFile, kind: str, compression: str) -> Reader:
+    """The reader of a format: parquet, arrow, jsonl or csv.
+
+    Raises:
+        ContentError: the content is not what the name promises.
+    """
+    # Imported late: a job needs one of them.
+    if kind == "parquet":
+        from pipeline.input.formats.parquet import ParquetReader
+
+        return ParquetReader(file)
+    if kind == "arrow":
+        from pipeline.input.formats.arrow import open_arrow
+
+        return open_arrow(file)
+    if kind == "jsonl":
+        from pipeline.input.formats.jsonl import JsonLinesReader
+
+        return JsonLinesReader(file, compression)
+    from pipeline.input.formats.csv import CsvReader
+
+    return CsvReader(file, compression)

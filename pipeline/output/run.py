@@ -1,0 +1,91 @@
+"""A run: one plan carried out on an output, and how it is written down."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.errors import OutputConflict
+from pipeline.spec import JobSpec, digest
+from pipeline.store.uris import redact
+
+#: Raise when what is written changes so that an older version must not touch it.
+FORMAT_VERSION = 1
+RUNS = "_bei/runs/"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One plan carried out on an output."""
+
+    output: str
+    n: int
+    spec: JobSpec
+    inputs: tuple[str, ...]  # the INPUT arguments as given, resolved to absolute URIs
+    columns: pa.Schema  # of the input as planned: id, kept and task columns
+    plan: str  # digest of the plan
+    files: int
+    shards: int
+    rows: int
+    limit: int | None = None
+    created: str = field(default_factory=lambda: now())
+    format: int = FORMAT_VERSION
+
+    @property
+    def job(self) -> str:
+        """The job id: 12 hex digits over (output, n)."""
+        return digest(self.output, self.n)[:12]
+
+    @property
+    def kept(self) -> pa.Schema:
+        """The id and kept columns, which pass through."""
+        return kept_schema(self.spec, self.columns)
+
+    def path(self, name: str) -> str:
+        """Where an object of this run lies, relative to the output."""
+        return f"{RUNS}{self.n}/{name}"
+
+    def to_json(self) -> dict[str, Any]:
+        packed = base64.b64encode(self.columns.serialize()).decode()
+        own = {name: getattr(self, name) for name in _PLAIN_FIELDS}
+        return {**own, "job": self.job, "columns": packed, "spec": self.spec.to_json()}
+
+    @classmethod
+    def from_json(cls, output: str, data: dict[str, Any]) -> Run:
+        """Rebuild a run; `output` is where it was found, which need not be where it was made.
+
+        Raises:
+            OutputConflict: a newer version of bei-jobs wrote it.
+        """
+        if data.get("format", 0) > FORMAT_VERSION:
+            raise OutputConflict(
+                f"{redact(output)} was written by a newer version of bei-jobs",
+                hint="upgrade bei-jobs here; an older version must not touch it",
+            )
+        columns = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(data["columns"])))
+        own = {name: data[name] for name in _PLAIN_FIELDS}
+        own["inputs"] = tuple(own["inputs"])
+        return cls(
+            **{**own, "output": output}, columns=columns, spec=JobSpec.from_json(data["spec"])
+        )
+
+
+_PLAIN_FIELDS = (
+    "output", "n", "inputs", "plan", "files", "shards", "rows", "limit", "created", "format",
+)  # fmt: skip
+
+
+def kept_schema(spec: JobSpec, columns: pa.Schema) -> pa.Schema:
+    """The id column (where there is one) and the kept ones, as they are in `columns`."""
+    names = [spec.id_column] if spec.id_column else []
+    names += [name for name in spec.keep if name not in names]
+    return pa.schema([columns.field(name) for name in names])
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601 to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,60 @@
+"""What planning chose for the user, and why."""
+
+from __future__ import annotations
+
+from pipeline.choice import Choice, Choices
+from pipeline.encoder.card import ModelCard
+from pipeline.encoder.checkpoint.checkpoint import is_hub_name
+from pipeline.encoder.checkpoint.hub import DEFAULT_PACKAGE
+from pipeline.request import Request
+from pipeline.spec import JobSpec
+from pipeline.store.uris import redact
+from pipeline.tasks import find_task
+
+
+def planning_choices(request: Request, spec: JobSpec, card: ModelCard, output: str) -> Choices:
+    """Option → what it was set to, for the options that the user did not give."""
+    found: dict[str, Choice[object]] = {}
+    if request.output is None:
+        found["output"] = Choice(redact(output), "beside the input, named after the task")
+    if request.revision is None and (revision := revision_choice(card)) is not None:
+        found["revision"] = revision
+    if request.id_column is None:
+        found["id-column"] = _id_column(spec)
+    found |= _text_columns(request)
+    if request.max_length is None:
+        stated = card.max_length is not None
+        reason = "the model's own limit" if stated else "the model states no limit"
+        found["max-length"] = Choice(spec.max_length, reason)
+    if spec.prompt and request.prompt is None and request.prompt_name is None:
+        name = card.modules.default_prompt_name
+        found["prompt"] = Choice(spec.prompt, f"the model's default prompt, named {name!r}")
+    return found
+
+
+def revision_choice(card: ModelCard) -> Choice[object] | None:
+    """The commit of a model of the hub that was named without one; None for a directory."""
+    checkpoint = card.checkpoint
+    if checkpoint.revision:
+        return Choice(checkpoint.revision, "the main branch of the hub's repository")
+    if not is_hub_name(checkpoint.name):
+        return None
+    package = DEFAULT_PACKAGE.replace("_", "-")
+    return Choice("none", f"the published weights, as the package {package} carries them")
+
+
+def _id_column(spec: JobSpec) -> Choice[object]:
+    if spec.id_column is None:
+        return Choice("none", "not every input has a column named id; rows keep their order")
+    return Choice(spec.id_column, "every input has a column of that name")
+
+
+def _text_columns(request: Request) -> dict[str, Choice[object]]:
+    """The columns that the task reads under their default names."""
+    task = find_task(request.task)
+    read = {*task.text_columns(request), *task.list_columns(request)}
+    return {
+        name.replace("_", "-"): Choice(getattr(request, name), "the default name")
+        for name in ("text_column", "query_column", "documents_column")
+        if name in task.options and request.is_default(name) and getattr(request, name) in read
+    }

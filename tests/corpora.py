@@ -1,0 +1,35 @@
+"""Where the test data lie, and corpora made on the spot. Imports nothing of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROOT = Path(__file__).parent.parent
+GOLDENS = ROOT / "tests" / "goldens"
+#: A BERT of 32 dimensions: loads in milliseconds, behaves like the real one.
+TINY = str(GOLDENS / "bert_mean")
+
+
+def texts(rows: int, seed: int = 0) -> list[str]:
+    """Different texts of different lengths."""
+    return [f"text {seed} of number {row} " + "goes on " * (row * 7 % 11) for row in range(rows)]
+
+
+def write_parquet(
+    path: Path, rows: int = 20, *, seed: int = 0, row_group: int = 10, **columns: Sequence[Any]
+) -> Path:
+    """A corpus with `id` and `text`; `columns` are added or put in their place."""
+    table = {"id": [f"{seed}-{row}" for row in range(rows)], "text": texts(rows, seed)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({**table, **columns}), path, row_group_size=row_group)
+    return path
+
+
+def parts(output: Path) -> list[str]:
+    """The flat glob over a local output."""
+    return sorted(path.name for path in output.glob("*.arrow"))
