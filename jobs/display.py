@@ -27,11 +27,18 @@ class Display:
 
     def show_choices(self, choices: Choices) -> None:
         """One line per choice, each once."""
-        known = dict(self.choices or {})
+        earlier = dict(self.choices or {})
         for name, choice in choices.items():
-            if name not in known and not self.quiet:
-                click.echo(f"{name:<16} {choice.value}: {choice.reason}", err=True)
-        self.choices = {**choices, **known}
+            if name not in earlier and not self.quiet:
+                self._print(f"{name:<16} {choice.value}: {choice.reason}")
+        self.choices = {**choices, **earlier}
+
+    def _print(self, line: str) -> None:
+        """A line on stderr, above the bar where there is one."""
+        if self.bar is None:
+            click.echo(line, err=True)
+        else:
+            self.bar.write(line)
 
     def waiting(self, holder: str) -> None:
         click.echo(f"waiting for process {holder}, which runs a job on this output", err=True)

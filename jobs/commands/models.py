@@ -37,12 +37,12 @@ def command(model: str | None, task: str | None, revision: str | None, as_json: 
     from workers.settings import load_settings
 
     card = open_card(model, revision, cache_dir=load_settings().cache_dir)
-    said = card.to_json() | {"task": task_of(card, task).name}
+    description = card.to_json(task_of(card, task).name)
     choices = choices_here(card, revision=revision)
     if as_json:
-        click.echo(json.dumps(said | {"choices": choices_json(choices)}))
+        click.echo(json.dumps(description | {"choices": choices_json(choices)}))
         return
-    for key, value in said.items():
+    for key, value in description.items():
         if key not in _SHOWN_APART:
             click.echo(f"{key:<20} {_text(value)}")
     for key, value in _shape(card):

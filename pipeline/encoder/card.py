@@ -107,14 +107,15 @@ class ModelCard:
             "default_prompt_name": modules.default_prompt_name,
         }
 
-    def to_json(self) -> dict[str, Any]:
-        """All that users are told of a model."""
+    def to_json(self, task: str) -> dict[str, Any]:
+        """All that users are told of a model that does a task."""
         checkpoint = self.checkpoint
         found: dict[str, Any] = {
             "name": checkpoint.name,
             "revision": checkpoint.revision,
             "sha256": checkpoint.sha256,
             "fingerprint": checkpoint.fingerprint,
+            "task": task,
             **self.identity(),
             "max_length": self.max_length,
             "path": str(checkpoint.path),

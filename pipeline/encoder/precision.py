@@ -30,7 +30,7 @@ def choose_precision(precision: str, config: EncoderConfig, device: str) -> Choi
     if precision != "auto":
         return Choice(precision, "asked for")
     if not device.startswith("cuda"):
-        return Choice("float32", "on a CPU auto gives the authors' own values, bit for bit stable")
+        return Choice("float32", "on a CPU, auto means the authors' own float32")
     if config.half == "bfloat16":
         return Choice("bfloat16", f"{device} multiplies in 16 bits; float16 may overflow here")
     return Choice("float16", f"{device} multiplies in 16 bits; {config.family} fits its range")
