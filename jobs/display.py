@@ -24,34 +24,35 @@ class Display:
     quiet: bool = False
     choices: Choices | None = None
     bar: ProgressBar | None = None
+    _rows: int = 0
+    _reused: int = 0
 
     def show_choices(self, choices: Choices) -> None:
         """One line per choice, each once."""
         earlier = dict(self.choices or {})
         for name, choice in choices.items():
             if name not in earlier and not self.quiet:
-                self._print(f"{name:<16} {choice.value}: {choice.reason}")
+                click.echo(f"{name:<16} {choice.value}: {choice.reason}", err=True)
         self.choices = {**choices, **earlier}
-
-    def _print(self, line: str) -> None:
-        """A line on stderr, above the bar where there is one."""
-        if self.bar is None:
-            click.echo(line, err=True)
-        else:
-            self.bar.write(line)
 
     def waiting(self, holder: str) -> None:
         click.echo(f"waiting for process {holder}, which runs a job on this output", err=True)
 
     def started(self, rows: int, reused: int) -> None:
-        self.bar = ProgressBar(rows, reused, quiet=self.quiet)
+        self._rows, self._reused = rows, reused
 
     def chose(self, choices: Choices) -> None:
         self.show_choices(choices)
+        self._open_bar()
 
     def batch(self, rows: int, tokens: int) -> None:
-        if self.bar is not None:
-            self.bar.add(rows, tokens)
+        self._open_bar().add(rows, tokens)
+
+    def _open_bar(self) -> ProgressBar:
+        """The bar, below the lines that are printed before the first batch."""
+        if self.bar is None:
+            self.bar = ProgressBar(self._rows, self._reused, quiet=self.quiet)
+        return self.bar
 
     def stopping(self) -> None:
         click.echo("\nstopping after this batch …", err=True)

@@ -53,10 +53,6 @@ class ProgressBar:
     ) -> None:
         self.close()
 
-    def write(self, line: str) -> None:
-        """Print a line above the bar."""
-        tqdm.write(line, file=sys.stderr)
-
     def close(self) -> None:
         """Leave the bar as it stands."""
         self._bar.refresh()
