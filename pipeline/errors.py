@@ -1,4 +1,4 @@
-"""Every error a user can meet, drawn once.
+"""Every error a user can meet, as one tree.
 
     BeiJobsError                    exit code 1
     ├── UsageError                  2   options that do not make sense together
@@ -7,26 +7,26 @@
     ├── CheckpointError             1   a model cannot be found, trusted, matched or loaded
     ├── StorageError                1   a store refused or failed
     │   ├── NotFound                1   the object, bucket or directory does not exist
-    │   ├── AccessDenied            1   credentials missing, wrong or without the right
+    │   ├── AccessDenied            1   credentials are missing, wrong or lack permission
     │   └── StoreFull               1   no space left
     ├── OutputConflict              1   the output belongs to another job or another space
     ├── EncodeError                 1   the device or the model failed on a batch
-    ├── BrokerError                 1   Redis is unreachable or answers nonsense
+    ├── BrokerError                 1   Redis cannot be reached or answers nonsense
     ├── JobFailed                   1   a job ended with failed shards or too many failed rows
-    └── Interrupted               130   stopped between batches; the same command goes on
+    └── Interrupted               130   stopped between batches; the same command resumes
 
-Each says what happened and where in its message, and what to do next in `hint`. Neither ever
-holds a secret: URIs are printed through `pipeline.store.directory.redact`.
+The message says what happened and where, `hint` what to do next. Neither ever holds a secret: URIs
+are printed through `pipeline.store.uris.redact`.
 """
 
 from __future__ import annotations
 
 
 class BeiJobsError(Exception):
-    """The root: `str(error)` is what happened and where, `error.hint` the next step."""
+    """The root: `str(error)` says what happened and where, `error.hint` what to do next."""
 
     exit_code = 1
-    #: Whether the same work may succeed when it is tried again unchanged.
+    # Whether the same work may succeed if it is retried unchanged.
     transient = False
 
     def __init__(self, message: str, *, hint: str = "") -> None:
@@ -62,7 +62,7 @@ class CheckpointError(BeiJobsError):
 
 
 class StorageError(BeiJobsError):
-    """A store refused or failed; worth another try unless a child says otherwise."""
+    """A store refused or failed; worth a retry unless a subclass says otherwise."""
 
     transient = True
 
@@ -74,13 +74,13 @@ class NotFound(StorageError):
 
 
 class AccessDenied(StorageError):
-    """Credentials are missing, wrong, or lack the right to do this."""
+    """Credentials are missing, wrong, or lack the permission to do this."""
 
     transient = False
 
 
 class StoreFull(StorageError):
-    """No space left on the device or quota exceeded."""
+    """No space is left on the device, or a quota is exceeded."""
 
     transient = False
 
@@ -96,17 +96,17 @@ class EncodeError(BeiJobsError):
 
 
 class BrokerError(BeiJobsError):
-    """Redis is unreachable, refuses us, or answers what no worker of ours wrote."""
+    """Redis cannot be reached, refuses us, or holds data that bei-jobs did not write."""
 
     transient = True
 
 
 class JobFailed(BeiJobsError):
-    """A job ended with failed shards, or with more failed rows than it may have."""
+    """A job ended with failed shards, or with more failed rows than allowed."""
 
 
 class Interrupted(BeiJobsError):
-    """Stopped between batches; what is committed stays, the same command goes on."""
+    """Stopped between batches; committed parts are kept, and the same command resumes."""
 
     exit_code = 130
     transient = True

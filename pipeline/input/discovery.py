@@ -13,8 +13,8 @@ from fsspec.core import has_magic
 
 from pipeline.errors import InputError, NotFound
 from pipeline.store.backends import info_version
-from pipeline.store.directory import Directory, ObjectInfo, absolute, file_info, redact, translated
-from pipeline.store.uris import filesystem, is_local
+from pipeline.store.directory import Directory, ObjectInfo, file_info
+from pipeline.store.uris import absolute, filesystem, is_local, redact, translated
 
 _FORMATS = {
     ".parquet": "parquet",

@@ -11,7 +11,8 @@ from pipeline.errors import BeiJobsError, InputChanged, InputError, NotFound
 from pipeline.input.discovery import ListedFile, discover
 from pipeline.input.formats import ContentError, FileSummary, open_reader
 from pipeline.spec import Cut, InputFile
-from pipeline.store.directory import OpenedFile, redact
+from pipeline.store.directory import OpenedFile
+from pipeline.store.uris import redact
 
 __all__ = ["FileSummary", "ListedFile", "discover", "inspect", "read"]
 

@@ -28,7 +28,8 @@ from pipeline.errors import NotFound, OutputConflict, StorageError
 from pipeline.output.plan import Plan
 from pipeline.output.run import FORMAT_VERSION, RUNS, Run, kept_schema, now
 from pipeline.spec import NOT_IDENTITY, NUMERICS_VERSION, JobSpec, ShardResult, schema_hash
-from pipeline.store.directory import Directory, ObjectInfo, redact
+from pipeline.store.directory import Directory, ObjectInfo
+from pipeline.store.uris import redact
 
 #: Attempts of a shard whose failures may pass before the shard counts as failed.
 MAX_ATTEMPTS = 3

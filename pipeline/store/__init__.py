@@ -1,1 +1,1 @@
-"""Object stores and disks: create-only writes, listings, URIs. Knows nothing above it."""
+"""Object stores and disks: create-only writes, listings, URIs. Depends only on the errors."""

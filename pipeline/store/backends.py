@@ -1,7 +1,7 @@
-"""What each kind of store does its own way: create-only writes, listing and versions.
+"""What differs between kinds of store: create-only writes, listings and versions.
 
-`Directory` in `pipeline.store.directory` is the only user; it adds the checks, the error tree and
-the reading back after a failed write.
+`Directory` in `pipeline.store.directory` adds the checks, the error tree and the read-back after a
+failed write.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Protocol, cast
 from pipeline.errors import StorageError
 from pipeline.store.uris import filesystem, is_local
 
-#: Where unfinished files of a local output lie, relative to its root.
+# Unfinished files of a local output, relative to its root.
 TMP = "_bei/tmp"
 
 _STALE_SECONDS = 24 * 3600
@@ -34,7 +34,7 @@ _MEMORY_LOCK = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One file of a store, as it is now."""
+    """One file of a store at the time of the call."""
 
     name: str  # relative to the directory it was listed in
     size: int  # bytes
@@ -42,7 +42,7 @@ class ObjectInfo:
 
 
 class Store(Protocol):
-    """The operations on names under one root; raises what the store's client raises."""
+    """Operations on names under one root; errors of the store's client are raised unchanged."""
 
     def create(self, name: str, data: bytes | memoryview) -> None: ...
     def replace(self, name: str, data: bytes | memoryview) -> None: ...
@@ -54,7 +54,7 @@ class Store(Protocol):
 
 
 def store_of(root: str) -> Store:
-    """The store that holds the absolute URI `root`."""
+    """The store of the absolute URI `root`."""
     if is_local(root):
         return LocalStore(root)
     protocol = root.partition("://")[0]
@@ -70,14 +70,14 @@ def stat_version(stat: os.stat_result) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LocalStore:
-    """A directory of this machine or of a mounted file server."""
+    """A directory on this machine or on a mounted file server."""
 
     root: str
 
     def create(self, name: str, data: bytes | memoryview) -> None:
         """Link a synced temporary file into place: atomic, and never over another file.
 
-        fsspec's own `mode="create"` checks and then writes, which two writers can both win.
+        fsspec's own `mode="create"` checks and then writes, so two writers can both succeed.
 
         Raises:
             FileExistsError: the name is taken.
@@ -157,23 +157,23 @@ class LocalStore:
         """Files below `folder` ("" or ending in "/") in byte order of their whole names."""
         try:
             with os.scandir(os.path.join(self.root, folder)) as entries:
-                found = [entry for entry in entries if entry.name.startswith(stem)]
+                matching = [entry for entry in entries if entry.name.startswith(stem)]
         except (FileNotFoundError, NotADirectoryError):
             return
-        found.sort(key=_sort_key)
-        for entry in found:
+        matching.sort(key=_sort_key)
+        for entry in matching:
             if entry.is_dir(follow_symlinks=False):
                 if recursive:
                     yield from self._walk(f"{folder}{entry.name}/", "", True)
                 continue
-            with suppress(FileNotFoundError):  # deleted meanwhile
+            with suppress(FileNotFoundError):  # deleted since it was listed
                 if entry.is_file():
                     stat = entry.stat()
                     yield ObjectInfo(folder + entry.name, stat.st_size, stat_version(stat))
 
 
 def _sort_key(entry: os.DirEntry[str]) -> bytes:
-    # "a/b" sorts where "a/" does, which is after "a.b".
+    # A directory sorts by its name with a slash, because "a/b" comes after "a.b".
     suffix = b"/" if entry.is_dir(follow_symlinks=False) else b""
     return os.fsencode(entry.name) + suffix
 
@@ -188,7 +188,7 @@ def _sync_directory(path: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RemoteStore:
-    """Any other fsspec filesystem that knows `pipe_file(mode="create")`: GCS and Azure do."""
+    """Other fsspec filesystems with `pipe_file(mode="create")`, such as GCS and Azure."""
 
     root: str
 
@@ -198,7 +198,7 @@ class RemoteStore:
 
     def create(self, name: str, data: bytes | memoryview) -> None:
         fs, path = self._at(name)
-        # Clients take bytes alone; what already is bytes is not copied.
+        # Clients accept only bytes; `bytes()` does not copy what already is bytes.
         fs.pipe_file(path, bytes(data), mode="create")
 
     def replace(self, name: str, data: bytes | memoryview) -> None:
@@ -230,13 +230,13 @@ class RemoteStore:
         folder = prefix.rpartition("/")[0]
         _, base = self._at(folder)
         try:
-            found = fs.find(base, maxdepth=None if recursive else 1, detail=True)
+            infos = fs.find(base, maxdepth=None if recursive else 1, detail=True)
         except FileNotFoundError:
             return
-        for path in sorted(found, key=os.fsencode):
+        for path in sorted(infos, key=os.fsencode):
             name = path[len(root) :].lstrip("/")
             if name.startswith(prefix) and os.fsencode(name) > os.fsencode(after):
-                yield ObjectInfo(name, found[path]["size"], info_version(found[path]))
+                yield ObjectInfo(name, infos[path]["size"], info_version(infos[path]))
 
 
 class MemoryStore(RemoteStore):
@@ -245,7 +245,7 @@ class MemoryStore(RemoteStore):
     __slots__ = ()
 
     def create(self, name: str, data: bytes | memoryview) -> None:
-        # It looks and then writes; inside one process a lock makes the two one step.
+        # fsspec checks and then writes; within one process a lock makes this one step.
         with _MEMORY_LOCK:
             fs, path = self._at(name)
             if fs.exists(path):
@@ -253,17 +253,17 @@ class MemoryStore(RemoteStore):
             fs.pipe_file(path, bytes(data))
 
     def open(self, name: str) -> BinaryIO:
-        # Its own handle is shared by everyone who opens the file, position included.
+        # fsspec gives everyone who opens the file the same handle, position included.
         return io.BytesIO(self.read(name))
 
 
 class S3Store(RemoteStore):
-    """S3 and what speaks its API. `If-None-Match: *` makes the write create-only."""
+    """S3 and stores with its API. `If-None-Match: *` makes a write create-only."""
 
     __slots__ = ()
 
     def list(self, prefix: str, recursive: bool, after: str) -> Iterator[ObjectInfo]:
-        """Page by page, 1,000 keys in memory; the API answers in byte order of keys.
+        """List page by page, 1,000 keys in memory; the API returns keys in byte order.
 
         https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
         """
@@ -278,7 +278,7 @@ class S3Store(RemoteStore):
         while True:
             page = fs.call_s3("list_objects_v2", **request)
             for item in page.get("Contents", ()):
-                if not item["Key"].endswith("/"):  # a console's "folder"
+                if not item["Key"].endswith("/"):  # a "folder" made in a web console
                     name = item["Key"][len(base) :]
                     yield ObjectInfo(name, item["Size"], info_version(item))
             if not page.get("IsTruncated"):
@@ -287,12 +287,12 @@ class S3Store(RemoteStore):
 
 
 def info_version(info: dict[str, Any]) -> str:
-    """The version of a file from what a filesystem says of it: the store's own tag if any."""
+    """The version of a file from fsspec's info about it: the store's own tag if there is one."""
     for key in ("generation", "ETag", "etag", "blob_id"):
         if tag := info.get(key):
             return str(tag).strip('"')
     size = info.get("size", 0)
     for key in ("mtime", "LastModified", "last_modified", "created"):
-        if (when := info.get(key)) is not None:
-            return f"{size}-{when.timestamp() if isinstance(when, datetime) else when}"
+        if (modified := info.get(key)) is not None:
+            return f"{size}-{modified.timestamp() if isinstance(modified, datetime) else modified}"
     return str(size)

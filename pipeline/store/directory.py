@@ -1,7 +1,7 @@
-"""The one way to a store: open, list, version of a file, and the create-only write.
+"""The only access to a store: open, list, file versions and the create-only write.
 
-Creating a file *is* a commit, so `Directory.create` has to be right where a plain write may be
-wrong: two writers, a lost response, a full disk, a store that ignores the condition.
+Creating a file *is* a commit, so `Directory.create` has to be right in cases that a plain write
+may get wrong: two writers, a lost response, a full disk, a store that ignores the condition.
 """
 
 from __future__ import annotations
@@ -29,23 +29,20 @@ __all__ = [
     "Directory",
     "ObjectInfo",
     "OpenedFile",
-    "absolute",
     "file_info",
-    "redact",
-    "translated",
 ]
 
-#: Anything with a buffer: bytes, memoryview, pyarrow.Buffer.
+# Anything with a buffer: bytes, memoryview, pyarrow.Buffer.
 Data: TypeAlias = bytes | bytearray | memoryview | pa.Buffer
 
 
 class Directory:
     """An output prefix: names below one URI of any store.
 
-    Holds nothing but the URI: it may be pickled, shared between threads and carried across a
+    It holds only the URI, so it may be pickled, shared between threads and carried across a
     fork. Names are relative, "/"-separated, and taken literally (no glob).
 
-    Every method raises NotFound, AccessDenied, StoreFull or StorageError as the store failed.
+    Every method raises NotFound, AccessDenied, StoreFull or StorageError when the store fails.
     """
 
     __slots__ = ("uri",)
@@ -67,9 +64,9 @@ class Directory:
     def create(self, name: str, data: Data) -> bool:
         """Write `name` unless it exists. Returns whether it now holds exactly `data`.
 
-        On any error of the write the file is read back: the write may have been applied and
-        only its answer lost. What is there decides, so give `data` an id of its own where
-        knowing the winner matters; equal bytes count as mine.
+        On any error of the write the file is read back, because the write may have been applied
+        and only its response lost. The stored bytes decide: put a unique id into `data` where it
+        matters which writer won, since equal bytes count as this call's.
 
         Raises:
             ValueError: `data` is empty (S3 clients write an empty body unconditionally).
@@ -81,13 +78,13 @@ class Directory:
             try:
                 self._store.create(_checked(name), view)
             except Exception:
-                if (mine := self._holds(name, view)) is None:
+                if (holds_data := self._holds(name, view)) is None:
                     raise
-                return mine
+                return holds_data
         return True
 
     def _holds(self, name: str, data: bytes | memoryview) -> bool | None:
-        """Whether `name` holds `data`; None where nothing can be read back."""
+        """Whether `name` holds `data`; None if it cannot be read back."""
         try:
             same_size = self.info(name).size == len(data)
             return same_size and self.read(name) == data
@@ -95,7 +92,7 @@ class Directory:
             return None
 
     def put(self, name: str, data: Data) -> None:
-        """Write `name`, over what was there: for advisory files only. Readers see old or new."""
+        """Write or overwrite `name`; for advisory files only. Readers see old or new bytes."""
         with translated(self.uri_of(name)):
             self._store.replace(_checked(name), _view(data))
 
@@ -105,7 +102,7 @@ class Directory:
             return self._store.read(_checked(name))
 
     def open(self, name: str) -> BinaryIO:
-        """A seekable binary file over `name` that reads ranges as asked for."""
+        """A seekable binary file over `name` that reads only the ranges asked for."""
         with translated(self.uri_of(name)):
             return self._store.open(_checked(name))
 
@@ -123,7 +120,7 @@ class Directory:
         return True
 
     def delete(self, name: str) -> None:
-        """Remove `name`; fine where it is not there."""
+        """Remove `name`, if it exists."""
         with translated(self.uri_of(name)):
             self._store.delete(_checked(name))
 
@@ -143,11 +140,11 @@ class Directory:
             yield from self._store.list(prefix, recursive, after)
 
     def probe(self) -> None:
-        """Prove that files can be created here, and only once each.
+        """Check that files can be created here, and each only once.
 
         Raises:
             StorageError: the store ignores the condition of a create-only write.
-            AccessDenied, NotFound, StoreFull: it cannot be written at all.
+            AccessDenied, NotFound, StoreFull: the store cannot be written to.
         """
         name = f"{TMP}/probe-{uuid.uuid4().hex}"
         try:
@@ -155,11 +152,11 @@ class Directory:
             if self.create(name, b"second"):
                 raise StorageError(
                     f"{redact(self.uri)}: the store overwrites a file that it was asked to "
-                    "create only if missing, so two workers could both commit a part",
+                    "create only if it is missing, so two workers could both commit a part",
                     hint="use a store with conditional writes (AWS S3, MinIO, GCS, Azure, a disk)",
                 )
         finally:
-            with suppress(StorageError):  # the error of the write says more
+            with suppress(StorageError):  # the error of the write is more useful
                 self.delete(name)
         if isinstance(store := self._store, LocalStore):
             with translated(self.uri):
@@ -173,7 +170,7 @@ class OpenedFile:
 
     Raises:
         NotFound, AccessDenied, StorageError: from the constructor and from every read, so that
-            what else a reader of the format raises is about the content.
+            any other error of a format's reader is about the content.
     """
 
     def __init__(self, uri: str, *, sequential: bool = False) -> None:
@@ -181,15 +178,15 @@ class OpenedFile:
 
         Args:
             uri: of any store.
-            sequential: read ahead for one pass; otherwise each read is the one range asked for,
-                which is what a reader of row groups wants.
+            sequential: read ahead for one pass; otherwise each read fetches exactly its range,
+                which suits a reader of row groups.
         """
         self.uri = uri
         with translated(uri):
             self._file = _open(uri, sequential)
 
     def version(self) -> str:
-        """The version of what is being read; of a remote file, what its URI holds now."""
+        """The version of the opened file; for a remote file, the version now at its URI."""
         with translated(self.uri):
             if is_local(self.uri):
                 return stat_version(os.fstat(self._file.fileno()))
@@ -207,7 +204,7 @@ class OpenedFile:
         return self._file.tell()
 
     def close(self) -> None:
-        """Nothing: pyarrow closes what it has read, but the version is asked for after that."""
+        """Do nothing: pyarrow closes a file it has read, but the version is needed after that."""
 
     @property
     def closed(self) -> bool:
@@ -245,7 +242,7 @@ def file_info(uri: str) -> ObjectInfo:
     """Size and version of the file at an absolute `uri`; the name is its last segment.
 
     Raises:
-        NotFound: there is no file; a directory is none.
+        NotFound: there is no file, or `uri` is a directory.
     """
     parent, _, name = uri.rpartition("/")
     with translated(uri):

@@ -1,4 +1,4 @@
-"""Small tables as Parquet bytes: plans, lists of parts, quarantined rows."""
+"""Small tables as Parquet bytes: plans, part lists, quarantined rows."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ def to_parquet(table: pa.Table) -> bytes:
 def from_parquet(data: bytes) -> pa.Table:
     """Read back what `to_parquet` wrote, its schema metadata included.
 
-    In this thread alone: a reader thread of pyarrow's that still lets go of our bytes while the
-    interpreter ends aborts the process, which a command as short as `files` did in one of five
-    runs.
+    Only this thread reads: a pyarrow reader thread that releases the bytes while the interpreter
+    shuts down aborts the process. A command as short as `files` hit this in one of five runs.
 
     Raises:
-        pyarrow.ArrowException, OSError: the bytes are no Parquet file.
+        pyarrow.ArrowException, OSError: the bytes are not a Parquet file.
     """
     with pq.ParquetFile(pa.BufferReader(data), pre_buffer=False) as file:
         return file.read(use_threads=False)

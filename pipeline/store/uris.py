@@ -1,8 +1,8 @@
 """URIs of every store: made absolute, printed without secrets, opened through fsspec.
 
-A filesystem object is fetched anew for each operation and never kept: fsspec caches it per
-process and drops that cache in a forked child (`fsspec.spec._Cached`), whereas an object carried
-across a fork refuses to work ("This class is not fork-safe").
+A filesystem object is looked up for each operation and never kept: fsspec caches it per process
+and drops that cache in a forked child (`fsspec.spec._Cached`), whereas an object carried across a
+fork refuses to work ("This class is not fork-safe").
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from pipeline.errors import (
 
 LOCAL_PROTOCOLS = frozenset({None, "", "file", "local"})
 
-# Here the part before "@" names a container, not a user.
-# user:password of a URI: in its first segment, and no port.
+# user:password@ in the first segment of a URI; host:port is not one.
 _CREDENTIALS = re.compile(r"[^/:@]*:(?!\d+(/|$))[^@]*@|[^/:@]*:\d+@")
+# In these schemes the part before "@" names a container, not a user.
 _CONTAINER_SCHEMES = frozenset({"abfs", "abfss", "wasb", "wasbs"})
 _SECRET_PARAMETER = re.compile(r"(?i)sig|token|key|secret|cred|passw|auth|policy")
 _URI_IN_TEXT = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 _DETAIL_MAX_CHARS = 300
 
-# s3fs itself retries five times; more than one attempt of botocore's own inside each of those
-# multiplies (25 PUTs on a constant 503). One is kept for the 5xx codes that s3fs gives up on.
+# s3fs retries five times, and botocore's own retries multiply that (25 PUTs on a constant 503).
+# One botocore retry is kept for the 5xx codes that s3fs does not retry.
 _S3_OPTIONS: Mapping[str, Any] = {
     "config_kwargs": {
         "retries": {"max_attempts": 1},
@@ -69,12 +69,12 @@ _CLIENT_LIBRARIES = frozenset(
 
 
 def is_local(uri: str) -> bool:
-    """Whether `uri` is a path of this machine: plain, file:// or local://."""
+    """Whether `uri` is a path on this machine: plain, file:// or local://."""
     return split_protocol(uri)[0] in LOCAL_PROTOCOLS
 
 
 def absolute(uri: str) -> str:
-    """The one spelling of a URI: a local path absolute and plain, no trailing slash.
+    """The canonical form of a URI: a local path is absolute and plain, no trailing slash.
 
     Raises:
         UsageError: `uri` is empty.
@@ -90,18 +90,18 @@ def absolute(uri: str) -> str:
 
 
 def redact(uri: str) -> str:
-    """`uri` fit to print: without user:password@ and without secrets in its query string."""
+    """`uri` as it may be printed: no user:password@ and no secrets in its query string."""
     return "::".join(_redacted_link(link) for link in uri.split("::"))
 
 
 def _redacted_link(uri: str) -> str:
     if is_local(uri):
         return uri
-    scheme, _, rest = uri.partition("://")
-    # Secrets hold any character: what stands before the last "@" goes, where a ":" that begins no
-    # port comes first.
-    if "@" in rest and _CREDENTIALS.match(rest.partition("?")[0]):
-        path, mark, query = rest.partition("?")
+    scheme, _, location = uri.partition("://")
+    # A secret may hold any character, so everything up to the last "@" is removed if it holds a ":"
+    # that does not begin a port.
+    if "@" in location and _CREDENTIALS.match(location.partition("?")[0]):
+        path, mark, query = location.partition("?")
         uri = f"{scheme}://{path.rpartition('@')[2]}{mark}{query}"
     parts = urlsplit(uri)
     user, at, host = parts.netloc.rpartition("@")
@@ -119,11 +119,11 @@ def _redacted_parameter(pair: str) -> str:
 def filesystem(uri: str) -> tuple[Any, str]:
     """The fsspec filesystem of an absolute `uri` and the path in it.
 
-    Listings are never cached: another process may have written since. S3 takes its credentials,
-    region and endpoint from where botocore does (`AWS_*`, `AWS_ENDPOINT_URL`, profiles, roles).
+    Listings are never cached: another process may have written since. Credentials, region and
+    endpoint of S3 are those that botocore finds (`AWS_*`, `AWS_ENDPOINT_URL`, profiles, roles).
 
     Raises:
-        UsageError: no filesystem of that name, or its package is not installed.
+        UsageError: the protocol is unknown, or its package is not installed.
     """
     protocol, _ = split_protocol(uri)
     try:
@@ -145,45 +145,49 @@ def filesystem(uri: str) -> tuple[Any, str]:
 
 @contextmanager
 def translated(uri: str) -> Iterator[None]:
-    """Turn what stores and clients raise inside the block into the error tree.
+    """Translate errors of stores and their clients inside the block into the error tree.
 
     Raises:
         NotFound, AccessDenied, StoreFull, StorageError: each names the redacted `uri`. Errors
-            of the program itself (TypeError and the like) pass through unchanged.
+            of the program itself (such as TypeError) pass through unchanged.
     """
     try:
         yield
     except BeiJobsError:
         raise
     except Exception as error:
-        known = _translate(error, redact(uri), local=is_local(uri))
-        if known is None:
+        translation = _translate(error, redact(uri), local=is_local(uri))
+        if translation is None:
             raise
-        # A traceback holds its frames and all above them. An exception that one of them holds, as
-        # fsspec's do and `known` would, is a cycle that keeps what the callers hold, the bytes of a
-        # part among it, until Python looks for cycles.
+        # A traceback refers to its frames and their callers. An exception that is also a local
+        # variable of one of these frames (fsspec's are, `translation` would be) forms a cycle that
+        # keeps the callers' objects, such as the bytes of a part, alive until a garbage collection.
         traceback.clear_frames(error.__traceback__)
         try:
-            raise known from error
+            raise translation from error
         finally:
-            del known
+            del translation
 
 
 def _translate(error: Exception, uri: str, *, local: bool) -> StorageError | None:
     code = _response_code(error)
     if isinstance(error, FileNotFoundError) or code in {"NoSuchBucket", "NoSuchKey", "404"}:
-        what = "its bucket does not exist" if code == "NoSuchBucket" else "does not exist"
-        return NotFound(f"{uri}: {what}", hint="check the spelling; create the bucket if need be")
+        problem = "its bucket does not exist" if code == "NoSuchBucket" else "does not exist"
+        return NotFound(f"{uri}: {problem}", hint="check the spelling, or create the bucket")
     if _is_refusal(error, code):
-        # The store's own words may hold an account or a request; the code says enough.
-        return AccessDenied(f"{uri}: access denied ({code or _reason(error)})", hint=_rights(local))
+        # The store's own message may contain an account or a request; the code is enough.
+        return AccessDenied(
+            f"{uri}: access denied ({code or _reason(error)})", hint=_access_hint(local)
+        )
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return StoreFull(
             f"{uri}: no space left ({error.strerror})",
-            hint="free some space and run the same command again; what is committed stays",
+            hint="free some space and run the same command again; committed parts are kept",
         )
     if isinstance(error, OSError) or _library(error) in _CLIENT_LIBRARIES:
-        return StorageError(f"{uri}: {type(error).__name__}: {_detail(error)}", hint=_retry(local))
+        return StorageError(
+            f"{uri}: {type(error).__name__}: {_detail(error)}", hint=_retry_hint(local)
+        )
     return None
 
 
@@ -196,7 +200,7 @@ def _is_refusal(error: Exception, code: str) -> bool:
 
 
 def _response_code(error: BaseException | None) -> str:
-    """The store's own code: botocore's (s3fs keeps it as the cause), Google's or Azure's."""
+    """The store's own error code: botocore's (s3fs keeps it in the cause), Google's or Azure's."""
     while error is not None:
         response = getattr(error, "response", None)
         if isinstance(response, dict):
@@ -221,7 +225,7 @@ def _detail(error: Exception) -> str:
     return " ".join(text.split())[:_DETAIL_MAX_CHARS]
 
 
-def _rights(local: bool) -> str:
+def _access_hint(local: bool) -> str:
     if local:
         return "check the owner and mode of the file and of the directories above it"
     return (
@@ -230,10 +234,10 @@ def _rights(local: bool) -> str:
     )
 
 
-def _retry(local: bool) -> str:
+def _retry_hint(local: bool) -> str:
     if local:
-        return "check the disk; the same command goes on where it stopped"
+        return "check the disk, then run the same command again to resume"
     return (
-        "check the network and the endpoint (S3: AWS_ENDPOINT_URL); "
-        "the same command goes on where it stopped"
+        "check the network and the endpoint (S3: AWS_ENDPOINT_URL), "
+        "then run the same command again to resume"
     )

@@ -20,7 +20,8 @@ import pytest
 
 from pipeline.errors import AccessDenied, NotFound, StorageError, StoreFull, UsageError
 from pipeline.store import backends
-from pipeline.store.directory import Directory, OpenedFile, absolute, file_info, redact
+from pipeline.store.directory import Directory, OpenedFile, file_info
+from pipeline.store.uris import absolute, redact
 
 ODD_NAME = "a/ünï [1-9]*?{b}#%20 &.arrow"
 
@@ -32,7 +33,7 @@ def test_a_file_is_created_once_and_its_first_content_stays(store_uri: str) -> N
     assert directory.read("part.arrow") == b"first"
 
 
-def test_creating_again_with_the_same_bytes_counts_as_mine(store_uri: str) -> None:
+def test_creating_again_with_the_same_bytes_counts_as_created(store_uri: str) -> None:
     directory = Directory(store_uri)
     assert directory.create("part.arrow", b"attempt 1")
     assert directory.create("part.arrow", b"attempt 1")
@@ -286,8 +287,8 @@ def test_two_threads_never_both_create_an_s3_object(s3: Any) -> None:
         assert one[i] != two[i]
 
 
-def lose_answers(request: dict[str, Any], moto: Any) -> tuple[str, bytes] | None:
-    """Apply the write, then answer as a store does that lost it on the way."""
+def lose_responses(request: dict[str, Any], moto: Any) -> tuple[str, bytes] | None:
+    """Apply the write, then answer with an error, as if the response had been lost."""
     if request["REQUEST_METHOD"] != "PUT":
         return None
     for _ in moto(request, lambda *_: None):
@@ -295,9 +296,9 @@ def lose_answers(request: dict[str, Any], moto: Any) -> tuple[str, bytes] | None
     return "500 Internal Server Error", b"<Error><Code>InternalError</Code></Error>"
 
 
-def test_a_write_whose_answer_was_lost_is_mine(s3: Any) -> None:
+def test_a_write_whose_response_was_lost_counts_as_created(s3: Any) -> None:
     directory = Directory(f"s3://{s3.make_bucket()}/out")
-    s3.fault = lose_answers
+    s3.fault = lose_responses
     assert directory.create("part.arrow", b"attempt 1")
     assert (
         sum(request == ("PUT", "/" + directory.uri_of("part.arrow")[5:]) for request in s3.requests)
@@ -305,10 +306,10 @@ def test_a_write_whose_answer_was_lost_is_mine(s3: Any) -> None:
     )  # the retry met the condition
 
 
-def test_a_lost_answer_over_another_attempts_part_is_not_mine(s3: Any) -> None:
+def test_a_lost_response_over_another_attempts_part_does_not(s3: Any) -> None:
     directory = Directory(f"s3://{s3.make_bucket()}/out")
     assert directory.create("part.arrow", b"attempt 1")
-    s3.fault = lose_answers
+    s3.fault = lose_responses
     assert not directory.create("part.arrow", b"attempt 2")
     assert directory.read("part.arrow") == b"attempt 1"
 
