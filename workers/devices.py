@@ -26,9 +26,10 @@ def find_devices(option: str | None) -> Devices:
     Raises:
         UsageError: a device that is not here.
     """
-    import torch  # seconds to import: only where a device is about to be used
+    # torch takes seconds to import: only where a device is about to be used.
+    from pipeline.encoder.device.devices import gpu_count
 
-    count = torch.cuda.device_count()
+    count = gpu_count()
     if option is None:
         if count:
             names = tuple(f"cuda:{i}" for i in range(count))

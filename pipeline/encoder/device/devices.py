@@ -10,6 +10,11 @@ import torch
 from pipeline.errors import UsageError
 
 
+def gpu_count() -> int:
+    """The CUDA devices that torch sees on this machine."""
+    return int(torch.cuda.device_count())
+
+
 def find_device(name: str) -> torch.device:
     """The torch device of a name.
 
