@@ -1,1 +1,1 @@
-"""Input files: found, described, cut into shards, read as record batches."""
+"""Input files: discovered, described, cut into shards, read as record batches."""

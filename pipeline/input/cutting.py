@@ -1,4 +1,4 @@
-"""Inputs → shards, from file footers only (text formats: one streaming count)."""
+"""Inputs → shards, from file footers alone (text formats: one streaming pass)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEFAULT_ROWS_PER_SHARD = 16_384
 _SHARD_MAX_BYTES = 256 << 20
 _FOOTER_THREADS = 16
 
-#: What an earlier plan knew of a file: (URI, version) → the file and its cuts.
+# The files of an earlier plan: (URI, version) → the file and its cuts.
 Previous = Mapping[tuple[str, str], tuple[InputFile, Sequence[Cut]]]
 
 
@@ -28,8 +28,8 @@ Previous = Mapping[tuple[str, str], tuple[InputFile, Sequence[Cut]]]
 class PlannedInputs:
     """Every input file with its cuts, and the columns that all of them have."""
 
-    files: tuple[tuple[InputFile, tuple[Cut, ...]], ...]  # in the byte order of part names
-    schema: pa.Schema  # the columns to read, as each file is cast to
+    files: tuple[tuple[InputFile, tuple[Cut, ...]], ...]  # in byte order of part names
+    schema: pa.Schema  # the columns to read, with the types that every file is cast to
     partition: tuple[str, ...]  # which of them are hive keys
 
     @property
@@ -39,15 +39,15 @@ class PlannedInputs:
 
 
 def default_rows_per_shard(bytes_per_row: int) -> int:
-    """16,384 rows, or as many as make an output of 256 MB where that is fewer."""
+    """16,384 rows, or fewer if their output would exceed 256 MiB."""
     return max(1, min(DEFAULT_ROWS_PER_SHARD, _SHARD_MAX_BYTES // max(1, bytes_per_row)))
 
 
 def cut_file(rows: int, row_groups: Sequence[int] | None, rows_per_shard: int) -> list[Cut]:
     """Row ranges of at most `rows_per_shard` that cover every row exactly once, in order.
 
-    Row groups that fit are kept whole, as many to a cut as fit; a larger one is cut into equal
-    parts. Without row groups every cut but the last has `rows_per_shard` rows.
+    Row groups that fit are kept whole, as many per cut as fit; a larger one is divided into equal
+    cuts. Without row groups every cut but the last has `rows_per_shard` rows.
     """
     sizes: list[int] = []
     for group in [rows] if row_groups is None else row_groups:
@@ -81,36 +81,38 @@ def plan_inputs(
     previous: Previous | None = None,
     schema: pa.Schema | None = None,
 ) -> PlannedInputs:
-    """Find, describe and cut the input files.
+    """Find the input files, read their footers and cut them into row ranges.
 
     Args:
         inputs: files, directories, globs, URIs.
-        columns: names that pass through to the output, type unchanged.
-        text_columns: names of the texts: strings of any kind; large_string in the schema where
-            they are not among `columns` too.
-        list_columns: names of lists of texts: likewise, list<large_string>.
-        output_columns: what the job adds; no column that passes through may have such a name.
-        optional: columns that pass through where all files have them, such as the default id.
+        columns: names of columns that pass through to the output with their type.
+        text_columns: names of columns of strings of any kind; their type in the schema is
+            large_string, unless they are among `columns` too.
+        output_columns: columns that the job adds; no column that passes through may have one of
+            these names.
+        list_columns: names of columns of lists of texts; likewise, list<large_string>.
+        optional: columns that pass through if all files have them, such as the default id.
         rows_per_shard: 0 for `default_rows_per_shard(output_width)`.
-        output_width: estimated bytes of an output row.
-        previous: an unchanged file keeps its cuts, if they cover it, and is not counted again.
-        schema: of an earlier plan of the same output. Every file is cast to it or refused, and
-            unchanged files are not even opened.
+        output_width: estimated bytes per output row.
+        previous: the files of an earlier plan; an unchanged file keeps its cuts, if they cover
+            all its rows, and is not counted again.
+        schema: that of an earlier plan of the same output. Every file is cast to it or refused,
+            and unchanged files are not even opened.
 
     Raises:
-        InputError: nothing found; a file that cannot be read; columns that are missing, of the
-            wrong type, of types that do not go together, or named like an output column.
+        InputError: there is no input; a file cannot be read; a column is missing, has the wrong
+            type or incompatible types, or is named like an output column.
         StorageError: a store failed.
     """
-    step = rows_per_shard or default_rows_per_shard(output_width)
+    rows_per_shard = rows_per_shard or default_rows_per_shard(output_width)
     needed = tuple(dict.fromkeys([*optional, *columns, *text_columns, *list_columns]))
-    found, known = discover(inputs), _covered(previous or {})
-    unopened = [f for f in found if schema is not None and (f.uri, f.version) in known]
-    opened = [f for f in found if f not in set(unopened)]
-    facts = dict(zip(opened, _inspect_all(opened, needed, step), strict=True))
-    planned, partition = common_schema(
-        found,
-        facts,
+    listed, covered = discover(inputs), _covered(previous or {})
+    unopened = {f for f in listed if schema is not None and (f.uri, f.version) in covered}
+    opened = [f for f in listed if f not in unopened]
+    summaries = dict(zip(opened, _inspect_all(opened, needed, rows_per_shard), strict=True))
+    planned_schema, partition = common_schema(
+        listed,
+        summaries,
         columns=columns,
         text_columns=text_columns,
         list_columns=list_columns,
@@ -118,15 +120,15 @@ def plan_inputs(
         output_columns=output_columns,
         schema=schema,
     )
-    cut = [
-        _described(file, known.get((file.uri, file.version)), facts.get(file), step)
-        for file in found
+    files = [
+        _plan_file(file, covered.get((file.uri, file.version)), summaries.get(file), rows_per_shard)
+        for file in listed
     ]
-    return PlannedInputs(tuple(sorted(cut, key=_part_order)), planned, partition)
+    return PlannedInputs(tuple(sorted(files, key=_part_order)), planned_schema, partition)
 
 
 def _covered(previous: Previous) -> dict[tuple[str, str], tuple[InputFile, Sequence[Cut]]]:
-    """Those whose cuts hold all of their rows: a limit may have left some out."""
+    """The files whose cuts hold all of their rows: a limit may have left some out."""
     return {
         key: (file, cuts)
         for key, (file, cuts) in previous.items()
@@ -135,46 +137,46 @@ def _covered(previous: Previous) -> dict[tuple[str, str], tuple[InputFile, Seque
 
 
 def _inspect_all(
-    found: Sequence[ListedFile], columns: Sequence[str], step: int
+    listed: Sequence[ListedFile], columns: Sequence[str], rows_per_shard: int
 ) -> Iterator[FileSummary]:
-    """Footers of remote files are waited for together; local ones need no waiting."""
-    remote = not all(is_local(file.uri) for file in found)
+    """Footers of remote files are read concurrently to hide latency; local ones have none."""
+    remote = not all(is_local(file.uri) for file in listed)
     with ThreadPoolExecutor(_FOOTER_THREADS if remote else 1) as pool:
-        yield from pool.map(lambda file: inspect(file, columns, step), found)
+        yield from pool.map(lambda file: inspect(file, columns, rows_per_shard), listed)
 
 
-def _described(
-    found: ListedFile,
+def _plan_file(
+    listed: ListedFile,
     earlier: tuple[InputFile, Sequence[Cut]] | None,
-    facts: FileSummary | None,
-    step: int,
+    summary: FileSummary | None,
+    rows_per_shard: int,
 ) -> tuple[InputFile, tuple[Cut, ...]]:
-    rows = earlier[0].rows if earlier else facts.rows if facts else 0
+    rows = earlier[0].rows if earlier else summary.rows if summary else 0
     file = InputFile(
-        uri=found.uri,
-        # Parts are named after the path: an unchanged file keeps it, whatever it was found by.
-        path=earlier[0].path if earlier else found.path,
-        version=found.version,
-        size=found.size,
+        uri=listed.uri,
+        # Parts are named after the path: an unchanged file keeps it, whichever input names it now.
+        path=earlier[0].path if earlier else listed.path,
+        version=listed.version,
+        size=listed.size,
         rows=rows,
-        format=found.format,
-        compression=found.compression,
-        partition=found.partition,
+        format=listed.format,
+        compression=listed.compression,
+        partition=listed.partition,
     )
     if earlier:
         return file, tuple(earlier[1])
-    return file, tuple(_cuts(facts, step)) if facts else ()
+    return file, tuple(_cuts(summary, rows_per_shard)) if summary else ()
 
 
-def _cuts(facts: FileSummary, step: int) -> list[Cut]:
-    cuts = cut_file(facts.rows, facts.row_groups, step)
-    if facts.row_groups is not None:
+def _cuts(summary: FileSummary, rows_per_shard: int) -> list[Cut]:
+    cuts = cut_file(summary.rows, summary.row_groups, rows_per_shard)
+    if summary.row_groups is not None:
         return cuts
     return [
         Cut(cut.first_row, cut.rows, offset)
-        for cut, offset in zip(cuts, facts.offsets, strict=True)
+        for cut, offset in zip(cuts, summary.offsets, strict=True)
     ]
 
 
-def _part_order(described: tuple[InputFile, tuple[Cut, ...]]) -> str:
-    return Shard(described[0], Cut(0, 0), "").part
+def _part_order(planned: tuple[InputFile, tuple[Cut, ...]]) -> str:
+    return Shard(planned[0], Cut(0, 0), "").part

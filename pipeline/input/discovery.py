@@ -1,4 +1,4 @@
-"""What an INPUT argument names: a file, a directory, a glob, on any store."""
+"""INPUT arguments → files: each names a file, a directory or a glob on any store."""
 
 from __future__ import annotations
 
@@ -28,15 +28,18 @@ _FORMATS = {
     ".csv": "csv",
 }
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-_TEXT_FORMATS = frozenset({"jsonl", "csv"})
-_KNOWN = ".parquet, .arrow, .feather, .jsonl and .csv; .jsonl and .csv also with .gz or .zst"
+# These may be compressed, and are read from their start instead of from a footer.
+TEXT_FORMATS = frozenset({"jsonl", "csv"})
+_KNOWN_SUFFIXES = (
+    ".parquet, .arrow, .feather, .jsonl and .csv; .jsonl and .csv also with .gz or .zst"
+)
 _HIVE_SEGMENT = re.compile(r"([^=]+)=(.*)")
-_SEEN_MAX = 5
+_SHOWN_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
 class ListedFile:
-    """One input file, before anything was read of it."""
+    """One input file, before any of it was read."""
 
     uri: str
     path: str  # relative to the INPUT it came from, "/"-separated
@@ -50,34 +53,34 @@ class ListedFile:
 def discover(inputs: Sequence[str]) -> list[ListedFile]:
     """The input files that `inputs` name, in byte order of their URIs, each once.
 
-    A directory is taken whole and a glob as it matches. Both leave out names that start with
-    "_" or ".", directories that are an output of ours (they hold `_bei/`), and suffixes that
-    are no input format. A file that two arguments name keeps its longest relative path.
+    A directory is listed recursively, a glob is expanded. Both leave out names that start with
+    "_" or ".", directories that are outputs of bei-jobs (they contain `_bei/`), and files with
+    unknown suffixes. A file that two arguments name keeps its longest relative path.
 
     Raises:
-        InputError: an argument names nothing, or a file of no known format.
+        InputError: an argument names no input, or a file of unknown format.
         StorageError: a store cannot be listed.
     """
-    found: dict[str, ListedFile] = {}
+    by_uri: dict[str, ListedFile] = {}
     for argument in inputs:
         try:
             files = _expand(absolute(argument))
         except NotFound as error:
             raise InputError(error.message, hint=error.hint) from error
         for file in files:
-            other = found.get(file.uri)
+            other = by_uri.get(file.uri)
             if other is None or (len(file.path), file.path) > (len(other.path), other.path):
-                found[file.uri] = file
-    for uri in found:
+                by_uri[file.uri] = file
+    for uri in by_uri:
         if not _is_unicode(uri):
             raise InputError(
                 f"the name of the file {uri!r} is not valid UTF-8", hint="rename the file"
             )
-    return [found[uri] for uri in sorted(found, key=str.encode)]
+    return [by_uri[uri] for uri in sorted(by_uri, key=str.encode)]
 
 
 def _is_unicode(name: str) -> bool:
-    """Whether a name can be written down: local ones may hold any byte."""
+    """Whether a name is Unicode text: names of local files may contain any byte."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -97,7 +100,7 @@ def _expand(uri: str) -> list[ListedFile]:
 
 
 def _as_file(uri: str) -> ObjectInfo | None:
-    """What is at exactly this URI: a name may hold glob characters."""
+    """The file at exactly this URI, if any: a name may contain glob characters."""
     try:
         return file_info(uri)
     except NotFound:
@@ -108,8 +111,8 @@ def _named_file(uri: str, info: ObjectInfo) -> ListedFile:
     kind = _format(info.name)
     if kind is None:
         raise InputError(
-            f"{redact(uri)}: the name does not tell the format",
-            hint=f"known suffixes are {_KNOWN}",
+            f"{redact(uri)}: cannot tell the format from the name",
+            hint=f"known suffixes are {_KNOWN_SUFFIXES}",
         )
     return ListedFile(uri, info.name, info.version, info.size, *kind)
 
@@ -122,51 +125,53 @@ def _listed(uri: str, root: str, infos: Sequence[ObjectInfo]) -> list[ListedFile
             partition = _partition(info.name)
             files.append(ListedFile(whole, info.name, info.version, info.size, *kind, partition))
     if not files:
-        raise InputError(_nothing(uri, infos), hint=f"known suffixes are {_KNOWN}")
+        raise InputError(
+            _no_input_message(uri, infos), hint=f"known suffixes are {_KNOWN_SUFFIXES}"
+        )
     return files
 
 
-def _nothing(uri: str, infos: Sequence[ObjectInfo]) -> str:
+def _no_input_message(uri: str, infos: Sequence[ObjectInfo]) -> str:
     if not infos:
         if has_magic(uri):
-            what = "matches no file"
-        else:  # a bucket knows no empty directories
-            what = "is empty" if is_local(uri) and os.path.isdir(uri) else "does not exist"
-        return f"{redact(uri)} {what}"
-    seen = ", ".join(info.name for info in infos[:_SEEN_MAX])
-    more = f" and {len(infos) - _SEEN_MAX} more" if len(infos) > _SEEN_MAX else ""
-    return f"{redact(uri)} holds no input file, but {seen}{more}"
+            problem = "matches no file"
+        else:  # buckets have no empty directories
+            problem = "is empty" if is_local(uri) and os.path.isdir(uri) else "does not exist"
+        return f"{redact(uri)} {problem}"
+    shown = ", ".join(info.name for info in infos[:_SHOWN_MAX])
+    more = f" and {len(infos) - _SHOWN_MAX} more" if len(infos) > _SHOWN_MAX else ""
+    return f"{redact(uri)} holds no input files, only {shown}{more}"
 
 
 def _format(name: str) -> tuple[str, str] | None:
-    """(format, compression) by the suffix."""
+    """(format, compression) by the suffix; None if it is unknown."""
     stem, suffix = os.path.splitext(name.lower())
     compression = _COMPRESSIONS.get(suffix, "")
     if compression:
         suffix = os.path.splitext(stem)[1]
     kind = _FORMATS.get(suffix)
-    if kind is None or (compression and kind not in _TEXT_FORMATS):
+    if kind is None or (compression and kind not in TEXT_FORMATS):
         return None
     return kind, compression
 
 
 def _partition(name: str) -> tuple[tuple[str, str], ...]:
-    """`key=value` directories of a relative path, percent-decoded as Hive writes them."""
+    """The `key=value` directories of a relative path, percent-decoded: Hive encodes them."""
     matches = (_HIVE_SEGMENT.fullmatch(segment) for segment in name.split("/")[:-1])
     return tuple((unquote(m.group(1)), unquote(m.group(2))) for m in matches if m)
 
 
 def _visible(infos: Iterable[ObjectInfo]) -> list[ObjectInfo]:
-    """What a listing of a directory gives, without hidden names and other outputs."""
-    every = list(infos)
-    outputs = {info.name.rpartition("_bei/")[0] for info in every if "/_bei/" in info.name}
-    return _outside(outputs, every, literal=frozenset())
+    """The files of a directory listing, without hidden names and other outputs."""
+    files = list(infos)
+    outputs = {info.name.rpartition("_bei/")[0] for info in files if "/_bei/" in info.name}
+    return _outside(outputs, files, literal=frozenset())
 
 
 def _outside(
     outputs: Iterable[str], infos: Iterable[ObjectInfo], literal: frozenset[str]
 ) -> list[ObjectInfo]:
-    """Leave out what is below `outputs` and hidden names; `literal` ones were typed like that."""
+    """Leave out files below `outputs` and hidden names, except `literal` ones, which were typed."""
     prefixes = tuple(outputs)
     return [
         info
@@ -179,7 +184,7 @@ def _outside(
 
 
 def _glob(uri: str) -> tuple[str, list[ObjectInfo]]:
-    """The directory before the first magic segment, and what matches below it."""
+    """The directory before the first segment with glob characters, and the files that match."""
     segments = uri.split("/")
     first = next(i for i, segment in enumerate(segments) if has_magic(segment))
     root = "/".join(segments[:first]) or "/"
@@ -201,26 +206,25 @@ def _is_output(uri: str) -> bool:
 def _matches(uri: str, root: str) -> Iterator[ObjectInfo]:
     fs, pattern = filesystem(uri)
     if is_local(uri):
-        found = {
+        infos = {
             path: None if os.path.isdir(path) else file_info(path)
             for path in local_glob.glob(uri, recursive=True)
         }
         base = root
     else:
         details = fs.glob(pattern, detail=True)
-        found = {
+        infos = {
             path: None
             if info["type"] == "directory"
             else ObjectInfo(path, info["size"], info_version(info))
             for path, info in details.items()
         }
         base = filesystem(root)[1]
-    for path in found:
+    for path, info in infos.items():
         name = path[len(base) :].lstrip("/")
-        info = found[path]
         if info is not None:
             yield ObjectInfo(name, info.size, info.version)
         else:
-            below = Directory(f"{root.rstrip('/')}/{name}")
-            for inner in below.list(recursive=True):
+            directory = Directory(f"{root.rstrip('/')}/{name}")
+            for inner in directory.list(recursive=True):
                 yield ObjectInfo(f"{name}/{inner.name}", inner.size, inner.version)

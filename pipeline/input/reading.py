@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pyarrow as pa
 
 from pipeline.errors import BeiJobsError, InputChanged, InputError, NotFound
-from pipeline.input.discovery import ListedFile, discover
+from pipeline.input.discovery import TEXT_FORMATS, ListedFile, discover
 from pipeline.input.formats import ContentError, FileSummary, open_reader
 from pipeline.spec import Cut, InputFile
 from pipeline.store.directory import OpenedFile
@@ -17,32 +17,33 @@ from pipeline.store.uris import redact
 __all__ = ["FileSummary", "ListedFile", "discover", "inspect", "read"]
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-_TEXT_FORMATS = frozenset({"jsonl", "csv"})
-_AGAIN = "submit again: the file's new version is then planned"
+
+# The hint of every InputChanged.
+SUBMIT_AGAIN = "submit again to plan the new version of the file"
 
 
-def inspect(found: ListedFile, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
-    """Count and describe a file: from its footer, or by one pass over text.
+def inspect(listed: ListedFile, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
+    """Count the rows of a file and describe its columns: by its footer, or one pass over text.
 
     Args:
-        found: the file.
-        columns: whose types are wanted, where they are there; None for all.
-        rows_per_shard: text formats note the byte offset of every so many rows.
+        listed: the file.
+        columns: the columns whose types are needed; missing ones are skipped; None for all.
+        rows_per_shard: text formats record the byte offset of every `rows_per_shard`-th row.
 
     Raises:
         InputError: empty, corrupt, truncated or not UTF-8.
         InputChanged: it changed since it was listed.
         StorageError: it cannot be opened.
     """
-    if not found.size:
+    if not listed.size:
         raise InputError(
-            f"{redact(found.uri)} is an empty file", hint="write it again or leave it out"
+            f"{redact(listed.uri)} is an empty file", hint="write it again or leave it out"
         )
-    with _reading(found) as file:
-        reader = open_reader(file, found.format, found.compression)
-        facts = reader.facts(columns, rows_per_shard)
-        _check_version(found, file)
-        return facts
+    with _reading(listed) as file:
+        reader = open_reader(file, listed.format, listed.compression)
+        summary = reader.summarize(columns, rows_per_shard)
+        _check_version(listed, file)
+        return summary
 
 
 def read(
@@ -50,22 +51,23 @@ def read(
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Stream the rows of consecutive shards of one file through one open reader.
 
-    The version is compared after opening and after the last row of each cut, before anything of
-    the next one (or the end) is handed out: a cut counts as read when more came or the iterator
-    ended well. Strings are handed out unchecked: invalid UTF-8 is a matter of its row.
+    The version is compared after opening, and after the last row of each cut before the next cut
+    begins or the iterator ends. So a cut has been read completely only when the next one begins,
+    or when the iterator ends without an error. Strings are not checked: invalid UTF-8 is an error
+    of its row.
 
     Args:
         file: as planned.
-        cuts: in order, of this file; gaps between them are skipped.
+        cuts: of this file, in order; rows between them are skipped.
         schema: the planned columns; hive keys among them come from the path.
-        batch_rows: most rows of a batch.
+        batch_rows: the largest number of rows in a batch.
 
     Yields:
-        (index into `cuts`, batch of exactly `schema`); no batch spans two cuts.
+        (index into `cuts`, batch with exactly `schema`); no batch spans two cuts.
 
     Raises:
-        InputChanged: the file is not the version planned, or is gone.
-        InputError: the content cannot be read or cast; says which rows.
+        InputChanged: the file is not the planned version, or is gone.
+        InputError: the content cannot be read or cast; the message names the rows.
         StorageError: the store failed.
     """
     if not cuts:
@@ -75,22 +77,22 @@ def read(
         reader = open_reader(opened, file.format, file.compression)
         last = 0
         for first, batch in reader.batches(cuts, stored, batch_rows):
-            for index, row, piece in _pieces(cuts, first, batch):
+            for index, row, rows in _split_at_cuts(cuts, first, batch):
                 if index != last:
                     _check_version(file, opened)
                     last = index
-                yield index, _planned(piece, row, schema, file)
+                yield index, _planned(rows, row, schema, file)
         _check_version(file, opened)
 
 
 @contextmanager
 def _reading(file: InputFile | ListedFile) -> Iterator[OpenedFile]:
-    """Open a file; whatever fails on one that meanwhile changed is InputChanged."""
+    """Open a file; any error is InputChanged if the file has changed meanwhile."""
     uri = redact(file.uri)
     try:
-        opened = OpenedFile(file.uri, sequential=file.format in _TEXT_FORMATS)
+        opened = OpenedFile(file.uri, sequential=file.format in TEXT_FORMATS)
     except NotFound as error:
-        raise InputChanged(f"{uri} is no longer there", hint=_AGAIN) from error
+        raise InputChanged(f"{uri} no longer exists", hint=SUBMIT_AGAIN) from error
     with opened:
         _check_version(file, opened)
         try:
@@ -108,15 +110,18 @@ def _check_version(file: InputFile | ListedFile, opened: OpenedFile) -> None:
     try:
         version = opened.version()
     except NotFound as error:
-        raise InputChanged(f"{redact(file.uri)} is no longer there", hint=_AGAIN) from error
+        raise InputChanged(f"{redact(file.uri)} no longer exists", hint=SUBMIT_AGAIN) from error
     if version != file.version:
-        raise InputChanged(f"{redact(file.uri)} changed since it was planned", hint=_AGAIN)
+        raise InputChanged(f"{redact(file.uri)} changed since it was planned", hint=SUBMIT_AGAIN)
 
 
-def _pieces(
+def _split_at_cuts(
     cuts: Sequence[Cut], first: int, batch: pa.RecordBatch
 ) -> Iterator[tuple[int, int, pa.RecordBatch]]:
-    """(cut, first row, rows) of what `batch` holds of each cut; its own first row is `first`."""
+    """(index of a cut, number of its first row, its rows) for each cut with rows in `batch`.
+
+    `first` is the number of the batch's first row.
+    """
     end = first + batch.num_rows
     for index, cut in enumerate(cuts):
         start, stop = max(first, cut.first_row), min(end, cut.first_row + cut.rows)
@@ -125,7 +130,7 @@ def _pieces(
 
 
 def _planned(batch: pa.RecordBatch, row: int, schema: pa.Schema, file: InputFile) -> pa.RecordBatch:
-    """The columns of `schema`, cast to its types; `row` is the first one's number in the file."""
+    """The columns of `schema`, cast to its types; `row` is the number of the batch's first row."""
     partition = dict(file.partition)
     arrays = []
     for field in schema:

@@ -1,4 +1,4 @@
-"""The schema that the files of a job have in common, or the reason why they have none."""
+"""The schema that all files of a job share, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pipeline.input.discovery import ListedFile
 from pipeline.input.formats import FileSummary
 from pipeline.store.uris import redact
 
-#: What a column of texts, and one of lists of texts, is read as. A list of 2^31 texts would not
-#: fit into a batch of rows; pyarrow's JSON reader makes no other kind of list.
+# The types that columns of texts, and of lists of texts, are read as. 32-bit list offsets are
+# enough for a batch of rows, and pyarrow's JSON reader supports no other kind of list.
 TEXT = pa.large_string()
 TEXTS = pa.list_(TEXT)
 
 
 def common_schema(
-    found: Sequence[ListedFile],
-    facts: Mapping[ListedFile, FileSummary],
+    listed: Sequence[ListedFile],
+    summaries: Mapping[ListedFile, FileSummary],
     *,
     columns: Sequence[str],
     text_columns: Sequence[str],
@@ -30,38 +30,39 @@ def common_schema(
 ) -> tuple[pa.Schema, tuple[str, ...]]:
     """The columns to read and their types, hive keys last; and the names of the hive keys.
 
-    See `pipeline.input.cutting.plan_inputs` for the arguments and errors. Files without a row have
-    no say: they may lack columns.
+    See `pipeline.input.cutting.plan_inputs` for the arguments and errors. Files without rows are
+    ignored: they may lack columns.
     """
-    files = [file for file in found if file in facts and facts[file].rows]
-    keys = _hive_keys(found, schema)
-    present = _present(optional, files, facts, keys, schema)
+    files = [file for file in listed if file in summaries and summaries[file].rows]
+    keys = _hive_keys(listed, schema)
+    present = _present(optional, files, summaries, keys, schema)
     passing = [name for name in dict.fromkeys([*present, *columns]) if name not in keys]
     _refuse_output_names([*passing, *keys], output_columns)
-    wanted = dict.fromkeys(text_columns, TEXT) | dict.fromkeys(list_columns, TEXTS)
+    task_types = dict.fromkeys(text_columns, TEXT) | dict.fromkeys(list_columns, TEXTS)
     fields = []
-    for name in dict.fromkeys([*passing, *wanted]):
+    for name in dict.fromkeys([*passing, *task_types]):
         if name in keys:
             continue
         earlier = schema.field(name).type if schema is not None and name in schema.names else None
-        kind = _common_type(name, files, facts, wanted=wanted.get(name), earlier=earlier)
-        fields.append(pa.field(name, kind if name in passing else wanted[name]))
+        task_type = task_types.get(name)
+        kind = _common_type(name, files, summaries, task_type=task_type, earlier=earlier)
+        fields.append(pa.field(name, kind if name in passing else task_types[name]))
     return pa.schema([*fields, *(pa.field(key, pa.string()) for key in keys)]), keys
 
 
-def _hive_keys(found: Sequence[ListedFile], schema: pa.Schema | None) -> tuple[str, ...]:
-    """Keys of all paths in order of appearance; a path must have them all or be refused."""
-    keys = tuple(dict.fromkeys(key for file in found for key, _ in file.partition))
-    for file in found:
+def _hive_keys(listed: Sequence[ListedFile], schema: pa.Schema | None) -> tuple[str, ...]:
+    """The hive keys of all paths in order of appearance; a path that lacks one is refused."""
+    keys = tuple(dict.fromkeys(key for file in listed for key, _ in file.partition))
+    for file in listed:
         if missing := [key for key in keys if key not in dict(file.partition)]:
             raise InputError(
-                f"{redact(file.uri)}: no {missing[0]}=… directory in its path, "
-                f"but {len(keys)} hive keys ({', '.join(keys)}) in those of other files",
-                hint="submit the two kinds of paths as jobs of their own",
+                f"{redact(file.uri)}: no {missing[0]}=… directory in its path, but other paths "
+                f"have the hive keys {', '.join(keys)}",
+                hint="submit the two kinds of paths as separate jobs",
             )
     if schema is not None and (new := [key for key in keys if key not in schema.names]):
         raise InputError(
-            f"the paths have a new hive key {new[0]!r}, which the output was planned without",
+            f"the paths have a new hive key {new[0]!r}, which the plan of this output lacks",
             hint="start a new --output",
         )
     return keys
@@ -70,21 +71,21 @@ def _hive_keys(found: Sequence[ListedFile], schema: pa.Schema | None) -> tuple[s
 def _present(
     optional: Sequence[str],
     files: Sequence[ListedFile],
-    facts: Mapping[ListedFile, FileSummary],
+    summaries: Mapping[ListedFile, FileSummary],
     keys: Sequence[str],
     schema: pa.Schema | None,
 ) -> list[str]:
-    """Optional columns that every file has; one that only some have is refused."""
+    """The optional columns that every file has; one that only some files have is refused."""
     present = []
     for name in optional:
         if name in keys or (schema is not None and name in schema.names):
             present.append(name)
             continue
-        having = [file for file in files if name in facts[file].columns]
-        lacking = [file for file in files if name not in facts[file].columns]
+        having = [file for file in files if name in summaries[file].columns]
+        lacking = [file for file in files if name not in summaries[file].columns]
         if having and lacking and schema is None:
             raise InputError(
-                f"{redact(lacking[0].uri)} has no column {name!r}, {redact(having[0].uri)} has",
+                f"{redact(lacking[0].uri)} has no column {name!r}, but {redact(having[0].uri)} has",
                 hint=f"give all files a column {name!r}, or name the id with --id-column",
             )
         if having and schema is None:
@@ -97,45 +98,45 @@ def _refuse_output_names(names: Sequence[str], output_columns: Collection[str]) 
         raise InputError(
             f"the input column {taken[0]!r} would pass through under a name that the job writes "
             f"itself ({', '.join(sorted(output_columns))})",
-            hint="rename the column or do not --keep it",
+            hint="rename the column, or omit it from --keep",
         )
 
 
 def _common_type(
     name: str,
     files: Sequence[ListedFile],
-    facts: Mapping[ListedFile, FileSummary],
+    summaries: Mapping[ListedFile, FileSummary],
     *,
-    wanted: pa.DataType | None,
+    task_type: pa.DataType | None,
     earlier: pa.DataType | None,
 ) -> pa.DataType:
-    """The one type that a column of every file can be cast to without loss of meaning.
+    """The one type that the column can be cast to in every file without loss of meaning.
 
-    `wanted` is TEXT or TEXTS for a column that the task reads, None for one that passes through.
+    `task_type` is TEXT or TEXTS for a column that the task reads, None for one that passes through.
     """
     common, where = earlier, "the plan of this output"
     for file in files:
-        kind = _type_in(name, file, facts[file])
-        if wanted is not None:
-            _refuse_other_than(wanted, kind, f"{redact(file.uri)}: column {name!r}")
-        merged = kind if common is None else _merged(kind, common, wanted)
+        kind = _type_in(name, file, summaries[file])
+        if task_type is not None:
+            _refuse_other_than(task_type, kind, f"{redact(file.uri)}: column {name!r}")
+        merged = kind if common is None else _merged(kind, common, task_type)
         if merged is None or (earlier is not None and merged != earlier):
             raise InputError(
                 f"{redact(file.uri)}: column {name!r} is {kind}, but {common} in {where}",
-                hint="cast the column in one of them, or submit them as jobs of their own",
+                hint="cast the column in one of them, or submit them as separate jobs",
             )
         common, where = merged, where if earlier is not None else redact(file.uri)
     return common if common is not None else pa.null()
 
 
-def _refuse_other_than(wanted: pa.DataType, kind: pa.DataType, where: str) -> None:
-    if wanted == TEXT and not is_text(kind):
+def _refuse_other_than(expected: pa.DataType, kind: pa.DataType, where: str) -> None:
+    if expected == TEXT and not is_text(kind):
         raise InputError(
             f"{where} is {kind}, a text is expected",
             hint="name a column of strings with --text-column (to rerank, --query-column and "
             "--document-column), or cast this one",
         )
-    if wanted == TEXTS and not is_texts(kind):
+    if expected == TEXTS and not is_texts(kind):
         raise InputError(
             f"{where} is {kind}, a list of texts is expected",
             hint="name a column of lists of strings with --documents-column, or, where a row has "
@@ -143,11 +144,11 @@ def _refuse_other_than(wanted: pa.DataType, kind: pa.DataType, where: str) -> No
         )
 
 
-def _type_in(name: str, file: ListedFile, facts: FileSummary) -> pa.DataType:
-    times = facts.columns.count(name)
+def _type_in(name: str, file: ListedFile, summary: FileSummary) -> pa.DataType:
+    times = summary.columns.count(name)
     if times == 0:
         raise InputError(
-            f"{redact(file.uri)} has no column {name!r}; it has {', '.join(facts.columns)}",
+            f"{redact(file.uri)} has no column {name!r}; it has {', '.join(summary.columns)}",
             hint="name the columns with --text-column (to rerank, --query-column and "
             "--documents-column or --document-column), --id-column and --keep",
         )
@@ -156,24 +157,26 @@ def _type_in(name: str, file: ListedFile, facts: FileSummary) -> pa.DataType:
             f"{redact(file.uri)} has {times} columns named {name!r}",
             hint="rename all but one of them",
         )
-    return facts.schema.field(name).type
+    return summary.schema.field(name).type
 
 
-def _merged(one: pa.DataType, other: pa.DataType, wanted: pa.DataType | None) -> pa.DataType | None:
-    """The wider of two types; None where they do not go together."""
+def _merged(
+    one: pa.DataType, other: pa.DataType, task_type: pa.DataType | None
+) -> pa.DataType | None:
+    """The wider of two types; None if they are incompatible."""
     if one == other:
         return one
-    if wanted is not None and other == wanted:
+    if task_type is not None and other == task_type:
         return other
     try:
         schemas = [pa.schema([("", kind)]) for kind in (one, other)]
         return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
     except pa.ArrowException:
-        return wanted
+        return task_type
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Strings of any layout; also a column of nothing but nulls, which has no other type."""
+    """Whether it is a string type of any layout, or null, the type of a column of only nulls."""
     if pa.types.is_dictionary(kind):
         return is_text(kind.value_type)
     kinds = (
@@ -186,9 +189,9 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def is_texts(kind: pa.DataType) -> bool:
-    """Lists of strings; also a column of nothing but nulls.
+    """Whether it is a type of lists of strings, or null, the type of a column of only nulls.
 
-    Not list views, which pyarrow 26 casts to lists with wrong offsets.
+    List views are excluded: pyarrow 26 casts them to lists with wrong offsets.
     """
     kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     if any(is_kind(kind) for is_kind in kinds):

@@ -1,9 +1,9 @@
-"""Texts longer than a model: overlapping windows of tokens, each token read from one of them.
+"""Texts longer than the model's limit: overlapping chunks, each token's output from one of them.
 
-A window overlaps the one before by about a quarter of its size, begins and ends between words
-where a word ends within half of that, and the last one is as full as the others. Every token is
-taken from the window in which it is farthest from a cut: it was read with an eighth of a window of
-context on either side, or a sixteenth at least where windows were moved to words.
+A chunk overlaps the previous one by about a quarter of its size. It begins and ends between words
+if a word boundary is within half of the overlap. The last chunk is as full as the others. Each
+token's output is taken from the chunk in which the token is farthest from an edge: it has an eighth
+of a chunk of context on either side, or at least a sixteenth where edges were moved to words.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from pipeline.tokenize.texts import NULL_TEXT, Tokens, assemble, text_room
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
-# Encodings with offsets take some 200 bytes a token: no more texts at once than needed to keep
-# every core at work.
+# Encodings with offsets take some 200 bytes per token: only as many texts at once as keep every
+# core busy.
 _TEXTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One window: it reads tokens [start, stop) and answers for [first, last)."""
+    """Reads tokens [start, stop) and gives the outputs of tokens [first, last)."""
 
     start: int
     stop: int
@@ -39,41 +39,41 @@ class Chunk:
 
 
 def overlapping_chunks(tokens: int, size: int, word_starts: npt.NDArray[np.bool_]) -> list[Chunk]:
-    """Cover `tokens` by windows of at most `size`.
+    """Cover `tokens` tokens with chunks of at most `size`.
 
     Args:
-        tokens: how many there are.
-        size: tokens a window may hold, ≥ 1.
+        tokens: the number of tokens.
+        size: the most tokens in a chunk, ≥ 1.
         word_starts: [tokens], whether a token begins a word.
 
     Returns:
-        Windows in order. Their [first, last) hold every token exactly once.
+        Chunks in order. Their [first, last) cover every token exactly once.
     """
     overlap = size // 4
     slack = overlap // 2
-    char_spans: list[tuple[int, int]] = []
+    bounds: list[tuple[int, int]] = []
     start = 0
     while start + size < tokens:
         stop = start + size
         begins = np.flatnonzero(word_starts[stop - slack : stop + 1])
         stop = stop - slack + int(begins[-1]) if begins.size else stop
-        char_spans.append((start, stop))
+        bounds.append((start, stop))
         start = min(stop - overlap, tokens - size)
         begins = np.flatnonzero(word_starts[start : start + slack + 1])
         start += int(begins[0]) if begins.size else 0
-    char_spans.append((start, tokens))
-    middles = [(after[0] + before[1]) // 2 for before, after in itertools.pairwise(char_spans)]
+    bounds.append((start, tokens))
+    middles = [(after[0] + before[1]) // 2 for before, after in itertools.pairwise(bounds)]
     owned = itertools.pairwise([0, *middles, tokens])
-    return [Chunk(*span, *own) for span, own in zip(char_spans, owned, strict=True)]
+    return [Chunk(*read, *own) for read, own in zip(bounds, owned, strict=True)]
 
 
 class LongTextTokenizer:
-    """Texts to windows of tokens with character spans; nothing is ever cut off.
+    """Texts to chunks of tokens with character spans; no text is ever truncated.
 
     Args:
-        tokenizer: this class takes it over.
-        max_length: tokens a window may have, special tokens included.
-        truncate: `error` refuses texts that do not fit into one window.
+        tokenizer: owned by this class from here on.
+        max_length: the most tokens in a chunk, special tokens included.
+        truncate: `error` refuses texts that do not fit into one chunk.
 
     Raises:
         UsageError: the limit leaves no room for text.
@@ -88,14 +88,14 @@ class LongTextTokenizer:
         self._truncate = truncate
 
     def encode(self, texts: Sequence[str | None]) -> Tokens:
-        """One sequence a window; `n_tokens` counts a text's tokens once, special ones included.
+        """One sequence per chunk; `n_tokens` counts a text's tokens once, special ones included.
 
-        A text without any token has no sequence and no error: there is nothing in it.
+        A text without any token has no sequence and no error: there is nothing to tag.
         """
         errors = {row: NULL_TEXT for row, text in enumerate(texts) if text is None}
         n_tokens = np.zeros(len(texts), dtype=np.int32)
         rows: list[int] = []
-        parts: list[tuple[Int32Array, Int32Array]] = []
+        sequences: list[tuple[Int32Array, Int32Array]] = []
         for row, encoding in self._encodings(texts):
             size = len(encoding)
             if self._truncate == "error" and size > self._max_length:
@@ -105,30 +105,30 @@ class LongTextTokenizer:
                 continue
             n_tokens[row] = size
             chunks = self._chunks(encoding) if size else []
-            parts += chunks
+            sequences += chunks
             rows += [row] * len(chunks)
         tokens = assemble(
             len(texts),
             np.array(rows, dtype=np.int64),
-            np.array([len(ids) for ids, _ in parts], dtype=np.int64),
-            np.concatenate([np.empty(0, np.int32), *(ids for ids, _ in parts)]),
-            np.zeros(len(parts), dtype=np.bool_),
+            np.array([len(ids) for ids, _ in sequences], dtype=np.int64),
+            np.concatenate([np.empty(0, np.int32), *(ids for ids, _ in sequences)]),
+            np.zeros(len(sequences), dtype=np.bool_),
             errors,
             char_spans=np.concatenate(
-                [np.empty((0, 2), np.int32), *(char_spans for _, char_spans in parts)]
+                [np.empty((0, 2), np.int32), *(char_spans for _, char_spans in sequences)]
             ),
         )
         return replace(tokens, n_tokens=n_tokens)
 
     def _encodings(self, texts: Sequence[str | None]) -> Iterator[tuple[int, Encoding]]:
-        wanted = [row for row, text in enumerate(texts) if text is not None]
-        for start in range(0, len(wanted), _TEXTS_AT_ONCE):
-            rows = wanted[start : start + _TEXTS_AT_ONCE]
+        not_null = [row for row, text in enumerate(texts) if text is not None]
+        for start in range(0, len(not_null), _TEXTS_AT_ONCE):
+            rows = not_null[start : start + _TEXTS_AT_ONCE]
             encodings = self._tokenizer.encode_batch([texts[row] for row in rows])
             yield from zip(rows, encodings, strict=True)
 
     def _chunks(self, encoding: Encoding) -> list[tuple[Int32Array, Int32Array]]:
-        """(token ids, character spans) of each window."""
+        """(token ids, character spans) of each chunk."""
         ids = np.array(encoding.ids, dtype=np.int32)
         flat = itertools.chain.from_iterable(encoding.offsets)
         char_spans = np.fromiter(flat, dtype=np.int32, count=2 * len(ids)).reshape(-1, 2)
@@ -141,15 +141,15 @@ class LongTextTokenizer:
         words = encoding.word_ids[begin:end]
         starts = np.array([a != b for a, b in zip([None, *words], words, strict=False)])
         return [
-            _chunk(ids, char_spans, begin, end, each)
-            for each in overlapping_chunks(end - begin, self._size, starts)
+            _chunk(ids, char_spans, begin, end, chunk)
+            for chunk in overlapping_chunks(end - begin, self._size, starts)
         ]
 
 
 def _chunk(
     ids: Int32Array, char_spans: Int32Array, begin: int, end: int, chunk: Chunk
 ) -> tuple[Int32Array, Int32Array]:
-    """One window of text [begin, end), between the special tokens that stood around the whole."""
+    """One chunk of the text [begin, end), with the special tokens that surround the whole text."""
     read = slice(begin + chunk.start, begin + chunk.stop)
     owned = slice(begin + chunk.first, begin + chunk.last)
     kept = np.full_like(char_spans, -1)

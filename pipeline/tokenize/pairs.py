@@ -1,4 +1,4 @@
-"""Queries and documents to pairs of token sequences. Truncation cuts documents, never queries."""
+"""Queries and documents → token sequences of pairs. Documents are truncated, never queries."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """Special tokens of a pair, with their types."""
+class _SpecialTokens:
+    """Consecutive special tokens of a pair, with their types."""
 
     ids: Int32Array
     types: Int8Array
@@ -40,26 +40,25 @@ class _Part:
 
 
 class _Template:
-    """What a tokenizer puts around and between two texts."""
+    """The special tokens that a tokenizer puts around and between two texts."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Look at a pair: every post-processor is a template of special tokens.
+        """Take the template from a sample pair.
 
         Raises:
-            CheckpointError: this one makes something else of a pair.
+            CheckpointError: the second text does not come after the first.
         """
-        probe = tokenizer.encode("a", "b")
-        owner = probe.sequence_ids
-        first = [i for i, sequence in enumerate(owner) if sequence == 0]
-        second = [i for i, sequence in enumerate(owner) if sequence == 1]
+        pair = tokenizer.encode("a", "b")
+        first = [i for i, text in enumerate(pair.sequence_ids) if text == 0]
+        second = [i for i, text in enumerate(pair.sequence_ids) if text == 1]
         if not first or not second or first[-1] > second[0]:
             raise CheckpointError(
                 "the tokenizer does not put the second text of a pair after the first"
             )
-        self._before = _Part.of(probe, 0, first[0])
-        self._between = _Part.of(probe, first[-1] + 1, second[0])
-        self._after = _Part.of(probe, second[-1] + 1, len(probe))
-        self._types = probe.type_ids[first[0]], probe.type_ids[second[0]]
+        self._before = _SpecialTokens.of(pair, 0, first[0])
+        self._between = _SpecialTokens.of(pair, first[-1] + 1, second[0])
+        self._after = _SpecialTokens.of(pair, second[-1] + 1, len(pair))
+        self._types = pair.type_ids[first[0]], pair.type_ids[second[0]]
 
     def ids(self, query: Int32Array, document: Int32Array) -> Int32Array:
         """The pair with its special tokens."""
@@ -68,30 +67,30 @@ class _Template:
         )
 
     def types(self, query: int, document: int) -> Int8Array:
-        """The token types of a pair of such lengths."""
-        of_query, of_document = self._types
+        """The token types of a pair, given the lengths of its texts in tokens."""
+        query_type, document_type = self._types
         return np.concatenate(
             [
                 self._before.types,
-                np.full(query, of_query, dtype=np.int8),
+                np.full(query, query_type, dtype=np.int8),
                 self._between.types,
-                np.full(document, of_document, dtype=np.int8),
+                np.full(document, document_type, dtype=np.int8),
                 self._after.types,
             ]
         )
 
 
 class PairTokenizer:
-    """Pairs under one limit, what is over it cut from the document: transformers' `only_second`.
+    """Pairs under one limit; the document is truncated, as with transformers' `only_second`.
 
-    A query that leaves no room for a token of its document is an error of its row, as it is
-    there. Each text is tokenized once, however many pairs it is in.
+    A query that leaves no room for a token of its document is an error of its row, as it is in
+    transformers. Each query is tokenized once, however many documents it has.
 
     Args:
-        tokenizer: this class takes it over.
-        max_length: tokens a pair may have, special tokens included.
+        tokenizer: owned by this class from here on.
+        max_length: the most tokens in a pair, special tokens included.
         truncate: which end of the document is cut, or `error` to refuse the row.
-        typed: whether the model tells the two texts apart by token types.
+        typed: whether the model distinguishes the two texts by token types.
 
     Raises:
         UsageError: the limit leaves no room for text.
@@ -117,29 +116,29 @@ class PairTokenizer:
         row_of: Int64Array,
         errors: Mapping[int, str],
     ) -> Tokens:
-        """One sequence a document, in the order of the documents.
+        """One sequence per document, in the order of the documents.
 
         Args:
-            queries: [R], one a row; None only where `errors` has the row.
-            documents: [D], those of one row behind each other; None as above.
-            row_of: [D], whose documents they are, not decreasing.
+            queries: [R], one per row; None only in rows that are in `errors`.
+            documents: [D], those of one row one after another; None as above.
+            row_of: [D], the row of each document, not decreasing.
             errors: row → why it is left out; rows that fail here are added to a copy.
         """
-        found = dict(errors)
-        wanted = [i for i, row in enumerate(row_of.tolist()) if row not in found]
-        rows = np.unique(row_of[wanted]).tolist()
+        errors = dict(errors)
+        valid = [i for i, row in enumerate(row_of.tolist()) if row not in errors]
+        rows = np.unique(row_of[valid]).tolist()
         query_of = dict(zip(rows, self._ids([queries[row] for row in rows]), strict=True))
-        bodies = self._ids([self._shortened(documents[i]) for i in wanted])
+        bodies = self._ids([self._shortened(documents[i]) for i in valid])
         pairs: list[tuple[int, Int32Array, Int32Array, bool]] = []
-        for i, body in zip(wanted, bodies, strict=True):
+        for i, body in zip(valid, bodies, strict=True):
             row = int(row_of[i])
             query = query_of[row]
             if problem := self._problem(len(query), len(body)):
-                found.setdefault(row, problem)
+                errors.setdefault(row, problem)
                 continue
             kept = self._kept(body, self._room - len(query))
             pairs.append((row, query, kept, len(kept) < len(body)))
-        return self._collect(len(queries), [p for p in pairs if p[0] not in found], found)
+        return self._collect(len(queries), [p for p in pairs if p[0] not in errors], errors)
 
     def _ids(self, texts: Sequence[str | None]) -> list[Int32Array]:
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
@@ -181,12 +180,14 @@ class PairTokenizer:
         ids = [self._template.ids(query, body) for _, query, body, _ in pairs]
         types = None
         if self._typed:
-            parts = [self._template.types(len(query), len(body)) for _, query, body, _ in pairs]
-            types = np.concatenate([np.empty(0, np.int8), *parts])
+            pair_types = [
+                self._template.types(len(query), len(body)) for _, query, body, _ in pairs
+            ]
+            types = np.concatenate([np.empty(0, np.int8), *pair_types])
         return assemble(
             rows,
             np.array([row for row, *_ in pairs], dtype=np.int64),
-            np.array([len(each) for each in ids], dtype=np.int64),
+            np.array([len(sequence) for sequence in ids], dtype=np.int64),
             np.concatenate([np.empty(0, np.int32), *ids]),
             np.array([cut for *_, cut in pairs], dtype=np.bool_),
             errors,

@@ -1,4 +1,4 @@
-"""Text to flat int32 token ids and offsets, with the truncation policy and its ledger."""
+"""Texts → flat int32 token ids and offsets; applies and records truncation."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 NULL_TEXT = "the text is null"
 NO_TOKENS = "the text has no token for this model"
 
-# A run of characters that WordPiece turns into at least one token, up to the white space that
-# ends its word. It starts at the first ASCII letter or digit, so that scanning is linear.
+# Characters that WordPiece turns into at least one token, up to the white space that ends their
+# word. A match starts at the first ASCII letter or digit, so that scanning is linear.
 _WORD = re.compile(r"[A-Za-z0-9][^ \t\n\r]*[ \t\n\r]")
-# Below this many characters per token of the limit, cutting first costs more than it saves.
+# Up to this many characters per token of the limit, cutting before tokenizing does not pay.
 _LONG_TEXT_CHARS_PER_TOKEN = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The tokenized rows of a window: R rows, S sequences (none or many a row), T tokens."""
+    """The tokenized rows of a block: R rows, S sequences (any number per row), T tokens."""
 
     ids: Int32Array  # [T]
     offsets: Int64Array  # [S + 1]
     row_of: Int64Array  # [S], the row each sequence belongs to, not decreasing
-    n_tokens: Int32Array  # [R], tokens that the model reads for the row
+    n_tokens: Int32Array  # [R], tokens that the model reads for each row
     truncated: np.ndarray[tuple[int], np.dtype[np.bool_]]  # [R]
     errors: dict[int, str] = field(default_factory=dict)  # row → why it has no sequence
     type_ids: Int8Array | None = None  # [T]
-    # [T, 2], first and last + 1 character of the row's text, where a task asks for them; -1 for a
-    # token whose output stands for no text: special ones, and repeated ones but for one copy.
+    # [T, 2], start and end (exclusive) in characters of the row's text, if the task needs them; -1
+    # for tokens whose output is not used: special ones, and all but one copy of repeated ones.
     char_spans: Int32Array | None = None
 
     @property
@@ -63,8 +63,8 @@ class TextTokenizer:
     """A tokenizer with one limit and one truncation policy; safe to share between threads.
 
     Args:
-        tokenizer: with no truncation or padding of its own. This class takes it over.
-        max_length: tokens a sequence may have, special tokens included.
+        tokenizer: owned by this class from here on, which sets its truncation and padding.
+        max_length: the most tokens in a sequence, special tokens included.
         truncate: which end is cut, or `error` to refuse the row.
 
     Raises:
@@ -83,24 +83,23 @@ class TextTokenizer:
             tokenizer.enable_truncation(max_length, direction=truncate)
 
     def encode(self, texts: Sequence[str | None], prompt: str = "") -> Tokens:
-        """Tokenize one text a row; `prompt` is put before each text.
+        """Tokenize one text per row; `prompt` is put before each text.
 
-        A null, a text without any token, and (under `error`) a text over the limit become
-        entries of `Tokens.errors`; they never stop the others.
+        A null, a text without any token, and (with `error`) a text over the limit become
+        entries of `Tokens.errors` and do not affect the others.
         """
         errors = {row: NULL_TEXT for row, text in enumerate(texts) if text is None}
-        kept = [prompt + text for text in texts if text is not None]
         rows = [row for row, text in enumerate(texts) if text is not None]
-        encodings = self._encode(kept)
+        encodings = self._encode([prompt + text for text in texts if text is not None])
         for row, encoding in zip(rows, encodings, strict=True):
             if problem := self._problem(encoding):
                 errors[row] = problem
-        fine = [
+        valid = [
             (row, encoding)
             for row, encoding in zip(rows, encodings, strict=True)
             if row not in errors
         ]
-        return _collect(len(texts), fine, errors)
+        return _collect(len(texts), valid, errors)
 
     def _encode(self, texts: list[str]) -> list[Encoding]:
         if self._cut_first:
@@ -117,10 +116,10 @@ class TextTokenizer:
 
 
 def text_room(tokenizer: Tokenizer, max_length: int, *, pair: bool = False) -> int:
-    """Tokens that a sequence has left for text, beside the special tokens.
+    """Tokens that a sequence has left for text besides the special tokens.
 
     Raises:
-        UsageError: none. `tokenizers` itself would not truncate at all then.
+        UsageError: there are none. `tokenizers` itself would not truncate at all then.
     """
     special = tokenizer.num_special_tokens_to_add(is_pair=pair)
     if max_length <= special:
@@ -133,10 +132,10 @@ def text_room(tokenizer: Tokenizer, max_length: int, *, pair: bool = False) -> i
 
 
 def text_values(column: pa.Array) -> tuple[list[str | None], dict[int, str]]:
-    """The texts of a string column, and why those that are not valid UTF-8 were left out.
+    """The texts of a string column, and row → error for those that are not valid UTF-8.
 
-    Arrow and Parquet do not check what a string column holds; one bad row must not take its
-    neighbours with it.
+    Arrow and Parquet do not check the bytes of a string column; one invalid row must not affect
+    its neighbours.
     """
     try:
         return column.to_pylist(), {}
@@ -154,26 +153,26 @@ def text_values(column: pa.Array) -> tuple[list[str | None], dict[int, str]]:
 
 
 def splits_at_ascii_space(tokenizer: Tokenizer) -> bool:
-    """Whether the tokens before an ASCII white space never depend on what follows it.
+    """Whether the tokens before ASCII white space never depend on the text after it.
 
-    True of BERT's WordPiece: its normalizer works character by character and its
-    pre-tokenizer splits at white space before anything else looks at the text.
+    True for BERT's WordPiece: its normalizer works character by character, and its pre-tokenizer
+    splits at white space before any other step reads the text.
     """
-    model = type(tokenizer.model).__name__ == "WordPiece"
-    before = type(tokenizer.pre_tokenizer).__name__ == "BertPreTokenizer"
-    normal = tokenizer.normalizer is None or type(tokenizer.normalizer).__name__ in (
+    has_model = type(tokenizer.model).__name__ == "WordPiece"
+    has_pre_tokenizer = type(tokenizer.pre_tokenizer).__name__ == "BertPreTokenizer"
+    has_normalizer = tokenizer.normalizer is None or type(tokenizer.normalizer).__name__ in (
         "BertNormalizer",
         "Lowercase",
     )
-    return model and before and normal
+    return has_model and has_pre_tokenizer and has_normalizer
 
 
 def shorten(text: str, max_length: int) -> str:
-    """Cut a text far over the limit behind `max_length` + 1 words, each at least one token.
+    """Cut a text far over the limit after `max_length` + 1 words, each at least one token.
 
-    The cost of tokenizing grows with the whole text even where all but the start is thrown
-    away. One word more than the limit is kept, so that the row is still seen to be truncated.
-    Exact where `splits_at_ascii_space` holds.
+    The cost of tokenizing grows with the whole text even if only its start is kept. One word more
+    than the limit is kept, so that the row still counts as truncated. The result is exact if
+    `splits_at_ascii_space` holds.
     """
     if len(text) <= max_length * _LONG_TEXT_CHARS_PER_TOKEN:
         return text
@@ -192,19 +191,19 @@ def assemble(
     type_ids: Int8Array | None = None,
     char_spans: Int32Array | None = None,
 ) -> Tokens:
-    """Tokens from sequences: row [S], length [S] and whether it was cut [S], and flat ids [T]."""
+    """Tokens of sequences, given their rows [S], lengths [S], truncation [S] and flat ids [T]."""
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     n_tokens = np.bincount(row_of, weights=lengths, minlength=rows).astype(np.int32)
-    cut = np.zeros(rows, dtype=np.bool_)
-    cut[row_of[truncated]] = True
-    return Tokens(ids, offsets, row_of, n_tokens, cut, errors, type_ids, char_spans)
+    truncated_rows = np.zeros(rows, dtype=np.bool_)
+    truncated_rows[row_of[truncated]] = True
+    return Tokens(ids, offsets, row_of, n_tokens, truncated_rows, errors, type_ids, char_spans)
 
 
-def _collect(rows: int, fine: list[tuple[int, Encoding]], errors: dict[int, str]) -> Tokens:
-    lengths = np.fromiter((len(e) for _, e in fine), dtype=np.int64, count=len(fine))
-    flat = itertools.chain.from_iterable(encoding.ids for _, encoding in fine)
+def _collect(rows: int, valid: list[tuple[int, Encoding]], errors: dict[int, str]) -> Tokens:
+    lengths = np.fromiter((len(e) for _, e in valid), dtype=np.int64, count=len(valid))
+    flat = itertools.chain.from_iterable(encoding.ids for _, encoding in valid)
     ids = np.fromiter(flat, dtype=np.int32, count=int(lengths.sum()))
-    row_of = np.fromiter((row for row, _ in fine), dtype=np.int64, count=len(fine))
-    cut = np.fromiter((bool(e.overflowing) for _, e in fine), dtype=np.bool_, count=len(fine))
+    row_of = np.fromiter((row for row, _ in valid), dtype=np.int64, count=len(valid))
+    cut = np.fromiter((bool(e.overflowing) for _, e in valid), dtype=np.bool_, count=len(valid))
     return assemble(rows, row_of, lengths, ids, cut, errors)

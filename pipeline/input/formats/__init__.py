@@ -1,7 +1,7 @@
-"""One reader per input format, each behind the same three questions: see `Reader`.
+"""One reader per input format, all with one interface: see `Reader`.
 
-A reader raises ContentError for whatever is wrong with the content; errors of the store come
-through as they are (`pipeline.store.directory.OpenedFile` translates them).
+A reader raises ContentError if the content is wrong; errors of the store pass through unchanged
+(`pipeline.store.directory.OpenedFile` translates them).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Arrow IPC: files (.arrow, .feather) and streams (.arrows, and what `datasets` caches).
+"""Arrow IPC: files (.arrow, .feather) and streams (.arrows, and the cache of `datasets`).
 
-The record batch is what Arrow reads at once. A local file is mapped, so that an uncompressed
-batch costs page cache instead of memory however large it is; of a remote file one batch of the
-columns asked for is held at a time.
+Arrow reads one record batch at a time. A local file is mapped, so that an uncompressed batch of
+any size uses page cache instead of memory; of a remote file, one batch of the requested columns is
+held at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.input.formats.base import (
     Reader,
     content_errors,
     overlaps,
-    wanted,
+    select_fields,
 )
 from pipeline.spec import Cut
 from pipeline.store.directory import OpenedFile
@@ -26,11 +26,11 @@ from pipeline.store.uris import absolute, is_local
 
 _FILE_MAGIC = b"ARROW1"
 _FEATHER_V1_MAGIC = b"FEA1"
-_WHAT = "not a readable Arrow file"
+_NOT_READABLE = "not a readable Arrow file"
 
 
 def open_arrow(file: OpenedFile) -> Reader:
-    """The reader of a file or of a stream, by its first bytes."""
+    """The reader of an IPC file or of an IPC stream, chosen by the first bytes."""
     magic = file.read(len(_FILE_MAGIC))
     file.seek(0)
     if magic.startswith(_FEATHER_V1_MAGIC):
@@ -46,13 +46,13 @@ def _source(file: OpenedFile) -> Any:
 
 
 def _options(schema: pa.Schema, columns: Sequence[str]) -> Any:
-    """Read the bodies of these columns only. An empty list would mean all."""
+    """Read the bodies of these columns only; `included_fields` takes an empty list as all."""
     indices = [i for i, name in enumerate(schema.names) if name in columns]
     return pa.ipc.IpcReadOptions(included_fields=indices or [_cheapest(schema)], use_threads=False)
 
 
 def _cheapest(schema: pa.Schema) -> int:
-    """A column of fixed width if there is one: enough to count rows by."""
+    """A column of fixed width if there is one: enough for counting rows."""
     for index, field in enumerate(schema):
         if pa.types.is_primitive(field.type):
             return index
@@ -64,21 +64,21 @@ class ArrowFileReader:
 
     def __init__(self, file: OpenedFile) -> None:
         self._file = file
-        with content_errors(_WHAT):
+        with content_errors(_NOT_READABLE):
             self._schema = pa.ipc.open_file(_source(file)).schema
 
     def _open(self, columns: Sequence[str]) -> Any:
         return pa.ipc.open_file(_source(self._file), options=_options(self._schema, columns))
 
-    def facts(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
-        """From the headers of the record batches, and the bodies of one narrow column."""
+    def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
+        """Use the headers of the record batches and the bodies of one narrow column."""
         groups = []
-        with content_errors(_WHAT):
+        with content_errors(_NOT_READABLE):
             reader = self._open(())
             for index in range(reader.num_record_batches):
                 groups.append(reader.get_batch(index).num_rows)
         return FileSummary(
-            schema=wanted(self._schema, columns),
+            schema=select_fields(self._schema, columns),
             columns=tuple(self._schema.names),
             rows=sum(groups),
             row_groups=tuple(groups),
@@ -87,7 +87,7 @@ class ArrowFileReader:
     def batches(
         self, cuts: Sequence[Cut], schema: pa.Schema, batch_rows: int
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Slices of the record batches that hold rows of `cuts`."""
+        """Slice the record batches that hold rows of `cuts`."""
         counter, reader = self._open(()), self._open(schema.names)
         first = 0
         for index in range(reader.num_record_batches):
@@ -101,11 +101,11 @@ class ArrowFileReader:
 
 
 class ArrowStreamReader:
-    """One Arrow IPC stream, which has no footer: it is read from its start; see `Reader`."""
+    """One Arrow IPC stream, which has no footer and is read from its start; see `Reader`."""
 
     def __init__(self, file: OpenedFile) -> None:
         self._file = file
-        with content_errors(_WHAT):
+        with content_errors(_NOT_READABLE):
             self._schema = pa.ipc.open_stream(_source(file)).schema
 
     def _read(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -113,12 +113,12 @@ class ArrowStreamReader:
             pa.ipc.open_stream(_source(self._file), options=_options(self._schema, columns))
         )
 
-    def facts(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
-        """By reading the stream once."""
-        with content_errors(_WHAT):
+    def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
+        """Read the stream once."""
+        with content_errors(_NOT_READABLE):
             groups = tuple(batch.num_rows for batch in self._read(()))
         return FileSummary(
-            schema=wanted(self._schema, columns),
+            schema=select_fields(self._schema, columns),
             columns=tuple(self._schema.names),
             rows=sum(groups),
             row_groups=groups,
@@ -127,7 +127,7 @@ class ArrowStreamReader:
     def batches(
         self, cuts: Sequence[Cut], schema: pa.Schema, batch_rows: int
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Slices of the record batches that hold rows of `cuts`."""
+        """Slice the record batches that hold rows of `cuts`."""
         first = 0
         with content_errors("a record batch"):
             for batch in self._read(schema.names):

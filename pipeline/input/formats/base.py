@@ -1,4 +1,4 @@
-"""What all readers share: the interface, the facts they find, and the error they raise."""
+"""Shared by all readers: the interface, the summary of a file, and the error they raise."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _DETAIL_MAX_CHARS = 200
 
 
 class ContentError(Exception):
-    """What is wrong with the content, and where in the file; the caller adds which file."""
+    """The content is wrong: the message says what and where, the caller adds the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileSummary:
-    """What a file holds, found without reading its rows (text formats: by one pass)."""
+    """The contents of a file, known without reading its rows (text formats: by one pass)."""
 
-    schema: pa.Schema  # of the columns asked for that are there, types as stored
-    columns: tuple[str, ...]  # all names, in order; more than once where the file repeats one
+    schema: pa.Schema  # of the requested columns that exist, types as stored
+    columns: tuple[str, ...]  # all names in file order, repeated where the file repeats one
     rows: int
     row_groups: tuple[int, ...] | None = None  # rows of each, None for text formats
     offsets: tuple[int, ...] = ()  # bytes of uncompressed text before each shard's first row
@@ -33,27 +33,30 @@ class FileSummary:
 class Reader(Protocol):
     """One open file of one format."""
 
-    def facts(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
-        """Count and describe. `columns`: which types are wanted, None for all."""
+    def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
+        """Count the rows and describe the columns.
+
+        `columns` are those whose types are needed, None for all.
+        """
         ...
 
     def batches(
         self, cuts: Sequence[Cut], schema: pa.Schema, batch_rows: int
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Stream (first row, rows) in order: every row of `cuts`, and maybe some between them.
+        """Stream (first row, rows) in order: every row of `cuts`, and possibly rows between them.
 
-        `schema` names the columns to read, and the types that the job planned for them; the
-        batches may still have the types of the file. `cuts` are in order and do not overlap.
+        `schema` names the columns to read and their planned types; the batches may still have
+        the types of the file. `cuts` are in order and do not overlap.
         """
         ...
 
 
 @contextmanager
 def content_errors(where: str) -> Iterator[None]:
-    """Turn what pyarrow raises about content into a ContentError that says `where`.
+    """Turn pyarrow's errors about content into a ContentError that says `where`.
 
-    pyarrow raises a plain OSError for a broken page just as a store does for a broken line;
-    those of a store were translated before they reached pyarrow.
+    pyarrow raises OSError for a corrupt page, as a store does for a broken connection. Those of a
+    store were translated before they reached pyarrow.
     """
     try:
         yield
@@ -64,7 +67,7 @@ def content_errors(where: str) -> Iterator[None]:
         raise ContentError(f"{where}: {detail}" if where else detail) from error
 
 
-def wanted(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
+def select_fields(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
     """The fields of `schema` that are among `columns`, without metadata, all nullable."""
     return pa.schema(
         [pa.field(f.name, f.type) for f in schema if columns is None or f.name in columns]

@@ -1,7 +1,8 @@
-"""CSV with a header line (RFC 4180, and the stray quotes of real files): every column a string.
+"""CSV with a header line (RFC 4180, and stray quotes as in real files); all columns are strings.
 
-Where a record ends is decided here with the rules of pyarrow's parser, which reads it: a quote
-opens a quoted field only at the start of the field, a doubled one inside stands for itself.
+Record ends are found here, by the same rules as those of pyarrow's parser, which then reads the
+records: a quote opens a quoted field only at the start of the field, and a doubled quote inside
+stands for one quote.
 """
 
 from __future__ import annotations
@@ -16,22 +17,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from pipeline.input.formats.base import ContentError, FileSummary, content_errors, wanted
+from pipeline.input.formats.base import ContentError, FileSummary, content_errors, select_fields
 from pipeline.input.formats.text import (
-    Block,
-    Int64Array,
-    Offsets,
+    ShardOffsets,
+    TextBlock,
     TextStream,
-    blocks,
+    blocks_of_cuts,
     check_utf8,
-    located,
+    text_blocks,
 )
+from pipeline.packing import Int64Array
 from pipeline.spec import Cut
 from pipeline.store.directory import OpenedFile
 
-# Possessive throughout: no backtracking, so a quote that is not closed is no match at all.
+# All quantifiers are possessive: without backtracking an unclosed quote does not match at all.
 _FIELD = rb'(?:"[^"]*+(?:""[^"]*+)*+"[^,\r\n]*+|(?!")[^,\r\n]*+)'
-_RECORD = re.compile(rb"(?:%b,)*+%b(?:\r\n|[\r\n])|(?s:(?P<rest>.+))" % (_FIELD, _FIELD))
+_RECORD = re.compile(rb"(?:%b,)*+%b(?:\r\n|[\r\n])|(?s:(?P<incomplete>.+))" % (_FIELD, _FIELD))
 _BLANK = frozenset({b"\n", b"\r", b"\r\n"})
 
 
@@ -44,14 +45,14 @@ class CsvReader:
         self._header = self._read_header()
 
     def _read_header(self) -> tuple[str, ...]:
-        for block in blocks(TextStream(self._file, self._compression), self):
+        for block in text_blocks(TextStream(self._file, self._compression), self):
             with content_errors("the header line"):
                 text = bytes(block.records(0, 1)).decode("utf-8").lstrip("\r\n")
             return tuple(next(csv.reader(io.StringIO(text, newline=""))))
         raise ContentError("there is no header line")
 
     def record_ends(self, data: bytes) -> Int64Array:
-        """Ends of records, line breaks inside quotes not among them."""
+        """Ends of records; line breaks inside quotes are not record ends."""
         ends = [
             match.end()
             for match in _RECORD.finditer(data)
@@ -59,36 +60,38 @@ class CsvReader:
         ]
         return np.array(ends, dtype=np.int64)
 
-    def facts(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
-        """Count rows, check their fields and find shard offsets in one pass."""
-        offsets = Offsets(rows_per_shard)
-        for block in self._rows(blocks(TextStream(self._file, self._compression), self)):
+    def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
+        """Count rows, check their number of fields and collect shard offsets in one pass."""
+        offsets = ShardOffsets(rows_per_shard)
+        for block in self._without_header(
+            text_blocks(TextStream(self._file, self._compression), self)
+        ):
             check_utf8(block, offsets.rows)
             self._parse(block, 0, len(block), offsets.rows, self._header[:1])
             offsets.add(block)
         schema = pa.schema([(name, pa.string()) for name in self._header])
         return FileSummary(
-            schema=wanted(schema, columns),
+            schema=select_fields(schema, columns),
             columns=self._header,
             rows=offsets.rows,
-            offsets=tuple(offsets.found),
+            offsets=tuple(offsets.offsets),
         )
 
     @staticmethod
-    def _rows(found: Iterator[Block]) -> Iterator[Block]:
-        """The blocks without the header record."""
-        head = next(found)
+    def _without_header(blocks: Iterator[TextBlock]) -> Iterator[TextBlock]:
+        """Drop the first record, which is the header."""
+        head = next(blocks)
         if len(head) > 1:
             start = head.start(1)
-            yield Block(head.offset + start, head.data[start:], head.ends[1:] - start)
-        yield from found
+            yield TextBlock(head.offset + start, head.data[start:], head.ends[1:] - start)
+        yield from blocks
 
     def batches(
         self, cuts: Sequence[Cut], schema: pa.Schema, batch_rows: int
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Parse `batch_rows` records at a time."""
         stream = TextStream(self._file, self._compression)
-        for first, block in located(stream, self, cuts):
+        for first, block in blocks_of_cuts(stream, self, cuts):
             for start in range(0, len(block), batch_rows):
                 stop = min(start + batch_rows, len(block))
                 yield (
@@ -97,10 +100,10 @@ class CsvReader:
                 )
 
     def _parse(
-        self, block: Block, start: int, stop: int, row: int, columns: Sequence[str]
+        self, block: TextBlock, start: int, stop: int, row: int, columns: Sequence[str]
     ) -> pa.RecordBatch:
-        """Records [start, stop) of `block`, the first of which is row `row`, as strings."""
-        text, bad = block.records(start, stop), list[Any]()
+        """Records [start, stop) of `block` as strings; the first one is row `row` of the file."""
+        text, invalid_rows = block.records(start, stop), list[Any]()
         with content_errors(f"rows {row}-{row + stop - start - 1}"):
             table = pyarrow.csv.read_csv(
                 pa.BufferReader(text),
@@ -108,29 +111,30 @@ class CsvReader:
                     column_names=self._header, block_size=text.size + 1, use_threads=False
                 ),
                 pyarrow.csv.ParseOptions(
-                    newlines_in_values=True, invalid_row_handler=_collector(bad)
+                    newlines_in_values=True, invalid_row_handler=_collector(invalid_rows)
                 ),
                 pyarrow.csv.ConvertOptions(
                     include_columns=columns,
                     column_types=dict.fromkeys(columns, pa.string()),
                 ),
             )
-        if bad:
+        if invalid_rows:
+            invalid = invalid_rows[0]
             raise ContentError(
-                f"near row {row + (bad[0].number or 1) - 1}: {bad[0].actual_columns} fields, "
-                f"but {bad[0].expected_columns} in the header"
+                f"near row {row + (invalid.number or 1) - 1}: {invalid.actual_columns} fields, "
+                f"but {invalid.expected_columns} in the header"
             )
         if table.num_rows != stop - start:
             raise ContentError(
-                f"rows {row}-{row + stop - start - 1} are {table.num_rows} rows to the parser: "
-                "check the quotes there"
+                f"rows {row}-{row + stop - start - 1} were parsed as {table.num_rows} rows: "
+                "check their quotes"
             )
         return table.combine_chunks().to_batches()[0]
 
 
-def _collector(bad: list[Any]) -> Any:
+def _collector(rows: list[Any]) -> Any:
     def collect(row: Any) -> str:
-        bad.append(row)
+        rows.append(row)
         return "skip"
 
     return collect

@@ -1,8 +1,8 @@
-"""JSON Lines: one object a line, blank lines allowed. A key that is missing is a null.
+"""JSON Lines: one object per line, blank lines allowed. A missing key is a null.
 
-The counting pass looks at every value of the columns asked for, with the standard library's
-parser: it names the row and column of what is wrong, and a string that looks like a date stays a
-string. Reading is pyarrow's, to the types planned.
+The counting pass parses every value of the requested columns with the standard library: it can
+name the row and column of an error, and a string that looks like a date stays a string. Rows are
+then read by pyarrow, with the planned types.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import pyarrow.json
 
 from pipeline.input.formats.base import ContentError, FileSummary, content_errors
 from pipeline.input.formats.text import (
-    Block,
-    Int64Array,
-    Offsets,
+    ShardOffsets,
+    TextBlock,
     TextStream,
-    blocks,
+    blocks_of_cuts,
     check_utf8,
-    located,
+    text_blocks,
 )
+from pipeline.packing import Int64Array
 from pipeline.spec import Cut
 from pipeline.store.directory import OpenedFile
 
@@ -39,18 +39,18 @@ class JsonLinesReader:
         self._compression = compression
 
     def record_ends(self, data: bytes) -> Int64Array:
-        """Line breaks, but for those of blank lines."""
+        """Line breaks, except those of blank lines."""
         array = np.frombuffer(data, dtype=np.uint8)
         ends = np.flatnonzero(array == ord("\n")) + 1
         starts = np.concatenate(([0], ends[:-1])) if ends.size else ends
-        suspects = np.flatnonzero(np.isin(array[starts], list(_BLANK)))
-        blank = [i for i in suspects if not data[starts[i] : ends[i]].strip()]
+        candidates = np.flatnonzero(np.isin(array[starts], list(_BLANK)))
+        blank = [i for i in candidates if not data[starts[i] : ends[i]].strip()]
         return np.delete(ends, blank)
 
-    def facts(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
-        """Count rows, find types and shard offsets in one pass."""
-        offsets, types = Offsets(rows_per_shard), _Types(columns)
-        for block in blocks(TextStream(self._file, self._compression), self):
+    def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
+        """Count rows, infer types and collect shard offsets in one pass."""
+        offsets, types = ShardOffsets(rows_per_shard), _Types(columns)
+        for block in text_blocks(TextStream(self._file, self._compression), self):
             check_utf8(block, offsets.rows)
             types.add(block, offsets.rows)
             offsets.add(block)
@@ -58,7 +58,7 @@ class JsonLinesReader:
             schema=types.schema(),
             columns=tuple(types.names),
             rows=offsets.rows,
-            offsets=tuple(offsets.found),
+            offsets=tuple(offsets.offsets),
         )
 
     def batches(
@@ -66,11 +66,11 @@ class JsonLinesReader:
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Parse `batch_rows` lines at a time."""
         options = pyarrow.json.ParseOptions(
-            explicit_schema=pa.schema([(f.name, _parsed(f.type)) for f in schema]),
+            explicit_schema=pa.schema([(f.name, _parsed_type(f.type)) for f in schema]),
             unexpected_field_behavior="ignore",
         )
         stream = TextStream(self._file, self._compression)
-        for first, block in located(stream, self, cuts):
+        for first, block in blocks_of_cuts(stream, self, cuts):
             for start in range(0, len(block), batch_rows):
                 stop = min(start + batch_rows, len(block))
                 with content_errors(f"rows {first + start}-{first + stop - 1}"):
@@ -78,17 +78,17 @@ class JsonLinesReader:
 
 
 def _parse(text: Any, rows: int, options: Any) -> pa.RecordBatch:
-    read = pyarrow.json.ReadOptions(use_threads=False, block_size=text.size + 1)
-    table = pyarrow.json.read_json(pa.BufferReader(text), read, options)
+    read_options = pyarrow.json.ReadOptions(use_threads=False, block_size=text.size + 1)
+    table = pyarrow.json.read_json(pa.BufferReader(text), read_options, options)
     if table.num_rows != rows:
-        raise ContentError(f"{rows} lines hold {table.num_rows} objects: one a line is expected")
+        raise ContentError(f"{rows} lines hold {table.num_rows} objects: expected one per line")
     return table.combine_chunks().to_batches()[0]
 
 
-def _parsed(kind: pa.DataType) -> pa.DataType:
-    """The type to parse to, where pyarrow's JSON reader cannot make the planned one."""
+def _parsed_type(kind: pa.DataType) -> pa.DataType:
+    """The planned type, or a substitute if pyarrow's JSON reader does not support it."""
     if pa.types.is_dictionary(kind):
-        return _parsed(kind.value_type)
+        return _parsed_type(kind.value_type)
     return pa.string() if kind == pa.string_view() else kind
 
 
@@ -96,18 +96,18 @@ class _Types:
     """Names and types of columns, widened block by block."""
 
     def __init__(self, columns: Sequence[str] | None) -> None:
-        self._wanted = columns
-        self._found: dict[str, pa.DataType] = {}
+        self._columns = columns
+        self._types: dict[str, pa.DataType] = {}
         self.names: dict[str, None] = {}
 
     def schema(self) -> pa.Schema:
-        return pa.schema(list(self._found.items()))
+        return pa.schema(list(self._types.items()))
 
-    def add(self, block: Block, first_row: int) -> None:
+    def add(self, block: TextBlock, first_row: int) -> None:
         rows = [_object(bytes(block.records(i, i + 1)), first_row + i) for i in range(len(block))]
         for row in rows:
             self.names.update(dict.fromkeys(row))
-        for name in self.names if self._wanted is None else self._wanted:
+        for name in self.names if self._columns is None else self._columns:
             if name in self.names:
                 self._widen(name, [row.get(name) for row in rows], first_row)
 
@@ -115,40 +115,40 @@ class _Types:
         where = f"column {name!r} of rows {first_row}-{first_row + len(values) - 1}"
         with content_errors(where):
             kind = pa.array(values).type
-        before = self._found.get(name, kind)
+        earlier = self._types.get(name, kind)
         try:
             merged = pa.unify_schemas(
-                [pa.schema([(name, before)]), pa.schema([(name, kind)])],
+                [pa.schema([(name, earlier)]), pa.schema([(name, kind)])],
                 promote_options="permissive",
             )
         except pa.ArrowException as error:
-            raise ContentError(f"{where} is {kind}, but {before} in the rows before") from error
-        self._found[name] = merged.field(0).type
+            raise ContentError(f"{where} is {kind}, but {earlier} in the rows before it") from error
+        self._types[name] = merged.field(0).type
 
 
-class _Ambiguous(dict[str, Any]):
-    """An object that gives a key twice: `key`."""
+class _RepeatedKey(dict[str, Any]):
+    """An object in which `key` occurs more than once."""
 
     key = ""
 
 
-def _keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) == len(pairs):
-        return found
-    ambiguous = _Ambiguous(found)
+def _note_repeated_key(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) == len(pairs):
+        return value
+    repeated = _RepeatedKey(value)
     names = [name for name, _ in pairs]
-    ambiguous.key = next(name for name in names if names.count(name) > 1)
-    return ambiguous
+    repeated.key = next(name for name in names if names.count(name) > 1)
+    return repeated
 
 
 def _object(line: bytes, row: int) -> dict[str, Any]:
     try:
-        value = json.loads(line, object_pairs_hook=_keys_once)
+        value = json.loads(line, object_pairs_hook=_note_repeated_key)
     except (ValueError, RecursionError) as error:
         raise ContentError(f"row {row} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ContentError(f"row {row} is a JSON {type(value).__name__}, not an object")
-    if isinstance(value, _Ambiguous):
-        raise ContentError(f"row {row} gives {value.key!r} twice")
+    if isinstance(value, _RepeatedKey):
+        raise ContentError(f"row {row} has the key {value.key!r} twice")
     return value

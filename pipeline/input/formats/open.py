@@ -1,4 +1,6 @@
-"""The reader of each format. To add a format: a file beside these, a line here, and its suffix in
+"""The reader of each format.
+
+To add a format, add a file beside these, a branch here, and its suffix in
 `pipeline.input.discovery`.
 """
 
@@ -12,9 +14,9 @@ def open_reader(file: OpenedFile, kind: str, compression: str) -> Reader:
     """The reader of a format: parquet, arrow, jsonl or csv.
 
     Raises:
-        ContentError: the content is not what the name promises.
+        ContentError: the content does not match the format.
     """
-    # Imported late: a job needs one of them.
+    # Imported on use: a job usually needs only one of them.
     if kind == "parquet":
         from pipeline.input.formats.parquet import ParquetReader
 

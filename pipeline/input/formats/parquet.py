@@ -1,4 +1,4 @@
-"""Parquet: row groups streamed page by page, a giant one as well."""
+"""Parquet: row groups streamed page by page, so that their size does not matter."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.input.formats.base import FileSummary, content_errors, overlaps, wanted
+from pipeline.input.formats.base import FileSummary, content_errors, overlaps, select_fields
 from pipeline.spec import Cut
 from pipeline.store.directory import OpenedFile
 from pipeline.store.uris import is_local
 
-# A column chunk is read in pieces of this size instead of whole: the memory of a reader is about
-# (piece + one page) per column, whatever the row group. A request to a store costs more.
+# A column chunk is read through a buffer of this size instead of whole: a reader needs about
+# (buffer + one page) per column, whatever the row group. Remote buffers are larger because a
+# request to a store costs more.
 _BUFFER_BYTES = 1 << 20
 _REMOTE_BUFFER_BYTES = 8 << 20
 
@@ -33,10 +34,10 @@ class ParquetReader:
         metadata = self._parquet.metadata
         self._groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
-    def facts(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
-        """From the footer alone."""
+    def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
+        """Use the footer alone."""
         return FileSummary(
-            schema=wanted(self._schema, columns),
+            schema=select_fields(self._schema, columns),
             columns=tuple(self._schema.names),
             rows=sum(self._groups),
             row_groups=tuple(self._groups),
@@ -45,7 +46,7 @@ class ParquetReader:
     def batches(
         self, cuts: Sequence[Cut], schema: pa.Schema, batch_rows: int
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Only row groups that hold rows of `cuts`; each is read once for all of them."""
+        """Read only row groups that hold rows of `cuts`, and each of them once."""
         first = 0
         for index, rows in enumerate(self._groups):
             if overlaps(first, rows, cuts):

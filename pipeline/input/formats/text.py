@@ -1,7 +1,7 @@
 """Text formats: decompressed, split into whole records, counted, and read from byte offsets.
 
-JSONL and CSV differ in where a record ends and in how records become columns (`Grammar`); the
-rest is here. Memory is bounded by one block, which grows only for a record longer than it.
+JSONL and CSV differ in where a record ends (`Grammar`) and in how records become columns; what
+they share is here. Memory is bounded by one text block, which grows only for a longer record.
 """
 
 from __future__ import annotations
@@ -11,17 +11,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.input.formats.base import ContentError, content_errors, overlaps
+from pipeline.packing import Int64Array
 from pipeline.spec import Cut
 from pipeline.store.directory import OpenedFile
 
-Int64Array = npt.NDArray[np.int64]
-
 _BLOCK_BYTES = 1 << 20
-# Beyond this it is no record but a quote that was never closed, or not text at all.
+# A longer record is taken for an unclosed quote, or for a file that is not text.
 _RECORD_MAX_BYTES = 64 << 20
 _UTF8_BOM = b"\xef\xbb\xbf"
 
@@ -30,13 +28,13 @@ class Grammar(Protocol):
     """Where the records of a text format end."""
 
     def record_ends(self, data: bytes) -> Int64Array:
-        """Ends (exclusive, behind the line break) of the complete, non-blank records."""
+        """Ends (exclusive, after the line break) of the complete, non-blank records."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """Whole records, and where they stand."""
+class TextBlock:
+    """Consecutive whole records of a text file."""
 
     offset: int  # bytes of uncompressed text before the block
     data: bytes
@@ -57,7 +55,7 @@ class Block:
 
 
 class TextStream:
-    """The uncompressed bytes of a text file, one way."""
+    """The uncompressed bytes of a text file, read forwards only."""
 
     def __init__(self, file: OpenedFile, compression: str) -> None:
         file.seek(0)
@@ -65,7 +63,7 @@ class TextStream:
         self.compressed = bool(compression)
         self._stream: Any = file
         if compression:
-            # Notices a truncated member or frame, reads several in a row.
+            # Raises on a truncated gzip member or zstd frame, and reads consecutive ones.
             self._stream = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), compression)
         self.offset = 0
 
@@ -77,7 +75,7 @@ class TextStream:
         return data
 
     def skip_to(self, offset: int) -> None:
-        """Move forward: by seeking, or through compressed text by reading it."""
+        """Move forward: by seeking, or in compressed text by reading up to `offset`."""
         if not self.compressed:
             self._file.seek(offset)
             self.offset = offset
@@ -85,39 +83,43 @@ class TextStream:
             pass
 
 
-def blocks(stream: TextStream, grammar: Grammar) -> Iterator[Block]:
-    """Split what is left of `stream` into blocks of whole records."""
-    offset, held, size = stream.offset, b"", _BLOCK_BYTES
+def text_blocks(stream: TextStream, grammar: Grammar) -> Iterator[TextBlock]:
+    """Split `stream`, from its current offset on, into blocks of whole records."""
+    offset, incomplete, size = stream.offset, b"", _BLOCK_BYTES
     while True:
-        chunk = stream.read(size)
-        data = held + chunk
+        new = stream.read(size)
+        data = incomplete + new
         if offset == 0 and data.startswith(_UTF8_BOM):
             data, offset = data[len(_UTF8_BOM) :], len(_UTF8_BOM)
-        if not chunk:
-            data = _closed(data)
+        if not new:
+            data = _with_final_newline(data)
         ends = grammar.record_ends(data)
         used = int(ends[-1]) if ends.size else 0
         if used:
-            yield Block(offset, data[:used], ends)
-        held, offset = data[used:], offset + used
-        if not chunk:
-            if held.strip():
+            yield TextBlock(offset, data[:used], ends)
+        incomplete, offset = data[used:], offset + used
+        if not new:
+            if incomplete.strip():
                 raise ContentError(f"the record at byte {offset} never ends: a quote is not closed")
             return
-        if len(held) > _RECORD_MAX_BYTES:
+        if len(incomplete) > _RECORD_MAX_BYTES:
             raise ContentError(
-                f"the record at byte {offset} is longer than {_RECORD_MAX_BYTES >> 20} MB: "
-                "perhaps a quote is not closed"
+                f"the record at byte {offset} is longer than {_RECORD_MAX_BYTES >> 20} MiB: "
+                "a quote may not be closed"
             )
-        size = max(_BLOCK_BYTES, len(held))
+        size = max(_BLOCK_BYTES, len(incomplete))
 
 
-def _closed(data: bytes) -> bytes:
+def _with_final_newline(data: bytes) -> bytes:
     return data if not data or data.endswith(b"\n") else data + b"\n"
 
 
-def check_utf8(block: Block, first_row: int) -> None:
-    """Raise where the block is not UTF-8, naming the row."""
+def check_utf8(block: TextBlock, first_row: int) -> None:
+    """Check that a block is UTF-8.
+
+    Raises:
+        ContentError: it is not; the message names the row, `first_row` being the block's first.
+    """
     try:
         block.data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -128,33 +130,34 @@ def check_utf8(block: Block, first_row: int) -> None:
         ) from error
 
 
-class Offsets:
-    """Collects the byte offset of every `step`-th row while blocks go by."""
+class ShardOffsets:
+    """Collects the byte offset of every `rows_per_shard`-th row, block by block."""
 
-    def __init__(self, step: int) -> None:
-        self._step = step
+    def __init__(self, rows_per_shard: int) -> None:
+        self._step = rows_per_shard
         self.rows = 0
-        self.found: list[int] = []
+        self.offsets: list[int] = []
 
-    def add(self, block: Block) -> None:
-        first = -self.rows % self._step
-        self.found += [block.offset + block.start(i) for i in range(first, len(block), self._step)]
+    def add(self, block: TextBlock) -> None:
+        firsts = range(-self.rows % self._step, len(block), self._step)
+        self.offsets += [block.offset + block.start(row) for row in firsts]
         self.rows += len(block)
 
 
-def located(
+def blocks_of_cuts(
     stream: TextStream, grammar: Grammar, cuts: Sequence[Cut]
-) -> Iterator[tuple[int, Block]]:
-    """(first row, block) over the rows of `cuts`, going straight to each run of them.
+) -> Iterator[tuple[int, TextBlock]]:
+    """(first row, block) over the rows of `cuts`, skipping to each run of adjacent cuts.
 
-    Compressed text cannot go back over what was read ahead: there it is one run, gaps included.
+    Compressed text cannot seek back over what was read ahead, so its cuts are one run, including
+    the gaps between them.
     """
     for run in [list(cuts)] if stream.compressed else _runs(cuts):
         stream.skip_to(run[0].byte_offset)
         row, end = run[0].first_row, run[-1].first_row + run[-1].rows
-        for block in blocks(stream, grammar):
+        for block in text_blocks(stream, grammar):
             if overlaps(row, len(block), run):
-                # Not beyond the run: rows behind it may belong to the next one.
+                # Rows after the run may belong to the next one, which yields them.
                 yield row, replace(block, ends=block.ends[: end - row])
             row += len(block)
             if row >= end:
@@ -162,7 +165,7 @@ def located(
 
 
 def _runs(cuts: Sequence[Cut]) -> Iterator[list[Cut]]:
-    """Group cuts that follow each other without a gap."""
+    """Group cuts that follow one another without a gap."""
     run: list[Cut] = []
     for cut in cuts:
         if run and run[-1].first_row + run[-1].rows != cut.first_row:

@@ -93,15 +93,15 @@ def put(root: str, name: str, data: bytes) -> str:
 
 
 def planned(found: ListedFile, rows_per_shard: int) -> tuple[InputFile, list[Cut]]:
-    facts = inspect(found, None, rows_per_shard)
-    cuts = cut_file(facts.rows, facts.row_groups, rows_per_shard)
-    if facts.row_groups is None:
+    summary = inspect(found, None, rows_per_shard)
+    cuts = cut_file(summary.rows, summary.row_groups, rows_per_shard)
+    if summary.row_groups is None:
         cuts = [
             Cut(cut.first_row, cut.rows, offset)
-            for cut, offset in zip(cuts, facts.offsets, strict=True)
+            for cut, offset in zip(cuts, summary.offsets, strict=True)
         ]
     file = InputFile(
-        found.uri, found.path, found.version, found.size, facts.rows, found.format,
+        found.uri, found.path, found.version, found.size, summary.rows, found.format,
         found.compression, found.partition,
     )  # fmt: skip
     return file, cuts
@@ -305,7 +305,7 @@ def test_an_input_that_is_gone_is_refused(store_uri: str) -> None:
     uri = put(store_uri, "rows.csv", csv_text(table(10)))
     file, cuts = planned(discover([uri])[0], 50)
     Directory(store_uri).delete("rows.csv")
-    with pytest.raises(InputChanged, match="no longer there"):
+    with pytest.raises(InputChanged, match="no longer exists"):
         rows_of(file, cuts)
 
 
@@ -382,7 +382,7 @@ class TestBadContent:
         [
             (b'{"text": "a"', "row 2 is not JSON"),
             (b'["a"]', "row 2 is a JSON list, not an object"),
-            (b'{"text": "a", "text": "b"}', "row 2 gives 'text' twice"),
+            (b'{"text": "a", "text": "b"}', "row 2 has the key 'text' twice"),
             (b'{"text": 5}', "column 'text' of rows 0-2"),
             (b'{"text": "\\ud800"}', "column 'text' of rows 0-2"),
             (b'{"text": "a"} {"text": "b"}', "row 2 is not JSON"),
@@ -416,7 +416,7 @@ class TestBadContent:
     def test_a_record_beyond_reason(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(text_format, "_RECORD_MAX_BYTES", 1 << 20)
         uri = put(str(tmp_path), "rows.csv", b'id,text\n1,"' + b"a\n" * (2 << 20))
-        with pytest.raises(InputError, match="longer than 1 MB"):
+        with pytest.raises(InputError, match="longer than 1 MiB"):
             inspect(discover([uri])[0], None, 10)
 
     def test_an_unreadable_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -467,8 +467,8 @@ class TestCsv:
         assert [row["text"] for row in self.rows(tmp_path, text)] == ['5" disk', 'a "b" c', "de"]
 
     def test_a_header_alone_is_a_file_without_rows(self, tmp_path: Path) -> None:
-        facts = inspect(discover([put(str(tmp_path), "rows.csv", b"id,text")])[0], None, 10)
-        assert (facts.rows, facts.columns, facts.offsets) == (0, ("id", "text"), ())
+        summary = inspect(discover([put(str(tmp_path), "rows.csv", b"id,text")])[0], None, 10)
+        assert (summary.rows, summary.columns, summary.offsets) == (0, ("id", "text"), ())
 
     @settings(max_examples=60, deadline=None)
     @given(
@@ -495,7 +495,7 @@ class TestCsv:
 
 
 class TestJsonLines:
-    def facts(self, tmp_path: Path, text: bytes) -> Any:
+    def summary(self, tmp_path: Path, text: bytes) -> Any:
         return inspect(discover([put(str(tmp_path), "rows.jsonl", text)])[0], None, 2)
 
     def test_missing_keys_nulls_and_blank_lines(self, tmp_path: Path) -> None:
@@ -517,8 +517,8 @@ class TestJsonLines:
             {"text": "b", "n": 2.5, "l": ["x"], "s": {"a": 1}},
             {"text": "c", "n": None, "s": {"b": "y"}},
         ]
-        facts = self.facts(tmp_path, "\n".join(map(json.dumps, lines)).encode())
-        assert dict(zip(facts.schema.names, facts.schema.types, strict=True)) == {
+        summary = self.summary(tmp_path, "\n".join(map(json.dumps, lines)).encode())
+        assert dict(zip(summary.schema.names, summary.schema.types, strict=True)) == {
             "text": pa.string(),
             "n": pa.float64(),
             "l": pa.list_(pa.string()),
@@ -534,7 +534,7 @@ class TestJsonLines:
         assert rows_of(file, cuts, schema)[0]["s"].to_pylist() == [{"a": 1, "t": ["x"]}, None]
 
     def test_only_blank_lines_are_no_rows(self, tmp_path: Path) -> None:
-        assert self.facts(tmp_path, b"\n \n").rows == 0
+        assert self.summary(tmp_path, b"\n \n").rows == 0
 
     def test_a_line_longer_than_a_block(self, tmp_path: Path) -> None:
         data = pa.table({"id": ["1", "2"], "text": ["a" * (3 << 20), "b"]})
