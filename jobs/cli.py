@@ -1,7 +1,7 @@
-"""The command line: `bei-jobs COMMAND`. One small file per command stands beside this one.
+"""The command line: `bei-jobs COMMAND`. Each command has a file of its own in jobs/commands/.
 
-A command parses, calls one function and lets errors rise; `main` translates them, so that a
-user's mistake never shows a stack trace.
+A command parses its options, calls one function and lets errors propagate; `main` prints them, so
+that a user's mistake never shows a stack trace.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pipeline.errors import BeiJobsError
 #: Command → (module of jobs/, one line for --help). Modules are imported when they are run:
 #: `bei-jobs --help` and `status` must not wait for what only `submit` needs.
 COMMANDS = {
-    "submit": "Run a job: here, or on a broker's queue.",
-    "list": "The jobs that are known here, or to a broker.",
-    "status": "How a job stands.",
+    "submit": "Run a job on this machine or on a broker's queue.",
+    "list": "List the jobs of this machine or of a broker.",
+    "status": "Show the status of a job.",
     "watch": "Follow a job until it ends.",
-    "cancel": "Stop a job; what is committed stays.",
-    "retry": "Give a failed or cancelled job's shards another chance.",
-    "verify": "Prove that an output is complete and sound.",
-    "files": "The parts of the newest finished run, one URI a line.",
-    "models": "What runs, and what a checkpoint resolves to.",
-    "check": "Run a sample in a job's precision and in float32, and compare.",
+    "cancel": "Cancel a job; committed parts are kept.",
+    "retry": "Retry a failed or cancelled job.",
+    "verify": "Check that an output is complete and valid.",
+    "files": "Print the parts of the newest finished run, one URI per line.",
+    "models": "List the tested models, or describe a checkpoint.",
+    "check": "Compare a job's precision with float32 on a sample.",
     "worker": "Serve a broker's queue with this machine's devices.",
 }
 
@@ -60,7 +60,10 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 quarantined rows, 130."""
+    """Run the command line and exit.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done with quarantined rows, 130 interrupted.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = cli.main(words, prog_name="bei-jobs", standalone_mode=False)
@@ -83,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def print_error(message: str, hint: str = "") -> None:
-    """Say on stderr what went wrong, and what to do next."""
+    """Print to stderr what went wrong and what to do next."""
     click.echo(f"bei-jobs: {message}", err=True)
     if hint:
         click.echo(f"  → {hint}", err=True)

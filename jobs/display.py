@@ -1,4 +1,4 @@
-"""What a user sees while a job runs: a bar and a few lines on stderr."""
+"""What a user sees while a job runs: a progress bar and a few lines on stderr."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pipeline.choice import Choices
 
 @dataclass(slots=True)
 class Display:
-    """How much to show, and the bar; what `workers.foreground` tells its observer is shown.
+    """Shows what happens in a run, as the observer that `workers.foreground` calls.
 
     Attributes:
         as_json: one JSON object at the end, on stdout.
-        quiet: nothing on stderr but errors.
+        quiet: no choices and no progress bar on stderr.
         choices: what was chosen for the user so far, by option.
     """
 

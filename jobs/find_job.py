@@ -1,4 +1,4 @@
-"""JOB, as the user types it: a job id or an output URI."""
+"""Find the job that a user names by a job id or by an output URI."""
 
 from __future__ import annotations
 
@@ -18,29 +18,28 @@ _JOB_ID = re.compile(r"[0-9a-f]{12}")
 
 
 def open_broker(url: str | None) -> Broker | None:
-    """The fleet's Redis, where one is named."""
+    """The broker at `url`; None without a URL."""
     if url is None:
         return None
-    from workers.broker import Broker  # redis: a moment to import, only where it is asked
+    from workers.broker import Broker  # redis takes a moment to import
 
     return Broker(url)
 
 
 def find_job(job: str, settings: Settings, broker: Broker | None) -> tuple[Output, Run]:
-    """The output and the run behind JOB: of an id that very run, of an output its highest.
+    """The output and the run that JOB names: an id names one run, an output its latest.
 
     Raises:
-        NotFound: neither this machine nor the broker knows it.
+        NotFound: neither this machine nor the broker knows the id, or the output has no run.
     """
     if not _JOB_ID.fullmatch(job):
         return find_run(job)
-    known = broker.find(job) if broker else None
-    known = known or KnownJobs(settings.state_dir).find(job)
-    if known is None:
-        where = "the broker nor this machine knows" if broker else "this machine does not know"
+    ref = broker.find(job) if broker else None
+    ref = ref or KnownJobs(settings.state_dir).find(job)
+    if ref is None:
         raise NotFound(
-            f"{'neither ' if broker else ''}{where} a job {job}",
-            hint="`bei-jobs list` shows the known ones; an output's URI works everywhere",
+            f"job {job} is unknown to this machine{' and to the broker' if broker else ''}",
+            hint="see the known jobs with `bei-jobs list`, or give the URI of the job's output",
         )
-    output = Output(known.output)
-    return output, output.run(known.n)
+    output = Output(ref.output)
+    return output, output.run(ref.n)

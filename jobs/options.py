@@ -1,4 +1,4 @@
-"""Options that several commands share, and the ways to set them: line, environment, job file."""
+"""Options that several commands share, set on the command line, in the environment or a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from pipeline.errors import UsageError
 
-#: Options of which a job file may give several values.
+# Options for which a job file may give several values.
 _LISTS = ("inputs", "keep")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -20,8 +20,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def option(*names: str, **settings: Any) -> Callable[[Function], Function]:
     """A click option that BEI_JOBS_<OPTION> in the environment sets too."""
-    long = next(name for name in names if name.startswith("--")).split("/")[0]
-    variable = "BEI_JOBS_" + long.removeprefix("--").replace("-", "_").upper()
+    long_name = next(name for name in names if name.startswith("--")).split("/")[0]
+    variable = "BEI_JOBS_" + long_name.removeprefix("--").replace("-", "_").upper()
     return click.option(*names, envvar=variable, show_envvar=True, **settings)
 
 
@@ -30,18 +30,20 @@ def choice(kind: Any) -> click.Choice[str]:
     return click.Choice(get_args(kind))
 
 
-broker_option = option("--broker", metavar="URL", help="Redis of the fleet, redis://host:6379/0.")
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else there."
+broker_option = option(
+    "--broker", metavar="URL", help="Redis of the fleet, such as redis://host:6379/0."
 )
-quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object to stdout, nothing else."
+)
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print no progress to stderr.")
 job_argument = click.argument("job", metavar="JOB")
 
 
 def read_job_file(ctx: click.Context, _: click.Parameter, value: Path | None) -> Path | None:
-    """Make a TOML job file the defaults of the command; line and environment win over it.
+    """Use a TOML job file as defaults; the command line and the environment override it.
 
-    Keys are the options' names without dashes in front; `inputs` lists the INPUT arguments.
+    Keys are option names without leading dashes; `inputs` lists the INPUT arguments.
 
     Raises:
         UsageError: the file cannot be read or names an option that does not exist.
@@ -61,30 +63,32 @@ def read_job_file(ctx: click.Context, _: click.Parameter, value: Path | None) ->
         ):
             raise UsageError(
                 f"{value} sets {key.replace('_', '-')} to {setting!r}",
-                hint="give one value; inputs and keep take lists of strings",
+                hint="give one value; only inputs and keep take lists of strings",
             )
     if unknown := sorted(set(defaults) - known):
         options = ", ".join(sorted(name.replace("_", "-") for name in known if name))
         raise UsageError(
             f"{value} sets {', '.join(unknown)}, which `{ctx.command.name}` does not have",
-            hint=f"it has {options}",
+            hint=f"give one of {options}",
         )
-    ctx.default_map = layered(defaults, ctx.default_map or {})
+    ctx.default_map = merge_defaults(ctx.default_map or {}, defaults)
     return value
 
 
-def layered(over: Mapping[str, Any], under: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults of two files. A revision belongs to the model beside it: where `over` names
-    another model, the revision of `under` is left out.
+def merge_defaults(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge the defaults of two files.
+
+    A revision belongs to the model of its own file: where `override` names another model, the
+    revision of `base` is dropped.
     """
-    kept = dict(under)
-    if over.get("model", under.get("model")) != under.get("model"):
+    kept = dict(base)
+    if override.get("model", base.get("model")) != base.get("model"):
         kept.pop("revision", None)
-    return {**kept, **over}
+    return {**kept, **override}
 
 
 def own_revision(ctx: click.Context, model: str, revision: str | None) -> str | None:
-    """A command's revision; None where a file gives it to another model than was asked for."""
-    of_file = ctx.get_parameter_source("revision") is ParameterSource.DEFAULT_MAP
-    beside = (ctx.default_map or {}).get("model", model)
-    return None if of_file and beside != model else revision
+    """The revision to use; None where a file sets it for another model than the command's."""
+    from_file = ctx.get_parameter_source("revision") is ParameterSource.DEFAULT_MAP
+    model_of_file = (ctx.default_map or {}).get("model", model)
+    return None if from_file and model_of_file != model else revision

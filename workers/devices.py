@@ -1,4 +1,4 @@
-"""The devices of this machine, as --device names them, and what a model is computed in there."""
+"""The devices of this machine, as --device names them, and the defaults that they imply."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pipeline.planning.choices import revision_choice
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """Names of devices, and why these."""
+    """Names of devices, and why they were taken."""
 
     names: tuple[str, ...]  # such as ("cuda:0", "cuda:1") or ("cpu",)
     reason: str
-    chosen: bool  # for the user, who named none
+    chosen: bool  # because the user named none
 
 
 def find_devices(option: str | None) -> Devices:
-    """What --device says; all CUDA devices, or the CPU where there is none, by default.
+    """The devices that --device names; by default all GPUs, or the CPU where there is none.
 
     Raises:
-        UsageError: a device that is not here.
+        UsageError: this machine lacks one of them.
     """
     # torch takes seconds to import: only where a device is about to be used.
     from pipeline.encoder.device.devices import gpu_count
@@ -36,44 +36,45 @@ def find_devices(option: str | None) -> Devices:
             return Devices(names, f"torch sees {count} GPU{'s' * (count > 1)}", chosen=True)
         return Devices(("cpu",), "torch sees no GPU", chosen=True)
     names = tuple(name.strip() for name in option.split(","))
-    known = {"cpu", *(f"cuda:{i}" for i in range(count)), *(["cuda"] if count else [])}
+    available = {"cpu", *(f"cuda:{i}" for i in range(count)), *(["cuda"] if count else [])}
     for name in names:
-        if name not in known:
+        if name not in available:
             raise UsageError(
-                f"--device {name} is not here", hint=f"this machine has {', '.join(sorted(known))}"
+                f"--device {name}: this machine has no such device",
+                hint=f"give one of {', '.join(sorted(available))}",
             )
     return Devices(names, "asked for", chosen=False)
 
 
 def device_choices(devices: Devices) -> Choices:
-    """What to say of the devices where the user named none."""
+    """The choice of devices, where the user named none."""
     if not devices.chosen:
         return {}
     return {"device": Choice(",".join(devices.names), devices.reason)}
 
 
 def fleet_choices(card: ModelCard, *, precision: str, token_budget: int | None) -> Choices:
-    """What a fleet's workers will choose, each for its own device."""
-    found: dict[str, Choice[object]] = {"device": Choice("auto", "each worker's own")}
+    """What the workers of a fleet choose, each for its own device."""
+    choices: dict[str, Choice[object]] = {"device": Choice("auto", "each worker's own")}
     if precision == "auto":
         values = [f"{choose_precision('auto', card.config, d).value} on {word}" for d, word in
                   (("cpu", "a CPU"), ("cuda", "a GPU"))]  # fmt: skip
-        found["precision"] = Choice("auto", f"each worker's own: {', '.join(values)}")
+        choices["precision"] = Choice("auto", f"each worker's own: {', '.join(values)}")
     if token_budget is None:
-        found["token-budget"] = Choice("auto", "each worker's own, from its device's memory")
-    return found
+        choices["token-budget"] = Choice("auto", "each worker's own, from its device's memory")
+    return choices
 
 
-def choices_here(card: ModelCard, *, revision: str | None) -> Choices:
-    """What a job with this model would be given on this machine, if nothing else was asked for."""
+def local_choices(card: ModelCard, *, revision: str | None) -> Choices:
+    """The defaults of a job with this model on this machine."""
     from pipeline.encoder.device.devices import find_device
     from pipeline.encoder.lanes import choose_token_budget
 
     devices = find_devices(None)
     first = devices.names[0]
     precision = choose_precision("auto", card.config, first)
-    found: dict[str, Choice[object]] = {**device_choices(devices), "precision": precision}
-    found["token-budget"] = choose_token_budget(find_device(first), card.config, precision.value)
+    choices: dict[str, Choice[object]] = {**device_choices(devices), "precision": precision}
+    choices["token-budget"] = choose_token_budget(find_device(first), card.config, precision.value)
     if revision is None and (chosen := revision_choice(card)) is not None:
-        found["revision"] = chosen
-    return found
+        choices["revision"] = chosen
+    return choices

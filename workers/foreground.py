@@ -1,6 +1,6 @@
-"""A prepared run carried out on this machine, to its end: stopped, failed, finished or replaced.
+"""Run a prepared job in the foreground until it is stopped, failed, finished or replaced.
 
-What a user sees meanwhile is the observer's business.
+An observer shows the user what happens meanwhile.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from workers.known_jobs import JobRef, KnownJobs, output_lock
 from workers.local import LocalRun, compute_missing
 from workers.settings import Settings
 
-# How often the store is asked whether the run is still wanted.
-_LOOK_SECONDS = 5.0
+# How often the store is asked whether the run was cancelled or replaced.
+_POLL_SECONDS = 5.0
 
 
 class Observer(Protocol):
-    """What is told as it happens. Called from the thread that carries out the run."""
+    """Called when something happens, from the thread that runs the job."""
 
     def waiting(self, holder: str) -> None:
-        """Another process, by its id, runs a job on this output."""
+        """The process with the id `holder` runs a job on this output."""
         ...
 
     def started(self, rows: int, reused: int) -> None:
-        """The run begins: its rows, and those found committed."""
+        """The run begins: its rows, and how many of them are already committed."""
         ...
 
     def chose(self, choices: Choices) -> None:
-        """A device's engine is loaded, and this is what was chosen for it."""
+        """The engine of a device is loaded, with these choices."""
         ...
 
     def batch(self, rows: int, tokens: int) -> None:
@@ -52,28 +52,28 @@ class Observer(Protocol):
         ...
 
     def stopping(self) -> None:
-        """A signal came: the run stops after the batches under way."""
+        """A signal arrived: the run stops after the batches under way."""
         ...
 
     def ended(self) -> None:
-        """The run is over, however it went."""
+        """The run is over, whatever its outcome."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """How a run stood when this invocation ended, and why it is not finished."""
+class Outcome:
+    """The status of a run after this process ran it."""
 
     status: JobStatus
-    error: BeiJobsError | None = None
+    error: BeiJobsError | None = None  # why the run is not finished
 
 
 @dataclass(slots=True)
 class _Tally:
-    """What came of the shards that this invocation took on."""
+    """Counts of what this process did."""
 
     reused_rows: int
-    ended: int  # shards, those found committed among them
+    shards_ended: int  # including those that were already committed
     computed: int = 0
     tokens: int = 0
     truncated: int = 0
@@ -86,11 +86,11 @@ class _Tally:
         rows = plan.table["rows"].to_pylist()
         return cls(
             reused_rows=sum(n for i, n in enumerate(rows) if i not in missing),
-            ended=len(plan) - len(missing),
+            shards_ended=len(plan) - len(missing),
         )
 
     def add(self, result: ShardResult) -> None:
-        self.ended += 1
+        self.shards_ended += 1
         if result.error:
             self.failures.append(result)
             return
@@ -103,16 +103,16 @@ class _Tally:
 
 def run_in_foreground(
     prepared: Prepared, settings: Settings, devices: tuple[str, ...], observer: Observer
-) -> Ended:
-    """Carry out a prepared run here; the run of another process on its output is waited for.
+) -> Outcome:
+    """Run a prepared job on this machine, after any other process that uses the same output.
 
-    Ctrl-C and SIGTERM stop it between two batches, a second one at once.
+    Ctrl-C or SIGTERM stops it between two batches, a second signal stops it at once.
 
     Args:
         prepared: not finished.
         settings: of this machine.
         devices: such as ("cpu",) or ("cuda:0", "cuda:1"): one process each where there are several.
-        observer: told as it happens.
+        observer: called when something happens.
     """
     started = time.monotonic()
     output, run = prepared.output, prepared.run
@@ -121,26 +121,26 @@ def run_in_foreground(
         error: BeiJobsError | None = None
         observer.started(prepared.plan.rows, tally.reused_rows)
         try:
-            _carry_out(prepared, settings, devices, observer, tally)
+            _run_to_end(prepared, settings, devices, observer, tally)
         except (Interrupted, JobFailed) as stopped:
             error = stopped
         finally:
             observer.ended()
-        status = _of_this_run(job_status(output, run), tally, time.monotonic() - started)
-    return Ended(status, error)
+        status = _with_counts(job_status(output, run), tally, time.monotonic() - started)
+    return Outcome(status, error)
 
 
 def remember(prepared: Prepared, settings: Settings) -> None:
-    """Make a job known to this machine, so that its id can be used here."""
+    """Add a job to the known jobs of this machine, so that commands find it by its id."""
     KnownJobs(settings.state_dir).add(JobRef.of(prepared.run))
 
 
-def nothing_to_do(status: JobStatus) -> JobStatus:
-    """A finished run as the invocation that found it so tells of it: all of it reused."""
+def all_reused(status: JobStatus) -> JobStatus:
+    """The status of a run that was finished before: every row is reused, none computed."""
     return replace(status, computed=0, reused=status.rows_done, seconds=0.0)
 
 
-def _carry_out(
+def _run_to_end(
     prepared: Prepared,
     settings: Settings,
     devices: tuple[str, ...],
@@ -150,13 +150,13 @@ def _carry_out(
     output, run, plan = prepared.output, prepared.run, prepared.plan
     with _stoppable(observer.stopping) as stop:
         for _ in range(MAX_ATTEMPTS):
-            with _ended_meanwhile(output, run) as ended:
+            with _cancelled_or_replaced(output, run) as unwanted:
                 local = LocalRun(
                     devices,
                     settings.cache_dir,
-                    lambda ended=ended: stop.is_set() or ended.is_set(),  # type: ignore[misc]
+                    lambda unwanted=unwanted: stop.is_set() or unwanted.is_set(),  # type: ignore[misc]
                     observer.batch,
-                    lambda choices: observer.chose(_unasked(choices, run.spec)),
+                    lambda choices: observer.chose(_not_set_by_user(choices, run.spec)),
                     prepared.card,
                 )
                 for result in compute_missing(output, run, plan, local):
@@ -166,25 +166,29 @@ def _carry_out(
                 return
             _check_ended(prepared, tally, interrupted=False)
     raise JobFailed(
-        f"parts of {redact(output.uri)} vanish while the job runs",
-        hint="find out who deletes them, then run the same command again",
+        f"parts of {redact(output.uri)} disappear while the job runs",
+        hint="find what deletes them, then run the same command again",
     )
 
 
-def _unasked(choices: Choices, spec: JobSpec) -> Choices:
-    """The choices of an engine that the user left to it."""
-    asked = {"precision": spec.precision != "auto", "token-budget": spec.token_budget is not None}
-    return {name: choice for name, choice in choices.items() if not asked.get(name)}
+def _not_set_by_user(choices: Choices, spec: JobSpec) -> Choices:
+    """The choices that the user left to the engine."""
+    set_by_user = {
+        "precision": spec.precision != "auto",
+        "token-budget": spec.token_budget is not None,
+    }
+    return {name: choice for name, choice in choices.items() if not set_by_user.get(name)}
 
 
 def _check_ended(prepared: Prepared, tally: _Tally, *, interrupted: bool) -> None:
-    """Finish no run that was stopped, failed, cancelled or replaced by a higher one.
+    """Refuse to finish a run that was stopped, failed, cancelled or replaced by a later one.
 
     Raises:
-        Interrupted, JobFailed: says which.
+        Interrupted: the run was stopped by a signal.
+        JobFailed: it failed, was cancelled or was replaced; the message says which.
     """
     output, run, plan = prepared.output, prepared.run, prepared.plan
-    if interrupted and tally.ended < len(plan):
+    if interrupted and tally.shards_ended < len(plan):
         raise Interrupted(
             f"stopped: {tally.reused_rows + tally.computed:,} of {plan.rows:,} rows are committed "
             f"in {redact(output.uri)}",
@@ -192,20 +196,20 @@ def _check_ended(prepared: Prepared, tally: _Tally, *, interrupted: bool) -> Non
         )
     if n := output.superseded(run):
         raise JobFailed(
-            f"run {n} of {redact(output.uri)} took the place of this one, run {run.n}",
-            hint=f"`bei-jobs status {redact(output.uri)}` shows how it stands",
+            f"run {n} of {redact(output.uri)} replaced this run, run {run.n}",
+            hint=f"see its status with `bei-jobs status {redact(output.uri)}`",
         )
     if output.cancelled(run):
         raise JobFailed(
             f"the job {run.job} was cancelled",
-            hint="committed parts are kept; the same command resumes",
+            hint="run the same command again to resume; committed parts are kept",
         )
     if tally.failures:
         _fail(output, run, tally.failures)
 
 
 def _fail(output: Output, run: Run, failures: list[ShardResult]) -> None:
-    """Mark the run as failed and say why.
+    """Mark the run as failed.
 
     Raises:
         JobFailed: always.
@@ -217,32 +221,32 @@ def _fail(output: Output, run: Run, failures: list[ShardResult]) -> None:
 
 
 @contextmanager
-def _ended_meanwhile(output: Output, run: Run) -> Iterator[threading.Event]:
+def _cancelled_or_replaced(output: Output, run: Run) -> Iterator[threading.Event]:
     """An event that is set when the run is cancelled or replaced while the block runs.
 
-    The store is asked in a thread, so that a slow one never holds the device up.
+    The store is polled in a thread, so that a slow store never delays the device.
     """
-    ended, over = threading.Event(), threading.Event()
+    unwanted, block_ended = threading.Event(), threading.Event()
 
-    def look() -> None:
-        while not (ended.is_set() or over.wait(_LOOK_SECONDS)):
-            with suppress(StorageError):  # asked again next time
+    def poll() -> None:
+        while not (unwanted.is_set() or block_ended.wait(_POLL_SECONDS)):
+            with suppress(StorageError):  # the next poll asks again
                 if output.cancelled(run) or output.superseded(run):
-                    ended.set()
+                    unwanted.set()
 
-    thread = threading.Thread(target=look, name="ended-meanwhile", daemon=True)
+    thread = threading.Thread(target=poll, name="cancelled-or-replaced", daemon=True)
     thread.start()
     try:
-        yield ended
+        yield unwanted
     finally:
-        over.set()
+        block_ended.set()
         thread.join()
 
 
-def _of_this_run(status: JobStatus, tally: _Tally, seconds: float) -> JobStatus:
-    """The totals of the run, with what this invocation computed apart from what it found.
+def _with_counts(status: JobStatus, tally: _Tally, seconds: float) -> JobStatus:
+    """The status of the run, with what this process computed separate from what it reused.
 
-    A run without a manifest has no totals of its own: it shows what this invocation counted.
+    A run without a manifest has no totals of its own, so it gets the counts of this process.
     """
     return replace(
         status,
@@ -256,7 +260,7 @@ def _of_this_run(status: JobStatus, tally: _Tally, seconds: float) -> JobStatus:
 
 
 class _Stop:
-    """Set by the first Ctrl-C or SIGTERM; a second one does not wait."""
+    """A signal handler: the first Ctrl-C or SIGTERM sets it, a second one interrupts at once."""
 
     def __init__(self, on_stop: Callable[[], None]) -> None:
         self._set = False
@@ -275,9 +279,9 @@ class _Stop:
 @contextmanager
 def _stoppable(on_stop: Callable[[], None]) -> Iterator[_Stop]:
     stop = _Stop(on_stop)
-    before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+    previous = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""`bei-jobs cancel`: stop a job."""
+"""`bei-jobs cancel`: cancel a job."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from jobs.options import broker_option, job_argument, json_option
 @broker_option
 @json_option
 def command(job: str, broker: str | None, as_json: bool) -> int:
-    """Stop JOB (a job id or an output URI). What is committed stays; `retry` goes on.
+    """Cancel JOB (a job id or an output URI). Committed parts are kept; use `retry` to resume.
 
-    Workers stop at the next batch they begin. A finished job stays finished.
+    Workers stop before their next batch. A finished job stays finished.
     """
     from jobs.find_job import find_job, open_broker
-    from jobs.summary import EXIT_DONE, EXIT_FAILED, show
+    from jobs.summary import EXIT_DONE, EXIT_FAILED, print_summary
     from pipeline.output.status import job_status
     from workers.settings import load_settings
 
@@ -25,6 +25,6 @@ def command(job: str, broker: str | None, as_json: bool) -> int:
     output, run = find_job(job, load_settings(), queue)
     if job_status(output, run).state != "done":
         output.cancel(run)
-    state = job_status(output, run)
-    show(run, state, as_json=as_json)
-    return EXIT_DONE if state.state == "cancelled" else EXIT_FAILED
+    status = job_status(output, run)
+    print_summary(run, status, as_json=as_json)
+    return EXIT_DONE if status.state == "cancelled" else EXIT_FAILED

@@ -1,4 +1,4 @@
-"""`bei-jobs check`: trust in a precision, before a week of GPU time."""
+"""`bei-jobs check`: compare a precision with float32 before spending a week of GPU time."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pipeline.tasks import TASKS
 
 @click.command(name="check")
 @click.argument("model", metavar="MODEL")
-@option("--task", type=click.Choice(list(TASKS)), help="Default: what the model can do.")
+@option("--task", type=click.Choice(list(TASKS)), help="Default: the task of the model's head.")
 @option("--revision", help="Branch, tag or commit of a model on the hub.")
-@click.option("--sample", metavar="FILE", help="Texts of your own; default: a hundred of ours.")
+@click.option("--sample", metavar="FILE", help="Your own texts. Default: 100 built-in ones.")
 @option("--text-column", default="text", show_default=True)
 @option("--precision", type=choice(Precision), default="auto", show_default=True)
-@option("--max-length", type=click.IntRange(min=1), help="Tokens. Default: the model's.")
-@option("--device", metavar="NAME", help="cpu, cuda or cuda:N. Default: the first CUDA, or cpu.")
+@option("--max-length", type=click.IntRange(min=1), help="Maximum tokens. Default: the model's.")
+@option("--device", metavar="NAME", help="cpu, cuda or cuda:N. Default: the first GPU, or cpu.")
 @click.option("--rows", type=click.IntRange(min=1), default=500, show_default=True)
 @json_option
 def command(
@@ -34,7 +34,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Run a sample through MODEL in the job's precision and in float32, and compare."""
+    """Run a sample through MODEL in a job's precision and in float32, and compare the results."""
     from pipeline.compare_precision import compare_precision
     from pipeline.encoder.card import open_card
     from pipeline.planning.make_spec import sample_spec
@@ -45,26 +45,28 @@ def command(
     texts = _texts(sample, text_column, rows)
     card = open_card(model, options.pop("revision"), cache_dir=load_settings().cache_dir)
     spec = sample_spec(card, task_of(card, options.pop("task")).name, **options)
-    found = compare_precision(card, spec, texts, find_devices(device).names[0])
+    comparison = compare_precision(card, spec, texts, find_devices(device).names[0])
     if as_json:
-        click.echo(json.dumps({"model": model, "task": spec.task, **asdict(found)}))
+        click.echo(json.dumps({"model": model, "task": spec.task, **asdict(comparison)}))
     else:
-        click.echo(f"{model}: {spec.task} in {found.precision} on {found.device}, beside float32")
-        click.echo(f"  {found.rows} outputs, {found.tokens:,} tokens")
-        for name, value in found.cosine.items():
+        click.echo(
+            f"{model}: {spec.task} on {comparison.device}, {comparison.precision} against float32"
+        )
+        click.echo(f"  {comparison.rows} outputs, {comparison.tokens:,} tokens")
+        for name, value in comparison.cosine.items():
             click.echo(f"  cosine {name:<7}{value:.6f}")
-        if found.width == 1:
-            click.echo("  outputs are one logit each, which has no cosine")
-            for name, value in found.difference.items():
+        if comparison.width == 1:
+            click.echo("  outputs are one logit each, so there is no cosine")
+            for name, value in comparison.difference.items():
                 click.echo(f"  difference {name:<7}{value:.2e}")
         else:
-            click.echo(f"  largest difference {found.largest_difference:.2e}")
-        click.echo(f"  not finite {found.not_finite}")
-    return 1 if found.not_finite else 0
+            click.echo(f"  largest difference {comparison.largest_difference:.2e}")
+        click.echo(f"  not finite {comparison.not_finite}")
+    return 1 if comparison.not_finite else 0
 
 
 def _texts(sample: str | None, column: str, rows: int) -> list[str]:
-    """The first rows of a file of any format that jobs read, or our own hundred texts."""
+    """The first texts of a file in any input format, or of the 100 built-in ones."""
     if sample is None:
         lines = resources.files("jobs.commands").joinpath("sample.jsonl").read_text().splitlines()
         return [json.loads(line)["text"] for line in lines][:rows]
@@ -82,5 +84,5 @@ def _texts(sample: str | None, column: str, rows: int) -> list[str]:
             if len(texts) >= rows:
                 return texts[:rows]
     if not texts:
-        raise InputError(f"no text in {redact(sample)}", hint="give a file with texts in it")
+        raise InputError(f"no text in {redact(sample)}", hint="give a file that contains texts")
     return texts

@@ -13,27 +13,27 @@ from jobs.options import json_option
 @click.argument("output", metavar="OUTPUT")
 @json_option
 def command(output: str, as_json: bool) -> None:
-    """Print the parts of OUTPUT's newest finished run in input order, one URI a line.
+    """Print the parts of OUTPUT's newest finished run in input order, one URI per line.
 
-    This list is what readers should read; other files may come and go while jobs run.
+    Readers should use this list: other files may come and go while jobs run.
     """
     from pipeline.errors import NotFound
     from pipeline.output.manifest import newest, read_parts
     from pipeline.output.output import Output
     from pipeline.store.uris import redact
 
-    place = Output(output)
-    found = newest(place)
-    if found is None:
+    store = Output(output)
+    newest_run = newest(store)
+    if newest_run is None:
         raise NotFound(
-            f"{redact(place.uri)} holds no finished job",
-            hint=f"`bei-jobs status {redact(output)}` says how it stands",
+            f"{redact(store.uri)} holds no finished job",
+            hint=f"see its status with `bei-jobs status {redact(output)}`",
         )
-    run, manifest = found
-    uris = [place.directory.uri_of(name) for name in read_parts(place, run)["part"].to_pylist()]
+    run, manifest = newest_run
+    uris = [store.directory.uri_of(name) for name in read_parts(store, run)["part"].to_pylist()]
     if as_json:
         click.echo(
-            json.dumps({"job": run.job, "output": place.uri, "rows": manifest.rows, "files": uris})
+            json.dumps({"job": run.job, "output": store.uri, "rows": manifest.rows, "files": uris})
         )
     else:
         click.echo("\n".join(uris))

@@ -13,7 +13,7 @@ from jobs.options import broker_option, json_option
 @broker_option
 @json_option
 def command(broker: str | None, as_json: bool) -> None:
-    """The jobs that this machine submitted or served, and with --broker those of the fleet."""
+    """List the jobs that ran on this machine, and with --broker those of the fleet."""
     from jobs.find_job import open_broker
     from jobs.summary import summary
     from pipeline.errors import BeiJobsError
@@ -46,4 +46,4 @@ def command(broker: str | None, as_json: bool) -> None:
             f"{redact(row['output'])}"
         )
     if not rows:
-        click.echo("no jobs are known here", err=True)
+        click.echo("no known jobs", err=True)

@@ -1,4 +1,4 @@
-"""`bei-jobs models`: what runs, and what a checkpoint resolves to."""
+"""`bei-jobs models`: list the tested models, or describe a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     from pipeline.encoder.architecture.encoder_config import EncoderConfig
     from pipeline.encoder.card import ModelCard
 
-# Of the JSON, what the text shows in words of its own.
+# Keys of the JSON that the text shows in a form of their own.
 _SHOWN_APART = ("encoder", "modules", "prompts", "labels", "tensors", "unused_tensors")
 
 
 @click.command(name="models")
 @click.argument("model", metavar="[MODEL]", required=False)
-@option("--task", type=click.Choice(list(TASKS)), help="Default: what the model can do.")
+@option("--task", type=click.Choice(list(TASKS)), help="Default: the task of the model's head.")
 @option("--revision", help="Branch, tag or commit of a model on the hub.")
 @json_option
 def command(model: str | None, task: str | None, revision: str | None, as_json: bool) -> None:
-    """The checkpoints known to work; of MODEL (a name, directory or URI), what it resolves to."""
+    """List the tested checkpoints, or describe MODEL (a hub name, directory or URI)."""
     if model is None:
         _list(as_json)
         return
     from pipeline.encoder.card import open_card
     from pipeline.tasks import task_of
-    from workers.devices import choices_here
+    from workers.devices import local_choices
     from workers.settings import load_settings
 
     card = open_card(model, revision, cache_dir=load_settings().cache_dir)
     description = card.to_json(task_of(card, task).name)
-    choices = choices_here(card, revision=revision)
+    choices = local_choices(card, revision=revision)
     if as_json:
         click.echo(json.dumps(description | {"choices": choices_json(choices)}))
         return
@@ -58,11 +58,11 @@ def command(model: str | None, task: str | None, revision: str | None, as_json: 
 
 
 def _shape(card: ModelCard) -> Iterator[tuple[str, str]]:
-    """What the encoder is, in words; of one that transformers computes, what is known here."""
+    """The encoder in words; of one that transformers computes, only what its config says."""
     config = card.config
     yield "layers", str(config.layers)
     yield "hidden size", f"{config.hidden_size:,}"
-    keys = "" if config.kv_heads == config.heads else f", {config.kv_heads} of keys"
+    keys = "" if config.kv_heads == config.heads else f", {config.kv_heads} for keys"
     yield "heads", f"{config.heads}{keys}"
     if card.matched is None:
         yield "tensors", f"{card.tensors:,}"
@@ -77,8 +77,8 @@ def _shape(card: ModelCard) -> Iterator[tuple[str, str]]:
 
 
 def _windows(config: EncoderConfig) -> Iterator[tuple[str, str]]:
-    """How far windowed layers see; one line per distance."""
-    side = "back" if config.causal else "either side"
+    """How far layers with an attention window see; one line per distance."""
+    side = "back" if config.causal else "on either side"
     for distance, layers in Counter(config.windows).items():
         if distance is not None:
             yield "window", f"{distance:,} tokens {side} in {layers} of {config.layers} layers"
@@ -103,16 +103,17 @@ def _list(as_json: bool) -> None:
             json.dumps(
                 {
                     "models": [
-                        {"name": k.name, "task": k.task, "family": k.family} for k in TESTED_MODELS
+                        {"name": model.name, "task": model.task, "family": model.family}
+                        for model in TESTED_MODELS
                     ]
                 }
             )
         )
         return
-    for known in TESTED_MODELS:
-        click.echo(f"{known.task:<9} {known.family:<14} {known.name}")
+    for model in TESTED_MODELS:
+        click.echo(f"{model.task:<9} {model.family:<14} {model.name}")
     click.echo(
-        "\nThese layouts are tested; other checkpoints of a family load too, or say why not."
+        "\nThese are tested. Other checkpoints of a family load as well, or fail with a reason."
     )
 
 

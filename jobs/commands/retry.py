@@ -1,4 +1,4 @@
-"""`bei-jobs retry`: give a failed or cancelled job another chance."""
+"""`bei-jobs retry`: retry a failed or cancelled job."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from jobs.options import broker_option, job_argument, json_option
 @broker_option
 @json_option
 def command(job: str, broker: str | None, as_json: bool) -> int:
-    """Give the shards of JOB (a job id or an output URI) that failed their attempts back.
+    """Reset the attempts of the failed shards of JOB (a job id or an output URI).
 
-    With --broker they are queued again; without, run the job's submit command again.
+    A cancelled job becomes active again. With --broker the missing shards are queued; without it,
+    run the job's submit command again.
     """
     from jobs.find_job import find_job, open_broker
-    from jobs.summary import exit_code, show
+    from jobs.summary import exit_code, print_summary
     from pipeline.output.status import job_status
     from workers.settings import load_settings
 
@@ -29,6 +30,6 @@ def command(job: str, broker: str | None, as_json: bool) -> int:
 
         queue.register(run)
         reconcile(queue, output, run)
-    state = job_status(output, run)
-    show(run, state, as_json=as_json)
-    return exit_code(state)
+    status = job_status(output, run)
+    print_summary(run, status, as_json=as_json)
+    return exit_code(status)

@@ -1,4 +1,4 @@
-"""`bei-jobs status`: how a job stands."""
+"""`bei-jobs status`: show the status of a job."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from jobs.options import broker_option, job_argument, json_option
 @broker_option
 @json_option
 def command(job: str, broker: str | None, as_json: bool) -> int:
-    """How JOB (a job id or an output URI) stands, read from its output.
+    """Show the status of JOB (a job id or an output URI), read from its output.
 
-    With --broker the job is also put right: lost messages are sent again, a complete job is
+    With --broker the job is also reconciled: lost messages are sent again, and a complete job is
     finished.
     """
     from jobs.find_job import find_job, open_broker
-    from jobs.summary import exit_code, show
+    from jobs.summary import exit_code, print_summary
     from pipeline.output.status import job_status
     from workers.settings import load_settings
 
@@ -28,6 +28,6 @@ def command(job: str, broker: str | None, as_json: bool) -> int:
         from workers.reconcile import reconcile
 
         reconcile(queue, output, run)
-    state = job_status(output, run)
-    show(run, state, as_json=as_json)
-    return exit_code(state)
+    status = job_status(output, run)
+    print_summary(run, status, as_json=as_json)
+    return exit_code(status)

@@ -1,4 +1,4 @@
-"""`bei-jobs submit`: run a job, here or on a broker's queue."""
+"""`bei-jobs submit`: run a job on this machine or on a broker's queue."""
 
 from __future__ import annotations
 
@@ -38,38 +38,44 @@ from pipeline.tasks import TASKS
     callback=read_bei_config,
     is_eager=True,
     expose_value=False,
-    help="config.yaml of a BEI or BEI-Bert deployment, for model, task and token budget.",
+    help="config.yaml of a BEI or BEI-Bert deployment; sets model, task and token budget.",
 )
 @option("--task", type=click.Choice(list(TASKS)), default="embed", show_default=True)
-@option("--model", default=DEFAULT_MODEL, show_default=True, help="Name, directory or URI.")
+@option("--model", default=DEFAULT_MODEL, show_default=True, help="Hub name, directory or URI.")
 @option("--revision", help="Branch, tag or commit of a model on the hub.")
-@option("--output", metavar="URI", help="Default: beside the input, such as corpus.embed.")
+@option("--output", metavar="URI", help="Default: next to the input, such as corpus.embed.")
 @option("--text-column", default="text", show_default=True)
 @option("--query-column", default="query", show_default=True)
-@option("--documents-column", default="documents", show_default=True, help="A list of texts.")
-@option("--document-column", help="Rerank one pair a row.")
-@option("--id-column", help="Passed through. Default: `id` where the input has it.")
-@option("--keep", multiple=True, metavar="COLUMN", help="Pass columns through: a,b or repeated.")
-@option("--prompt-name", help="A prompt of the model's own.")
-@option("--prompt", help="Text put before each text.")
-@option("--max-length", type=click.IntRange(min=1), help="Tokens. Default: the model's.")
+@option(
+    "--documents-column", default="documents", show_default=True, help="Column of lists of texts."
+)
+@option("--document-column", help="Rerank one pair per row.")
+@option("--id-column", help="Passed through. Default: `id`, if the input has it.")
+@option("--keep", multiple=True, metavar="COLUMN", help="Columns to pass through: a,b or repeated.")
+@option("--prompt-name", help="Name of one of the model's prompts.")
+@option("--prompt", help="Text to put before each text.")
+@option("--max-length", type=click.IntRange(min=1), help="Maximum tokens. Default: the model's.")
 @option("--truncate", type=choice(Truncate), default="right", show_default=True)
-@option("--dimensions", type=click.IntRange(min=1), help="Keep the first N (Matryoshka).")
+@option(
+    "--dimensions", type=click.IntRange(min=1), help="Keep the first N dimensions (Matryoshka)."
+)
 @option("--output-dtype", type=choice(OutputDtype), default="float32", show_default=True)
-@option("--normalize/--no-normalize", default=None, help="Default: as the model says.")
-@option("--top-k", type=click.IntRange(min=1), help="Labels a row. Default: 1, or all of several.")
-@option("--raw-scores", is_flag=True, help="Logits instead of probabilities.")
+@option("--normalize/--no-normalize", default=None, help="Default: the model's setting.")
+@option(
+    "--top-k", type=click.IntRange(min=1), help="Labels per row. Default: 1, or all if multi-label."
+)
+@option("--raw-scores", is_flag=True, help="Write logits instead of probabilities.")
 @option("--aggregation", type=choice(Aggregation), default="simple", show_default=True)
 @option("--precision", type=choice(Precision), default="auto", show_default=True)
-@option("--token-budget", type=click.IntRange(min=1), help="Tokens a batch. Default: by device.")
-@option("--rows-per-shard", type=click.IntRange(min=1), help="For files not yet cut.")
-@option("--limit", type=click.IntRange(min=1), help="Only the first N rows.")
-@option("--add", is_flag=True, help="Add these inputs to those the output has.")
-@option("--replace", is_flag=True, help="Put these inputs in place of those the output has.")
+@option("--token-budget", type=click.IntRange(min=1), help="Tokens per batch. Default: by device.")
+@option("--rows-per-shard", type=click.IntRange(min=1), help="For new and changed files.")
+@option("--limit", type=click.IntRange(min=1), help="Process only the first N rows.")
+@option("--add", is_flag=True, help="Add these inputs to the output's existing ones.")
+@option("--replace", is_flag=True, help="Replace the output's existing inputs with these.")
 @option("--prune", is_flag=True, help="Allow a run to drop more than half of the rows.")
-@option("--device", metavar="NAME[,NAME]", help="cpu, cuda or cuda:N. Default: all CUDA or cpu.")
+@option("--device", metavar="NAME[,NAME]", help="cpu, cuda or cuda:N. Default: all GPUs, or cpu.")
 @broker_option
-@option("--wait/--no-wait", default=False, help="With --broker: follow the job to its end.")
+@option("--wait/--no-wait", default=False, help="With --broker, follow the job until it ends.")
 @option("--max-failed-rows", default="1%", show_default=True, metavar="N|P%")
 @json_option
 @quiet_option
@@ -82,10 +88,10 @@ def command(
     quiet: bool,
     **settings: Any,
 ) -> int:
-    """Run a job over INPUT: files, directories, globs or URIs of Parquet, Arrow, JSONL or CSV.
+    """Run a job on INPUT: files, directories, globs or URIs of Parquet, Arrow, JSONL or CSV.
 
-    Without --broker it runs here, in the foreground. The same command goes on where it was, and
-    computes only what is new.
+    Without --broker the job runs on this machine, in the foreground. Run the same command again to
+    resume a job or to pick up new input; only missing rows are computed.
     """
     from jobs.display import Display
     from jobs.launch import run_here, run_on_broker

@@ -1,4 +1,4 @@
-"""`bei-jobs verify`: prove that an output is complete and sound."""
+"""`bei-jobs verify`: check that an output is complete and valid."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from jobs.options import json_option
 @click.argument("output", metavar="OUTPUT")
 @json_option
 def command(output: str, as_json: bool) -> int:
-    """Read all of OUTPUT: every input row once, checksums, schema, provenance, finite values."""
+    """Check all of OUTPUT: every row exactly once, checksums, schema, provenance, finite values."""
     from pipeline.output.output import Output
     from pipeline.output.verify import verify
 
-    verdict = verify(Output(output))
+    report = verify(Output(output))
     if as_json:
         result = {
-            "ok": verdict.ok,
-            "job": verdict.job,
-            "rows": verdict.rows,
-            "parts": verdict.parts,
-            "precisions": verdict.precisions,
-            "problems": verdict.problems,
+            "ok": report.ok,
+            "job": report.job,
+            "rows": report.rows,
+            "parts": report.parts,
+            "precisions": report.precisions,
+            "problems": report.problems,
         }
         click.echo(json.dumps(result))
-    elif verdict.ok:
-        click.echo(f"ok: {verdict.rows:,} rows in {verdict.parts:,} parts, each exactly once")
+    elif report.ok:
+        click.echo(f"ok: {report.rows:,} rows in {report.parts:,} parts, each exactly once")
     else:
-        click.echo(f"{len(verdict.problems)} problems in {verdict.parts:,} parts:")
-        for problem in verdict.problems:
+        click.echo(f"{len(report.problems)} problems in {report.parts:,} parts:")
+        for problem in report.problems:
             click.echo(f"  {problem}")
-        click.echo("  → delete the parts named here and run the job's submit command again")
-    return 0 if verdict.ok else 1
+        click.echo("  → delete the parts named above and run the job's submit command again")
+    return 0 if report.ok else 1

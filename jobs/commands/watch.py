@@ -13,7 +13,7 @@ from jobs.options import broker_option, job_argument, json_option, quiet_option
 @json_option
 @quiet_option
 def command(job: str, broker: str | None, as_json: bool, quiet: bool) -> int:
-    """Follow JOB (a job id or an output URI) with a bar until it is done, failed or cancelled."""
+    """Follow JOB (a job id or an output URI) with a progress bar until it ends."""
     from jobs.display import Display
     from jobs.find_job import find_job
     from jobs.follow import follow
@@ -23,7 +23,7 @@ def command(job: str, broker: str | None, as_json: bool, quiet: bool) -> int:
 
     if not broker:
         raise UsageError(
-            "watch needs the job's --broker", hint="or set BEI_JOBS_BROKER in the environment"
+            "watch needs the job's --broker", hint="give --broker or set BEI_JOBS_BROKER"
         )
     queue = Broker(broker)
     output, run = find_job(job, load_settings(), queue)

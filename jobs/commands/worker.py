@@ -9,12 +9,12 @@ from jobs.options import broker_option, option
 
 @click.command(name="worker")
 @broker_option
-@option("--device", metavar="NAME[,NAME]", help="cpu, cuda or cuda:N. Default: all CUDA or cpu.")
+@option("--device", metavar="NAME[,NAME]", help="cpu, cuda or cuda:N. Default: all GPUs, or cpu.")
 @click.option("--verbose", "-v", is_flag=True, help="Log every shard.")
 def command(broker: str | None, device: str | None, verbose: bool) -> int:
-    """Serve a broker's queue: one process per device, each with its encoder resident.
+    """Serve a broker's queue with one process per device, each keeping its encoder loaded.
 
-    SIGTERM stops between two batches and gives the rest of the work back.
+    SIGTERM stops the worker between two batches and returns unfinished work to the queue.
     """
     from pipeline.errors import UsageError
     from workers.devices import find_devices
@@ -23,6 +23,7 @@ def command(broker: str | None, device: str | None, verbose: bool) -> int:
 
     if not broker:
         raise UsageError(
-            "a worker needs a --broker", hint="such as redis://localhost:6379/0, or BEI_JOBS_BROKER"
+            "a worker needs a --broker",
+            hint="give one, such as redis://localhost:6379/0, or set BEI_JOBS_BROKER",
         )
     return serve(load_settings(), broker, find_devices(device).names, verbose=verbose)

@@ -63,7 +63,7 @@ def test_status_knows_a_job_by_its_output_and_by_its_id(
 def test_list_shows_the_jobs_of_this_machine_newest_first(
     submit: Bei, bei: Bei, corpus: Path, tmp_path: Path
 ) -> None:
-    assert bei("list").err == "no jobs are known here\n"
+    assert bei("list").err == "no known jobs\n"
     assert bei("list", "--json").json == {"jobs": []}
     one = submit(corpus, "--json").json["job"]
     two = submit(corpus, "--output", tmp_path / "two", "--json").json["job"]

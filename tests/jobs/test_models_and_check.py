@@ -42,8 +42,8 @@ def test_a_model_is_resolved_without_loading_it(bei: Bei) -> None:
         (
             "embeddinggemma",
             [
-                "layers 6", "hidden size 32", "heads 4, 2 of keys", "attention bidirectional",
-                "window 16 tokens either side in 4 of 6 layers",
+                "layers 6", "hidden size 32", "heads 4, 2 for keys", "attention bidirectional",
+                "window 16 tokens on either side in 4 of 6 layers",
                 "positions rotary of base 10,000 and rotary of base 1,000,000",
                 "after pooling Dense, Dense, Normalize", "tensors 80 matched, 0 unused",
             ],
