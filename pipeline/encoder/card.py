@@ -1,10 +1,10 @@
-"""What a model is, read once from its checkpoint. Loads no weight and imports no torch.
+"""The card of a model, read once from its checkpoint. Loads no weights and imports no torch.
 
     card = open_card("sentence-transformers/all-MiniLM-L6-v2")
     card.dimensions, card.max_length, card.modules.pooling
 
-Everything that has to know something about a model takes its card: the spec, the engine, the
-tokenizer, the heads, and the commands that describe a model.
+Everything that needs facts about a model takes its card: the spec, the engine, the tokenizer, the
+heads, and the commands that describe a model.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class ModelCard:
     head: HeadKind
     modules: SentenceModules
     module_tensors: tuple[Mapping[str, TensorInfo], ...] = field(hash=False)  # per module step
-    matched: Matched | None = field(hash=False)  # None: transformers computes the model
+    matched: Matched | None = field(hash=False)  # None if transformers computes the model
     tensors: int  # in the files
     parameters: int
     dtype: str  # of the weights, as safetensors names it
     dimensions: int  # of the published vector
-    max_length: int | None  # tokens of a sequence, special tokens included; None: unbounded
+    max_length: int | None  # tokens of a sequence, special ones included; None if unbounded
 
     @property
     def name(self) -> str:
@@ -66,7 +66,7 @@ class ModelCard:
 
     @property
     def uses_type_ids(self) -> bool:
-        """Whether the model tells the two texts of a pair apart by token types."""
+        """Whether the model distinguishes the two texts of a pair by token types."""
         return self.config.token_types > 1
 
     @property
@@ -75,9 +75,9 @@ class ModelCard:
         return self.matched.unused if self.matched else ()
 
     def identity(self) -> dict[str, Any]:
-        """What the checkpoint resolved to, as the JSON that a job's space is hashed from.
+        """The facts that shape values, as the JSON that a job's space is hashed from.
 
-        The words and their meaning are frozen: any other would make every output foreign.
+        Keys, values and their meaning are frozen: a change would make every output incompatible.
         """
         config = self.config
         shared = {
@@ -108,9 +108,9 @@ class ModelCard:
         }
 
     def to_json(self, task: str) -> dict[str, Any]:
-        """All that users are told of a model that does a task."""
+        """The card as users read it, for a model that does `task`."""
         checkpoint = self.checkpoint
-        found: dict[str, Any] = {
+        described: dict[str, Any] = {
             "name": checkpoint.name,
             "revision": checkpoint.revision,
             "sha256": checkpoint.sha256,
@@ -121,8 +121,8 @@ class ModelCard:
             "path": str(checkpoint.path),
         }
         if self.head == "embedding":
-            found["prompts"] = dict(self.modules.prompts)
-        return found
+            described["prompts"] = dict(self.modules.prompts)
+        return described
 
 
 def open_card(
@@ -135,17 +135,17 @@ def open_card(
     """Find a model and read its card; see `resolve` for the arguments.
 
     Raises:
-        CheckpointError: the model cannot be found or fetched, or its files do not fit each other.
+        CheckpointError: the model cannot be found or fetched, or its files contradict each other.
         UsageError: a revision was given for something that has none.
     """
     return read_card(resolve(model, revision, cache_dir=cache_dir, offline=offline))
 
 
 def read_card(checkpoint: Checkpoint) -> ModelCard:
-    """Read what a checkpoint's files say.
+    """Read the card of a checkpoint.
 
     Raises:
-        CheckpointError: its files do not fit each other, or nothing here can compute it.
+        CheckpointError: its files contradict each other, or bei-jobs cannot compute it.
     """
     tensors = read_tensors(checkpoint.folder)
     recognised = recognise(checkpoint, tensors)
@@ -175,18 +175,18 @@ def _dimensions(modules: SentenceModules, config: EncoderConfig) -> int:
     """Width of the vectors that a checkpoint publishes.
 
     Raises:
-        CheckpointError: a module takes vectors of another width than the one before it gives.
+        CheckpointError: a module takes vectors of another width than its predecessor returns.
     """
     size = config.output_size * len(modules.pooling)
     for step in modules.steps:
         if isinstance(step, NormalizeModule):
             continue
-        takes = step.in_features if isinstance(step, DenseModule) else step.dimension
-        if takes != size:
+        expected = step.in_features if isinstance(step, DenseModule) else step.dimension
+        if expected != size:
             raise CheckpointError(
-                f"the module in {step.folder} takes vectors of {takes} dimensions, and {size} "
-                "reach it",
-                hint="the module files do not belong to each other or to this encoder",
+                f"the module in {step.folder} takes vectors of {expected} dimensions, but gets "
+                f"{size}",
+                hint="check that the module files belong to each other and to this encoder",
             )
         size = step.out_features if isinstance(step, DenseModule) else size
     return size
@@ -195,11 +195,10 @@ def _dimensions(modules: SentenceModules, config: EncoderConfig) -> int:
 def _max_length(
     checkpoint: Checkpoint, modules: SentenceModules, config: EncoderConfig
 ) -> int | None:
-    """Tokens of one sequence, special tokens counted, that a checkpoint may be given.
+    """The most tokens of one sequence, special tokens included; None if nothing bounds them.
 
-    The module files' max_seq_length, which overrides the tokenizer's limit, or without one the
-    lower of that limit and the config's positions, as in sentence-transformers; never more than a
-    learned position table holds. None: nothing bounds it.
+    As in sentence-transformers: max_seq_length of the module files if set, else the lower of the
+    tokenizer's limit and the config's positions; never more than a learned position table holds.
     """
     bounds: list[int | None] = [modules.max_seq_length]
     if modules.max_seq_length is None:
@@ -220,7 +219,7 @@ def _tokenizer_limit(checkpoint: Checkpoint) -> int | None:
 
 
 def _as_json(value: Any) -> Any:
-    """Tuples as lists, so that a spec equals what is read back from where it is written."""
+    """Tuples as lists, so that a spec equals its copy that was written and read back."""
     if isinstance(value, dict):
         return {key: _as_json(inner) for key, inner in value.items()}
     return [_as_json(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -1,7 +1,7 @@
-"""CUDA graphs of the whole way from token ids to rows: one launch a batch in place of hundreds.
+"""CUDA graphs of everything between token ids and rows: one launch per batch, not hundreds.
 
-On short texts and small models a GPU waits for the host to launch kernels; a graph is launched as
-one. See `static` for the shapes, `capture` for the recording.
+On short texts and small models a GPU waits for the host to launch kernels; a graph is one launch.
+See `graph_shapes` for the shapes and `device/graph_capture` for the capture.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from pipeline.packing import Batch
 
 logger = logging.getLogger(__name__)
 
-# A shape is captured when it comes for the second time: the odd end of a window is not worth it.
+# A shape is captured on its second batch: the odd last batch of a block is not worth a graph.
 _CAPTURE_AT = 2
-# Graphs kept: lengths 32 … 8192 at a full budget and some ends of windows.
+# Graphs kept: lengths 32 … 8192 at a full budget, and the last batches of some blocks.
 _MAX_GRAPHS = 48
 
 Compute = Callable[[PackedBatch], Tensor]  # a packed batch → rows
 
 
 def packed(filled: Filled, shape: Shape, device: torch.device) -> PackedBatch:
-    """A filled batch on a device."""
+    """Copy a filled batch to a device."""
     types = filled.type_ids
     return PackedBatch(
         ids=to_device(filled.ids, device),
@@ -53,18 +53,18 @@ class _Captured:
 
 
 class CudaGraphs:
-    """The captured graphs of one encoder and head. For one thread and one stream."""
+    """The captured graphs of one encoder and head, for one thread and one stream."""
 
     def __init__(
         self, compute: Compute, device: torch.device, *, per_token: bool, limit: int | None
     ) -> None:
-        """Begin without any graph.
+        """Start without graphs.
 
         Args:
-            compute: what is captured; must not wait for the device.
+            compute: what is captured; it must not wait for the device.
             device: a CUDA device.
             per_token: whether rows belong to tokens, not to sequences.
-            limit: tokens of a sequence, where the model has a position table.
+            limit: the most tokens of a sequence if the model has a position table, else None.
         """
         self._compute = compute
         self._device = device
@@ -73,14 +73,14 @@ class CudaGraphs:
         self._seen: Counter[tuple[Shape, bool]] = Counter()
         self._captured: dict[tuple[Shape, bool], _Captured] = {}
         self._stream: Any = None  # where graphs are captured
-        self._pool: Any = None  # where they keep their memory
-        self._refused = False  # something here cannot be captured
+        self._pool: Any = None  # the memory that they share
+        self._failed = False  # a capture failed, so no other is tried
 
     def run(self, batch: Batch) -> Tensor | None:
-        """Rows of a batch on the device, None where it fits no shape.
+        """Rows of a batch on the device, None if it fits no shape.
 
-        A shape without a graph is computed as the graph would: what a row's bits are does not
-        depend on what ran before.
+        A batch whose shape has no graph yet is computed in that shape too, so that the bits of a
+        row do not depend on what ran before.
 
         Raises:
             torch.OutOfMemoryError: the shape does not fit into the device's memory.
@@ -95,34 +95,34 @@ class CudaGraphs:
             return self._compute(packed(filled, shape, self._device))[:rows]
         _write(captured.inputs, filled)
         captured.graph.replay()
-        # A copy: the next replay writes over the original.
+        # A copy: the next replay overwrites the original.
         return captured.rows[:rows].clone()
 
     @property
     def captured(self) -> tuple[Shape, ...]:
-        """The shapes that are replayed from now on."""
+        """The shapes that have a graph."""
         return tuple(shape for shape, _ in self._captured)
 
     def clear(self) -> None:
-        """Give the graphs' memory back."""
+        """Release the graphs and their memory."""
         self._captured.clear()
         self._seen.clear()
         self._pool = None
 
     def _graph_of(self, shape: Shape, filled: Filled) -> _Captured | None:
-        """The graph of a shape, captured now where it is worth it; None where there is none."""
+        """The graph of a shape, captured now if that is worthwhile; None if there is none."""
         key = (shape, filled.type_ids is not None)
         self._seen[key] += 1
         if key not in self._captured:
-            worth = self._seen[key] >= _CAPTURE_AT and len(self._captured) < _MAX_GRAPHS
-            if self._refused or not worth:
+            worthwhile = self._seen[key] >= _CAPTURE_AT and len(self._captured) < _MAX_GRAPHS
+            if self._failed or not worthwhile:
                 return None
             try:
                 self._captured[key] = self._capture(filled, shape)
             except RuntimeError as error:
                 if is_out_of_memory(error):
                     raise
-                self._refused = True
+                self._failed = True
                 logger.warning("no CUDA graphs, kernels are launched one by one: %s", error)
                 return None
         return self._captured[key]

@@ -4,7 +4,7 @@
     for batch, rows in engine.run(batches): ...
 
 The engine keeps the order of batches, halves those that do not fit into memory, and repairs rows
-that are not finite; its lane knows how batches travel through the device.
+that are not finite; its lane passes batches through the device.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Rows = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class _Launched:
-    """A batch whose rows are computed, or on their way."""
+    """A batch whose rows are computed or being computed."""
 
     batch: Batch
     rows: Arrival
@@ -51,20 +51,20 @@ class Engine:
     """A model ready to compute.
 
     Attributes:
-        card: what the model is.
+        card: of the model.
         config: the settings of its encoder.
         device: where it computes: "cpu", "cuda", "cuda:1", …
         precision: float32, float16, bfloat16 or int8.
-        token_budget: tokens a batch should hold where the user does not say.
-        choices: why this precision and this token budget.
+        token_budget: tokens per batch where the user sets none.
+        choices: the precision and the token budget, each with the reason for it.
         quantization: the scheme of int8 and its error on this model's weights; else "".
         per_token: whether rows belong to tokens, not to sequences.
         output_size: width of a row: dimensions of a vector, or number of classes.
-        forward: the encoder as it is loaded.
+        forward: the encoder in `precision`.
         head: what turns hidden states into rows.
-        lane: how batches travel through the device.
-        graphs: the CUDA graphs, None where nothing can be captured.
-        token_limit: tokens a batch may hold, once one was too large for the device's memory.
+        lane: passes batches through the device.
+        graphs: the CUDA graphs, None if the encoder cannot be captured.
+        token_limit: the most tokens per batch, set when one was too large for the device's memory.
     """
 
     def __init__(
@@ -85,9 +85,9 @@ class Engine:
             precision: of the encoder; pooling and heads are always float32. `auto`: float32 on a
                 CPU, on a GPU float16, or bfloat16 where the family overflows. int8: on a CPU.
             dimensions: leading dimensions of a vector to keep, None for all.
-            normalize: vectors of unit length or not, None for what the checkpoint does.
-            prompt_tokens: what the prompt takes at the front of every sequence; left out of
-                pooling where the checkpoint says so (`tokenizer.prompt_tokens`).
+            normalize: whether vectors have unit length, None for what the checkpoint does.
+            prompt_tokens: leading tokens of every sequence that belong to the prompt
+                (`tokenizer.prompt_tokens`); omitted from pooling where the checkpoint says so.
 
         Raises:
             CheckpointError: the weights are damaged.
@@ -138,12 +138,12 @@ class Engine:
     ) -> Iterator[tuple[Batch, Rows]]:
         """Compute batches in order.
 
-        A sequence whose values are not finite is computed again in float32; if they still are
-        not, or if it has no tokens, its values are NaN and the caller decides what becomes of it.
+        A sequence whose values are not finite is computed again in float32. If they still are not
+        finite, or if it has no tokens, its values are NaN and the caller decides what to do.
 
         Args:
-            batches: taken a few ahead of the results.
-            should_stop: asked before each batch.
+            batches: consumed a few ahead of the results.
+            should_stop: called before each batch.
 
         Yields:
             Each batch with its rows: of an embedding model [S, output_size]; of a sequence
@@ -153,7 +153,7 @@ class Engine:
         Raises:
             EncodeError: a batch cannot be computed on this device.
             UsageError: a sequence is longer than the model's positions.
-            Interrupted: should_stop said so.
+            Interrupted: should_stop returned True.
         """
         launched: deque[_Launched] = deque()
         for batch in batches:
@@ -172,7 +172,7 @@ class Engine:
 
     def _finish(self, launched: _Launched) -> tuple[Batch, Rows]:
         batch, rows = launched.batch, launched.rows().numpy()
-        broken = self._broken(batch, rows)
+        broken = self._non_finite(batch, rows)
         if broken.size:
             with self.lane.placed():
                 self._repair(batch, rows, broken)
@@ -193,7 +193,7 @@ class Engine:
             )
 
     def _fit(self, batch: Batch) -> Tensor:
-        """Compute a batch, in halves where the device's memory does not hold it at once."""
+        """Compute a batch, in halves if it does not fit into the device's memory at once."""
         if self.token_limit is not None and batch.tokens > self.token_limit and len(batch) > 1:
             return self._halve(batch)
         try:
@@ -213,7 +213,7 @@ class Engine:
         self.lane.release_memory()
         self.token_limit = batch.tokens // 2
         logger.warning(
-            "%d tokens do not fit into the memory of %s: going on with batches of half",
+            "%d tokens do not fit into the memory of %s: continuing with half as many",
             batch.tokens,
             self.device,
         )
@@ -228,7 +228,7 @@ class Engine:
     def _compute(self, batch: Batch, forward: ForwardPass) -> Tensor:
         """Rows of a batch, on the device."""
         if batch.tokens == 0:
-            return self._nothing(batch)
+            return self._empty_rows(batch)
         if self.graphs is not None and forward is self.forward:
             rows = self.graphs.run(batch)
             if rows is not None:
@@ -237,31 +237,31 @@ class Engine:
         return self.head(forward(packed), packed)
 
     def rows(self, packed: PackedBatch) -> Tensor:
-        """Rows of a batch on the device: what a CUDA graph holds."""
+        """Rows of a packed batch, on the device; this is what CUDA graphs capture."""
         return self.head(self.forward(packed), packed)
 
-    def _nothing(self, batch: Batch) -> Tensor:
-        """Rows of sequences without any token."""
+    def _empty_rows(self, batch: Batch) -> Tensor:
+        """Rows of sequences that all have no tokens."""
         if self.per_token:
             return torch.empty(0, self.output_size, device=self._torch_device)
         single = self.output_size == 1 and not isinstance(self.head, SentenceHead)
         shape = (len(batch),) if single else (len(batch), self.output_size)
         return torch.full(shape, torch.nan, device=self._torch_device)
 
-    def _broken(self, batch: Batch, rows: Rows) -> npt.NDArray[np.int64]:
+    def _non_finite(self, batch: Batch, rows: Rows) -> npt.NDArray[np.int64]:
         """Sequences with tokens whose rows are not all finite."""
         if np.isfinite(rows).all():
             return np.empty(0, dtype=np.int64)
-        fine = np.isfinite(rows).reshape(rows.shape[0], -1).all(axis=1)
+        finite = np.isfinite(rows).reshape(rows.shape[0], -1).all(axis=1)
         if self.per_token:
             owner = np.repeat(np.arange(len(batch)), np.diff(batch.cu_seqlens))
-            return np.unique(owner[~fine])
-        return np.flatnonzero(~fine & (np.diff(batch.cu_seqlens) > 0))
+            return np.unique(owner[~finite])
+        return np.flatnonzero(~finite & (np.diff(batch.cu_seqlens) > 0))
 
     def _repair(self, batch: Batch, rows: Rows, broken: npt.NDArray[np.int64]) -> None:
-        """Compute the broken sequences again in float32, in place; NaN where that fails too."""
+        """Compute broken sequences again in float32, in place; NaN if that is not finite either."""
         if self.precision != "float32" and self._exact is None:
-            logger.warning("values overflow in %s: loading float32 beside it", self.precision)
+            logger.warning("values overflow in %s: loading float32 as well", self.precision)
             self._exact = self.load("float32")
         offsets = batch.cu_seqlens
         for sequence in broken:
@@ -270,8 +270,8 @@ class Engine:
                 target = slice(int(offsets[sequence]), int(offsets[sequence + 1]))
             exact: Rows = np.full_like(rows[target], np.nan)
             if self._exact is not None:
-                alone = _select(batch, np.array([sequence]))
-                exact = self._compute(alone, self._exact).cpu().numpy()
+                single = _select(batch, np.array([sequence]))
+                exact = self._compute(single, self._exact).cpu().numpy()
             rows[target] = exact if np.isfinite(exact).all() else np.nan
 
 

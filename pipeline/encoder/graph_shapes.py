@@ -1,8 +1,8 @@
 """Batches of fixed shapes, as CUDA graphs need them. Integers only: no torch.
 
 A graph replays the same kernels on the same addresses, so the number of tokens, the capacity of
-`cu_seqlens` and the largest length are fixed when it is captured. Tokens that no sequence covers
-would never be written, and what lies there could leak: the tail is covered by dummy sequences.
+`cu_seqlens` and the largest length are fixed when it is captured. Rows of tokens that no sequence
+covers would never be written and could leak older values, so dummy sequences cover the tail.
 """
 
 from __future__ import annotations
@@ -14,38 +14,39 @@ import numpy as np
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
 from pipeline.packing import Batch, Int8Array, Int32Array
 
-# Tokens are rounded up to an eighth of the power of two below them: 6 % are wasted at most on
-# average, and nothing in a batch that fills its budget.
+# Tokens are rounded up to a multiple of an eighth of the power of two below them: at most 6 % are
+# wasted on average, and none in a batch that fills its budget.
 _STEPS_PER_OCTAVE = 8
-_LEAST_TOKENS = 256
-_LEAST_LENGTH = 32
-# Tokens of a batch on a GPU with memory to spare: launches are few, and small models' activations
-# stay in its cache.
-_MOST_TOKENS = 16_384
-_FEWEST_TOKENS = 1024
-# Share of the free memory that a batch's activations may take; graphs and libraries take more.
+_MIN_TOKENS = 256
+_MIN_LENGTH = 32
+# Bounds of a batch's tokens on a GPU. The upper one keeps launches few and the activations of small
+# models in the GPU's cache.
+_MAX_BATCH_TOKENS = 16_384
+_MIN_BATCH_TOKENS = 1024
+# Share of the free memory for a batch's activations; graphs and libraries need the rest.
 _MEMORY_SHARE = 0.5
-# Sequences a shape has room for: those of a sorted batch are an eighth as long as the longest on
-# average, at least.
-_SHORTEST_SHARE = 8
+# A shape has room for sequences that are on average this many times shorter than the longest; in a
+# sorted batch they are longer.
+_LENGTH_RATIO = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What is fixed in a graph."""
+    """The sizes that are fixed in a graph."""
 
     tokens: int
     max_seqlen: int
-    sequences: int  # capacity, dummies and unused entries counted
+    sequences: int  # capacity, dummies and unused entries included
 
     @property
     def name(self) -> str:
+        """The shape in words, for messages and the log."""
         return f"{self.tokens} tokens in at most {self.sequences} sequences of {self.max_seqlen}"
 
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """A batch brought to a shape; its own tokens and sequences come first."""
+    """A batch filled up to a shape; the batch's own tokens and sequences come first."""
 
     ids: Int32Array  # [shape.tokens]
     cu_seqlens: Int32Array  # [shape.sequences + 1]; unused entries repeat the last offset
@@ -55,20 +56,20 @@ class Filled:
 def shape_for(
     tokens: int, max_seqlen: int, sequences: int, limit: int | None = None
 ) -> Shape | None:
-    """The shape that a batch fits into, None where it has too many sequences for any.
+    """The shape that a batch fits into, None if it has too many sequences for any.
 
     Args:
         tokens: in the batch, ≥ 1.
         max_seqlen: its longest sequence.
         sequences: how many it has.
-        limit: of a sequence, where the model has a position table: dummies heed it too.
+        limit: the most tokens of a sequence if the model has a position table; dummies keep to it.
     """
-    capacity = max(_LEAST_TOKENS, tokens)
+    capacity = max(_MIN_TOKENS, tokens)
     step = 2 ** ((capacity - 1).bit_length() - 1) // _STEPS_PER_OCTAVE
     capacity = -(-capacity // step) * step
-    longest = max(_LEAST_LENGTH, 2 ** (max_seqlen - 1).bit_length())
+    longest = max(_MIN_LENGTH, 2 ** (max_seqlen - 1).bit_length())
     longest = longest if limit is None else min(longest, limit)
-    room = max(64, _SHORTEST_SHARE * capacity // longest)
+    room = max(64, _LENGTH_RATIO * capacity // longest)
     dummies = -(-(capacity - tokens) // longest)
     if sequences + dummies > room:
         return None
@@ -76,7 +77,7 @@ def shape_for(
 
 
 def fill(batch: Batch, shape: Shape) -> Filled:
-    """Put dummy sequences of token 0 behind a batch until it has the shape's tokens.
+    """Append dummy sequences of token 0 to a batch until it has the shape's tokens.
 
     Raises:
         ValueError: the batch does not fit into the shape.
@@ -107,13 +108,14 @@ def gpu_tokens(config: EncoderConfig, free_bytes: int, item_bytes: int) -> int:
 
     Args:
         config: of the encoder.
-        free_bytes: once the weights are loaded.
+        free_bytes: of the GPU, once the weights are loaded.
         item_bytes: of one activation, 2 or 4.
     """
     projected = (config.heads + 2 * config.kv_heads) * config.head_dim
     inner = config.intermediate_size * (3 if config.gated else 1)
-    # A layer's tensors that live at once, rotated and normed copies counted, and float32 pooling.
+    # Tensors of a layer that are alive at once, rotated and normed copies included; then float32
+    # pooling.
     bytes_per_token = item_bytes * (6 * config.hidden_size + 2 * projected + inner)
     bytes_per_token += 8 * config.hidden_size
     fitting = int(_MEMORY_SHARE * free_bytes / bytes_per_token)
-    return min(_MOST_TOKENS, max(_FEWEST_TOKENS, 1 << (max(1, fitting).bit_length() - 1)))
+    return min(_MAX_BATCH_TOKENS, max(_MIN_BATCH_TOKENS, 1 << (max(1, fitting).bit_length() - 1)))

@@ -1,7 +1,7 @@
-"""How batches travel through a device: a CPU and a GPU lane with one interface.
+"""How batches pass through a device: a CPU and a GPU lane with one interface.
 
-A lane knows where and when a batch is computed, and how its rows come back; what is computed is
-the engine's business.
+A lane decides where and when a batch is computed, and brings its rows to the host; the engine
+decides what is computed.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ from pipeline.encoder.architecture.encoder_config import EncoderConfig
 from pipeline.encoder.device.devices import thread_per_core
 from pipeline.encoder.graph_shapes import gpu_tokens
 
-# Batches computed at once on a CPU: each takes memory, so that many cores share one.
+# Batches computed at once on a CPU. Each takes memory, so if there are more cores than batches,
+# several cores share one.
 _CPU_STREAMS = 8
-# Enough to keep the matrix units busy, and little enough to stay in a core's caches.
+# Tokens of a batch on a CPU: enough to keep the matrix units busy, few enough for a core's caches.
 _CPU_TOKENS = 2048
-# Batches whose rows may be on their way to the host while later ones compute: the thread that
-# launches may wait milliseconds for Python's lock while another copies token ids under it, and a
-# batch of a small model takes two.
+# Batches whose rows are copied to the host while later ones compute. The launching thread may wait
+# milliseconds for the GIL while another thread copies token ids, and a batch of a small model takes
+# two milliseconds.
 _GPU_IN_FLIGHT = 4
 # What scaled_dot_product_attention may choose on a GPU. Not cuDNN, which it prefers on Hopper: it
-# makes a plan for every new shape, and runs of equal lengths are nothing but new shapes.
+# plans every new shape, and almost every group of equal lengths is a new shape.
 _SDPA = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
-#: Waits for the rows of a batch, and gives them on the host.
+# Waits for the rows of a batch and returns them on the host.
 Arrival = Callable[[], Tensor]
 
 
 class Lane(Protocol):
-    """One device's way of taking batches."""
+    """How one device takes batches."""
 
     @property
     def device_name(self) -> str:
@@ -46,24 +47,24 @@ class Lane(Protocol):
 
     @property
     def ahead(self) -> int:
-        """Batches that are taken before the rows of the first are waited for."""
+        """Batches to launch before waiting for the rows of the first."""
         ...
 
     def placed(self) -> AbstractContextManager[None]:
-        """Inside the block, torch does on this device what it is not told where to do."""
+        """A context in which this device is torch's current one."""
         ...
 
     def launch(self, compute: Callable[[], Tensor]) -> Arrival:
-        """Compute rows, now or in a thread, and start to bring them to the host."""
+        """Compute rows, now or in a thread, and start copying them to the host."""
         ...
 
     def release_memory(self) -> None:
-        """Give back what the device's allocator keeps for later."""
+        """Release memory that the device's allocator caches."""
         ...
 
 
 class CpuLane:
-    """Every core computes a batch of its own: none waits for another inside a batch."""
+    """Every core computes a batch of its own, so no core waits for another inside a batch."""
 
     device_name = "cpu"
 
@@ -85,11 +86,11 @@ class CpuLane:
         return lambda: rows
 
     def release_memory(self) -> None:
-        """Nothing: torch keeps no memory of a CPU for later."""
+        """Do nothing: torch caches no CPU memory."""
 
 
 class GpuLane:
-    """One stream computes while another copies the rows of earlier batches to the host."""
+    """One stream computes while another copies rows of earlier batches to the host."""
 
     ahead = _GPU_IN_FLIGHT
 
@@ -116,11 +117,11 @@ class GpuLane:
             rows.record_stream(self._copies)
         copied = self._copies.record_event()
 
-        def arrived() -> Tensor:
+        def wait_for_copy() -> Tensor:
             copied.synchronize()
             return host
 
-        return arrived
+        return wait_for_copy
 
     def release_memory(self) -> None:
         torch.cuda.empty_cache()
@@ -132,7 +133,10 @@ def make_lane(device: torch.device) -> Lane:
 
 
 def choose_token_budget(device: torch.device, config: EncoderConfig, precision: str) -> Choice[int]:
-    """Tokens a batch should hold where the user does not say; on a GPU, once weights are loaded."""
+    """Tokens per batch where the user sets none, and why.
+
+    On a GPU this reads the free memory, so call it once the weights are loaded.
+    """
     if device.type != "cuda":
         return Choice(_CPU_TOKENS, "keeps the cores busy and stays in their caches")
     free, _ = torch.cuda.mem_get_info(device)

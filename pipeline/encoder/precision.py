@@ -1,4 +1,4 @@
-"""The precision that a model is computed in on a device, and why. Imports no torch."""
+"""The precision of a model on a device, and the reason for it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def choose_precision(precision: str, config: EncoderConfig, device: str) -> Choi
     """The precision to compute in; `auto` is float32 on a CPU and 16 bits on a GPU.
 
     Raises:
-        UsageError: no such precision, or one in which this family overflows.
+        UsageError: there is no such precision, this family overflows in it, or the device lacks it.
     """
     allowed = get_args(Precision)
     if precision not in allowed:
-        raise UsageError(f"no precision {precision!r}", hint=f"one of {', '.join(allowed)}")
+        raise UsageError(f"no precision {precision!r}", hint=f"use one of {', '.join(allowed)}")
     if precision == "float16" and config.float16_overflows:
         raise UsageError(
             f"{config.family} overflows in float16", hint="use --precision bfloat16 or float32"

@@ -1,6 +1,6 @@
-"""The tokenizer of a checkpoint, with every quirk that its authors' code applies, and its limits.
+"""The tokenizer of a checkpoint, with every quirk that its authors' code applies.
 
-Imports `tokenizers` only; transformers, lazily, where a checkpoint has no tokenizer.json.
+Imports `tokenizers`; transformers only if a checkpoint has no tokenizer.json.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from pipeline.encoder.checkpoint.checkpoint import VOCABULARY_FILES, Checkpoint
 from pipeline.errors import CheckpointError
 
 # An Egyptian hieroglyph: no vocabulary has it, and no normalizer drops it.
-_RARE = "\N{EGYPTIAN HIEROGLYPH A001}"
-# Published loaders that pass an option which their files do not hold, by the last part of the
-# name: a copy in a directory, a store or an archive needs the option as well.
+_UNKNOWN_CHARACTER = "\N{EGYPTIAN HIEROGLYPH A001}"
+# Models whose published loader passes add_prefix_space, which their files do not set, by the last
+# part of the name: a copy in a directory, a store or an archive needs the option too.
 _ADD_PREFIX_SPACE = ("tanaos-NER-v1",)
+_ADD_TOKENIZER = "add the tokenizer.json that save_pretrained of a fast tokenizer writes"
 
 
 def load_tokenizer(card: ModelCard) -> Tokenizer:
     """The tokenizer of a checkpoint: no truncation, no padding, every quirk applied.
 
-    Quirks: an end-of-text token that tokenizer_config.json asks for and tokenizer.json forgot
-    (gte-Qwen2); lower case asked for by sentence-transformers' module files; a space before the
-    first word asked for by tokenizer_config.json or by the authors' loader (tanaos-NER).
+    Quirks: an end-of-text token that tokenizer_config.json requests and tokenizer.json lacks
+    (gte-Qwen2); lower case requested by sentence-transformers' module files; a space before the
+    first word requested by tokenizer_config.json or by the authors' loader (tanaos-NER).
 
     Raises:
         CheckpointError: there is no tokenizer, or it cannot be read.
@@ -36,7 +37,7 @@ def load_tokenizer(card: ModelCard) -> Tokenizer:
     checkpoint = card.checkpoint
     settings = checkpoint.files.json(checkpoint.folder / "tokenizer_config.json")
     tokenizer = _read(checkpoint)
-    _meet_an_unknown(tokenizer, checkpoint)
+    _check_unknown_token(tokenizer, checkpoint)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if settings.get("add_eos_token"):
@@ -49,7 +50,7 @@ def load_tokenizer(card: ModelCard) -> Tokenizer:
 
 
 def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> int:
-    """Leading tokens that a prompt takes, special ones before it counted, those after it not."""
+    """Leading tokens that a prompt takes, including special tokens before it but not after it."""
     mask = tokenizer.encode(prompt).special_tokens_mask
     return max((i + 1 for i, special in enumerate(mask) if not special), default=0)
 
@@ -64,14 +65,14 @@ def _read(checkpoint: Checkpoint) -> Tokenizer:
         raise CheckpointError(f"{file} is not a tokenizer: {error}") from error
 
 
-def _meet_an_unknown(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
-    """Raise where a text with an unknown character would end a job: better now than then."""
+def _check_unknown_token(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
+    """Raise now where a text with an unknown character would end a job later."""
     try:
-        tokenizer.encode(_RARE)
+        tokenizer.encode(_UNKNOWN_CHARACTER)
     except Exception as error:  # tokenizers raises bare Exception
         raise CheckpointError(
-            f"the tokenizer of {checkpoint.folder} has no token for what it does not know: {error}",
-            hint="Fetch the checkpoint again: its unknown token is not in its vocabulary.",
+            f"the tokenizer of {checkpoint.folder} has no token for unknown characters: {error}",
+            hint="download the checkpoint again: its unknown token is not in its vocabulary",
         ) from error
 
 
@@ -79,10 +80,10 @@ def _convert(checkpoint: Checkpoint) -> Tokenizer:
     """Build the tokenizer from vocabulary files, as transformers does."""
     folder = checkpoint.folder
     if not any((folder / name).is_file() for name in VOCABULARY_FILES):
-        # transformers would make one without a vocabulary.
+        # transformers would build a tokenizer without a vocabulary.
         raise CheckpointError(
             f"{folder} has neither tokenizer.json nor a vocabulary",
-            hint="Add the tokenizer.json that save_pretrained of a fast tokenizer writes.",
+            hint=_ADD_TOKENIZER,
         )
     try:
         from transformers import AutoTokenizer
@@ -95,10 +96,10 @@ def _convert(checkpoint: Checkpoint) -> Tokenizer:
     try:
         built = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         backend: Tokenizer = built.backend_tokenizer
-    except Exception as error:  # whatever the conversion meets in a foreign file
+    except Exception as error:  # the conversion raises many kinds of errors
         raise CheckpointError(
             f"{folder} has no tokenizer.json and none can be built: {error}",
-            hint="Add the tokenizer.json that save_pretrained of a fast tokenizer writes.",
+            hint=_ADD_TOKENIZER,
         ) from error
     return backend
 
@@ -117,18 +118,18 @@ def _token(settings: Mapping[str, Any], name: str) -> str | None:
 
 
 def _append_end(tokenizer: Tokenizer, settings: Mapping[str, Any], checkpoint: Checkpoint) -> None:
-    """Make every sequence end in the end token, where it does not yet."""
+    """Append the end token to every sequence unless the tokenizer does so already."""
     end = _token(settings, "eos_token")
-    number = None if end is None else tokenizer.token_to_id(end)
-    if end is None or number is None:
+    end_id = None if end is None else tokenizer.token_to_id(end)
+    if end is None or end_id is None:
         raise CheckpointError(
             f"{checkpoint.folder / 'tokenizer_config.json'} sets add_eos_token but its eos_token "
             f"{end!r} is not in the vocabulary"
         )
-    if tokenizer.encode("a").ids[-1:] == [number]:
+    if tokenizer.encode("a").ids[-1:] == [end_id]:
         return
     template = processors.TemplateProcessing(
-        single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, number)]
+        single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, end_id)]
     )
     before = tokenizer.post_processor
     tokenizer.post_processor = (
@@ -139,17 +140,17 @@ def _append_end(tokenizer: Tokenizer, settings: Mapping[str, Any], checkpoint: C
 def _with_prefix_space(tokenizer: Tokenizer) -> Tokenizer:
     """Set add_prefix_space on every byte-level step."""
     content = json.loads(tokenizer.to_str())
-    for part in ("pre_tokenizer", "post_processor"):
-        step = content.get(part) or {}
+    for stage in ("pre_tokenizer", "post_processor"):
+        step = content.get(stage) or {}
         nested = step.get("pretokenizers") or step.get("processors") or [step]
-        for each in nested:
-            if "add_prefix_space" in each:
-                each["add_prefix_space"] = True
+        for inner in nested:
+            if "add_prefix_space" in inner:
+                inner["add_prefix_space"] = True
     return Tokenizer.from_str(json.dumps(content))
 
 
 def _lower(tokenizer: Tokenizer) -> None:
-    """Lower case first, unless the tokenizer's own normalizer does it already."""
+    """Convert to lower case first, unless the tokenizer's own normalizer does so already."""
     steps = json.loads(tokenizer.to_str())["normalizer"] or {}
     for step in steps.get("normalizers", [steps]):
         if step.get("type") == "Lowercase" or step.get("lowercase"):

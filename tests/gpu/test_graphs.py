@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,9 @@ from corpora import GOLDENS
 from fixtures_encoder import open_engine
 
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
+from pipeline.encoder.cuda_graphs import CudaGraphs
 from pipeline.encoder.model import varlen_kernels
+from pipeline.encoder.model.packed_batch import PackedBatch
 from pipeline.packing import Batch, gather
 
 NAMES = sorted(p.name for p in GOLDENS.iterdir() if p.is_dir())
@@ -46,12 +47,13 @@ def test_graphs_give_the_rows_of_plain_launches(name: str, golden: Golden, sente
     batches = _batches(sentences, 24)
     expected = [rows for _, rows in plain.run(batches)]
     # All at once: copies to the host overlap the replays that follow.
-    found = [rows for _, rows in engine.run(batches)]
+    replayed = [rows for _, rows in engine.run(batches)]
     if engine.graphs is not None:
         assert engine.graphs.captured
-    for mine, theirs in zip(found, expected, strict=True):
+    for rows, launched in zip(replayed, expected, strict=True):
         # Rounding of 16 bits, in units of logits that go beyond 20.
-        np.testing.assert_allclose(mine, theirs, rtol=4e-3, atol=4e-3 * max(1, abs(theirs).max()))
+        atol = 4e-3 * max(1, abs(launched).max())
+        np.testing.assert_allclose(rows, launched, rtol=4e-3, atol=atol)
 
 
 def test_a_graph_gives_the_same_bits_again(golden: Golden, sentences: Make) -> None:
@@ -72,17 +74,19 @@ def test_out_of_memory_in_a_graph_halves_the_batch_and_goes_on(
     expected = [rows for _, rows in engine.run(batches)]
     small = open_engine(golden("bert_mean"), device="cuda")
     assert small.graphs is not None
-    compute, room = small.graphs._compute, 400
+    room = 400  # tokens
 
-    def short_of_memory(packed: Any) -> Any:
+    def short_of_memory(packed: PackedBatch) -> torch.Tensor:
         if packed.ids.shape[0] > room:
             raise torch.OutOfMemoryError("no memory left")
-        return compute(packed)
+        return small.rows(packed)
 
-    small.graphs._compute = short_of_memory
-    found = [rows for _, rows in small.run(batches)]
-    for mine, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=0, atol=4e-3)
+    small.graphs = CudaGraphs(
+        short_of_memory, torch.device("cuda"), per_token=False, limit=small.config.max_length
+    )
+    halved = [rows for _, rows in small.run(batches)]
+    for rows, whole in zip(halved, expected, strict=True):
+        np.testing.assert_allclose(rows, whole, rtol=0, atol=4e-3)
     assert small.token_limit is not None
 
 
@@ -91,7 +95,6 @@ def test_every_kernel_that_is_offered_is_right_or_refused(name: str, golden: Gol
     config = open_engine(golden(name)).config
     device = torch.device("cuda")
     dtype = getattr(torch, config.half)
-    chosen = varlen_kernels.choose(config, device, dtype)
-    query, key, value, within = varlen_kernels._trial(config, device, dtype)
-    expected = varlen_kernels.reference(query, key, value, within)
-    assert varlen_kernels.is_right(chosen(query, key, value, within), expected)
+    chosen = varlen_kernels.choose_kernel(config, device, dtype)
+    inputs = varlen_kernels.trial_batch(config, device, dtype)
+    assert varlen_kernels.is_correct(chosen(*inputs), varlen_kernels.reference(*inputs))

@@ -1,1 +1,1 @@
-"""Devices, their memory, and recording what they run."""
+"""Devices, their memory, and the capture of CUDA graphs."""

@@ -1,4 +1,4 @@
-"""Where an engine computes: a device by name, and a CPU's cores."""
+"""Where an engine computes: a device by name, and the cores of a CPU."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from pipeline.errors import UsageError
 
 
 def gpu_count() -> int:
-    """The CUDA devices that torch sees on this machine."""
+    """Number of CUDA devices that torch sees on this machine."""
     return int(torch.cuda.device_count())
 
 
 def find_device(name: str) -> torch.device:
-    """The torch device of a name.
+    """The torch device with a name such as cpu, cuda or cuda:1.
 
     Raises:
-        UsageError: there is no such device here.
+        UsageError: this machine has no such device.
     """
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"no device {name!r}", hint="Use cpu, cuda or cuda:N.") from error
+        raise UsageError(f"no device {name!r}", hint="use cpu, cuda or cuda:N") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
             f"no device {name!r}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs",
-            hint="Use cpu, or check the driver and that torch was built for it.",
+            hint="use cpu, or check the GPU driver and that torch is built for its CUDA version",
         )
     return device
 
 
 def thread_per_core(streams: int, threads: int) -> ThreadPoolExecutor:
-    """Threads that share torch's threads among them, all of them started."""
+    """A pool of `streams` started threads that divide torch's `threads` among them."""
     ready = threading.Barrier(streams + 1)
 
     def start() -> None:
-        # At its first operator, or here, a thread takes over the number that anyone set last, once:
-        # without this call that would undo the next one.
+        # A thread adopts the number that any thread set last, once: at its first operator or at
+        # this call. Without this call, that would undo the number set next.
         torch.get_num_threads()
         torch.set_num_threads(threads // streams)
         ready.wait()
 
     pool = ThreadPoolExecutor(streams, thread_name_prefix="encode", initializer=start)
     for _ in range(streams):
-        pool.submit(int)  # a thread is started when there is work for it
+        pool.submit(int)  # a pool starts a thread only for work
     ready.wait()
-    # Each thread has a number of its own, but new ones inherit the last that anyone set.
+    # The number is per thread, but new threads inherit the one that any thread set last.
     torch.set_num_threads(threads)
     return pool

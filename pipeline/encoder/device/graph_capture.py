@@ -1,4 +1,4 @@
-"""Record what a function launches as a CUDA graph; a recording that fails leaves nothing behind."""
+"""Capture what a function launches as a CUDA graph; a failed capture leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Runs before a recording: libraries choose their kernels and take their workspaces.
+# Runs before a capture, in which libraries choose kernels and allocate workspaces.
 _WARM_UPS = 2
 
 
 def capture(work: Callable[[], Tensor], stream: Any, pool: Any) -> tuple[Any, Tensor]:
-    """Run `work` twice, then record it.
+    """Run `work` twice, then capture it.
 
-    Other threads use the device's allocator meanwhile; theirs are not the calls to object to, so
-    the recording is strict with this thread alone.
+    Other threads may use the device's allocator meanwhile, so only calls of this thread can
+    invalidate the capture.
 
     Args:
         work: launches kernels on the current stream and never waits for the device.
         stream: a torch.cuda.Stream of the device. Not torch's own for captures, which is one of
-            whatever device was current first: on another, nothing would be recorded.
-        pool: from `torch.cuda.graph_pool_handle`. Graphs that replay one after the other on one
-            stream may share their memory.
+            the device that was current first: on any other, nothing would be captured.
+        pool: from `torch.cuda.graph_pool_handle`. Graphs that are replayed one after the other on
+            one stream may share their memory.
 
     Returns:
-        The torch.cuda.CUDAGraph, and what `work` returned: written anew by every replay.
+        The torch.cuda.CUDAGraph, and the tensor that `work` returned, which every replay rewrites.
 
     Raises:
-        torch.OutOfMemoryError: what is recorded does not fit into the device's memory.
-        RuntimeError: `work` did what cannot be recorded.
+        torch.OutOfMemoryError: the graph does not fit into the device's memory.
+        RuntimeError: `work` did something that cannot be captured.
     """
     current = torch.cuda.current_stream(stream.device)
     stream.wait_stream(current)
@@ -39,7 +39,7 @@ def capture(work: Callable[[], Tensor], stream: Any, pool: Any) -> tuple[Any, Te
         for _ in range(_WARM_UPS):
             work()
         stream.synchronize()
-        torch.cuda.empty_cache()  # the pool cannot use what the general one holds free
+        torch.cuda.empty_cache()  # the pool cannot use free blocks of the general pool
         graph = torch.cuda.CUDAGraph()
         graph.capture_begin(pool=pool, capture_error_mode="thread_local")
         try:
@@ -53,10 +53,10 @@ def capture(work: Callable[[], Tensor], stream: Any, pool: Any) -> tuple[Any, Te
 
 
 def _abandon(graph: Any, device: torch.device, pool: Any) -> None:
-    """End a recording that failed.
+    """End a capture that failed.
 
-    Where ending it fails too, torch 2.11 and 2.13 leave the allocator in recording mode, and the
-    next `empty_cache` fails: what they skip is called here, by its private names.
+    If ending it fails too, torch 2.11 and 2.13 leave the allocator in capture mode, and the next
+    `empty_cache` fails. This makes the calls that they skip, by their private names.
     """
     try:
         graph.capture_end()

@@ -1,4 +1,4 @@
-"""What stands between the two products of an MLP, in place."""
+"""Activation functions, in place."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 def activate_(x: Tensor, activation: str) -> Tensor:
-    """Apply an activation in place and return its argument."""
+    """Apply an activation to `x` in place and return `x`."""
     if activation in ("gelu", "gelu_tanh"):
         # torch.nn.functional has no in-place form.
         torch.ops.aten.gelu_(x, approximate="tanh" if activation == "gelu_tanh" else "none")

@@ -1,11 +1,21 @@
 """Attention over packed sequences: every token attends inside its own sequence and nowhere else.
 
-Shapes: T tokens, S sequences, H query heads, K key heads (H is a multiple of K), D head size.
-Two engines:
-- `GroupedAttention`, everywhere: runs of equal length go through scaled_dot_product_attention
-  together, so nothing is padded and no mask separates sequences. Also the reference.
-- `VarlenAttention`, CUDA in 16 bits: a variable-length kernel, see `kernels`.
+Two implementations:
+- `GroupedAttention`, everywhere: neighbouring sequences of equal length go through
+  scaled_dot_product_attention together, so nothing is padded and no mask separates sequences. It
+  is also the reference.
+- `VarlenAttention`, on CUDA in 16 bits: a variable-length kernel, see `varlen_kernels`.
+
+Shape suffixes of tensors, one letter per axis:
+    T  tokens of all sequences together
+    B  sequences of one group; L  tokens of each of them
+    H  query heads; K  key heads, and H is a multiple of K; N  heads of either kind; D  head size
+    F  all query heads side by side, H * D
+    Q  query rows of a tile; C  key columns of a tile
+    P  H where there is a bias on the logits, else 1
 """
+
+# ruff: noqa: N803, N806 - shape suffixes
 
 from __future__ import annotations
 
@@ -21,15 +31,15 @@ from torch.nn import functional
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
 from pipeline.encoder.model.varlen_kernels import Kernel, Sequences
 
-# Entries of one attention mask or bias, all heads: 64 MB in float32. Longer texts are attended
-# to in blocks of query rows.
+# Entries of one attention mask or bias, all heads: 64 MiB in float32. Longer texts are attended to
+# in tiles of query rows.
 MAX_MASK_ENTRIES = 16 * 1024 * 1024
-# T5's and MPNet's: distances beyond this share the last bucket.
+# Of T5 and MPNet: larger distances share the last bucket.
 RELATIVE_MAX_DISTANCE = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class LengthGroup:
     """Neighbouring sequences of one length."""
 
     start: int  # first token
@@ -38,79 +48,83 @@ class Run:
 
     @property
     def count(self) -> int:
-        """Sequences in the run."""
+        """Sequences in the group."""
         return (self.stop - self.start) // self.length
 
-    def split(self, x: Tensor) -> Tensor:
-        """The run's part of a packed tensor, [T, H, D] → a view [n, H, length, D]."""
-        part = x[self.start : self.stop]
-        return part.view(self.count, self.length, *x.shape[1:]).transpose(1, 2)
+    def split(self, x_TND: Tensor) -> Tensor:
+        """The group's part of a packed tensor, [T, N, D] → a view [B, N, L, D]."""
+        part = x_TND[self.start : self.stop]
+        return part.view(self.count, self.length, *x_TND.shape[1:]).transpose(1, 2)
 
 
-def runs(offsets: list[int]) -> list[Run]:
-    """Group neighbours of equal length; empty sequences belong to no run.
+def group_equal_lengths(offsets: list[int]) -> list[LengthGroup]:
+    """Group neighbouring sequences of equal length; empty sequences belong to no group.
 
     Args:
         offsets: where each sequence starts and the last one ends.
     """
-    found: list[Run] = []
+    groups: list[LengthGroup] = []
     for start, stop in pairwise(offsets):
         length = stop - start
         if length == 0:
             continue
-        if found and found[-1].length == length:
-            found[-1] = Run(found[-1].start, stop, length)
+        if groups and groups[-1].length == length:
+            groups[-1] = LengthGroup(groups[-1].start, stop, length)
         else:
-            found.append(Run(start, stop, length))
-    return found
+            groups.append(LengthGroup(start, stop, length))
+    return groups
 
 
 class GroupedAttention:
-    """Attention of one batch, run by run. Made once per batch, used by every layer."""
+    """Attention of one batch, group by group. Made once per batch, used by every layer."""
 
-    def __init__(self, config: EncoderConfig, groups: list[Run], bias: PositionBias | None) -> None:
+    def __init__(
+        self, config: EncoderConfig, groups: list[LengthGroup], bias: PositionBias | None
+    ) -> None:
         self._config = config
-        self._runs = groups
+        self._groups = groups
         self._bias = bias
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
-        """Attend; query [T, H, D], key and value [T, K, D] → [T, H * D]."""
+    def __call__(
+        self, query_THD: Tensor, key_TKD: Tensor, value_TKD: Tensor, window: int | None
+    ) -> Tensor:
+        """Attend within a window, the largest distance that is seen; returns [T, F]."""
         parts = []
-        for run in self._runs:
-            q, k, v = (run.split(x) for x in (query, key, value))
-            out = self._attend(q, k, v, window)  # [n, H, L, D]
-            parts.append(out.transpose(1, 2).reshape(run.stop - run.start, -1))
+        for group in self._groups:
+            q_BHLD, k_BKLD, v_BKLD = (group.split(x) for x in (query_THD, key_TKD, value_TKD))
+            out_BHLD = self._attend(q_BHLD, k_BKLD, v_BKLD, window)
+            parts.append(out_BHLD.transpose(1, 2).reshape(group.stop - group.start, -1))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
-        length = q.shape[2]
+    def _attend(self, q_BHLD: Tensor, k_BKLD: Tensor, v_BKLD: Tensor, window: int | None) -> Tensor:
+        length = q_BHLD.shape[2]
         reach = window if window is not None and window < length - 1 else None
         if reach is None and self._bias is None:
-            return self._sdpa(q, k, v, None, self._config.causal)
-        blocks = [
+            return self._sdpa(q_BHLD, k_BKLD, v_BKLD, None, self._config.causal)
+        tiles = [
             self._sdpa(
-                q[:, :, rows],
-                k[:, :, columns],
-                v[:, :, columns],
-                self._mask(rows, columns, reach, q),
+                q_BHLD[:, :, rows],
+                k_BKLD[:, :, columns],
+                v_BKLD[:, :, columns],
+                self._mask(rows, columns, reach, q_BHLD),
             )
-            for rows, columns in self._blocks(length, reach)
+            for rows, columns in self._tiles(length, reach)
         ]
-        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
+        return tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=2)
 
     def _sdpa(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool = False
+        self, q: Tensor, k: Tensor, v: Tensor, mask_1PQC: Tensor | None, causal: bool = False
     ) -> Tensor:
         grouped = self._config.kv_heads != self._config.heads
         return functional.scaled_dot_product_attention(
-            q, k, v, mask, is_causal=causal, scale=self._config.scale, enable_gqa=grouped
+            q, k, v, mask_1PQC, is_causal=causal, scale=self._config.scale, enable_gqa=grouped
         )
 
-    def _blocks(self, length: int, window: int | None) -> Iterator[tuple[slice, slice]]:
-        """Query rows and the keys that they can see, small enough for a mask in memory."""
+    def _tiles(self, length: int, window: int | None) -> Iterator[tuple[slice, slice]]:
+        """Query rows and the key columns that they see, small enough for a mask in memory."""
         heads = self._config.heads if self._bias is not None else 1
         if window is not None:
-            # A square of side 2w wastes half of its entries; wide enough to be efficient.
+            # A square of side 2 * window wastes half of its entries; 256 rows are efficient.
             step = max(2 * window, 256)
         else:
             step = max(1, MAX_MASK_ENTRIES // (heads * length))
@@ -121,59 +135,59 @@ class GroupedAttention:
             yield slice(start, stop), slice(max(0, start - reach), last)
 
     def _mask(self, rows: slice, columns: slice, window: int | None, like: Tensor) -> Tensor:
-        """What is added to the logits, [1, 1 or H, rows, columns] in the dtype of `like`."""
+        """What is added to the logits of a tile, [1, P, Q, C] in the dtype of `like`."""
         shape = (1, rows.stop - rows.start, columns.stop - columns.start)
-        base = like.new_zeros(shape)
+        mask_PQC = like.new_zeros(shape)
         if self._bias is not None:
-            base = self._bias.block(rows, columns).to(like.dtype)
-        queries = torch.arange(rows.start, rows.stop, device=like.device)[:, None]
-        keys = torch.arange(columns.start, columns.stop, device=like.device)[None, :]
+            mask_PQC = self._bias.tile(rows, columns).to(like.dtype)
+        queries_Q1 = torch.arange(rows.start, rows.stop, device=like.device)[:, None]
+        keys_1C = torch.arange(columns.start, columns.stop, device=like.device)[None, :]
         if window is not None:
-            base = base.masked_fill((queries - keys).abs() > window, -math.inf)
+            mask_PQC = mask_PQC.masked_fill((queries_Q1 - keys_1C).abs() > window, -math.inf)
         if self._config.causal:
-            base = base.masked_fill(keys > queries, -math.inf)
-        return base[None]  # four axes: the CPU kernel takes no three
+            mask_PQC = mask_PQC.masked_fill(keys_1C > queries_Q1, -math.inf)
+        return mask_PQC[None]  # the CPU kernel does not accept three axes
 
 
 class PositionBias:
-    """A bias on attention logits that depends on key position − query position alone.
+    """A bias on attention logits that depends only on key position − query position.
 
-    Kept as one row per distance, [H, 2R − 1] with distance 0 at R − 1, and as a square for
-    the lengths in use, so that a batch of short texts slices and never gathers.
+    Kept as a square for the lengths in use, so that a batch of short texts slices and never
+    gathers.
     """
 
     def __init__(self, config: EncoderConfig, table: Tensor | None, device: torch.device) -> None:
         self._config = config
         self._table = table  # [buckets, H] of a learned bias, None for ALiBi
         self._device = device
-        self._square = torch.empty(config.heads, 0, 0, device=device)
+        self._square_HQC = torch.empty(config.heads, 0, 0, device=device)
 
-    def block(self, rows: slice, columns: slice) -> Tensor:
-        """The bias of some queries on some keys, [H, rows, columns], float32."""
+    def tile(self, rows: slice, columns: slice) -> Tensor:
+        """The bias of some queries on some keys, [H, Q, C] float32."""
         size = max(rows.stop, columns.stop)
         if self._config.heads * size * size > MAX_MASK_ENTRIES:
             return self._compute(rows, columns)
-        square = self._square  # another thread may put a smaller one in its place
-        if square.shape[1] < size:
-            square = self._square = self._compute(slice(0, size), slice(0, size))
-        return square[:, rows, columns]
+        square_HQC = self._square_HQC  # another thread may replace it by a smaller one
+        if square_HQC.shape[1] < size:
+            square_HQC = self._square_HQC = self._compute(slice(0, size), slice(0, size))
+        return square_HQC[:, rows, columns]
 
     def _compute(self, rows: slice, columns: slice) -> Tensor:
-        queries = torch.arange(rows.start, rows.stop, device=self._device)[:, None]
-        keys = torch.arange(columns.start, columns.stop, device=self._device)[None, :]
-        distance = keys - queries
+        queries_Q1 = torch.arange(rows.start, rows.stop, device=self._device)[:, None]
+        keys_1C = torch.arange(columns.start, columns.stop, device=self._device)[None, :]
+        distance_QC = keys_1C - queries_Q1
         if self._table is None:
-            slopes = alibi_slopes(self._config.heads).to(self._device)
-            return -slopes[:, None, None] * distance.abs()
-        buckets = relative_buckets(distance, self._config.relative_buckets)
-        return self._table.float()[buckets].permute(2, 0, 1)
+            slopes_H = alibi_slopes(self._config.heads).to(self._device)
+            return -slopes_H[:, None, None] * distance_QC.abs()
+        buckets_QC = relative_buckets(distance_QC, self._config.relative_buckets)
+        return self._table.float()[buckets_QC].permute(2, 0, 1)
 
 
 def alibi_slopes(heads: int) -> Tensor:
-    """Slope of every head, [heads] float32.
+    """Slope of every head, [H] float32.
 
-    Formula: https://arxiv.org/abs/2108.12409. For a number that is no power of two the slopes of
-    the next lower power are followed by every second one of the next higher.
+    Formula: https://arxiv.org/abs/2108.12409. If the number of heads is not a power of two, the
+    slopes of the next lower power are followed by every second slope of the next higher power.
     """
     power = 2 ** math.floor(math.log2(heads))
     slopes = [2.0 ** (-8.0 * (i + 1) / power) for i in range(power)]
@@ -182,16 +196,17 @@ def alibi_slopes(heads: int) -> Tensor:
 
 
 def relative_buckets(distance: Tensor, buckets: int) -> Tensor:
-    """Bucket of key position − query position, as T5 defines it for encoders.
+    """Bucket of key position − query position, int64 of any shape, as T5 defines it for encoders.
 
-    Half of the buckets serve each direction; in each, half are exact and the rest logarithmic up
-    to RELATIVE_MAX_DISTANCE. Source: https://arxiv.org/abs/1910.10683, appendix and code.
+    Half of the buckets serve each direction. Half of those hold one distance each, the others
+    grow logarithmically up to RELATIVE_MAX_DISTANCE. Source: https://arxiv.org/abs/1910.10683,
+    appendix and code.
     """
     half = buckets // 2
     exact = half // 2
     size = distance.abs()
     spread = math.log(RELATIVE_MAX_DISTANCE / exact)
-    # log(0) is −inf; the bucket of a small distance is never read from here.
+    # log(0) is −inf, but small distances are not read from `far`.
     far = exact + (torch.log(size.float() / exact) / spread * (half - exact)).long()
     far = far.clamp(max=half - 1)
     return torch.where(distance > 0, half, 0) + torch.where(size < exact, size, far)
@@ -203,20 +218,22 @@ class VarlenAttention:
     def __init__(
         self, config: EncoderConfig, cu_seqlens: Tensor, max_seqlen: int, kernel: Kernel
     ) -> None:
-        self._within = Sequences(cu_seqlens, max_seqlen, config.scale, config.causal)
+        self._sequences = Sequences(cu_seqlens, max_seqlen, config.scale, config.causal)
         self._kernel = kernel
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
-        """Attend; query [T, H, D], key and value [T, K, D] → [T, H * D]."""
-        within = self._within if window is None else replace(self._within, window=window)
-        return self._kernel(query, key, value, within).flatten(1)
+    def __call__(
+        self, query_THD: Tensor, key_TKD: Tensor, value_TKD: Tensor, window: int | None
+    ) -> Tensor:
+        """Attend within a window, the largest distance that is seen; returns [T, F]."""
+        sequences = self._sequences if window is None else replace(self._sequences, window=window)
+        return self._kernel(query_THD, key_TKD, value_TKD, sequences).flatten(1)
 
 
 def varlen_supported(config: EncoderConfig, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether `VarlenAttention` computes this model: 16 bits, CUDA, and no bias on the logits.
 
-    ALiBi is such a bias: torch's wheels have FlashAttention without it ("This flash attention
-    build does not support alibi", 2.11).
+    ALiBi is such a bias: FlashAttention in torch's wheels is built without it ("This flash
+    attention build does not support alibi", 2.11).
     """
     return (
         device.type == "cuda"

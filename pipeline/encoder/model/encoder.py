@@ -1,8 +1,17 @@
 """The forward pass: packed token ids to hidden states, one readable function for every family.
 
-Shapes: T tokens of all sequences together, E hidden size, H query heads, K key heads, D head
-size, I intermediate size. Nothing is padded and no tensor has a batch axis.
+Shape suffixes of tensors, one letter per axis:
+    T  tokens of all sequences together: nothing is padded and there is no batch axis
+    S  sequences
+    R  rows still computed: T, or S once the last layer has attended and the head reads one token
+       of each sequence
+    E  hidden size
+    H  query heads; K  key heads; N  heads of any kind; D  head size
+    F  all query heads side by side, H * D
+    I  intermediate size of the MLP
 """
+
+# ruff: noqa: N803, N806 - shape suffixes
 
 from __future__ import annotations
 
@@ -21,38 +30,39 @@ from pipeline.encoder.model.attention import (
     GroupedAttention,
     PositionBias,
     VarlenAttention,
-    runs,
+    group_equal_lengths,
     varlen_supported,
 )
 from pipeline.encoder.model.linear import Linear, make_linear
 from pipeline.encoder.model.packed_batch import PackedBatch, read_tokens
 from pipeline.encoder.model.positions import ranks, rotate, rotations, skip_padding
-from pipeline.encoder.model.varlen_kernels import Kernel, choose
+from pipeline.encoder.model.varlen_kernels import Kernel, choose_kernel
 
 Weights = Mapping[str, Tensor]
-# Our names of the matrices that tokens are multiplied with.
+# bei-jobs' own names of the matrices that tokens are multiplied with.
 _PRODUCTS = ("qkv", "attn_out", "up", "gate_up", "down")
+# query [T, H, D], key and value [T, K, D], window → [T, F]
 Attention = Callable[[Tensor, Tensor, Tensor, int | None], Tensor]
 
 
 def load_weights(
     matched: Matched, names: list[str], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Read the named tensors of ours, sources concatenated along their first axis.
+    """Read tensors by bei-jobs' own names, their sources concatenated along the first axis.
 
-    Only safetensors are opened; each source is converted on arrival, so a checkpoint in 32 bits
-    never lies in memory twice.
+    Only safetensors are opened. Each source is converted as it is read, so a 32-bit checkpoint is
+    never in memory twice.
     """
     files = {source.file for name in names for source in matched.sources[name]}
     handles = {file: safe_open(file, framework="pt") for file in files}
-    loaded: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for name in names:
-        parts = [
+        sources = [
             _read(handles[source.file], source.name).to(device, dtype)
             for source in matched.sources[name]
         ]
-        loaded[name] = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return loaded
+        weights[name] = sources[0] if len(sources) == 1 else torch.cat(sources)
+    return weights
 
 
 def _read(handle: Any, name: str) -> Tensor:
@@ -61,7 +71,15 @@ def _read(handle: Any, name: str) -> Tensor:
 
 
 class Encoder:
-    """Weights and settings of one encoder on one device."""
+    """Weights and settings of one encoder on one device.
+
+    Attributes:
+        config: sizes and settings.
+        reads: the tokens whose hidden states the head reads.
+        device: where it computes.
+        dtype: of weights and activations.
+        linears: the products by name, `layers.3.qkv`.
+    """
 
     def __init__(
         self,
@@ -73,15 +91,16 @@ class Encoder:
         quantize: bool = False,
         reads: Reads = "all",
     ) -> None:
-        """Take the weights over.
+        """Take over the weights.
 
         Args:
             config: sizes and settings.
-            weights: by our names, in `dtype` on `device`.
+            weights: by bei-jobs' own names, in `dtype` on `device`.
             device: where to compute.
             dtype: of weights and activations.
-            quantize: products of 8-bit integers, float32 outside.
-            reads: what the head reads; for one token a sequence, the last layer ends with those.
+            quantize: multiply 8-bit integers; everything else stays float32.
+            reads: what the head reads; if one token per sequence, the last layer computes nothing
+                after its attention for the others.
         """
         self.config = config
         self.reads = reads
@@ -94,7 +113,7 @@ class Encoder:
                 self._weights[name] = 1.0 + self._weights[name].float()
         self._kernel: Kernel | None = None
         if varlen_supported(config, device, dtype):
-            self._kernel = choose(config, device, dtype)
+            self._kernel = choose_kernel(config, device, dtype)
         self._bias: PositionBias | None = None
         if config.alibi or config.relative_buckets:
             self._bias = PositionBias(config, weights.get("relative_bias.weight"), device)
@@ -102,14 +121,14 @@ class Encoder:
         self._rotations: dict[tuple[Rope, int], Tensor] = {}
 
     def _take_linears(self, quantize: bool) -> dict[str, Linear]:
-        """Linears by name; their weights are kept in the layout of the product alone."""
-        found: dict[str, Linear] = {}
+        """Linears by name; their weights are kept only in the layout of the product."""
+        linears: dict[str, Linear] = {}
         for name in [n for n in self._weights if n.endswith(".weight")]:
-            at = name.removesuffix(".weight")
-            if at.rpartition(".")[2] in _PRODUCTS:
-                weight, bias = self._weights.pop(name), self._weights.pop(f"{at}.bias", None)
-                found[at] = make_linear(weight, bias, quantize=quantize)
-        return found
+            linear = name.removesuffix(".weight")
+            if linear.rpartition(".")[2] in _PRODUCTS:
+                weight, bias = self._weights.pop(name), self._weights.pop(f"{linear}.bias", None)
+                linears[linear] = make_linear(weight, bias, quantize=quantize)
+        return linears
 
     @property
     def capturable(self) -> bool:
@@ -117,130 +136,133 @@ class Encoder:
         return self._kernel is not None
 
     def __call__(self, batch: PackedBatch) -> Tensor:
-        """Hidden states after the last layer in the encoder's dtype: [T, E], or [S, E] of the
-        token that is read of each sequence.
+        """Hidden states after the last layer in the encoder's dtype: [T, E], or [S, E] where the
+        head reads one token of each sequence.
         """
         config = self.config
-        attend = self._attention(batch)
-        positions = ranks(batch)
-        rotations = self._rotate_by(positions, batch.max_seqlen)
-        hidden = self._embed(batch, positions)
+        attention = self._attention(batch)
+        positions_T = ranks(batch)
+        rotations_T1D = self._rotations_at(positions_T, batch.max_seqlen)
+        hidden_RE = self._embed(batch, positions_T)
         for layer in range(config.layers):
-            rotation = rotations[config.ropes[layer]] if config.ropes else None
-            read = read_tokens(batch, self.reads) if layer == config.layers - 1 else None
-            hidden = self._layer(layer, hidden, attend, rotation, read)
-        return self._norm("final_norm", hidden) if config.final_norm else hidden
+            rotation_T1D = rotations_T1D[config.ropes[layer]] if config.ropes else None
+            read_S = read_tokens(batch, self.reads) if layer == config.layers - 1 else None
+            hidden_RE = self._layer(layer, hidden_RE, attention, rotation_T1D, read_S)
+        return self._norm("final_norm", hidden_RE) if config.final_norm else hidden_RE
 
     def _attention(self, batch: PackedBatch) -> Attention:
         if self._kernel is not None:
             return VarlenAttention(self.config, batch.cu_seqlens, batch.max_seqlen, self._kernel)
-        return GroupedAttention(self.config, runs(batch.offsets), self._bias)
+        return GroupedAttention(self.config, group_equal_lengths(batch.offsets), self._bias)
 
-    def _embed(self, batch: PackedBatch, positions: Tensor) -> Tensor:
+    def _embed(self, batch: PackedBatch, positions_T: Tensor) -> Tensor:
         config, weights = self.config, self._weights
-        hidden = functional.embedding(batch.ids, weights["tokens.weight"])  # [T, E]
+        hidden_TE = functional.embedding(batch.ids, weights["tokens.weight"])
         if config.embedding_scale != 1.0:
-            hidden.mul_(config.embedding_scale)
+            hidden_TE.mul_(config.embedding_scale)
         if config.position_table:
-            learned = positions
+            table_rows_T = positions_T
             if config.position_padding is not None:
-                learned = skip_padding(batch, config.position_padding)
-            hidden.add_(functional.embedding(learned, weights["positions.weight"]))
+                table_rows_T = skip_padding(batch, config.position_padding)
+            hidden_TE.add_(functional.embedding(table_rows_T, weights["positions.weight"]))
         if config.token_types and batch.type_ids is not None and config.token_types > 1:
-            hidden.add_(functional.embedding(batch.type_ids, weights["types.weight"]))
+            hidden_TE.add_(functional.embedding(batch.type_ids, weights["types.weight"]))
         elif config.token_types:
-            hidden.add_(weights["types.weight"][0])
-        return self._norm("embed_norm", hidden) if config.embedding_norm else hidden
+            hidden_TE.add_(weights["types.weight"][0])
+        return self._norm("embed_norm", hidden_TE) if config.embedding_norm else hidden_TE
 
     def _layer(
         self,
         layer: int,
-        hidden: Tensor,
-        attend: Attention,
-        rotation: Tensor | None,
-        read: Tensor | None,
+        hidden_RE: Tensor,
+        attention: Attention,
+        rotation_T1D: Tensor | None,
+        read_S: Tensor | None,
     ) -> Tensor:
-        """One layer: the same two branches, normed where the family norms.
+        """One layer: the same two branches, with norms where the family has them.
 
-        Every token attends; what follows is computed for the tokens that are `read`, [S], alone.
+        Every token attends; after that, only the tokens `read_S` are computed where it is given.
         """
-        at = f"layers.{layer}."
+        prefix = f"layers.{layer}."
         placement = self.config.norm_placement
         before = placement in ("pre", "sandwich")
         # ModernBERT's first layer has no norm before attention: its input is normed already.
-        normed_input = before and f"{at}attn_norm.weight" in self._weights
-        branch = self._norm(f"{at}attn_norm", hidden) if normed_input else hidden
-        attended = self._attend(layer, branch, attend, rotation)  # [T, H * D]
-        if read is not None:
-            attended, hidden = attended[read], hidden[read]
-        # A branch's sum with its input is part of its last product, unless a norm stands between.
-        residual = None if placement == "sandwich" else hidden
-        branch = self.linears[f"{at}attn_out"](attended, residual=residual)
+        normed_input = before and f"{prefix}attn_norm.weight" in self._weights
+        branch_RE = self._norm(f"{prefix}attn_norm", hidden_RE) if normed_input else hidden_RE
+        attended_RF = self._attend(layer, branch_RE, attention, rotation_T1D)
+        if read_S is not None:  # R is T above and S below
+            attended_RF, hidden_RE = attended_RF[read_S], hidden_RE[read_S]
+        # A branch's last product adds the residual too, unless a norm stands between the two.
+        residual_RE = None if placement == "sandwich" else hidden_RE
+        branch_RE = self.linears[f"{prefix}attn_out"](attended_RF, residual=residual_RE)
         if placement != "pre":
-            branch = self._norm(f"{at}attn_out_norm", branch)
+            branch_RE = self._norm(f"{prefix}attn_out_norm", branch_RE)
         if placement == "sandwich":
-            branch.add_(hidden)
+            branch_RE.add_(hidden_RE)
         if placement == "post_twice":
-            branch = self._norm(f"{at}attn_residual_norm", branch.add_(hidden))
-        hidden = branch
-        branch = self._norm(f"{at}mlp_norm", hidden) if before else hidden
-        branch = self._mlp(at, branch, None if placement == "sandwich" else hidden)
+            branch_RE = self._norm(f"{prefix}attn_residual_norm", branch_RE.add_(hidden_RE))
+        hidden_RE = branch_RE
+        branch_RE = self._norm(f"{prefix}mlp_norm", hidden_RE) if before else hidden_RE
+        branch_RE = self._mlp(prefix, branch_RE, None if placement == "sandwich" else hidden_RE)
         if placement == "pre":
-            return branch
-        branch = self._norm(f"{at}mlp_out_norm", branch)
-        return branch.add_(hidden) if placement == "sandwich" else branch
+            return branch_RE
+        branch_RE = self._norm(f"{prefix}mlp_out_norm", branch_RE)
+        return branch_RE.add_(hidden_RE) if placement == "sandwich" else branch_RE
 
     def _attend(
-        self, layer: int, hidden: Tensor, attend: Attention, rotation: Tensor | None
+        self, layer: int, hidden_TE: Tensor, attention: Attention, rotation_T1D: Tensor | None
     ) -> Tensor:
-        config, at = self.config, f"layers.{layer}."
+        """Attention of one layer before its output projection, [T, F]."""
+        config, prefix = self.config, f"layers.{layer}."
         queries, keys = config.heads, config.kv_heads
-        fused = self.linears[f"{at}qkv"](hidden)  # [T, (H + 2K) * D]
-        heads = fused.view(fused.shape[0], -1, config.head_dim)
-        query, key, value = torch.split(heads, [queries, keys, keys], dim=1)  # [T, H, D], [T, K, D]
+        fused = self.linears[f"{prefix}qkv"](hidden_TE)  # [T, (H + 2K) * D]
+        heads_TND = fused.view(fused.shape[0], -1, config.head_dim)
+        query_THD, key_TKD, value_TKD = torch.split(heads_TND, [queries, keys, keys], dim=1)
         if config.qk_norm != "none":
-            query = self._norm_heads(f"{at}q_norm", query)
-            key = self._norm_heads(f"{at}k_norm", key)
-            if rotation is not None:
-                query, key = rotate(query, rotation), rotate(key, rotation)
-        elif rotation is not None:
-            # Queries and keys lie side by side: one rotation turns both.
-            turned = rotate(heads[:, : queries + keys], rotation)
-            query, key = torch.split(turned, [queries, keys], dim=1)
-        return attend(query, key, value, config.window(layer))  # [T, H * D]
+            query_THD = self._norm_heads(f"{prefix}q_norm", query_THD)
+            key_TKD = self._norm_heads(f"{prefix}k_norm", key_TKD)
+            if rotation_T1D is not None:
+                query_THD = rotate(query_THD, rotation_T1D)
+                key_TKD = rotate(key_TKD, rotation_T1D)
+        elif rotation_T1D is not None:
+            # Queries and keys are side by side: one rotation turns both.
+            turned_TND = rotate(heads_TND[:, : queries + keys], rotation_T1D)
+            query_THD, key_TKD = torch.split(turned_TND, [queries, keys], dim=1)
+        return attention(query_THD, key_TKD, value_TKD, config.window(layer))
 
-    def _norm_heads(self, name: str, x: Tensor) -> Tensor:
-        """Norm queries or keys, [T, heads, D], each head by itself or all of a token's together."""
+    def _norm_heads(self, name: str, heads_TND: Tensor) -> Tensor:
+        """Norm queries or keys, each head by itself or all heads of a token together."""
         if self.config.qk_norm == "per_head":
-            return self._norm(name, x)
-        return self._norm(name, x.flatten(1)).view(x.shape)
+            return self._norm(name, heads_TND)
+        return self._norm(name, heads_TND.flatten(1)).view(heads_TND.shape)
 
-    def _mlp(self, at: str, hidden: Tensor, residual: Tensor | None) -> Tensor:
+    def _mlp(self, prefix: str, hidden_RE: Tensor, residual_RE: Tensor | None) -> Tensor:
         config, linears = self.config, self.linears
         if not config.gated:
-            inner = linears[f"{at}up"](hidden, activation=config.activation)  # [T, I]
+            inner_RI = linears[f"{prefix}up"](hidden_RE, activation=config.activation)
         else:
-            first, second = linears[f"{at}gate_up"](hidden).chunk(2, dim=1)  # [T, I] each
-            gate, up = (first, second) if config.gate_first else (second, first)
-            inner = activate_(gate, config.activation).mul_(up)
-        return linears[f"{at}down"](inner, residual=residual)
+            first_RI, second_RI = linears[f"{prefix}gate_up"](hidden_RE).chunk(2, dim=1)
+            gate_RI, up_RI = (first_RI, second_RI) if config.gate_first else (second_RI, first_RI)
+            inner_RI = activate_(gate_RI, config.activation).mul_(up_RI)
+        return linears[f"{prefix}down"](inner_RI, residual=residual_RE)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
+        """Norm the last axis."""
         weight, eps = self._weights[f"{name}.weight"], self.config.norm_eps
         if self.config.norm == "layer":
             bias = self._weights.get(f"{name}.bias")
             return functional.layer_norm(x, weight.shape, weight, bias, eps)
-        # In float32 inside, whatever the activations are. Gemma's weights are float32 themselves.
+        # rms_norm is float32 inside whatever the activations are; Gemma's weights are float32 too.
         return functional.rms_norm(x.to(weight.dtype), weight.shape, weight, eps).to(x.dtype)
 
-    def _rotate_by(self, positions: Tensor, max_seqlen: int) -> dict[Rope, Tensor]:
-        """Cosines and sines of every kind of layer at the batch's positions, [T, 1, D]."""
-        gathered: dict[Rope, Tensor] = {}
+    def _rotations_at(self, positions_T: Tensor, max_seqlen: int) -> dict[Rope, Tensor]:
+        """Cosines and sines at the batch's positions for every rotary setting, [T, 1, D]."""
+        gathered_T1D: dict[Rope, Tensor] = {}
         length = 2 ** max(0, max_seqlen - 1).bit_length()
         for rope in dict.fromkeys(self.config.ropes):
-            table = self._rotations.get((rope, length))
+            table = self._rotations.get((rope, length))  # [length, D]
             if table is None:
                 table = rotations(rope, length).to(self.device)
                 self._rotations[rope, length] = table
-            gathered[rope] = table[positions].unsqueeze(1)
-        return gathered
+            gathered_T1D[rope] = table[positions_T].unsqueeze(1)
+        return gathered_T1D

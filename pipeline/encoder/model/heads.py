@@ -1,7 +1,15 @@
 """From hidden states to rows: pooling, module files, classifiers. All of it in float32.
 
-Shapes: T tokens, S sequences, E hidden size, C classes.
+Shape suffixes of tensors, one letter per axis:
+    T  tokens of all sequences together
+    S  sequences
+    R  rows: T for a token classifier, else S
+    E  hidden size
+    V  width of a vector: E per pooling mode, then as wide as each step makes it
+    C  classes
 """
+
+# ruff: noqa: N803, N806 - shape suffixes
 
 from __future__ import annotations
 
@@ -26,72 +34,83 @@ from pipeline.encoder.model.activations import activate_
 from pipeline.encoder.model.packed_batch import PackedBatch
 from pipeline.errors import CheckpointError, UsageError
 
-# torch.nn.LayerNorm's default: the module file states none, and Nomic's card calls it bare.
+# torch.nn.LayerNorm's default: the module file states none, and Nomic's model card passes none.
 LAYER_NORM_EPS = 1e-5
 
 
-def pool(hidden: Tensor, batch: PackedBatch, mode: PoolingMode, prompt_tokens: int = 0) -> Tensor:
+def pool(
+    hidden_TE: Tensor, batch: PackedBatch, mode: PoolingMode, prompt_tokens: int = 0
+) -> Tensor:
     """One vector per sequence, [S, E] float32; NaN for a sequence without tokens.
 
     Args:
-        hidden: [T, E], any float dtype.
+        hidden_TE: hidden states of any float dtype.
         batch: where sequences start and end.
         mode: how tokens become one vector.
         prompt_tokens: leading tokens of every sequence that do not count.
     """
-    ends = batch.cu_seqlens[1:].long()
-    lengths = batch.cu_seqlens.diff().long()
-    # Not torch.where, which sends its numbers to a GPU: no CUDA graph can hold that.
-    skipped = (lengths > prompt_tokens) * prompt_tokens
-    starts = ends - lengths + skipped
+    ends_S = batch.cu_seqlens[1:].long()
+    lengths_S = batch.cu_seqlens.diff().long()
+    # Not torch.where, which copies its numbers to a GPU: a CUDA graph cannot hold that.
+    skipped_S = (lengths_S > prompt_tokens) * prompt_tokens
+    starts_S = ends_S - lengths_S + skipped_S
     if mode in ("cls", "lasttoken"):
-        index = starts if mode == "cls" else ends - 1
+        index_S = starts_S if mode == "cls" else ends_S - 1
         # An empty sequence at either end points outside; its row is overwritten below.
-        rows = hidden[index.clamp(0, hidden.shape[0] - 1)].float()
+        rows_SE = hidden_TE[index_S.clamp(0, hidden_TE.shape[0] - 1)].float()
     else:
-        rows = _reduce(hidden.float(), lengths, skipped if prompt_tokens else None, mode)
-    return _blank_empty(rows, batch)
+        rows_SE = _reduce(hidden_TE.float(), lengths_S, skipped_S if prompt_tokens else None, mode)
+    return _blank_empty(rows_SE, batch)
 
 
-def _blank_empty(rows: Tensor, batch: PackedBatch) -> Tensor:
-    """NaN in the row of every sequence without tokens, in place; rows [S, E]."""
-    return rows.masked_fill_((batch.cu_seqlens.diff() == 0)[:, None], torch.nan)
+def _blank_empty(rows_SE: Tensor, batch: PackedBatch) -> Tensor:
+    """Set the row of every sequence without tokens to NaN, in place."""
+    return rows_SE.masked_fill_((batch.cu_seqlens.diff() == 0)[:, None], torch.nan)
 
 
-def _reduce(hidden: Tensor, lengths: Tensor, skipped: Tensor | None, mode: PoolingMode) -> Tensor:
-    """Reduce over each sequence; leading tokens are skipped without a look at their number."""
-    sequences = torch.arange(lengths.shape[0], device=hidden.device)
-    owner = torch.repeat_interleave(sequences, lengths, output_size=hidden.shape[0])  # [T]
-    counts = lengths
-    if skipped is not None or mode == "weightedmean":
-        first = (lengths.cumsum(0) - lengths)[owner]
-        rank = torch.arange(hidden.shape[0], device=hidden.device) - first
-    if skipped is not None:
-        left_out = (rank < skipped[owner])[:, None]
-        hidden = hidden.masked_fill(left_out, -torch.inf if mode == "max" else 0.0)
-        counts = lengths - skipped
+def _reduce(
+    hidden_TE: Tensor, lengths_S: Tensor, skipped_S: Tensor | None, mode: PoolingMode
+) -> Tensor:
+    """Reduce every sequence to one row, [S, E]; never reads a number back from the device."""
+    sequences_S = torch.arange(lengths_S.shape[0], device=hidden_TE.device)
+    owner_T = torch.repeat_interleave(sequences_S, lengths_S, output_size=hidden_TE.shape[0])
+    counts_S = lengths_S
+    if skipped_S is not None or mode == "weightedmean":
+        first_T = (lengths_S.cumsum(0) - lengths_S)[owner_T]
+        rank_T = torch.arange(hidden_TE.shape[0], device=hidden_TE.device) - first_T
+    if skipped_S is not None:
+        omitted_T1 = (rank_T < skipped_S[owner_T])[:, None]
+        hidden_TE = hidden_TE.masked_fill(omitted_T1, -torch.inf if mode == "max" else 0.0)
+        counts_S = lengths_S - skipped_S
     if mode == "max":
-        return torch.segment_reduce(hidden, "max", lengths=lengths, unsafe=True)
+        return torch.segment_reduce(hidden_TE, "max", lengths=lengths_S, unsafe=True)
     if mode == "weightedmean":
-        weight = (rank + 1).float()[:, None]
-        if skipped is not None:
-            weight = weight.masked_fill(left_out, 0.0)
-        return _sum(hidden * weight, owner, lengths) / _sum(weight, owner, lengths)
-    divisor = counts.float()[:, None]
+        weight_T1 = (rank_T + 1).float()[:, None]
+        if skipped_S is not None:
+            weight_T1 = weight_T1.masked_fill(omitted_T1, 0.0)
+        weighted_SE = _sum(hidden_TE * weight_T1, owner_T, lengths_S)
+        return weighted_SE / _sum(weight_T1, owner_T, lengths_S)
+    divisor_S1 = counts_S.float()[:, None]
     if mode == "mean_sqrt_len_tokens":
-        divisor = divisor.sqrt()
-    return _sum(hidden, owner, lengths) / divisor
+        divisor_S1 = divisor_S1.sqrt()
+    return _sum(hidden_TE, owner_T, lengths_S) / divisor_S1
 
 
-def _sum(values: Tensor, owner: Tensor, lengths: Tensor) -> Tensor:
+def _sum(values_TE: Tensor, owner_T: Tensor, lengths_S: Tensor) -> Tensor:
     """Sum of each sequence's rows, [S, E], in a fixed order on every device."""
-    if values.device.type == "cpu":  # fifteen times faster there than segment_reduce
-        return values.new_zeros(lengths.shape[0], values.shape[1]).index_add_(0, owner, values)
-    return torch.segment_reduce(values, "sum", lengths=lengths, unsafe=True)
+    if values_TE.device.type == "cpu":  # fifteen times faster there than segment_reduce
+        sums_SE = values_TE.new_zeros(lengths_S.shape[0], values_TE.shape[1])
+        return sums_SE.index_add_(0, owner_T, values_TE)
+    return torch.segment_reduce(values_TE, "sum", lengths=lengths_S, unsafe=True)
 
 
 class SentenceHead:
-    """Hidden states → embeddings: pooling, the module files, dimensions, unit length."""
+    """Hidden states → embeddings: pooling, the module files, dimensions, unit length.
+
+    Attributes:
+        reads: the tokens whose hidden states it takes.
+        output_size: dimensions of a vector.
+    """
 
     def __init__(
         self,
@@ -110,8 +129,8 @@ class SentenceHead:
             weights: head tensors among the encoder's own files (voyage's projection), float32.
             device: where to compute.
             dimensions: leading dimensions to keep (Matryoshka), None for all.
-            normalize: unit length or not, None for what the checkpoint does.
-            prompt_tokens: tokens of the prompt, left out of pooling where the checkpoint says so.
+            normalize: whether vectors have unit length, None for what the checkpoint does.
+            prompt_tokens: tokens of the prompt; omitted from pooling where the checkpoint says so.
 
         Raises:
             CheckpointError: a module's weights are damaged.
@@ -126,7 +145,6 @@ class SentenceHead:
             (step, _module_weights(tensors, device))
             for step, tensors in zip(body, card.module_tensors, strict=False)
         ]
-        # What the encoder has to give: one token per sequence, unless several are pooled.
         self.reads: Reads = _reads(modules.pooling, self._prompt_tokens)
         # Nomic trained its leading dimensions after a LayerNorm: model card of v1.5.
         self._layer_norm = dimensions is not None and card.config.family == "nomic_bert"
@@ -138,24 +156,27 @@ class SentenceHead:
         self.output_size = dimensions or full
 
     def __call__(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """[T, E] or [S, E] as read → [S, output_size] float32, NaN where there is no token."""
+        """Hidden states [T, E], or [S, E] of the token read of each sequence → [S, output_size]
+        float32; NaN for a sequence without tokens.
+        """
         if self.reads == "all":
-            rows = torch.cat(
+            rows_SV = torch.cat(
                 [pool(hidden, batch, mode, self._prompt_tokens) for mode in self._pooling], dim=1
             )
         else:
-            rows = _blank_empty(hidden.float(), batch)
+            rows_SV = _blank_empty(hidden.float(), batch)
         if self._projection is not None:
-            rows = functional.linear(rows, self._projection)
+            rows_SV = functional.linear(rows_SV, self._projection)
         for step, weights in self._steps:
-            rows = _apply(step, weights, rows)
+            rows_SV = _apply(step, weights, rows_SV)
         if self._layer_norm:
-            rows = functional.layer_norm(rows, rows.shape[1:], eps=LAYER_NORM_EPS)
-        rows = rows[:, : self.output_size]
-        return functional.normalize(rows, dim=1) if self._normalize else rows
+            rows_SV = functional.layer_norm(rows_SV, rows_SV.shape[1:], eps=LAYER_NORM_EPS)
+        rows_SV = rows_SV[:, : self.output_size]
+        return functional.normalize(rows_SV, dim=1) if self._normalize else rows_SV
 
 
 def _reads(pooling: tuple[PoolingMode, ...], prompt_tokens: int) -> Reads:
+    """One token per sequence suffices unless several are pooled."""
     if pooling == ("cls",) and not prompt_tokens:
         return "first"
     return "last" if pooling == ("lasttoken",) else "all"
@@ -163,35 +184,40 @@ def _reads(pooling: tuple[PoolingMode, ...], prompt_tokens: int) -> Reads:
 
 def _module_weights(tensors: Mapping[str, TensorInfo], device: torch.device) -> dict[str, Tensor]:
     """Tensors of one module, float32."""
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for name, info in tensors.items():
         try:
             with safe_open(info.file, framework="pt") as handle:
-                found[name] = handle.get_tensor(name).to(device, torch.float32)
+                weights[name] = handle.get_tensor(name).to(device, torch.float32)
         except SafetensorError as error:
             raise CheckpointError(
                 f"{info.file} is damaged: {error}", hint=DOWNLOAD_AGAIN
             ) from error
-    return found
+    return weights
 
 
-def _apply(step: Module, weights: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+def _apply(step: Module, weights: Mapping[str, Tensor], rows_SV: Tensor) -> Tensor:
     if isinstance(step, NormalizeModule):
-        return functional.normalize(rows, dim=1)
+        return functional.normalize(rows_SV, dim=1)
     if isinstance(step, LayerNormModule):
-        return functional.layer_norm(
-            rows, (step.dimension,), weights["norm.weight"], weights["norm.bias"], LAYER_NORM_EPS
-        )
-    out = functional.linear(rows, weights["linear.weight"], weights.get("linear.bias"))
-    activated: Tensor = getattr(torch.nn, step.activation)()(out)
+        weight, bias = weights["norm.weight"], weights["norm.bias"]
+        return functional.layer_norm(rows_SV, (step.dimension,), weight, bias, LAYER_NORM_EPS)
+    out_SV = functional.linear(rows_SV, weights["linear.weight"], weights.get("linear.bias"))
+    activated_SV: Tensor = getattr(torch.nn, step.activation)()(out_SV)
     if not step.residual:
-        return activated
-    same = step.in_features == step.out_features
-    return activated + (rows if same else functional.linear(rows, weights["residual.weight"]))
+        return activated_SV
+    if step.in_features != step.out_features:
+        rows_SV = functional.linear(rows_SV, weights["residual.weight"])
+    return activated_SV + rows_SV
 
 
 class ClassifierHead:
-    """Hidden states → logits of sequences or of tokens."""
+    """Hidden states → logits of sequences or of tokens.
+
+    Attributes:
+        reads: the tokens whose hidden states it takes.
+        output_size: number of classes.
+    """
 
     def __init__(self, config: EncoderConfig, weights: Mapping[str, Tensor]) -> None:
         """Keep the head's tensors, float32: head_dense, head_norm and classifier."""
@@ -203,19 +229,23 @@ class ClassifierHead:
         self.output_size = len(config.labels)
 
     def __call__(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """What is read → logits [T, C] of tokens, [S, C] of sequences, [S] with a single class."""
-        rows = hidden.float()
+        """Hidden states [T, E], or [S, E] of each first token → logits: [T, C] of tokens, [S, C]
+        of sequences, [S] if there is a single class.
+        """
+        config = self._config
+        rows_RE = hidden.float()
         if self.reads == "first":
-            rows = _blank_empty(rows, batch)
+            rows_RE = _blank_empty(rows_RE, batch)
         elif not self._per_token:
-            rows = pool(hidden, batch, self._config.head_pooling)
-        if self._config.head != "tokens":
-            rows = activate_(self._linear("head_dense", rows), self._config.head_activation)
-        if self._config.head in ("prediction", "prediction_tokens"):
+            rows_RE = pool(hidden, batch, config.head_pooling)
+        if config.head != "tokens":
+            rows_RE = activate_(self._linear("head_dense", rows_RE), config.head_activation)
+        if config.head in ("prediction", "prediction_tokens"):
             weight, bias = self._weights["head_norm.weight"], self._weights.get("head_norm.bias")
-            rows = functional.layer_norm(rows, weight.shape, weight, bias, self._config.norm_eps)
-        logits = self._linear("classifier", rows)
-        return logits[:, 0] if self.output_size == 1 and not self._per_token else logits
+            rows_RE = functional.layer_norm(rows_RE, weight.shape, weight, bias, config.norm_eps)
+        logits_RC = self._linear("classifier", rows_RE)
+        single = self.output_size == 1 and not self._per_token
+        return logits_RC[:, 0] if single else logits_RC
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
         return functional.linear(
@@ -224,7 +254,12 @@ class ClassifierHead:
 
 
 class LogitsHead:
-    """For a model that ends in its own classifier: its logits, in float32."""
+    """For a model that ends in its own classifier: its logits, in float32.
+
+    Attributes:
+        reads: every token.
+        output_size: number of classes.
+    """
 
     def __init__(self, config: EncoderConfig, *, per_token: bool) -> None:
         self._per_token = per_token
@@ -232,6 +267,8 @@ class LogitsHead:
         self.output_size = len(config.labels)
 
     def __call__(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """Logits as they come: [T, C] of tokens, [S, C] of sequences, [S] with a single class."""
+        """Logits [R, C] as the model gave them: [T, C] of tokens, [S, C] of sequences, [S] if
+        there is a single class.
+        """
         single = self.output_size == 1 and not self._per_token
         return hidden[:, 0].float() if single else hidden.float()

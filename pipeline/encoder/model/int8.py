@@ -1,12 +1,12 @@
 """Products of 8-bit integers on a CPU: what `--precision int8` computes.
 
 y[t, o] = scale[t] · scale[o] · Σ q[t, i] · q[o, i] + bias[o], q = round(127 · v / max |v|):
-symmetric, one scale a token and one an output channel, nothing to calibrate. The sum is exact in 32
-bits up to 133,000 inputs. Shapes: T tokens, I inputs, O outputs.
+symmetric, one scale per token and one per output channel, no calibration. The sum is exact in 32
+bits up to 133,000 inputs. Shapes: T tokens, t tokens of one tile, I inputs, O outputs.
 
-What stands around the product, quantizing and scaling back, is as much work as a third of it when
-every step passes over memory by itself. Where numba is installed (the extra `int8`), each is one
-compiled pass; elsewhere torch does them step by step.
+Quantizing before the product and scaling back after it cost a third of the product's time when
+every step is a pass over memory of its own. Where numba is installed (the extra `int8`), each is
+one compiled pass; elsewhere torch does them step by step.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from pipeline.encoder.model.activations import activate_
 
 logger = logging.getLogger(__name__)
 
-INT8_SCHEME = "int8 products, symmetric, one scale a token and one an output channel"
+INT8_SCHEME = "int8 products, symmetric, one scale per token and one per output channel"
 
-# Tokens that are quantized, multiplied and scaled back at once: what is between stays in a
-# core's own cache.
+# Tokens that are quantized, multiplied and scaled back at once: intermediate values stay in the
+# cache of a core.
 _TOKENS_AT_ONCE = 256
 _MAX = 127.0
-# Largest value of a token of zeros, so that nothing is divided by zero.
+# Stands in for the largest value of a token of zeros, so that nothing is divided by zero.
 _TINY = 1e-30
 
 
 class Passes(Protocol):
-    """What stands around a product of integers."""
+    """The passes before and after a product of integers."""
 
     def quantize(self, x: Tensor, quantized: Tensor, scale: Tensor) -> None:
         """Fill quantized [t, I] int8 and scale [t] float32 from x [t, I] float32."""
@@ -52,16 +52,26 @@ class Passes(Protocol):
 
 
 class Int8Linear:
-    """A linear layer in 8-bit integers, float32 outside; see `linear.Linear`."""
+    """A linear layer in 8-bit integers, float32 outside; see `linear.Linear`.
+
+    Attributes:
+        passes: what quantizes and scales back.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, passes: Passes | None = None) -> None:
-        """Quantize a weight [O, I] float32; `passes` only where a test says which."""
+        """Quantize a weight.
+
+        Args:
+            weight: [O, I] float32.
+            bias: [O] float32, None for none.
+            passes: None for the fastest; tests compare others.
+        """
         self._channel_scale = weight.new_empty(weight.shape[0])  # [O]
         quantized = torch.empty_like(weight, dtype=torch.int8)
         TorchPasses().quantize(weight.contiguous(), quantized, self._channel_scale)
         self._weight = quantized.t()  # [I, O]
         self._bias = weight.new_zeros(weight.shape[0]) if bias is None else bias.contiguous()
-        self._passes = passes or fastest_passes()
+        self.passes = passes or fastest_passes()
 
     def __call__(
         self, x: Tensor, activation: str | None = None, residual: Tensor | None = None
@@ -71,17 +81,17 @@ class Int8Linear:
         # A residual is added with the bias, unless an activation stands between.
         added = residual.contiguous() if residual is not None and activation is None else None
         out = x.new_empty(x.shape[0], outputs)
-        most = min(x.shape[0], _TOKENS_AT_ONCE)
-        quantized = torch.empty(most, inputs, dtype=torch.int8)
-        sums = torch.empty(most, outputs, dtype=torch.int32)
-        scale = torch.empty(most)
+        tile = min(x.shape[0], _TOKENS_AT_ONCE)
+        quantized = torch.empty(tile, inputs, dtype=torch.int8)
+        sums = torch.empty(tile, outputs, dtype=torch.int32)
+        scale = torch.empty(tile)
         for start in range(0, x.shape[0], _TOKENS_AT_ONCE):
             rows = slice(start, min(start + _TOKENS_AT_ONCE, x.shape[0]))
             used = slice(0, rows.stop - start)
             part = out[rows]
-            self._passes.quantize(x[rows], quantized[used], scale[used])
+            self.passes.quantize(x[rows], quantized[used], scale[used])
             torch._int_mm(quantized[used], self._weight, out=sums[used])
-            self._passes.restore(
+            self.passes.restore(
                 sums[used],
                 scale[used],
                 self._channel_scale,
@@ -97,7 +107,7 @@ class Int8Linear:
 
 
 class TorchPasses:
-    """Step by step: needs nothing beside torch."""
+    """Step by step, with torch alone."""
 
     def quantize(self, x: Tensor, quantized: Tensor, scale: Tensor) -> None:
         torch.amax(x.abs(), 1, out=scale)
@@ -121,7 +131,7 @@ class TorchPasses:
 
 @functools.cache
 def fastest_passes() -> Passes:
-    """Compiled ones where numba is installed; compiling takes seconds, once a process."""
+    """Compiled passes where numba is installed; compiling takes seconds, once per process."""
     if importlib.util.find_spec("numba") is None:
         logger.info("int8 without numba: `pip install 'bei-jobs[int8]'` makes it faster")
         return TorchPasses()

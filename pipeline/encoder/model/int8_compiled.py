@@ -1,6 +1,6 @@
-"""The passes around a product of integers, compiled by numba: one each, vectorised by LLVM.
+"""The passes before and after a product of integers, compiled by numba and vectorised by LLVM.
 
-Nothing is cached on disk: numba's cache is made of pickles, and compiling takes two seconds.
+Nothing is cached on disk: numba's cache consists of pickles, and compiling takes two seconds.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _TINY = np.float32(1e-30)
 _ABSOLUTE = np.int32(0x7FFFFFFF)
 # Adding and subtracting 1.5 · 2^23 rounds a small float32 to an integer, half to even.
 _ROUND = np.float32(12_582_912.0)
-# A multiplication and an addition may become one instruction. Nothing else is loosened: rounding by
-# addition needs the order kept, and a NaN must come out as one.
+# A multiplication and an addition may become one instruction. Nothing else is relaxed: rounding by
+# addition relies on the order of operations, and a NaN must stay a NaN.
 _FAST = {"contract"}
 _MATRIX, _SUMS, _VECTOR = "float32[:, ::1]", "int32[:, ::1]", "float32[::1]"
 
@@ -29,7 +29,7 @@ _MATRIX, _SUMS, _VECTOR = "float32[:, ::1]", "int32[:, ::1]", "float32[::1]"
 def _quantize(x: Float32, quantized: Int8, scale: Float32) -> None:
     bits, scale_bits = x.view(np.int32), scale.view(np.int32)
     for token in range(x.shape[0]):
-        # As integers, floats without their sign compare like floats, and a NaN is above all.
+        # Without their sign bits floats compare alike as integers, and a NaN is the largest.
         largest = np.int32(0)
         for i in range(x.shape[1]):
             largest = max(largest, bits[token, i] & _ABSOLUTE)
@@ -50,9 +50,9 @@ def _restore(
     sums: Int32, scale: Float32, channel_scale: Float32, bias: Float32, out: Float32
 ) -> None:
     for token in range(sums.shape[0]):
-        own = scale[token]
+        token_scale = scale[token]
         for o in range(sums.shape[1]):
-            out[token, o] = np.float32(sums[token, o]) * (own * channel_scale[o]) + bias[o]
+            out[token, o] = np.float32(sums[token, o]) * (token_scale * channel_scale[o]) + bias[o]
 
 
 @numba.njit(
@@ -69,14 +69,14 @@ def _restore_and_add(
     out: Float32,
 ) -> None:
     for token in range(sums.shape[0]):
-        own = scale[token]
+        token_scale = scale[token]
         for o in range(sums.shape[1]):
-            value = np.float32(sums[token, o]) * (own * channel_scale[o]) + bias[o]
+            value = np.float32(sums[token, o]) * (token_scale * channel_scale[o]) + bias[o]
             out[token, o] = value + residual[token, o]
 
 
 class CompiledPasses:
-    """See `int8.Passes`; every tensor is contiguous."""
+    """See `int8.Passes`; every tensor must be contiguous."""
 
     def quantize(self, x: Tensor, quantized: Tensor, scale: Tensor) -> None:
         _quantize(x.numpy(), quantized.numpy(), scale.numpy())
@@ -90,8 +90,8 @@ class CompiledPasses:
         residual: Tensor | None,
         out: Tensor,
     ) -> None:
-        own = (sums.numpy(), scale.numpy(), channel_scale.numpy(), bias.numpy())
+        inputs = (sums.numpy(), scale.numpy(), channel_scale.numpy(), bias.numpy())
         if residual is None:
-            _restore(*own, out.numpy())
+            _restore(*inputs, out.numpy())
         else:
-            _restore_and_add(*own, residual.numpy(), out.numpy())
+            _restore_and_add(*inputs, residual.numpy(), out.numpy())

@@ -1,4 +1,4 @@
-"""How far a lossy encoder is from the exact one, in a sentence for a part's metadata."""
+"""How far int8 is from float32 on a model's own weights, as a sentence for a part's metadata."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pipeline.encoder.model.load import ForwardPass
 from pipeline.encoder.model.packed_batch import PackedBatch
 
 _SEQUENCES = 32
-_TOKENS = 64  # of each
+_TOKENS = 64  # per sequence
 
 
 @torch.inference_mode()
 def int8_error(lossy: ForwardPass, exact: ForwardPass, config: EncoderConfig) -> str:
-    """Compare what is read of random token sequences, the same ones every time.
+    """Compare the mean hidden states of random token sequences, the same ones every time.
 
-    Random tokens are harder than text: their activations lie further apart.
+    Random tokens are harder than text: their activations are further apart.
     """
     total = _SEQUENCES * _TOKENS
     generator = torch.Generator().manual_seed(0)
@@ -28,8 +28,9 @@ def int8_error(lossy: ForwardPass, exact: ForwardPass, config: EncoderConfig) ->
         max_seqlen=_TOKENS,
         type_ids=None,
     )
-    near, far = (
-        f(packed).float().view(_SEQUENCES, -1, config.hidden_size).mean(1) for f in (exact, lossy)
-    )  # [32, E]
-    least = float(torch.cosine_similarity(near, far).min())
+    exact_rows, lossy_rows = (
+        forward(packed).float().view(_SEQUENCES, -1, config.hidden_size).mean(1)
+        for forward in (exact, lossy)
+    )  # [sequences, E]
+    least = float(torch.cosine_similarity(exact_rows, lossy_rows).min())
     return f"least cosine to float32 {least:.4f} on {_SEQUENCES} random sequences of {_TOKENS}"

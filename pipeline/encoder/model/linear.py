@@ -1,7 +1,7 @@
-"""Products of activations with weights, each the way its device and precision do best.
+"""Products of activations with weights, each by the fastest kernel of its device and precision.
 
-Shapes: T tokens, I inputs, O outputs. Every linear is called alike: product, bias, activation
-and residual in one go, so that a kernel that fuses them can.
+Shapes: T tokens, I inputs, O outputs. Every linear has one call for product, bias, activation and
+residual, so that a kernel can fuse them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional
 from pipeline.encoder.model.activations import activate_
 from pipeline.encoder.model.int8 import Int8Linear
 
-# oneDNN's names of our activations: (function, algorithm). It approximates erf to about 1e-6.
+# Activation → oneDNN's (function, algorithm). oneDNN approximates erf to about 1e-6.
 _FUSED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "silu": ("swish", ""),
           "relu": ("relu", ""), "tanh": ("tanh", "")}  # fmt: skip
 
@@ -30,7 +30,7 @@ class Linear(Protocol):
 
 
 class PlainLinear:
-    """Whatever torch calls for the device; activation and sum run in place behind it."""
+    """The product that torch chooses for the device; activation and sum follow in place."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._weight = weight  # [O, I]
@@ -48,8 +48,8 @@ class PlainLinear:
 class PackedLinear:
     """oneDNN with the weight in its own blocked layout: float32 and bfloat16 on a CPU.
 
-    The layout is chosen once, so no call rearranges the weight, and bias, activation and residual
-    are applied while a tile of the product is still in registers.
+    The weight is reordered once, not in every call. Bias, activation and residual are applied
+    while a tile of the product is still in registers.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -69,7 +69,13 @@ class PackedLinear:
 
 
 def make_linear(weight: Tensor, bias: Tensor | None, *, quantize: bool = False) -> Linear:
-    """The fastest linear that computes in the weight's own precision on its device, or int8."""
+    """The fastest linear for a weight on its device.
+
+    Args:
+        weight: [O, I]; its dtype is the precision of the product.
+        bias: [O], None for none.
+        quantize: multiply 8-bit integers instead.
+    """
     if quantize:
         return Int8Linear(weight, bias)
     if weight.device.type == "cpu" and _packs(weight.dtype):
@@ -78,7 +84,7 @@ def make_linear(weight: Tensor, bias: Tensor | None, *, quantize: bool = False) 
 
 
 def _packs(dtype: torch.dtype) -> bool:
-    """Whether oneDNN packs weights of a dtype on this chip; torch's operators are private."""
+    """Whether oneDNN packs weights of a dtype on this CPU, and torch has its private operators."""
     operators = torch.ops.mkldnn
     if dtype == torch.bfloat16 and not operators._is_mkldnn_bf16_supported():
         return False

@@ -1,4 +1,4 @@
-"""From a model's card to callables: the encoder in any precision, and the head that follows it."""
+"""From a model card to callables: the encoder in any precision, and the head that follows it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from pipeline.errors import CheckpointError, UsageError
 class ForwardPass(Protocol):
     """An encoder in one precision on one device.
 
-    Called with a packed batch it gives the hidden states that the head reads, [T, E] or [S, E],
-    or logits where the model has a head of its own.
+    Called with a packed batch it returns the hidden states that the head reads, [T, E] or [S, E],
+    or logits if the model ends in its own classifier.
     """
 
     @property
@@ -41,25 +41,25 @@ _DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
-    "int8": torch.float32,  # of everything but the products
+    "int8": torch.float32,  # of everything except the products
 }
-# Our names of the tensors that the head reads; everything else is the encoder's.
+# bei-jobs' own names of the head's tensors; all others are the encoder's.
 _HEAD_TENSORS = ("projection", "head_dense", "head_norm", "classifier")
 
 
 class Head(Protocol):
     """What turns the encoder's output into rows, in float32."""
 
-    output_size: int
-    reads: Reads  # the hidden states that it wants
+    output_size: int  # width of a row
+    reads: Reads  # the tokens whose hidden states it takes
 
     def __call__(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """What it reads → [S, output_size], [S], or [T, output_size] of a tagger."""
+        """Hidden states that it reads → [S, output_size], [S], or [T, output_size] per token."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeadOptions:
-    """What a user may change about the vectors of a model."""
+    """What a user may change about the vectors of a model; see `SentenceHead`."""
 
     dimensions: int | None = None
     normalize: bool | None = None
@@ -68,10 +68,10 @@ class HeadOptions:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model ready to be loaded: its head, and the encoder on demand."""
+    """A loaded head, and a function that loads the encoder."""
 
     head: Head
-    load: Callable[[str], ForwardPass]  # by precision
+    load: Callable[[str], ForwardPass]  # precision → encoder
 
 
 def open_model(card: ModelCard, device: torch.device, options: HeadOptions) -> Model:
@@ -82,7 +82,7 @@ def open_model(card: ModelCard, device: torch.device, options: HeadOptions) -> M
         UsageError: an option does not fit the model.
     """
     if card.head != "embedding" and options != HeadOptions():
-        raise UsageError("dimensions, normalize and prompts belong to embedding models alone")
+        raise UsageError("dimensions, normalize and prompts belong to embedding models only")
     if card.matched is None:
         return _transformers(card, device, options)
     matched = card.matched
@@ -106,7 +106,7 @@ def open_model(card: ModelCard, device: torch.device, options: HeadOptions) -> M
 
 def _transformers(card: ModelCard, device: torch.device, options: HeadOptions) -> Model:
     """A model that transformers computes."""
-    from pipeline.encoder.model.transformers_model import TransformersModel  # seconds to import
+    from pipeline.encoder.model.transformers_model import TransformersModel  # takes seconds
 
     head: Head = LogitsHead(card.config, per_token=card.head == "token_classifier")
     if card.head == "embedding":
@@ -115,7 +115,7 @@ def _transformers(card: ModelCard, device: torch.device, options: HeadOptions) -
     def load(precision: str) -> ForwardPass:
         if precision == "int8":
             raise UsageError(
-                f"{card.name} is computed by transformers, which has no int8 here",
+                f"{card.name} is computed by transformers, for which bei-jobs has no int8",
                 hint="use --precision float32",
             )
         return TransformersModel(card, device, _DTYPES[precision], head.reads)

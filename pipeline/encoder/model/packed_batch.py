@@ -1,4 +1,7 @@
-"""A batch on the device, as every part of an encoder takes it."""
+"""A batch on the device, as every part of an encoder takes it.
+
+Shapes: T tokens, S sequences.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,14 @@ class PackedBatch:
     ids: Tensor  # [T] int32 or int64
     cu_seqlens: Tensor  # [S + 1] int32
     offsets: list[int]  # the same, on the host
-    max_seqlen: int
+    max_seqlen: int  # tokens of the longest sequence
     type_ids: Tensor | None  # [T]
 
 
 def to_device(values: npt.NDArray[np.integer], device: torch.device) -> Tensor:
-    """An array on a device: copied without waiting, from memory that is kept until it was read.
+    """An array on a device, copied without waiting from pinned memory.
 
-    On a CPU it shares the array's memory.
+    On a CPU the tensor shares the array's memory.
     """
     host = torch.from_numpy(values)
     if device.type != "cuda":
@@ -48,9 +51,9 @@ def pack_batch(batch: Batch, device: torch.device) -> PackedBatch:
 
 
 def read_tokens(batch: PackedBatch, reads: Reads) -> Tensor | None:
-    """Where the one token a sequence lies that is read, [S] int64; None where all are.
+    """Index of the one token per sequence that is read, [S] int64; None if all are read.
 
-    An empty sequence has none; it is given a neighbour's, and the head overwrites its row.
+    An empty sequence has no token: it gets a neighbour's, and the head overwrites its row.
     """
     if reads == "all":
         return None

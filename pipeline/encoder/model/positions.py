@@ -1,7 +1,13 @@
-"""Where tokens stand in their sequences: ranks, RoBERTa's count, rotary angles.
+"""Positions of tokens in their sequences: ranks, RoBERTa's count, rotary angles.
 
-Shapes: T tokens, S sequences, H heads, D head size.
+Shape suffixes of tensors, one letter per axis:
+    T  tokens of all sequences together
+    S  sequences
+    L  positions of a table
+    N  heads; D  head size; A  angles of a head, D / 2
 """
+
+# ruff: noqa: N803, N806 - shape suffixes
 
 from __future__ import annotations
 
@@ -16,51 +22,58 @@ from pipeline.encoder.model.packed_batch import PackedBatch
 
 
 def ranks(batch: PackedBatch) -> Tensor:
-    """Rank of every token in its sequence, [T] int64."""
-    lengths = batch.cu_seqlens.diff()
-    starts = torch.repeat_interleave(
-        batch.cu_seqlens[:-1].long(), lengths, output_size=batch.ids.shape[0]
+    """Rank of every token in its sequence, from 0, [T] int64."""
+    lengths_S = batch.cu_seqlens.diff()
+    starts_T = torch.repeat_interleave(
+        batch.cu_seqlens[:-1].long(), lengths_S, output_size=batch.ids.shape[0]
     )
-    return torch.arange(batch.ids.shape[0], device=batch.ids.device) - starts
+    return torch.arange(batch.ids.shape[0], device=batch.ids.device) - starts_T
 
 
 def skip_padding(batch: PackedBatch, padding: int) -> Tensor:
-    """RoBERTa's positions: padding + 1, padding + 2, …; a padding token in the text takes
-    `padding` itself and does not count."""
-    real = batch.ids != padding
-    counted = real.cumsum(0)  # over the batch
-    before = functional.pad(counted, (1, 0))[batch.cu_seqlens[:-1].long()]  # [S]
-    before = torch.repeat_interleave(
-        before, batch.cu_seqlens.diff(), output_size=batch.ids.shape[0]
+    """RoBERTa's positions, [T] int64: padding + 1, padding + 2, … in every sequence. A padding
+    token in the text gets position `padding` and does not count.
+    """
+    real_T = batch.ids != padding
+    counted_T = real_T.cumsum(0)  # over the batch
+    before_S = functional.pad(counted_T, (1, 0))[batch.cu_seqlens[:-1].long()]
+    before_T = torch.repeat_interleave(
+        before_S, batch.cu_seqlens.diff(), output_size=batch.ids.shape[0]
     )
-    return (counted - before) * real + padding
+    return (counted_T - before_T) * real_T + padding
 
 
 def rotations(rope: Rope, length: int) -> Tensor:
-    """Cosines then sines of positions 0 … length − 1, [length, D] float32 (D / 2 of each).
+    """Cosines, then sines, of positions 0 … length − 1, [L, D] float32 (A of each).
 
     Formula: https://arxiv.org/abs/2104.09864; Llama 3.1's scaling as published with its weights.
     """
-    exponents = torch.arange(0, rope.dim, 2, dtype=torch.float32) / rope.dim
-    frequency = 1.0 / rope.theta**exponents
+    exponents_A = torch.arange(0, rope.dim, 2, dtype=torch.float32) / rope.dim
+    frequency_A = 1.0 / rope.theta**exponents_A
     if rope.original_length is None:
-        frequency = frequency / rope.factor
+        frequency_A = frequency_A / rope.factor
     else:
-        turns = rope.original_length * frequency / (2 * math.pi)
+        turns_A = rope.original_length * frequency_A / (2 * math.pi)
         low, high = rope.low_freq_factor, rope.high_freq_factor
         # 1: a short wavelength, kept; 0: a long one, divided by the factor.
-        kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
-        frequency = kept * frequency + (1.0 - kept) * frequency / rope.factor
-    angles = torch.arange(length, dtype=torch.float32)[:, None] * frequency
-    return torch.cat((angles.cos(), angles.sin()), dim=1)
+        kept_A = ((turns_A - low) / (high - low)).clamp(0.0, 1.0)
+        frequency_A = kept_A * frequency_A + (1.0 - kept_A) * frequency_A / rope.factor
+    angles_LA = torch.arange(length, dtype=torch.float32)[:, None] * frequency_A
+    return torch.cat((angles_LA.cos(), angles_LA.sin()), dim=1)
 
 
-def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn the halves of every head against each other; x [T, H, D], rotation [T, 1, D]."""
-    cos, sin = rotation.chunk(2, dim=-1)  # float32, and so are the products
-    first, second = x.chunk(2, dim=-1)
-    turned = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    left, right = turned.chunk(2, dim=-1)
-    torch.addcmul(first * cos, second, sin, value=-1, out=left)
-    torch.addcmul(second * cos, first, sin, out=right)
-    return turned
+def rotate(x_TND: Tensor, rotation_T1D: Tensor) -> Tensor:
+    """Rotate the two halves of every head against each other, [T, N, D] in the dtype of the input.
+
+    Args:
+        x_TND: queries or keys.
+        rotation_T1D: cosines, then sines, as `rotations` gives them; float32, and so are the
+            products.
+    """
+    cos_T1A, sin_T1A = rotation_T1D.chunk(2, dim=-1)
+    first_TNA, second_TNA = x_TND.chunk(2, dim=-1)
+    rotated_TND = torch.empty(x_TND.shape, dtype=x_TND.dtype, device=x_TND.device)
+    out_first_TNA, out_second_TNA = rotated_TND.chunk(2, dim=-1)
+    torch.addcmul(first_TNA * cos_T1A, second_TNA, sin_T1A, value=-1, out=out_first_TNA)
+    torch.addcmul(second_TNA * cos_T1A, first_TNA, sin_T1A, out=out_second_TNA)
+    return rotated_TND

@@ -1,6 +1,6 @@
 """Any other architecture that transformers loads without remote code: padded, correct, slower.
 
-The only module that imports transformers to compute, and only when a checkpoint needs it.
+The only module that computes with transformers, imported only when a checkpoint needs it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from pipeline.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
-# A group may be padded to a quarter more than its shortest sequence, plus this many tokens.
+# The longest sequence of a group may exceed the shortest by a quarter plus this many tokens.
 _PADDING_SLACK_TOKENS = 8
 
 
 class TransformersModel:
-    """A transformers model behind the interface of our own encoder.
+    """A transformers model behind the interface of `encoder.Encoder`.
 
     Called with a packed batch it returns the hidden states that are read, [T, E] or [S, E], of an
     embedding model; logits [S, C] of a sequence classifier, [T, C] of a token classifier.
@@ -58,19 +58,19 @@ class TransformersModel:
         config = read_config(checkpoint)
         self._head = card.head
         self._reads = reads
-        self._model = _model(checkpoint, config, card.head, dtype).to(device).eval()
+        self._model = _load(checkpoint, config, card.head, dtype).to(device).eval()
         pad = getattr(config, "pad_token_id", None)
         self._padding = 0 if pad is None else int(pad)
         logger.warning(
-            "%s: %s is not a layout of ours; transformers computes it, padded: correct, but slower",
+            "%s: bei-jobs does not know %s; transformers computes it, padded: correct, but slower",
             checkpoint.name,
             model_class(checkpoint.config) or f"model_type {config.model_type}",
         )
 
     def __call__(self, batch: PackedBatch) -> Tensor:
         """Compute a batch in groups of similar length, each padded to its longest."""
-        parts = [self._group(batch, first, last) for first, last in _groups(batch.offsets)]
-        values = torch.cat(parts)
+        groups = group_similar_lengths(batch.offsets)
+        values = torch.cat([self._group(batch, first, last) for first, last in groups])
         read = read_tokens(batch, self._reads)
         return values if read is None else values[read]
 
@@ -78,7 +78,7 @@ class TransformersModel:
         bounds = batch.offsets[first : last + 1]
         lengths = batch.cu_seqlens[first : last + 1].diff()
         width = max(stop - start for start, stop in pairwise(bounds))
-        mask = torch.arange(width, device=lengths.device) < lengths[:, None]  # [n, L]
+        mask = torch.arange(width, device=lengths.device) < lengths[:, None]  # [B, L]
         tokens = slice(bounds[0], bounds[-1])
         inputs = {
             "input_ids": _pad(batch.ids[tokens].long(), mask, self._padding),
@@ -91,8 +91,12 @@ class TransformersModel:
         return values if self._head == "sequence_classifier" else values[mask]
 
 
-def _groups(offsets: list[int]) -> Iterator[tuple[int, int]]:
-    """Ranges of neighbouring sequences whose lengths are close."""
+def group_similar_lengths(offsets: list[int]) -> Iterator[tuple[int, int]]:
+    """Ranges (first, past the last) of neighbouring sequences whose lengths are close.
+
+    Args:
+        offsets: where each sequence starts and the last one ends.
+    """
     lengths = [stop - start for start, stop in pairwise(offsets)]
     first = 0
     for last in range(1, len(lengths) + 1):
@@ -105,13 +109,14 @@ def _groups(offsets: list[int]) -> Iterator[tuple[int, int]]:
 
 
 def _pad(flat: Tensor, mask: Tensor, value: int) -> Tensor:
+    """Spread tokens [T] over the true entries of a mask [B, L]."""
     padded = torch.full(mask.shape, value, dtype=flat.dtype, device=flat.device)
     padded[mask] = flat
     return padded
 
 
-def _model(checkpoint: Checkpoint, config: Any, head: HeadKind, dtype: torch.dtype) -> Any:
-    """Load the class of the head and make sure that no weight is random or dropped."""
+def _load(checkpoint: Checkpoint, config: Any, head: HeadKind, dtype: torch.dtype) -> Any:
+    """Load the class that has the head and check that no weight is random or dropped."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -134,7 +139,7 @@ def _model(checkpoint: Checkpoint, config: Any, head: HeadKind, dtype: torch.dty
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise CheckpointError(
             f"{checkpoint.name}: transformers cannot load it: {error}",
-            hint="`bei-jobs models` lists checkpoints that work.",
+            hint="run `bei-jobs models` for checkpoints that work",
         ) from error
     _check_keys(checkpoint, info)
     return model
@@ -143,10 +148,10 @@ def _model(checkpoint: Checkpoint, config: Any, head: HeadKind, dtype: torch.dty
 def _check_keys(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
     patterns = [pattern for pattern, _ in UNUSED] + [UNUSED_POOLER]
     problems = []
-    for kind, words in (("missing_keys", "missing"), ("unexpected_keys", "left over")):
+    for kind, problem in (("missing_keys", "missing"), ("unexpected_keys", "left over")):
         keys = sorted(k for k in info[kind] if not any(p.search(k) for p in patterns))
         if keys:
-            problems.append(f"{words}: {list_some(keys)}")
+            problems.append(f"{problem}: {list_some(keys)}")
     mismatched = [str(key[0]) for key in info.get("mismatched_keys", ())]
     if mismatched:
         problems.append(f"of another shape: {list_some(sorted(mismatched))}")
@@ -154,6 +159,6 @@ def _check_keys(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
         raise CheckpointError(
             f"{checkpoint.name}: transformers loads it as {checkpoint.config.get('model_type')!r} "
             f"but the tensors do not match; {'; '.join(problems)}",
-            hint="A weight would be random or dropped, so nothing is computed. The checkpoint "
-            "probably needs code of its own, which bei-jobs never runs.",
+            hint="choose another checkpoint: this one probably needs code of its own, which "
+            "bei-jobs never runs",
         )

@@ -12,7 +12,7 @@ from fixtures_encoder import open_engine
 
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.engine import Engine
-from pipeline.encoder.model.attention import alibi_slopes, relative_buckets, runs
+from pipeline.encoder.model.attention import alibi_slopes, group_equal_lengths, relative_buckets
 
 LONG = 700  # tokens, twenty windows of the goldens
 
@@ -114,13 +114,14 @@ def test_alibi_slopes_halve_for_a_power_of_two_and_interleave_otherwise() -> Non
     assert twelve[8:].tolist() == alibi_slopes(16)[::2][:4].tolist()
 
 
-def test_neighbours_of_equal_length_share_a_run_and_empty_ones_have_none() -> None:
-    found = [(r.start, r.stop, r.length, r.count) for r in runs([0, 4, 8, 8, 12, 15, 15])]
-    assert found == [(0, 12, 4, 3), (12, 15, 3, 1)]
+def test_neighbours_of_equal_length_share_a_group_and_empty_ones_have_none() -> None:
+    groups = group_equal_lengths([0, 4, 8, 8, 12, 15, 15])
+    sizes = [(group.start, group.stop, group.length, group.count) for group in groups]
+    assert sizes == [(0, 12, 4, 3), (12, 15, 3, 1)]
 
 
 @pytest.mark.parametrize("name", ["jina_en", "mpnet_mean"])
-def test_a_biased_text_too_long_for_one_mask_is_attended_to_in_blocks(
+def test_a_biased_text_too_long_for_one_mask_is_attended_to_in_tiles(
     name: str, bent: Bent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = bent(name)

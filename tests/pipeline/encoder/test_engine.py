@@ -391,7 +391,7 @@ def test_int8_stays_near_float32_and_says_how_near(
     ((_, rows),) = engine.run([batch])
     assert 0.99 <= (exact * rows).sum(1).min() < 0.999_999_9
     assert engine.precision == "int8"
-    assert "one scale a token" in engine.quantization
+    assert "one scale per token" in engine.quantization
     said = float(engine.quantization.partition("least cosine to float32 ")[2].split()[0])
     assert 0.9 < said < 1
 

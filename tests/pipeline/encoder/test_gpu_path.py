@@ -24,13 +24,15 @@ from torch.nn import functional
 
 from pipeline.encoder import cuda_graphs
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
+from pipeline.encoder.cuda_graphs import packed
 from pipeline.encoder.device import graph_capture
 from pipeline.encoder.device.out_of_memory import is_out_of_memory
-from pipeline.encoder.graph_shapes import Shape
+from pipeline.encoder.graph_shapes import Filled, Shape
 from pipeline.encoder.model import encoder
 from pipeline.encoder.model.activations import activate_
 from pipeline.encoder.model.attention import varlen_supported
 from pipeline.encoder.model.linear import PackedLinear
+from pipeline.encoder.model.packed_batch import PackedBatch
 from pipeline.encoder.model.varlen_kernels import Sequences
 from pipeline.packing import Batch, gather
 
@@ -45,24 +47,24 @@ LARGE = ("ner_bert", "ner_roberta", "gte_new_ntk")
 Golden = Callable[[str], Checkpoint]
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, within: Sequences) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences) -> Tensor:
     """A variable-length kernel, and what it asks of its inputs."""
     assert query.stride(-1) == key.stride(-1) == value.stride(-1) == 1
-    assert within.cu_seqlens.dtype == torch.int32
+    assert sequences.cu_seqlens.dtype == torch.int32
     out = torch.full(query.shape, torch.nan, dtype=query.dtype)
-    for start, stop in pairwise(within.cu_seqlens.tolist()):
-        assert stop - start <= within.max_seqlen
+    for start, stop in pairwise(sequences.cu_seqlens.tolist()):
+        assert stop - start <= sequences.max_seqlen
         if start == stop:
             continue
         q, k, v = (x[start:stop].float().transpose(0, 1)[None] for x in (query, key, value))
         distance = torch.arange(stop - start)[:, None] - torch.arange(stop - start)
         seen = torch.ones_like(distance, dtype=torch.bool)
-        if within.window is not None:
-            seen &= distance.abs() <= within.window
-        if within.causal:
+        if sequences.window is not None:
+            seen &= distance.abs() <= sequences.window
+        if sequences.causal:
             seen &= distance >= 0
         attended = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=seen, scale=within.scale, enable_gqa=True
+            q, k, v, attn_mask=seen, scale=sequences.scale, enable_gqa=True
         )
         out[start:stop] = attended[0].transpose(0, 1).to(query.dtype)
     return out
@@ -116,7 +118,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         return PackedLinear(weight, bias) if wide else HalfLinear(weight, bias)
 
     monkeypatch.setattr(encoder, "varlen_supported", supported)
-    monkeypatch.setattr(encoder, "choose", lambda *_: attend)
+    monkeypatch.setattr(encoder, "choose_kernel", lambda *_: attend)
     monkeypatch.setattr(encoder, "make_linear", linear)
     monkeypatch.setattr(cuda_graphs, "capture", recorded)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
@@ -317,23 +319,30 @@ def test_a_failed_capture_leaves_the_stream_and_the_allocator_as_they_were(
         assert after == ["end", "reset"]
 
 
-def test_graphs_of_a_second_gpu_are_captured_there(
-    golden: Golden, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[Any] = []
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: asked.append(device) or "stream")
+def test_graphs_of_a_second_gpu_are_captured_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    second, cpu = torch.device("cuda", 1), torch.device("cpu")
+    streams: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: streams.append(device) or "stream")
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
-    monkeypatch.setattr(cuda_graphs, "packed", lambda *_: None)
-    used: list[Any] = []
+    targets: list[Any] = []
 
-    def note(work: Any, stream: Any, pool: Any) -> tuple[None, Tensor]:
-        used.append((stream, pool))
-        return None, torch.zeros(1)
+    def on_the_cpu(filled: Filled, shape: Shape, device: torch.device) -> PackedBatch:
+        targets.append(device)
+        return packed(filled, shape, cpu)
+
+    monkeypatch.setattr(cuda_graphs, "packed", on_the_cpu)
+    captures: list[Any] = []
+
+    def note(work: Any, stream: Any, pool: Any) -> tuple[Any, Tensor]:
+        captures.append((stream, pool))
+        return SimpleNamespace(replay=lambda: None), torch.zeros(64)
 
     monkeypatch.setattr(cuda_graphs, "capture", note)
-    second = torch.device("cuda", 1)
-    made = cuda_graphs.CudaGraphs(lambda p: torch.zeros(1), second, per_token=False, limit=None)
-    for _ in range(2):
-        made._capture(None, Shape(256, 32, 64))  # type: ignore[arg-type]
-    assert asked == [second]  # one stream for all: each has a workspace of its own
-    assert used == [("stream", "pool")] * 2
+    graphs = cuda_graphs.CudaGraphs(lambda _: torch.zeros(64), second, per_token=False, limit=None)
+    short, long = _batches(2, types=False)
+    for batch in (short, long, short, long):  # a shape is captured on its second batch
+        graphs.run(batch)
+    assert len(graphs.captured) == 2
+    assert streams == [second]  # one stream for all: each has a workspace of its own
+    assert captures == [("stream", "pool")] * 2
+    assert set(targets) == {second}

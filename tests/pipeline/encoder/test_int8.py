@@ -104,7 +104,7 @@ def test_numba_is_taken_where_it_is_installed_and_missed_nowhere() -> None:
         "import importlib.util as u; find = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name == 'numba' else find(name, *a)\n"
         "import torch; from pipeline.encoder.model.int8 import Int8Linear\n"
-        "print(type(Int8Linear(torch.eye(8), None)._passes).__name__)"
+        "print(type(Int8Linear(torch.eye(8), None).passes).__name__)"
     )
     done = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True)
     assert done.stdout.strip() == "TorchPasses", done.stderr

@@ -295,7 +295,7 @@ def test_modules_that_do_not_fit_each_other_are_refused(bent: Bent) -> None:
     checkpoint = bent("embeddinggemma")
     file = checkpoint.path / "2_Dense" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"in_features": 31}))
-    with pytest.raises(CheckpointError, match="2_Dense takes vectors of 31 dimensions, and 32"):
+    with pytest.raises(CheckpointError, match="2_Dense takes vectors of 31 dimensions, but gets 32"):
         fresh_card(checkpoint)
 
 

@@ -1,4 +1,4 @@
-"""Architectures that are not ours: computed by transformers, or refused with the reason."""
+"""Architectures that bei-jobs does not compute: left to transformers, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_foreign_architecture_gives_what_transformers_gives_text_by_text(
             out = model(input_ids=torch.tensor([text]))
         expected = out.last_hidden_state[0].mean(0) if task == "embed" else out.logits[0]
         np.testing.assert_allclose(row, expected.squeeze().numpy(), rtol=0, atol=1e-5)
-    assert "not a layout of ours" in caplog.text
+    assert "bei-jobs does not know" in caplog.text
 
 
 def test_a_foreign_architecture_can_be_described_without_loading_it(
@@ -126,6 +126,6 @@ def test_weights_that_transformers_would_leave_random_are_refused(bent: Bent) ->
 
 
 def test_a_sequence_longer_than_its_neighbours_is_padded_in_a_group_of_its_own() -> None:
-    from pipeline.encoder.model.transformers_model import _groups
+    from pipeline.encoder.model.transformers_model import group_similar_lengths
 
-    assert list(_groups([0, 100, 199, 210, 214])) == [(0, 2), (2, 4)]
+    assert list(group_similar_lengths([0, 100, 199, 210, 214])) == [(0, 2), (2, 4)]
