@@ -1,1 +1,1 @@
-"""An output prefix: runs, plans, parts, manifests, quarantine, and how a run stands."""
+"""An output prefix: its runs, plans, parts, manifests and quarantine, and the status of a run."""

@@ -1,10 +1,10 @@
-"""Parts → manifest: the list that makes a run's output final, and the newest list is the contract.
+"""Parts → manifest: a run's final part list. Readers of an output go by its newest manifest.
 
-    _bei/runs/<n>/parts           Parquet, one row a part, in input order
+    _bei/runs/<n>/parts           Parquet, one row per part, in input order
     _bei/runs/<n>/manifest.json   totals only, create-only, written last
 
-Only ends of files are read here, and of parts that the last manifest already listed not even
-those: finishing a nightly run costs what is new.
+Only the ends of parts are read here, and only of parts that the last manifest does not list:
+finishing a nightly run costs as much as its new parts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipeline.spec import failure_budget
 from pipeline.store.directory import ObjectInfo
 from pipeline.store.parquet_bytes import from_parquet, to_parquet
 
-#: Ends of parts read at the same time: each is a few small requests to a distant store.
+# Parts whose ends are read concurrently: each is a few small requests to a remote store.
 _READERS = 16
 
 PARTS_SCHEMA = pa.schema(
@@ -56,12 +56,12 @@ class Manifest:
     run: int
     parts: int
     rows: int
-    computed: int  # rows whose part this run made
-    reused: int  # rows found committed
+    computed: int  # rows of parts that this run computed
+    reused: int  # rows of parts that were already committed
     failed: int
     tokens: int
     truncated: int
-    seconds: float  # of computing, summed over parts
+    seconds: float  # spent computing, summed over parts
     bytes: int
     precisions: tuple[str, ...]
     space: str
@@ -73,7 +73,7 @@ class Manifest:
 
 
 def read_manifest(output: Output, run: Run) -> Manifest | None:
-    """The manifest of a run, or None while it is not finished."""
+    """The manifest of a run; None if the run is not finished."""
     name = run.path("manifest.json")
     if not output.directory.exists(name):
         return None
@@ -83,7 +83,7 @@ def read_manifest(output: Output, run: Run) -> Manifest | None:
 
 
 def newest(output: Output) -> tuple[Run, Manifest] | None:
-    """The highest finished run: what a reader of the output reads."""
+    """The highest finished run, which is the one that readers of the output use."""
     for n in reversed(output.run_numbers()):
         run = output.run(n)
         if manifest := read_manifest(output, run):
@@ -92,7 +92,7 @@ def newest(output: Output) -> tuple[Run, Manifest] | None:
 
 
 def read_parts(output: Output, run: Run) -> pa.Table:
-    """One row a part of a finished run, in input order, with the columns of PARTS_SCHEMA."""
+    """One row per part of a finished run, in input order, with the columns of PARTS_SCHEMA."""
     name = run.path("parts")
     data = output.directory.read(name)
     with output.intact(name):
@@ -100,52 +100,53 @@ def read_parts(output: Output, run: Run) -> pa.Table:
 
 
 def sweep(output: Output) -> None:
-    """Delete the parts that neither the highest run nor the newest manifest asks for.
+    """Delete the parts that belong neither to the highest run nor to the newest manifest.
 
-    What is wanted is read after what is there, so that parts of a run that began meanwhile stay.
+    The parts are listed before the plans are read, so that parts of a run that started meanwhile
+    are kept.
     """
-    there = output.committed()
+    committed = output.committed()
     latest = output.latest()
     if latest is None:
         return
-    wanted = _wanted(output, latest)
+    current = _current_parts(output, latest)
     if output.superseded(latest):
-        return  # whoever replaced it sweeps
-    for name in there:
-        if name not in wanted:
+        return  # the newer run sweeps
+    for name in committed:
+        if name not in current:
             output.drop(name)
 
 
 def retract_if_unwanted(output: Output, run: Run, part: str) -> None:
-    """Delete a part just committed for `run` if a higher run does not plan it.
+    """Delete a part just committed for `run` if there is a higher run that does not plan it.
 
-    A run started meanwhile may have listed the parts before this one was there; the flat glob
-    would show a part that no manifest names.
+    That run may have listed the parts before this one was committed. Without this, the flat glob
+    would find a part that no manifest lists.
     """
-    if (n := output.superseded(run)) and part not in _wanted(output, output.run(n)):
+    if (n := output.superseded(run)) and part not in _current_parts(output, output.run(n)):
         output.drop(part)
 
 
-def _wanted(output: Output, latest: Run) -> frozenset[str]:
-    done = newest(output)
-    return output.plan(latest).parts | (output.plan(done[0]).parts if done else frozenset())
+def _current_parts(output: Output, latest: Run) -> frozenset[str]:
+    finished = newest(output)
+    return output.plan(latest).parts | (output.plan(finished[0]).parts if finished else frozenset())
 
 
 def finalise(output: Output, run: Run, plan: Plan, *, max_failed: str) -> Manifest | None:
     """Write the manifest once every shard is committed, then sweep what it does not list.
 
-    Safe to call from anywhere at any time, by several at once: the first manifest stands.
+    Safe to call at any time, from several processes at once: the first manifest wins.
 
-    `max_failed` is how many rows may have failed, see `failure_budget`.
+    `max_failed` is the number or share of rows that may fail, see `failure_budget`.
 
     Returns:
-        The manifest; None while shards are missing, or where a higher run exists.
+        The manifest; None if shards are missing or a higher run exists.
 
     Raises:
-        JobFailed: more rows failed than may; no manifest is written, the parts stay.
+        JobFailed: more rows failed than allowed; no manifest is written, parts are kept.
     """
-    if done := read_manifest(output, run):
-        return done
+    if manifest := read_manifest(output, run):
+        return manifest
     committed = output.committed()
     if plan.missing(committed) or output.superseded(run):
         return None
@@ -165,15 +166,15 @@ def finalise(output: Output, run: Run, plan: Plan, *, max_failed: str) -> Manife
 
 
 def _list_parts(output: Output, plan: Plan, committed: dict[str, ObjectInfo]) -> pa.Table:
-    known = _known_parts(output)
+    listed = _listed_parts(output)
     rows: dict[str, dict[str, Any]] = {}
     unread: list[ObjectInfo] = []
     for name in plan.table["part"].to_pylist():
-        item, old = committed[name], known.get(name)
-        if old is not None and (old["version"], old["bytes"]) == (item.version, item.size):
-            rows[name] = old
+        item, row = committed[name], listed.get(name)
+        if row is not None and (row["version"], row["bytes"]) == (item.version, item.size):
+            rows[name] = row
         else:
-            rows[name] = {}  # holds the place, so that input order stays
+            rows[name] = {}  # a placeholder that keeps input order
             unread.append(item)
     with ThreadPoolExecutor(_READERS) as pool:
         infos = pool.map(lambda item: read_info(output.directory, item.name), unread)
@@ -182,7 +183,8 @@ def _list_parts(output: Output, plan: Plan, committed: dict[str, ObjectInfo]) ->
     return pa.Table.from_pylist(list(rows.values()), PARTS_SCHEMA)
 
 
-def _known_parts(output: Output) -> dict[str, dict[str, Any]]:
+def _listed_parts(output: Output) -> dict[str, dict[str, Any]]:
+    """Part name → its row in the newest manifest's part list."""
     last = newest(output)
     if last is None:
         return {}
@@ -206,18 +208,18 @@ def _totals(run: Run, parts: pa.Table) -> Manifest:
     def total(name: str, table: pa.Table = parts) -> int:
         return int(sum(table[name].to_pylist()))
 
-    mine = parts.filter([job == run.job for job in parts["job"].to_pylist()])
+    computed = parts.filter([job == run.job for job in parts["job"].to_pylist()])
     return Manifest(
         job=run.job,
         run=run.n,
         parts=parts.num_rows,
         rows=total("rows"),
-        computed=total("rows", mine),
-        reused=total("rows") - total("rows", mine),
+        computed=total("rows", computed),
+        reused=total("rows") - total("rows", computed),
         failed=total("failed"),
         tokens=total("tokens"),
         truncated=total("truncated"),
-        seconds=round(float(sum(mine["seconds"].to_pylist())), 3),
+        seconds=round(float(sum(computed["seconds"].to_pylist())), 3),
         bytes=total("bytes"),
         precisions=_distinct(parts["precision"].to_pylist()),
         space=run.spec.space,
@@ -235,6 +237,6 @@ def _check_budget(manifest: Manifest, limit: str) -> None:
         raise JobFailed(
             f"{manifest.failed} of {manifest.rows} rows failed, more than "
             f"--max-failed-rows {limit} allows ({allowed})",
-            hint="the rows and reasons are under _bei/quarantine/ in the output; mend the input, "
-            "or run the same command with a higher --max-failed-rows",
+            hint="fix the input (rows and reasons are in _bei/quarantine/ of the output), or run "
+            "the same command with a higher --max-failed-rows",
         )

@@ -1,8 +1,8 @@
 """Columns → one self-describing Arrow part, complete in memory before its create-only commit.
 
-A part is an Arrow IPC file. All that is known of it stands in the schema metadata, one
-`bei.<key>` each, counts included: the shard's output is held until its last row is there, so
-that any reader finds everything in one place and a commit is one write.
+A part is an Arrow IPC file. Its schema metadata describes it, counts included, in keys named
+`bei.<key>`. The shard's output is held until its last row is computed, so that any reader finds
+everything in one place and a commit is one write.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CHECKSUM = "checksum"
 
 @dataclass(frozen=True, slots=True)
 class PartInfo:
-    """What a part says of itself. `values` holds every `bei.` key, without the prefix."""
+    """The metadata of a part. `values` holds every `bei.` key, without the prefix."""
 
     name: str
     schema: pa.Schema
@@ -40,51 +40,55 @@ class PartInfo:
 def encode_part(table: pa.Table, values: Mapping[str, object]) -> memoryview:
     """Serialise a shard's output with its provenance and a checksum over the whole file.
 
-    The checksum is the SHA-256 of the file in which its own digits are zeros, so it covers
-    data and metadata alike and needs no reader of the format.
+    The checksum is the SHA-256 of the file with the checksum's own digits set to zeros. So it
+    covers data and metadata, and checking it needs no Arrow reader.
 
     Args:
         table: the output rows in input order.
-        values: provenance; strings are written as they are, the rest as JSON.
+        values: provenance; strings are written unchanged, other values as JSON.
     """
     placeholder = secrets.token_hex(_DIGEST_CHARS // 2)
     metadata = {_PREFIX + key: _text(value) for key, value in values.items()}
     metadata[_PREFIX + _CHECKSUM] = placeholder
     table = table.replace_schema_metadata(metadata)
-    # Not BytesIO: a view of one that outlives it ends Python 3.12 with a crash (cpython#111049).
+    # Not BytesIO: a view that outlives its BytesIO crashes Python 3.12 (cpython#111049).
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(unify_dictionaries=True)
     with pa.ipc.new_file(sink, table.schema, options=options) as writer:
         writer.write_table(table)
     data = memoryview(sink.getvalue()).cast("B")
-    spots = _spots(data, placeholder)
-    _fill(data, spots, b"0" * _DIGEST_CHARS)
-    _fill(data, spots, hashlib.sha256(data).hexdigest().encode())
+    positions = _positions(data, placeholder)
+    _fill(data, positions, b"0" * _DIGEST_CHARS)
+    _fill(data, positions, hashlib.sha256(data).hexdigest().encode())
     return data
 
 
 def checksum_holds(data: bytes, info: PartInfo) -> bool:
-    """Whether the bytes of a part are those that were committed."""
+    """Whether the bytes of a part are the committed ones."""
     claimed = info.values.get(_CHECKSUM, "")
     if not re.fullmatch(r"[0-9a-f]{64}", claimed):
         return False
-    blank = bytearray(data)
-    _fill(memoryview(blank), _spots(data, claimed), b"0" * _DIGEST_CHARS)
-    return hashlib.sha256(blank).hexdigest() == claimed
+    zeroed = bytearray(data)
+    _fill(memoryview(zeroed), _positions(data, claimed), b"0" * _DIGEST_CHARS)
+    return hashlib.sha256(zeroed).hexdigest() == claimed
 
 
 def read_info(directory: Directory, name: str) -> PartInfo:
-    """What a part says of itself, from the end of the file alone: a few small range reads.
+    """The metadata of a part, from the end of the file alone: a few small range reads.
 
     Raises:
-        StorageError: the object is no Arrow file of ours.
+        StorageError: the object is not a readable Arrow file.
     """
     with directory.open(name) as file:
         return _info(name, file)
 
 
 def parse_info(name: str, data: bytes) -> PartInfo:
-    """What a part says of itself, given its bytes."""
+    """The metadata of a part, given its bytes.
+
+    Raises:
+        StorageError: they are not a readable Arrow file.
+    """
     return _info(name, pa.BufferReader(data))
 
 
@@ -106,11 +110,11 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
-def _spots(data: bytes | memoryview, digits: str) -> list[int]:
-    # The schema stands twice in an Arrow file: in its first message and in its footer.
+def _positions(data: bytes | memoryview, digits: str) -> list[int]:
+    # An Arrow file contains its schema twice: in its first message and in its footer.
     return [match.start() for match in re.finditer(digits.encode(), data)]
 
 
-def _fill(data: memoryview, spots: list[int], digits: bytes) -> None:
-    for spot in spots:
-        data[spot : spot + len(digits)] = digits
+def _fill(data: memoryview, positions: list[int], digits: bytes) -> None:
+    for position in positions:
+        data[position : position + len(digits)] = digits

@@ -1,7 +1,7 @@
-"""The frozen cut of a run: which shards of which files, columnar, so that a million cost nothing.
+"""The frozen list of a run's shards, columnar, so that a million of them cost little.
 
-A plan knows nothing of an output or of what is committed: `pipeline.output.output` stores it, and
-what is missing is always the plan minus the commits.
+A plan knows neither the output nor the committed parts: `pipeline.output.output` stores it, and
+the missing shards are always the plan minus the commits.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import pyarrow as pa
 from pipeline.spec import Cut, InputFile, Shard, digest, shard_id
 from pipeline.store.parquet_bytes import from_parquet, to_parquet
 
-#: A message carries about this share of a job, so that a fleet stays evenly loaded …
+# A span is about this fraction of a job, so that workers are evenly loaded.
 _SPANS_PER_JOB = 256
-#: … but never so much that losing a worker loses much.
+# A longer span would lose too much work with a worker.
 _SPAN_MAX_SHARDS = 64
 
 _FILES = "bei_files"  # key of the file table in the Parquet metadata
@@ -25,7 +25,7 @@ _FILES = "bei_files"  # key of the file table in the Parquet metadata
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Consecutive shards of one file: what one message carries."""
+    """Consecutive shards of one file, carried by one queue message."""
 
     start: int  # index of the first shard in the plan
     count: int
@@ -33,9 +33,9 @@ class Span:
 
 @dataclass(frozen=True)
 class Plan:
-    """Shards in the byte order of their parts' names, which *is* the input order.
+    """Shards in byte order of their parts' names, which defines the input order.
 
-    `table` has one row a shard: file int32 (index into `files`), first_row int64, rows int64,
+    `table` has one row per shard: file int32 (index into `files`), first_row int64, rows int64,
     byte_offset int64, shard string, part string.
     """
 
@@ -52,12 +52,12 @@ class Plan:
 
     @cached_property
     def parts(self) -> frozenset[str]:
-        """The names of the parts that this plan asks for."""
+        """The names of all parts."""
         return frozenset(self.table["part"].to_pylist())
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits: equal plans ask for the same parts of the same files."""
+        """16 hex digits over the part names, equal for plans with the same shards."""
         return digest(self.table["part"].to_pylist())
 
     def shard(self, index: int) -> Shard:
@@ -67,26 +67,26 @@ class Plan:
         return Shard(self.files[row["file"]], cut, row["shard"])
 
     def shards(self, indexes: Iterable[int] | None = None) -> Iterator[Shard]:
-        """The shards at `indexes` (all of them by default), made one at a time."""
+        """The shards at `indexes` (by default all), created one at a time."""
         for index in range(len(self)) if indexes is None else indexes:
             yield self.shard(index)
 
     def missing(self, committed: Iterable[str] | Mapping[str, object]) -> list[int]:
         """Indexes of the shards whose part is not among `committed` names."""
-        have = committed if isinstance(committed, (set, frozenset, Mapping)) else set(committed)
-        return [i for i, part in enumerate(self.table["part"].to_pylist()) if part not in have]
+        names = committed if isinstance(committed, (set, frozenset, Mapping)) else set(committed)
+        return [i for i, part in enumerate(self.table["part"].to_pylist()) if part not in names]
 
     def spans(self, indexes: Sequence[int] | None = None) -> list[Span]:
         """Group shards into spans: runs of one file, at most 64, about 1/256 of the plan."""
         files = self.table["file"].to_pylist()
-        most = min(_SPAN_MAX_SHARDS, max(1, len(self) // _SPANS_PER_JOB))
+        max_shards = min(_SPAN_MAX_SHARDS, max(1, len(self) // _SPANS_PER_JOB))
         spans: list[Span] = []
         for index in range(len(self)) if indexes is None else indexes:
             last = spans[-1] if spans else None
             if (
                 last is not None
                 and last.start + last.count == index
-                and last.count < most
+                and last.count < max_shards
                 and files[last.start] == files[index]
             ):
                 spans[-1] = Span(last.start, last.count + 1)
@@ -95,17 +95,17 @@ class Plan:
         return spans
 
     def cuts(self) -> dict[str, list[Cut]]:
-        """File URI → its cuts, in row order: what an unchanged file keeps on the next run."""
-        found: dict[str, list[Cut]] = {file.uri: [] for file in self.files}
+        """File URI → its cuts, in row order; an unchanged file keeps them in the next run."""
+        by_uri: dict[str, list[Cut]] = {file.uri: [] for file in self.files}
         for file, first, rows, offset in zip(
             *(self.table[n].to_pylist() for n in ("file", "first_row", "rows", "byte_offset")),
             strict=True,
         ):
-            found[self.files[file].uri].append(Cut(first, rows, offset))
-        return found
+            by_uri[self.files[file].uri].append(Cut(first, rows, offset))
+        return by_uri
 
     def to_bytes(self) -> bytes:
-        """One Parquet file: the shards as rows, the files in its metadata."""
+        """One Parquet file: the shards are its rows, the files are in its metadata."""
         files = pa.Table.from_pylist([_file_row(file) for file in self.files], _FILE_SCHEMA)
         return to_parquet(self.table.replace_schema_metadata({_FILES: to_parquet(files)}))
 
@@ -123,7 +123,7 @@ class Plan:
 def make_plan(
     cut_files: Iterable[tuple[InputFile, Sequence[Cut]]], *, space: str, schema: str
 ) -> Plan:
-    """Name every shard and put them into input order.
+    """Make the shards of all cuts and sort them into input order.
 
     Args:
         cut_files: each file with its cuts.

@@ -1,4 +1,4 @@
-"""What a part says of where its rows came from: the values behind `bei.<key>`."""
+"""Where a part's rows came from: the values of its `bei.<key>` metadata."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PACKAGES = ("bei-jobs", "torch", "tokenizers", "pyarrow")
 
 
 def of_run(run: Run, engine: Engine, attempt: str) -> dict[str, object]:
-    """Values that every part of one execution shares."""
+    """The values that all parts of one attempt share."""
     spec = run.spec
     return {
         "job": run.job,
@@ -42,7 +42,7 @@ def of_run(run: Run, engine: Engine, attempt: str) -> dict[str, object]:
 
 
 def of_shard(shard: Shard, result: ShardResult) -> dict[str, object]:
-    """Values of one part: which rows, and how they went."""
+    """The values of one part: its rows and their counts."""
     return {
         "shard": shard.id,
         "input": redact(shard.file.uri),
@@ -59,11 +59,11 @@ def of_shard(shard: Shard, result: ShardResult) -> dict[str, object]:
 
 @cache
 def software_versions() -> dict[str, str]:
-    """The versions that can change a number or a byte."""
-    found = {"python": platform.python_version()}
+    """The versions of the software that can change an output's bytes."""
+    versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:  # run from a source tree that is not installed
-            found[name] = "source"
-    return found
+            versions[name] = "source"
+    return versions

@@ -1,4 +1,4 @@
-"""Rows that could not be computed, kept with the reason in a form that can be submitted again."""
+"""Rows that could not be computed, kept with the reason, in a file that can be submitted again."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pipeline.store.uris import redact
 def write_quarantine(output: Output, run: Run, shard: Shard, rows: pa.Table) -> str:
     """Write the failed input rows of a shard as Parquet, before the shard is committed.
 
-    The columns are those the job read, then `bei_input`, `bei_row` (0-based row of that file)
-    and `bei_error`; kept columns of types that Parquet lacks are left out. Another attempt of the
+    The columns are those that the job read, then `bei_input`, `bei_row` (row of that file, from
+    0) and `bei_error`. Columns of types that Parquet lacks are left out. Another attempt of the
     same shard overwrites the file with the same rows.
 
     Returns:
@@ -29,10 +29,10 @@ def write_quarantine(output: Output, run: Run, shard: Shard, rows: pa.Table) -> 
 
 
 def _storable(table: pa.Table) -> pa.Table:
-    """The columns that Parquet can hold, views of strings as strings.
+    """The columns that Parquet can hold, string views as strings.
 
-    Of two columns of one name the last is meant: a quarantine that is submitted again may keep
-    columns that are named as ours.
+    Of two columns with one name the last is used: a resubmitted quarantine file may keep columns
+    that are named like those added here.
     """
     columns = {}
     for name, column in zip(table.column_names, table.columns, strict=True):

@@ -1,4 +1,4 @@
-"""A run: one plan carried out on an output, and how it is written down."""
+"""A run: one plan carried out on an output, and its JSON form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.errors import OutputConflict
 from pipeline.spec import JobSpec, digest
 from pipeline.store.uris import redact
 
-#: Raise when what is written changes so that an older version must not touch it.
+# Increase it if the stored format changes so that older versions must not touch an output.
 FORMAT_VERSION = 1
 RUNS = "_bei/runs/"
 
@@ -46,17 +46,17 @@ class Run:
         return kept_schema(self.spec, self.columns)
 
     def path(self, name: str) -> str:
-        """Where an object of this run lies, relative to the output."""
+        """The path of an object of this run, relative to the output."""
         return f"{RUNS}{self.n}/{name}"
 
     def to_json(self) -> dict[str, Any]:
-        packed = base64.b64encode(self.columns.serialize()).decode()
-        own = {name: getattr(self, name) for name in _PLAIN_FIELDS}
-        return {**own, "job": self.job, "columns": packed, "spec": self.spec.to_json()}
+        columns = base64.b64encode(self.columns.serialize()).decode()
+        plain = {name: getattr(self, name) for name in _PLAIN_FIELDS}
+        return {**plain, "job": self.job, "columns": columns, "spec": self.spec.to_json()}
 
     @classmethod
     def from_json(cls, output: str, data: dict[str, Any]) -> Run:
-        """Rebuild a run; `output` is where it was found, which need not be where it was made.
+        """Rebuild a run. `output` is where it was found; it may have been moved since it was made.
 
         Raises:
             OutputConflict: a newer version of bei-jobs wrote it.
@@ -67,10 +67,10 @@ class Run:
                 hint="upgrade bei-jobs here; an older version must not touch it",
             )
         columns = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(data["columns"])))
-        own = {name: data[name] for name in _PLAIN_FIELDS}
-        own["inputs"] = tuple(own["inputs"])
+        plain = {name: data[name] for name in _PLAIN_FIELDS}
+        plain["inputs"] = tuple(plain["inputs"])
         return cls(
-            **{**own, "output": output}, columns=columns, spec=JobSpec.from_json(data["spec"])
+            **{**plain, "output": output}, columns=columns, spec=JobSpec.from_json(data["spec"])
         )
 
 
@@ -80,7 +80,7 @@ _PLAIN_FIELDS = (
 
 
 def kept_schema(spec: JobSpec, columns: pa.Schema) -> pa.Schema:
-    """The id column (where there is one) and the kept ones, as they are in `columns`."""
+    """The fields of the id column, if there is one, and of the kept columns."""
     names = [spec.id_column] if spec.id_column else []
     names += [name for name in spec.keep if name not in names]
     return pa.schema([columns.field(name) for name in names])

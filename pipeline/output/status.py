@@ -1,4 +1,4 @@
-"""How a job stands, read from the store alone: what anybody may ask at any time."""
+"""The status of a job, read from the store alone; anyone may ask at any time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REASONS_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """State and counts of one run. `failed_rows`, tokens and seconds are known at the end."""
+    """State and counts of one run; `failed_rows`, tokens and seconds are 0 until it is finished."""
 
     state: str  # queued, running, done, failed or cancelled
     shards: int
@@ -34,29 +34,27 @@ class JobStatus:
 
     @property
     def final(self) -> bool:
-        """Whether it will not change by itself."""
+        """Whether the run has ended."""
         return self.state in ("done", "failed", "cancelled")
 
 
 def job_status(output: Output, run: Run) -> JobStatus:
-    """How a run stands.
+    """The status of a run.
 
-    A finished run is told from its totals, however many parts it has; any other is told from
-    one listing of the output.
+    That of a finished run comes from its totals, whatever its number of parts; that of any other
+    run needs one listing of the output.
     """
     if manifest := read_manifest(output, run):
         return _finished(run, manifest)
     plan = output.plan(run)
     committed = output.committed()
     failures = output.failures(run)
-    have = [part in committed for part in plan.table["part"].to_pylist()]
-    known = _known_before(output)
+    earlier = _finished_parts(output)
     rows = plan.table["rows"].to_pylist()
     parts = plan.table["part"].to_pylist()
-    done = sum(n for n, here in zip(rows, have, strict=True) if here)
-    reused = sum(
-        n for n, here, part in zip(rows, have, parts, strict=True) if here and part in known
-    )
+    done_parts = [(part, n) for part, n in zip(parts, rows, strict=True) if part in committed]
+    done = sum(n for _, n in done_parts)
+    reused = sum(n for part, n in done_parts if part in earlier)
     state, reason, hint = _ended(output, run) or (
         "running" if done > reused else "queued",
         "",
@@ -65,7 +63,7 @@ def job_status(output: Output, run: Run) -> JobStatus:
     return JobStatus(
         state=state,
         shards=len(plan),
-        shards_done=sum(have),
+        shards_done=len(done_parts),
         shards_failed=len(failures),
         rows=plan.rows,
         rows_done=done,
@@ -77,7 +75,7 @@ def job_status(output: Output, run: Run) -> JobStatus:
 
 
 def failure_reason(failures: Sequence[ShardResult], shards: int) -> str:
-    """How many of a run's shards failed, and why the first of them did."""
+    """The number of failed shards of a run, and the errors of the first few."""
     lines = [failure.error for failure in failures[:_REASONS_SHOWN]]
     if len(failures) > _REASONS_SHOWN:
         lines.append(f"… and {len(failures) - _REASONS_SHOWN} more")
@@ -85,7 +83,7 @@ def failure_reason(failures: Sequence[ShardResult], shards: int) -> str:
 
 
 def _ended(output: Output, run: Run) -> tuple[str, str, str] | None:
-    """State, reason and hint of a run that ended unfinished."""
+    """State, reason and hint of a run that ended without finishing; None for others."""
     if failed := output.failed(run):
         return "failed", failed["reason"], failed["hint"]
     if n := output.superseded(run):
@@ -110,7 +108,7 @@ def _finished(run: Run, manifest: Manifest) -> JobStatus:
     )
 
 
-def _known_before(output: Output) -> frozenset[str]:
-    """The parts of the newest finished run: what a run that is under way found committed."""
+def _finished_parts(output: Output) -> frozenset[str]:
+    """The parts of the newest finished run, which an active run reuses."""
     last = newest(output)
     return frozenset() if last is None else output.plan(last[0]).parts

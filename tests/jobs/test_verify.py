@@ -97,7 +97,7 @@ def test_it_finds_a_missing_part(problems: Callable[[], list[str]], output: Path
     gone.unlink()
     found = problems()
     assert f"{gone.name} is missing" in found
-    assert any("30 rows, the parts hold 20" in problem for problem in found)
+    assert any("30 rows, but the parts hold 20" in problem for problem in found)
 
 
 def test_it_finds_a_part_that_nobody_planned(
@@ -120,7 +120,7 @@ def test_it_finds_every_single_changed_byte(
         path.write_bytes(harmed)
         found = problems()
         assert found, f"byte {at} of {len(sound)}"
-        assert all(path.name in problem for problem in found if "manifest counts" not in problem)
+        assert all(path.name in problem for problem in found if "manifest says" not in problem)
     path.write_bytes(sound)
     assert problems() == []
 
@@ -141,7 +141,7 @@ def test_it_finds_a_value_that_is_not_finite(
 ) -> None:
     for value in (np.nan, np.inf):
         rewrite(part(output), lambda table, value=value: with_value(table, 3, value))
-        assert any("embedding holds a value that is not finite" in p for p in problems())
+        assert any("embedding has a value that is not finite" in p for p in problems())
 
 
 def test_it_finds_a_part_written_in_another_space(
@@ -244,7 +244,7 @@ def test_it_finds_a_list_of_parts_that_is_not_the_plan(
     path = output / "_bei/runs/1/parts"
     table = pq.read_table(path)
     pq.write_table(table.slice(1), path)
-    assert any("not in the manifest's list" in problem for problem in problems())
+    assert any("not in the manifest's part list" in problem for problem in problems())
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "parts", "run.json"])
