@@ -1,7 +1,8 @@
-"""Read and tokenize: shards → windows of tokenized rows, ahead of the device.
+"""Read and tokenize: shards → blocks of tokenized rows, ahead of the device.
 
-A window is what is sorted and packed together. It may span shards, and files, so that many
-small files still make full batches; its slices say which rows belong to which shard.
+The rows of a block are sorted and packed together. A block may hold rows of several shards and
+files, so that many small files still make full batches. Its slices say which rows belong to which
+shard.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import pyarrow as pa
 
 from pipeline.errors import BeiJobsError, InputChanged, StorageError
 from pipeline.input import reading
+from pipeline.input.reading import SUBMIT_AGAIN
 from pipeline.output.run import Run
 from pipeline.prefetch import map_in_order
 from pipeline.spec import Shard
@@ -21,20 +23,20 @@ from pipeline.store.directory import file_info
 from pipeline.tasks import Task
 from pipeline.tokenize.texts import Tokens
 
-#: Rows read at once: small enough that a batch of long documents is no burden.
+# Rows read at once: few enough that even long documents need little memory.
 READ_ROWS = 1024
-#: The first window is small so that the device starts at once; each next one is twice as large.
+# The first block is small so that the device starts at once; each next one is twice as large.
 _FIRST_BLOCK_ROWS = 256
-#: Large enough that sorting leaves almost equal lengths in a batch.
+# Large enough that sorted batches have sequences of almost equal length.
 _BLOCK_ROWS = 16_384
-#: Text and outputs a window may hold, whatever its rows: it bounds the memory of long documents
-#: and of wide vectors.
+# Text and outputs of a block, whatever its number of rows: bounds the memory for long documents
+# and for wide vectors.
 _BLOCK_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class ShardSlice:
-    """Consecutive rows of one shard within a window, or the reason why there are no more."""
+    """Consecutive rows of one shard within a block, or the error that ended the shard."""
 
     shard: Shard
     rows: pa.RecordBatch | None
@@ -54,9 +56,9 @@ class Block:
 def read_blocks(
     run: Run, shards: Sequence[Shard], task: Task, width: int, *, threads: int = 1
 ) -> Iterator[Block]:
-    """Tokenize the rows of `shards`, window by window, `threads` windows at once.
+    """Tokenize the rows of `shards`, block by block, `threads` blocks at once.
 
-    `width` is that of the model's output: values a sequence, or a token.
+    `width` is the number of output values per sequence, or per token.
     """
     return map_in_order(
         lambda slices: _block(slices, run, task), _groups(run, shards, task, width), threads
@@ -67,89 +69,89 @@ def _groups(
     run: Run, shards: Sequence[Shard], task: Task, width: int
 ) -> Iterator[list[ShardSlice]]:
     """The slices of each block."""
-    held: list[ShardSlice] = []
-    rows, size, target = 0, 0, _FIRST_BLOCK_ROWS
-    for piece in _slices(run, shards):
-        held.append(piece)
-        if piece.rows is not None:
-            rows += piece.rows.num_rows
-            size += _held_bytes(piece.rows, task, width)
-        if rows >= target or size >= _BLOCK_BYTES:
-            yield held
-            held, rows, size = [], 0, 0
-            target = min(2 * target, _BLOCK_ROWS)
-    if held:
-        yield held
+    slices: list[ShardSlice] = []
+    rows, size, target_rows = 0, 0, _FIRST_BLOCK_ROWS
+    for shard_slice in _slices(run, shards):
+        slices.append(shard_slice)
+        if shard_slice.rows is not None:
+            rows += shard_slice.rows.num_rows
+            size += _memory_bytes(shard_slice.rows, task, width)
+        if rows >= target_rows or size >= _BLOCK_BYTES:
+            yield slices
+            slices, rows, size = [], 0, 0
+            target_rows = min(2 * target_rows, _BLOCK_ROWS)
+    if slices:
+        yield slices
 
 
-def _held_bytes(rows: pa.RecordBatch, task: Task, width: int) -> int:
-    """About what rows will hold in memory: their text, and their float32 outputs."""
+def _memory_bytes(rows: pa.RecordBatch, task: Task, width: int) -> int:
+    """Estimated memory of rows: their text and their float32 outputs."""
     text: int = rows.nbytes
-    # A token stands for about four bytes of text, so that its outputs weigh `width` times that.
+    # A token stands for about four bytes of text and has `width` outputs of four bytes.
     return text + (text * width if task.per_token else rows.num_rows * width * 4)
 
 
 def _block(slices: list[ShardSlice], run: Run, task: Task) -> Block:
-    batches = [piece.rows for piece in slices if piece.rows is not None]
+    batches = [item.rows for item in slices if item.rows is not None]
     table = pa.Table.from_batches(batches, run.columns).combine_chunks()
     rows = table.to_batches()[0] if table.num_rows else _no_rows(run.columns)
     return Block(tuple(slices), rows, task.tokenize(rows))
 
 
 def _slices(run: Run, shards: Sequence[Shard]) -> Iterator[ShardSlice]:
-    """The rows of every shard in order; a shard that fails ends with its error, others go on."""
+    """The rows of every shard in order; a failed shard ends with its error, the others continue."""
     for _, group in itertools.groupby(shards, key=lambda shard: shard.file.uri):
-        left = list(group)
-        while left:
+        unread = list(group)
+        while unread:
             done = 0
             try:
-                for piece in _read(run, left):
-                    yield piece
-                    done += piece.last
+                for shard_slice in _read(run, unread):
+                    yield shard_slice
+                    done += shard_slice.last
                 break
             except BeiJobsError as error:
-                yield ShardSlice(left[done], None, last=True, error=error)
-                left = left[done + 1 :]
+                yield ShardSlice(unread[done], None, last=True, error=error)
+                unread = unread[done + 1 :]
 
 
 def _read(run: Run, shards: Sequence[Shard]) -> Iterator[ShardSlice]:
     """Stream consecutive shards of one file through one reader.
 
-    A slice is handed out only when the next one came or the reader ended well, so that a shard
-    is never complete before the reader had its last say on it.
+    A slice is yielded only when the next one was read or the reader ended without an error, so
+    that a shard is never complete before the reader has checked it.
     """
-    left = [shard.rows for shard in shards]
-    held: ShardSlice | None = None
+    unread_rows = [shard.rows for shard in shards]
+    pending: ShardSlice | None = None
     try:
         for index, batch in reading.read(
             shards[0].file, [shard.cut for shard in shards], run.columns, READ_ROWS
         ):
-            if held is not None:
-                _check_whole(held, shards[index])
-                yield held
-            left[index] -= batch.num_rows
-            held = ShardSlice(shards[index], batch, last=left[index] == 0)
-        for shard, missing in zip(shards, left, strict=True):
+            if pending is not None:
+                _check_complete(pending, shards[index])
+                yield pending
+            unread_rows[index] -= batch.num_rows
+            pending = ShardSlice(shards[index], batch, last=unread_rows[index] == 0)
+        for shard, missing in zip(shards, unread_rows, strict=True):
             if missing:
                 raise _too_short(shard)
     except BeiJobsError:
-        # What cannot be read is the next shard's: this one is whole, if it is what was planned.
-        if held is not None and held.last and left[-1] and _unchanged(held.shard):
-            yield held
+        # The error is the next shard's: the pending one is complete, if its file is unchanged.
+        if pending is not None and pending.last and unread_rows[-1] and _unchanged(pending.shard):
+            yield pending
         raise
-    if held is not None:
-        yield held
+    if pending is not None:
+        yield pending
 
 
-def _check_whole(held: ShardSlice, following: Shard) -> None:
-    if not held.last and held.shard is not following:
-        raise _too_short(held.shard)
+def _check_complete(pending: ShardSlice, next_shard: Shard) -> None:
+    if not pending.last and pending.shard is not next_shard:
+        raise _too_short(pending.shard)
 
 
 def _too_short(shard: Shard) -> InputChanged:
     return InputChanged(
-        f"{shard} holds fewer rows than when it was planned",
-        hint="submit again: the file's new version is then planned",
+        f"{shard} has fewer rows than when it was planned",
+        hint=SUBMIT_AGAIN,
     )
 
 

@@ -1,4 +1,4 @@
-"""What was chosen for the user, and why: every `auto` says both."""
+"""Settings chosen for the user, with the reason: every `auto` reports both."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ class Choice(Generic[Value]):
     reason: str
 
 
-#: Option, as on the command line without its dashes → what was chosen for it.
+# Option name without the leading dashes → its choice.
 Choices: TypeAlias = Mapping[str, Choice[object]]

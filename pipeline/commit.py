@@ -1,4 +1,4 @@
-"""Outputs → columns → parts: build, quarantine and commit in a thread beside the device."""
+"""Outputs → columns → parts: built, quarantined and committed in a thread beside the device."""
 
 from __future__ import annotations
 
@@ -22,65 +22,58 @@ from pipeline.output.provenance import of_run, of_shard
 from pipeline.output.quarantine import write_quarantine
 from pipeline.output.run import Run
 from pipeline.packing import Int64Array
-from pipeline.spec import Shard, ShardResult
+from pipeline.spec import ROW_COLUMNS, Shard, ShardResult
 from pipeline.tasks.base import NON_FINITE, BoolArray, Float32Array, Task
 
-#: Windows whose columns wait to be built; the device does not run further ahead than this.
+# Computed blocks that wait for their columns to be built: how far the device may run ahead.
 _BLOCKS_BEHIND = 2
-
-#: Columns of every part, whatever the task.
-ROW_COLUMNS = (
-    pa.field("n_tokens", pa.int32()),
-    pa.field("truncated", pa.bool_()),
-    pa.field("error", pa.string()),
-)
 
 FLOAT16_OVERFLOW = "a value of the vector is more than --output-dtype float16 can hold"
 
 
 class _OpenShard:
-    """The output of a shard whose last row has not come yet."""
+    """The output of a shard whose last row is still to come."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._tables: list[pa.Table] = []
-        self._bad: list[pa.Table] = []
+        self._failed_rows: list[pa.Table] = []
         self._rows = 0
 
     @property
     def seconds(self) -> float:
-        """Seconds since the shard before it ended."""
+        """Seconds since the previous shard ended."""
         return time.monotonic() - self._started
 
-    def add(self, piece: ShardSlice, table: pa.Table, failed: BoolArray) -> None:
-        if piece.rows is None:
+    def add(self, shard_slice: ShardSlice, table: pa.Table, failed: BoolArray) -> None:
+        if shard_slice.rows is None:
             return
         self._tables.append(table)
         if failed.any():
-            # Slices: not every type that may be kept has a filter.
-            rows = [pa.table(piece.rows).slice(row, 1) for row in np.flatnonzero(failed)]
-            self._bad.append(
+            # Row by row, because pyarrow cannot filter every type that may be kept.
+            rows = [pa.table(shard_slice.rows).slice(row, 1) for row in np.flatnonzero(failed)]
+            self._failed_rows.append(
                 pa.concat_tables(rows)
-                .append_column("bei_row", pa.array(self._row_numbers(piece, failed)))
+                .append_column("bei_row", pa.array(self._row_numbers(shard_slice, failed)))
                 .append_column("bei_error", table["error"].filter(pa.array(failed)))
             )
         self._rows += table.num_rows
 
-    def _row_numbers(self, piece: ShardSlice, failed: BoolArray) -> Int64Array:
-        return np.flatnonzero(failed) + piece.shard.first_row + self._rows
+    def _row_numbers(self, shard_slice: ShardSlice, failed: BoolArray) -> Int64Array:
+        return np.flatnonzero(failed) + shard_slice.shard.first_row + self._rows
 
     def table(self) -> pa.Table:
-        """All output rows in input order. They are handed over, not kept."""
+        """All output rows in input order; they are released here."""
         tables, self._tables = self._tables, []
         return pa.concat_tables(tables)
 
-    def bad_rows(self) -> pa.Table:
+    def failed_rows(self) -> pa.Table:
         """The input rows that failed, with `bei_row` and `bei_error`."""
-        return pa.concat_tables(self._bad)
+        return pa.concat_tables(self._failed_rows)
 
 
 class Committer:
-    """Takes computed windows, commits each shard with its last row, reports how it went."""
+    """Takes computed blocks, commits each shard when its last row is there, reports the results."""
 
     def __init__(self, output: Output, run: Run, engine: Engine, task: Task, attempt: str) -> None:
         self._output = output
@@ -89,7 +82,7 @@ class Committer:
         self._provenance = of_run(run, engine, attempt)
         self._schema = pa.schema([*run.kept, *task.fields(), *ROW_COLUMNS])
         self._shard = _OpenShard()
-        self._windows: queue.Queue[tuple[Block, Float32Array] | None] = queue.Queue(_BLOCKS_BEHIND)
+        self._blocks: queue.Queue[tuple[Block, Float32Array] | None] = queue.Queue(_BLOCKS_BEHIND)
         self._results: queue.Queue[ShardResult] = queue.Queue()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="commit", daemon=True)
@@ -107,13 +100,13 @@ class Committer:
         self._stop()
 
     def add(self, block: Block, outputs: Float32Array) -> None:
-        """Hand over a computed window; waits while the thread is too far behind."""
+        """Hand over a computed block; waits while the thread is too far behind."""
         while True:
             self._raise()
             try:
-                return self._windows.put((block, outputs), timeout=1)
+                return self._blocks.put((block, outputs), timeout=1)
             except queue.Full:
-                continue  # the thread may have died: look at its error again
+                continue  # check for an error of the thread again
 
     def finished(self) -> list[ShardResult]:
         """Shards that ended since the last call."""
@@ -123,7 +116,7 @@ class Committer:
         return results
 
     def close(self) -> list[ShardResult]:
-        """Wait for the last commit; the shards that ended meanwhile."""
+        """Wait for the last commit; returns the shards that ended since `finished`."""
         self._stop()
         self._raise()
         return self.finished()
@@ -131,7 +124,7 @@ class Committer:
     def _stop(self) -> None:
         while self._thread.is_alive():
             try:
-                self._windows.put(None, timeout=0.1)
+                self._blocks.put(None, timeout=0.1)
                 self._thread.join()
             except queue.Full:
                 continue
@@ -142,32 +135,32 @@ class Committer:
 
     def _work(self) -> None:
         try:
-            while (item := self._windows.get()) is not None:
-                self._take(*item)
-        except BaseException as error:  # handed to the caller's thread by the next call
+            while (item := self._blocks.get()) is not None:
+                self._process(*item)
+        except BaseException as error:  # raised in the caller's thread by its next call
             self._error = error
 
-    def _take(self, block: Block, outputs: Float32Array) -> None:
+    def _process(self, block: Block, outputs: Float32Array) -> None:
         table, failed = self._columns(block, outputs)
         start = 0
-        for piece in block.slices:
-            rows = 0 if piece.rows is None else piece.rows.num_rows
-            self._shard.add(piece, table.slice(start, rows), failed[start : start + rows])
+        for shard_slice in block.slices:
+            rows = 0 if shard_slice.rows is None else shard_slice.rows.num_rows
+            self._shard.add(shard_slice, table.slice(start, rows), failed[start : start + rows])
             start += rows
-            if piece.last:
-                self._results.put(self._finish(piece))
+            if shard_slice.last:
+                self._results.put(self._finish(shard_slice))
                 self._shard = _OpenShard()
 
     def _columns(self, block: Block, outputs: Float32Array) -> tuple[pa.Table, BoolArray]:
-        """The output rows of a window, and which of them failed."""
+        """The output rows of a block, and which of them failed."""
         tokens = block.tokens
         errors = dict(tokens.errors)
-        owner = tokens.token_rows if self._task.per_token else tokens.row_of
+        row_of_output = tokens.token_rows if self._task.per_token else tokens.row_of
         if self._run.spec.output_dtype == "float16":
             overflows = (np.abs(outputs) > np.finfo(np.float16).max).any(axis=1)
-            errors |= {int(row): FLOAT16_OVERFLOW for row in np.unique(owner[overflows])}
+            errors |= {int(row): FLOAT16_OVERFLOW for row in np.unique(row_of_output[overflows])}
         finite = np.isfinite(outputs).all(axis=1)
-        errors |= {int(row): NON_FINITE for row in np.unique(owner[~finite])}
+        errors |= {int(row): NON_FINITE for row in np.unique(row_of_output[~finite])}
         failed = np.zeros(tokens.rows, dtype=np.bool_)
         failed[list(errors)] = True
         reasons = pa.array([errors.get(row) for row in range(tokens.rows)], pa.string())
@@ -180,19 +173,19 @@ class Committer:
         ]
         return pa.Table.from_arrays(arrays, schema=self._schema), failed
 
-    def _finish(self, piece: ShardSlice) -> ShardResult:
-        """Commit the shard that `piece` ends; what goes wrong is its result, not a crash."""
-        shard = piece.shard
+    def _finish(self, last_slice: ShardSlice) -> ShardResult:
+        """Commit the shard that `last_slice` ends; an error becomes its result."""
+        shard = last_slice.shard
         try:
-            if piece.error is not None:
-                raise piece.error
+            if last_slice.error is not None:
+                raise last_slice.error
             return self._commit(shard)
         except pa.ArrowException as caught:
-            named = InputError(
+            error = InputError(
                 f"its output cannot be written: {caught}",
-                hint="leave the column that is named out of --keep",
+                hint="omit the column that the message names from --keep",
             )
-            return self._failed(shard, named)
+            return self._failed(shard, error)
         except BeiJobsError as error:
             return self._failed(shard, error)
 
@@ -214,10 +207,10 @@ class Committer:
             seconds=round(self._shard.seconds, 3),
         )
         if result.failed:
-            write_quarantine(self._output, self._run, shard, self._shard.bad_rows())
+            write_quarantine(self._output, self._run, shard, self._shard.failed_rows())
         values = self._provenance | of_shard(shard, result)
         data = encode_part(table, values)
-        mine = self._output.commit(shard.part, data)
-        if mine:
+        committed_here = self._output.commit(shard.part, data)
+        if committed_here:
             retract_if_unwanted(self._output, self._run, shard.part)
-        return replace(result, computed=mine)
+        return replace(result, computed=committed_here)

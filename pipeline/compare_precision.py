@@ -1,4 +1,4 @@
-"""A numerics certificate: a sample in the job's precision beside the same sample in float32."""
+"""Compare a sample in the job's precision with the same sample in float32."""
 
 from __future__ import annotations
 
@@ -17,53 +17,54 @@ from pipeline.spec import JobSpec
 from pipeline.tasks import make_task
 from pipeline.tasks.base import Float32Array
 
-_POINTS = {"min": 0, "p1": 1, "p10": 10, "median": 50}
+# Percentiles by name: the smallest cosines and the largest differences matter.
+_COSINES = {"min": 0, "p1": 1, "p10": 10, "median": 50}
 _DIFFERENCES = {"median": 50, "p99": 99, "max": 100}
 
 
 @dataclass(frozen=True, slots=True)
 class PrecisionComparison:
-    """How far a precision strays from float32 on a sample of vectors or logits."""
+    """How far a precision deviates from float32 on a sample of vectors or logits."""
 
     precision: str
     device: str
     rows: int
     tokens: int
-    width: int  # values of one output
-    cosine: dict[str, float]  # over vectors or rows of logits; empty where these have one value
+    width: int  # values per output
+    cosine: dict[str, float]  # of vectors or rows of logits; empty if these have one value each
     difference: dict[str, float]  # absolute, over all values
     largest_difference: float  # between any two values
-    not_finite: int  # outputs that are not finite, the repair in float32 included
+    not_finite: int  # outputs that are not finite, even after the repair in float32
 
 
 def compare_precision(
     card: ModelCard, spec: JobSpec, texts: Sequence[str], device: str
 ) -> PrecisionComparison:
-    """Compute a sample twice and compare.
+    """Compute a sample in both precisions and compare the outputs.
 
     Args:
         card: the model.
         spec: task, precision and options of the job.
-        texts: the sample; for rerank, each text is asked about those that follow it.
+        texts: the sample; to rerank, each text is the query of the texts that follow it.
         device: where both precisions run.
 
     Raises:
         CheckpointError: the weights are damaged.
         EncodeError: the device failed.
     """
-    ours, engine, tokens = _outputs(card, spec, texts, device, spec.precision)
+    outputs, engine, tokens = _outputs(card, spec, texts, device, spec.precision)
     precision, name, width = engine.precision, engine.device_name, engine.output_size
-    del engine  # two models of a device's size need not fit side by side
+    del engine  # the device may not have room for two models
     exact, _, _ = _outputs(card, spec, texts, device, "float32")
-    finite = np.isfinite(ours).all(axis=1)
-    difference = np.abs(ours - exact)[finite]
+    finite = np.isfinite(outputs).all(axis=1)
+    difference = np.abs(outputs - exact)[finite]
     return PrecisionComparison(
         precision=precision,
         device=name,
-        rows=len(ours),
+        rows=len(outputs),
         tokens=tokens,
         width=width,
-        cosine=_distribution(ours[finite], exact[finite]),
+        cosine=_cosines(outputs[finite], exact[finite]),
         difference={
             name: float(np.percentile(difference, point)) if difference.size else 0.0
             for name, point in _DIFFERENCES.items()
@@ -93,12 +94,11 @@ def _outputs(
     return outputs, engine, int(block.tokens.ids.shape[0])
 
 
-def _distribution(
-    ours: npt.NDArray[np.float32], exact: npt.NDArray[np.float32]
-) -> dict[str, float]:
-    if not len(ours) or ours.shape[1] < 2:
+def _cosines(outputs: npt.NDArray[np.float32], exact: npt.NDArray[np.float32]) -> dict[str, float]:
+    """Percentiles of the cosine between each output and its exact value."""
+    if not len(outputs) or outputs.shape[1] < 2:
         return {}
-    a, b = ours.astype(np.float64), exact.astype(np.float64)
+    a, b = outputs.astype(np.float64), exact.astype(np.float64)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosines = np.divide((a * b).sum(axis=1), norms, out=np.ones(len(a)), where=norms > 0)
-    return {name: float(np.percentile(cosines, point)) for name, point in _POINTS.items()}
+    return {name: float(np.percentile(cosines, point)) for name, point in _COSINES.items()}

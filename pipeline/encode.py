@@ -1,4 +1,4 @@
-"""Windows → outputs: pack each window, keep the device fed, put results back into row order."""
+"""Blocks → outputs: pack each block, keep the device busy, restore row order."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from pipeline.tasks.base import Float32Array, Task
 
 
 class _Pending:
-    """A window whose batches are on their way through the device."""
+    """A block whose batches are being computed."""
 
     def __init__(self, block: Block, per_token: bool) -> None:
         self.block = block
         self._per_token = per_token
-        self._left = len(block.tokens.lengths)
+        self._sequences_left = len(block.tokens.lengths)
         self._firsts = np.unique(block.tokens.row_of, return_index=True)[1]
         self._outputs: Float32Array | None = None
 
     @property
     def complete(self) -> bool:
-        return self._left == 0
+        return self._sequences_left == 0
 
     @property
     def outputs(self) -> Float32Array:
-        """[S, width] or, for tasks with an output a token, [T, width], in window order."""
+        """[S, width] or, for tasks with an output per token, [T, width], in block order."""
         if self._outputs is None:
             return np.zeros((0, 1), dtype=np.float32)
         return self._outputs
 
     def put(self, batch: Batch, result: Float32Array) -> int:
-        """Scatter a batch's results to where its sequences stand in the window.
+        """Copy the results of a batch to the positions of its sequences in the block.
 
         Returns:
-            Rows whose first sequence was in the batch: summed up, every row counts once.
+            The number of rows whose first sequence is in the batch: so every row counts once.
         """
         tokens = self.block.tokens
         result = result.reshape(result.shape[0], -1)
@@ -54,7 +54,7 @@ class _Pending:
                 self._outputs[first : first + stop - start] = result[start:stop]
         else:
             self._outputs[batch.sequences] = result
-        self._left -= len(batch)
+        self._sequences_left -= len(batch)
         return int(np.isin(batch.sequences, self._firsts, assume_unique=True).sum())
 
 
@@ -66,31 +66,30 @@ def encode(
     should_stop: Callable[[], bool],
     on_batch: OnBatch,
 ) -> Iterator[tuple[Block, Float32Array]]:
-    """Run every window through the engine; windows come back whole and in order.
+    """Run every block through the engine; complete blocks are returned in order.
 
-    Batches of the next window follow those of the last without a gap. When `should_stop` says
-    so, no further batch is started and windows that are not complete are not returned.
+    Batches of consecutive blocks follow one another without a gap. Once `should_stop` returns
+    true, no further batch is started, and incomplete blocks are not returned.
     """
     pending: deque[_Pending] = deque()
 
     def batches() -> Iterator[Batch]:
         for block in blocks:
-            state = _Pending(block, task.per_token)
-            pending.append(state)
+            pending.append(_Pending(block, task.per_token))
             tokens = block.tokens
             for sequences in pack(tokens.lengths, token_budget):
                 if should_stop():
                     return
                 yield gather(tokens.ids, tokens.offsets, sequences, tokens.type_ids)
 
-    def done() -> Iterator[tuple[Block, Float32Array]]:
+    def complete() -> Iterator[tuple[Block, Float32Array]]:
         while pending and pending[0].complete:
-            state = pending.popleft()
-            yield state.block, state.outputs
+            first = pending.popleft()
+            yield first.block, first.outputs
 
     for batch, result in engine.run(batches()):
-        # Windows without a sequence are complete from the start and have no batch.
-        yield from done()
+        # Blocks without sequences are complete from the start and have no batch.
+        yield from complete()
         on_batch(pending[0].put(batch, result), batch.tokens)
-        yield from done()
-    yield from done()
+        yield from complete()
+    yield from complete()

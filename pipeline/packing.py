@@ -1,6 +1,6 @@
-"""Lengths to batches under a token budget. Integers only: batching never sees a tensor or a text.
+"""Lengths → batches under a token budget. Works on integers only: no tensors and no texts.
 
-Packing here is unpadded: a batch is a flat run of tokens plus the cumulative offsets of its
+Batches are not padded: a batch is a flat array of tokens plus the cumulative offsets of its
 sequences, so mixed lengths cost nothing.
 """
 
@@ -18,7 +18,7 @@ Int8Array = npt.NDArray[np.int8]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one forward pass takes: packed token ids without a padded token.
+    """The input of one forward pass: packed token ids without padding.
 
     Shapes: S sequences holding T tokens in total.
     """
@@ -26,12 +26,12 @@ class Batch:
     ids: Int32Array  # [T]
     cu_seqlens: Int32Array  # [S + 1], starts at 0, ends at T
     max_seqlen: int
-    sequences: Int64Array  # [S], which sequence of the window each one is
+    sequences: Int64Array  # [S], the index of each sequence in its block
     type_ids: Int8Array | None = None  # [T], token types of pairs; None means all zero
 
     @property
     def tokens(self) -> int:
-        """Real tokens in the batch."""
+        """Tokens in the batch."""
         return int(self.ids.shape[0])
 
     def __len__(self) -> int:
@@ -42,17 +42,17 @@ class Batch:
 def pack(lengths: npt.ArrayLike, token_budget: int) -> list[Int64Array]:
     """Group sequences into batches of at most `token_budget` tokens, longest first.
 
-    Neighbours in a batch have similar lengths, and the largest batch comes first, so that a
-    device too small for the budget says so at once. A sequence longer than the budget gets a
-    batch of its own: a budget shapes the work, it never drops a row.
+    Sequences in a batch have similar lengths. The batch with the longest sequences comes first, so
+    that a device with too little memory for the budget fails at once. A sequence longer than the
+    budget gets a batch of its own: the budget never drops a row.
 
     Args:
         lengths: tokens per sequence, [S] integers ≥ 0.
-        token_budget: tokens a batch may hold, ≥ 1.
+        token_budget: the most tokens in a batch, ≥ 1.
 
     Returns:
         Index arrays into `lengths` that cover every sequence exactly once. Equal lengths keep
-        their order, so the result depends on nothing but the arguments.
+        their order, so the result depends only on the arguments.
 
     Raises:
         ValueError: the budget is below 1 or a length is negative.
@@ -84,19 +84,19 @@ def gather(
     sequences: Int64Array,
     type_ids: Int8Array | None = None,
 ) -> Batch:
-    """Copy the tokens of the named sequences, in that order, into one packed batch.
+    """Copy the tokens of the given sequences, in that order, into one packed batch.
 
     Args:
-        ids: flat token ids of a window, [N].
-        offsets: where each sequence of the window starts and the last one ends, [S + 1].
-        sequences: which sequences to take, [B].
-        type_ids: token types beside `ids`, [N], or None.
+        ids: flat token ids of a block, [N].
+        offsets: the start of each sequence of the block and the end of the last, [S + 1].
+        sequences: the indexes of the sequences to copy, [B].
+        type_ids: the token types of `ids`, [N], or None.
     """
     starts = offsets[sequences]
     sizes = offsets[sequences + 1] - starts
     cu_seqlens = np.zeros(sequences.size + 1, dtype=np.int32)
     np.cumsum(sizes, out=cu_seqlens[1:])
-    # Position of every token in the window: its sequence's start plus its rank in the sequence.
+    # The position of each token in the block: the start of its sequence plus its rank in it.
     index = np.arange(int(cu_seqlens[-1]), dtype=np.int64)
     index += np.repeat(starts - cu_seqlens[:-1], sizes)
     return Batch(

@@ -1,4 +1,4 @@
-"""Run an iterator ahead of its consumer, in a thread, through a bounded queue; map in order."""
+"""Run an iterator ahead of its consumer in a thread; map with several threads, in order."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _END = object()
 def prefetch(items: Iterator[Item], depth: int) -> Iterator[Iterator[Item]]:
     """Yield an iterator over `items` that is computed up to `depth` items ahead.
 
-    An exception in the producer is raised where its item would have come. Leaving the block
-    stops the producer at its next item and waits for it, so that no thread outlives its job.
+    An exception in the producer is raised in place of its item. Leaving the block stops the
+    producer at its next item and waits for it, so that no thread outlives its job.
     """
     ready: queue.Queue[tuple[object, BaseException | None]] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
@@ -53,7 +53,7 @@ def prefetch(items: Iterator[Item], depth: int) -> Iterator[Iterator[Item]]:
         yield consume()
     finally:
         stopped.set()
-        while thread.is_alive():  # a producer blocked on a full queue needs room to notice
+        while thread.is_alive():  # a producer that waits on a full queue needs room to stop
             try:
                 ready.get(timeout=0.05)
             except queue.Empty:
@@ -63,10 +63,10 @@ def prefetch(items: Iterator[Item], depth: int) -> Iterator[Iterator[Item]]:
 def map_in_order(
     function: Callable[[Item], Result], items: Iterator[Item], threads: int
 ) -> Iterator[Result]:
-    """`map` with so many calls at once; results come in the order of the items.
+    """`map` with `threads` calls at once; results come in the order of the items.
 
-    No more than `threads` items are taken ahead of the results. An exception is raised where its
-    result would have come.
+    At most `threads` items are taken ahead of the results. An exception is raised in place of its
+    result.
     """
     if threads == 1:
         yield from map(function, items)

@@ -1,4 +1,4 @@
-"""What was typed, before it meets a model, an input or an output."""
+"""The options of `submit`, before a model, an input or an output is opened."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.spec import Aggregation, OutputDtype, Precision, Truncate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What was typed, unresolved: the options of `submit` by name."""
+    """The options of `submit` by name, as typed."""
 
     inputs: tuple[str, ...]
     model: str
@@ -42,6 +42,6 @@ class Request:
     max_failed_rows: str = "1%"
 
     def is_default(self, name: str) -> bool:
-        """Whether an option was left as it is without being given."""
+        """Whether an option has its default value."""
         value = getattr(self, name)
         return any(field.name == name and field.default == value for field in fields(self))

@@ -1,8 +1,8 @@
 """The main path: shards in, committed parts out. `run_shards` names every stage, in order.
 
-Stages run at the same time, joined by bounded queues: one thread reads and tokenizes ahead of
-the device, the caller's thread feeds the device, one thread builds and commits parts. Memory is
-bounded by the window and the shard size, never by the input.
+Stages run concurrently, connected by bounded queues: one thread reads and tokenizes ahead of the
+device, the caller's thread feeds the device, one thread builds and commits parts. Memory is bounded
+by the size of blocks and shards, never by the input.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from pipeline.prefetch import prefetch
 from pipeline.spec import OnBatch, Shard, ShardResult
 from pipeline.tasks import make_task
 
-#: Tokenized windows that wait for the device.
+# Tokenized blocks that wait for the device.
 _BLOCKS_AHEAD = 2
-#: Windows tokenized at once for a GPU. `tokenizers` uses every core without Python's lock, then the
-#: ids are copied out under it (80 of 1,800 ns a token): with two, one copies while one tokenizes.
+# Blocks tokenized at once for a GPU. `tokenizers` uses every core without Python's lock, then ids
+# are copied under the lock (80 of 1,800 ns per token): with two threads, one copies while the
+# other tokenizes.
 _GPU_TOKENIZING_THREADS = 2
 
 
@@ -37,23 +38,23 @@ def run_shards(
     should_stop: Callable[[], bool] = lambda: False,
     on_batch: OnBatch = lambda rows, tokens: None,
 ) -> Iterator[ShardResult]:
-    """Compute shards and commit each part as soon as its last row is there.
+    """Compute shards and commit each part as soon as its last row is computed.
 
-    A shard that cannot be read or written becomes a result with `error`; the others go on.
-    When `should_stop` says so, the work ends between two batches: what is committed
-    stays, the rest yields nothing.
+    A shard that cannot be read or written becomes a result with `error`; the others continue.
+    Once `should_stop` returns true, the work ends between two batches: committed parts are kept,
+    the remaining shards yield nothing.
 
     Args:
         run: the run the shards belong to.
         shards: in input order; consecutive shards of one file share one reader.
         engine: the resident encoder.
         output: where the parts go.
-        attempt: names this execution in every part it commits.
-        should_stop: asked before each batch.
-        on_batch: told the rows and tokens of each batch that came back.
+        attempt: the id of this attempt, stored in every part that it commits.
+        should_stop: called before each batch.
+        on_batch: called with the rows and tokens of each computed batch.
 
     Raises:
-        EncodeError: the device failed in a way that no smaller batch mends.
+        EncodeError: the device failed in a way that a smaller batch does not fix.
     """
     task = make_task(run.spec, engine.card, load_tokenizer(engine.card))
     budget = run.spec.token_budget or engine.token_budget

@@ -1,8 +1,8 @@
-"""Frozen values that cross a process or a wire: what a job is, what a shard is, how it went.
+"""Frozen values that cross a process boundary or are stored: jobs, shards and their results.
 
-`space` and `schema` are the two hashes that everything else keys on. Two rows may stand in one
-output only if they were computed in the same space; two parts, only if their id and kept
-columns also have the same schema.
+Everything else depends on two hashes, `space` and `schema`. Two rows may be in one output only if
+they were computed in the same space; two parts, only if their id and kept columns also have the
+same schema.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import pyarrow as pa
 from pipeline.errors import UsageError
 from pipeline.store.uris import redact
 
-#: Raise when the numbers a given spec produces change on purpose; say why below.
-#: 1: first release.
+# Increase it if the numbers that a spec produces change on purpose, with the reason here.
+# 1: first release.
 NUMERICS_VERSION = 1
 
 Truncate = Literal["right", "left", "error"]
@@ -29,17 +29,17 @@ OutputDtype = Literal["float32", "float16", "int8", "binary"]
 Precision = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 
-#: Told the rows and the tokens of each batch that came back from a device.
+# Called with the rows and the tokens of each computed batch.
 OnBatch = Callable[[int, int], None]
 
-#: The last columns of every part, whatever the task.
+# The last columns of every part, whatever the task.
 ROW_COLUMNS = (
     pa.field("n_tokens", pa.int32()),
     pa.field("truncated", pa.bool_()),
     pa.field("error", pa.string()),
 )
 
-#: Fields of JobSpec that shape the work but not one value of the result.
+# Fields of JobSpec that affect how the work is done, but no value of the result.
 NOT_IDENTITY = frozenset({"id_column", "keep", "token_budget", "rows_per_shard", "max_failed_rows"})
 
 _SLUG_MAX_CHARS = 80
@@ -51,7 +51,7 @@ class ModelIdentity:
     """Which weights, exactly."""
 
     name: str
-    revision: str  # resolved commit of the hub, "" for a directory
+    revision: str  # resolved commit on the hub, "" for a directory
     sha256: str  # of the weights
     fingerprint: str  # of the tokenizer, configuration and module files
 
@@ -60,9 +60,9 @@ class ModelIdentity:
 class JobSpec:
     """The frozen description of a job: everything that decides what is computed.
 
-    `encoder` is what the checkpoint resolved to (`ModelCard.identity`), so that a change in how a
-    checkpoint is read is a change of space too. It is hashed and compared, never looked into:
-    whoever needs to know something about the model asks its card.
+    `encoder` is how the checkpoint was understood (`ModelCard.identity`), so that a change in how
+    a checkpoint is read also changes the space. It is only hashed and compared: anything about the
+    model is read from its card.
     """
 
     task: str  # a name in `pipeline.tasks.TASKS`
@@ -102,11 +102,11 @@ class JobSpec:
 
     @property
     def space(self) -> str:
-        """16 hex digits over all that decides a value, and NUMERICS_VERSION."""
+        """16 hex digits over everything that affects a value, and NUMERICS_VERSION."""
         identity = {
             key: value for key, value in dataclasses.asdict(self).items() if key not in NOT_IDENTITY
         }
-        # The name and revision say where the weights came from; their digest says what they are.
+        # The digests identify the weights and files; name and revision only say where from.
         identity["model"] = [self.model.sha256, self.model.fingerprint]
         return digest(identity, NUMERICS_VERSION)
 
@@ -116,13 +116,13 @@ class JobSpec:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """Rebuild a spec; a field this version does not know is an error, never dropped.
+        """Rebuild a spec; a field that this version does not know is an error, never ignored.
 
         Raises:
             UsageError: the data was written by a version with other fields.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
-        if unknown := sorted(set(data) - known):
+        names = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(data) - names):
             raise UsageError(
                 f"the job was written by another version of bei-jobs: unknown {unknown}",
                 hint="run the version of bei-jobs that submitted it",
@@ -133,7 +133,7 @@ class JobSpec:
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """One input file as it was when planned."""
+    """One input file as planned."""
 
     uri: str
     path: str  # relative to the INPUT it came from, "/"-separated
@@ -146,18 +146,18 @@ class InputFile:
 
     @property
     def slug(self) -> str:
-        """The path made safe for a file name: "/" to ".", other unsafe bytes to "_"."""
+        """The path as part of a file name: "/" becomes ".", other unsafe bytes become "_"."""
         safe = _UNSAFE_BYTES.sub(b"_", self.path.replace("/", ".").encode())
         return safe.decode("ascii")[:_SLUG_MAX_CHARS]
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A row range of a file; text formats also say at which byte it starts."""
+    """A row range of a file, for text formats with the byte offset of its start."""
 
     first_row: int
     rows: int
-    byte_offset: int = -1  # of the uncompressed text; -1 where the format has row groups
+    byte_offset: int = -1  # in the uncompressed text; -1 for formats with row groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:
-    """How one shard went: its part's counts, or why there is no part."""
+    """The result of one shard: the counts of its part, or why there is no part."""
 
     shard: str
     part: str
@@ -198,17 +198,17 @@ class ShardResult:
     truncated: int = 0
     failed: int = 0
     seconds: float = 0.0
-    computed: bool = True  # False: found committed
+    computed: bool = True  # False: it was already committed
     error: str = ""  # not empty: the shard failed and has no part
     hint: str = ""
-    transient: bool = False  # of a failed shard: whether trying again may help
+    transient: bool = False  # of a failed shard: whether a retry may succeed
 
 
 def shard_id(space: str, schema: str, file: InputFile, cut: Cut) -> str:
     """16 hex digits over (space, schema, input URI, input version, row range).
 
-    Resuming, retrying, a nightly rerun and adding files all come down to computing the shards
-    whose part is missing; this hash is what makes "missing" mean the right thing.
+    Resuming, retrying, a nightly rerun and adding files all mean computing the shards whose part
+    is missing. This hash decides whether an existing part is the right one.
     """
     return digest(space, schema, file.uri, file.version, cut.first_row, cut.rows)
 
@@ -225,7 +225,7 @@ def digest(*values: Any) -> str:
 
 
 def failure_budget(limit: str, rows: int) -> int:
-    """How many of `rows` may fail: `limit` is a count ("20") or a share ("1%", "0.5%").
+    """How many of `rows` may fail; `limit` is a count ("20") or a share ("1%", "0.5%").
 
     Raises:
         UsageError: `limit` is neither.
