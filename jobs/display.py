@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import click
 
+from jobs.fleet import FleetView
 from jobs.progress_bar import ProgressBar
 from pipeline.choice import Choices
 
@@ -26,6 +27,7 @@ class Display:
     bar: ProgressBar | None = None
     _rows: int = 0
     _reused: int = 0
+    _workers: int | None = None  # as last shown
 
     def show_choices(self, choices: Choices) -> None:
         """One line per choice, each once."""
@@ -34,6 +36,25 @@ class Display:
             if name not in earlier and not self.quiet:
                 click.echo(f"{name:<16} {choice.value}: {choice.reason}", err=True)
         self.choices = {**choices, **earlier}
+
+    def show_fleet(self, fleet: FleetView, bar: ProgressBar | None = None) -> None:
+        """A line whenever workers came or went; that there is none even where `quiet`.
+
+        Args:
+            fleet: as it is now.
+            bar: the line is printed above it.
+        """
+        if self._workers == len(fleet.workers):
+            return
+        self._workers = len(fleet.workers)
+        if fleet.workers and self.quiet:
+            return
+        hint = "" if fleet.workers else ": start one with `bei-jobs worker --broker URL`"
+        line = f"{fleet}{hint}"
+        if bar is None:
+            click.echo(line, err=True)
+        else:
+            bar.write(line)
 
     def waiting(self, holder: str) -> None:
         click.echo(f"waiting for process {holder}, which runs a job on this output", err=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs.display import Display
+from jobs.fleet import view_fleet
 from jobs.progress_bar import ProgressBar
 from jobs.summary import exit_code, print_summary
 from pipeline.output.output import Output
@@ -45,6 +46,7 @@ def _until_final(output: Output, run: Run, broker: Broker, display: Display) -> 
 
     status = job_status(output, run)
     last_read, interval = time.monotonic(), _POLL_SECONDS
+    display.show_fleet(view_fleet(broker, [run.job]))
     with ProgressBar(status.rows, status.rows_done, quiet=display.quiet) as bar:
         while not status.final:
             live = broker.progress(run.job)
@@ -54,6 +56,7 @@ def _until_final(output: Output, run: Run, broker: Broker, display: Display) -> 
             if complete or time.monotonic() - last_read > interval:
                 reconcile(broker, output, run)
                 status = job_status(output, run)
+                display.show_fleet(view_fleet(broker, [run.job]), bar)
                 last_read = time.monotonic()
                 interval = min(2 * interval, _MAX_STORE_SECONDS)
         bar.show(status.rows_done, status.tokens)

@@ -6,6 +6,7 @@ import click
 
 from jobs.cli import print_error
 from jobs.display import Display
+from jobs.fleet import view_fleet
 from jobs.follow import follow
 from jobs.summary import exit_code, print_summary
 from pipeline.errors import UsageError
@@ -78,5 +79,7 @@ def run_on_broker(prepared: Prepared, broker_url: str, display: Display, *, wait
     status = job_status(output, run)
     if prepared.finished:
         status = all_reused(status)
-    print_summary(run, status, as_json=display.as_json, choices=display.choices)
+    fleet = view_fleet(broker, [run.job])
+    display.show_fleet(fleet)
+    print_summary(run, status, as_json=display.as_json, choices=display.choices, fleet=fleet)
     return exit_code(status)

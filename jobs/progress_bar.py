@@ -53,6 +53,10 @@ class ProgressBar:
     ) -> None:
         self.close()
 
+    def write(self, line: str) -> None:
+        """Print a line above the bar."""
+        tqdm.write(line, file=sys.stderr)
+
     def close(self) -> None:
         """Draw the bar one last time and leave it on the screen."""
         self._bar.refresh()

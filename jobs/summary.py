@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from jobs.fleet import FleetView
 from pipeline.choice import Choices
 from pipeline.output.run import Run
 from pipeline.output.status import JobStatus
@@ -15,8 +16,20 @@ from pipeline.store.uris import redact
 EXIT_DONE, EXIT_FAILED, EXIT_QUARANTINED = 0, 1, 3
 
 
-def summary(run: Run, status: JobStatus, choices: Choices | None = None) -> dict[str, Any]:
-    """The status of a job as JSON; for a submit, with what was chosen for the user."""
+def summary(
+    run: Run,
+    status: JobStatus,
+    choices: Choices | None = None,
+    fleet: FleetView | None = None,
+) -> dict[str, Any]:
+    """The status of a job as JSON.
+
+    Args:
+        run: of the job.
+        status: of the run.
+        choices: what a submit chose for the user.
+        fleet: the workers that are connected, where a broker was given.
+    """
     return {
         "job": run.job,
         "output": run.output,
@@ -44,6 +57,7 @@ def summary(run: Run, status: JobStatus, choices: Choices | None = None) -> dict
         },
         **({"reason": status.reason, "hint": status.hint} if status.reason else {}),
         **({} if choices is None else {"choices": choices_json(choices)}),
+        **({} if fleet is None else fleet.to_json()),
     }
 
 
@@ -55,11 +69,16 @@ def choices_json(choices: Choices) -> dict[str, dict[str, object]]:
 
 
 def print_summary(
-    run: Run, status: JobStatus, *, as_json: bool, choices: Choices | None = None
+    run: Run,
+    status: JobStatus,
+    *,
+    as_json: bool,
+    choices: Choices | None = None,
+    fleet: FleetView | None = None,
 ) -> None:
-    """Print the status of a job to stdout, as JSON or as a few lines."""
+    """Print the status of a job to stdout, as JSON or as a few lines; see `summary`."""
     if as_json:
-        click.echo(json.dumps(summary(run, status, choices)))
+        click.echo(json.dumps(summary(run, status, choices, fleet)))
         return
     click.echo(f"job {run.job}  {status.state}  {run.spec.task} with {run.spec.model.name}")
     click.echo(
@@ -72,6 +91,8 @@ def print_summary(
     if status.tokens:
         click.echo(f"  tokens  {status.tokens:,}, {status.truncated:,} rows truncated")
     click.echo(f"  output  {redact(run.output)}")
+    if fleet is not None and not status.final:
+        click.echo(f"  workers {fleet}")
     if status.reason:
         click.echo(f"  reason  {status.reason}")
     if status.failed_rows:

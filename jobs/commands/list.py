@@ -15,6 +15,7 @@ from jobs.options import broker_option, json_option
 def command(broker: str | None, as_json: bool) -> None:
     """List the jobs that ran on this machine, and with --broker those of the fleet."""
     from jobs.find_job import open_broker
+    from jobs.fleet import view_fleet
     from jobs.summary import summary
     from pipeline.errors import BeiJobsError
     from pipeline.output.output import Output
@@ -24,7 +25,8 @@ def command(broker: str | None, as_json: bool) -> None:
     from workers.settings import load_settings
 
     refs = {ref.job: ref for ref in KnownJobs(load_settings().state_dir).all()}
-    if queue := open_broker(broker):
+    queue = open_broker(broker)
+    if queue is not None:
         refs |= {ref.job: ref for ref in queue.jobs()}
     rows = []
     for ref in refs.values():
@@ -36,8 +38,9 @@ def command(broker: str | None, as_json: bool) -> None:
             rows.append(
                 {"job": ref.job, "output": ref.output, "state": "gone", "reason": str(error)}
             )
+    fleet = None if queue is None else view_fleet(queue, refs)
     if as_json:
-        click.echo(json.dumps({"jobs": rows}))
+        click.echo(json.dumps({"jobs": rows, **({} if fleet is None else fleet.to_json())}))
         return
     for row in rows:
         counts = row.get("rows", {"done": 0, "total": 0})
@@ -47,3 +50,5 @@ def command(broker: str | None, as_json: bool) -> None:
         )
     if not rows:
         click.echo("no known jobs", err=True)
+    if fleet is not None:
+        click.echo(fleet)

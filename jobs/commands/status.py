@@ -15,19 +15,22 @@ def command(job: str, broker: str | None, as_json: bool) -> int:
     """Show the status of JOB (a job id or an output URI), read from its output.
 
     With --broker the job is also reconciled: lost messages are sent again, and a complete job is
-    finished.
+    finished; and the workers that are connected are shown.
     """
     from jobs.find_job import find_job, open_broker
+    from jobs.fleet import view_fleet
     from jobs.summary import exit_code, print_summary
     from pipeline.output.status import job_status
     from workers.settings import load_settings
 
     queue = open_broker(broker)
     output, run = find_job(job, load_settings(), queue)
+    fleet = None
     if queue is not None:
         from workers.reconcile import reconcile
 
         reconcile(queue, output, run)
+        fleet = view_fleet(queue, [run.job])
     status = job_status(output, run)
-    print_summary(run, status, as_json=as_json)
+    print_summary(run, status, as_json=as_json, fleet=fleet)
     return exit_code(status)

@@ -1,0 +1,57 @@
+"""The workers of a fleet and their speed, as `submit`, `status`, `list` and `watch` show them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workers.broker import Broker, WorkerInfo
+
+
+@dataclass(frozen=True, slots=True)
+class FleetView:
+    """The workers that sent a heartbeat lately, and their speed over the last half minute."""
+
+    workers: tuple[WorkerInfo, ...]
+    rows_per_second: float
+    tokens_per_second: float
+
+    def to_json(self) -> dict[str, Any]:
+        """What `--json` adds to the status of a job."""
+        return {
+            "workers": [asdict(worker) for worker in self.workers],
+            "rows_per_second": round(self.rows_per_second, 1),
+            "tokens_per_second": round(self.tokens_per_second, 1),
+        }
+
+    def __str__(self) -> str:
+        """Such as "2 workers on 3 devices, 1,200 rows/s, 96,000 tokens/s"."""
+        if not self.workers:
+            return "no worker is connected"
+        devices = sum(len(worker.devices) for worker in self.workers)
+        speed = f"{self.rows_per_second:,.0f} rows/s, {self.tokens_per_second:,.0f} tokens/s"
+        return f"{_count(len(self.workers), 'worker')} on {_count(devices, 'device')}, {speed}"
+
+
+def view_fleet(broker: Broker, jobs: Iterable[str]) -> FleetView:
+    """Look at a fleet.
+
+    Args:
+        broker: of the fleet.
+        jobs: ids of the jobs whose speed counts.
+
+    Raises:
+        BrokerError: Redis cannot be reached.
+    """
+    counters = [broker.progress(job) for job in jobs]
+    return FleetView(
+        tuple(broker.workers()),
+        sum(counter.rows_per_second for counter in counters),
+        sum(counter.tokens_per_second for counter in counters),
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
