@@ -21,7 +21,7 @@ from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
 from pipeline.encoder.checkpoint.config_values import HeadKind, head_kind, model_class
 from pipeline.encoder.checkpoint.module_tensors import module_tensors
 from pipeline.encoder.checkpoint.safetensors_headers import (
-    Matched,
+    MatchedTensors,
     TensorInfo,
     parameters,
     read_tensors,
@@ -47,7 +47,7 @@ class ModelCard:
     head: HeadKind
     modules: SentenceModules
     module_tensors: tuple[Mapping[str, TensorInfo], ...] = field(hash=False)  # per module step
-    matched: Matched | None = field(hash=False)  # None if transformers computes the model
+    matched: MatchedTensors | None = field(hash=False)  # None if transformers computes the model
     tensors: int  # in the files
     parameters: int
     dtype: str  # of the weights, as safetensors names it
@@ -149,7 +149,7 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
     """
     tensors = read_tensors(checkpoint.folder)
     recognised = recognise(checkpoint, tensors)
-    config = recognised.config if recognised else transformers_config.settings(checkpoint)
+    config = recognised.config if recognised else transformers_config.read_settings(checkpoint)
     modules = read_modules(checkpoint.files, checkpoint.config)
     head = head_kind(checkpoint.config)
     embeds = head == "embedding"

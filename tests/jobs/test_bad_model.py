@@ -54,13 +54,13 @@ def message(told: Any) -> str:
         ("bert_mean", {"num_attention_heads": 64}, "64 heads in a hidden size of 32"),
         ("bert_mean", {"layer_norm_eps": []}, "float() argument"),
         ("bert_mean", {"hidden_act": ["gelu"]}, "the activation ['gelu']"),
-        ("qwen3_causal_last", {"num_key_value_heads": 3}, "no multiple of 3 key heads"),
+        ("qwen3_causal_last", {"num_key_value_heads": 3}, "not a multiple of 3 key heads"),
         ("qwen3_causal_last", {"rope_scaling": "x"}, "rope_scaling is 'x'"),
         ("qwen3_causal_last", {"rope_scaling": {"type": "linear"}}, "lacks 'factor'"),
         ("embeddinggemma", {"layer_types": ["full_attention"]}, "of 1 layers where there are 6"),
         ("modernbert_cls", {"global_attn_every_n_layers": 0}, "global_attn_every_n_layers is 0"),
         ("voyage_nano", {"num_labels": "many"}, "num_labels is 'many'"),
-        ("ner_bert", {"id2label": {"x": "O"}}, "numbers its id2label x"),
+        ("ner_bert", {"id2label": {"x": "O"}}, "id2label keys x"),
         ("ner_bert", {"id2label": ["O"]}, "id2label = ['O']"),
         ("ner_bert", {"id2label": None, "num_labels": "two"}, "num_labels = 'two'"),
         ("bert_mean", {"model_type": "distilbert", "dim": "x"}, "field 'dim'"),
@@ -187,7 +187,7 @@ def test_a_tokenizer_without_its_unknown_token_is_refused_when_it_is_loaded(
         model["unk_token"] = "[NOWHERE]"
     (folder / "tokenizer.json").write_text(json.dumps(content))
 
-    assert "does not know" in message(bei("check", folder, "--rows", 1))
+    assert "no token for unknown characters" in message(bei("check", folder, "--rows", 1))
 
 
 def test_a_class_given_as_a_string_is_read_as_one_name(

@@ -1,1 +1,1 @@
-"""What a published checkpoint is, from its config.json and tensor names. Imports no torch."""
+"""Architectures of published checkpoints, by config.json and tensor names. Imports no torch."""

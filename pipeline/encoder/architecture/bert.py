@@ -1,4 +1,4 @@
-"""Families built like BERT: norms after each branch, or ModernBERT's before it."""
+"""Families built like BERT, with norms after each branch, and ModernBERT, with norms before."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pipeline.encoder.architecture.config_keys import (
     Family,
     Tensors,
     activation,
-    headed,
-    refuse,
+    check_supported,
     rope,
     ropes,
     windows,
     with_biases,
+    with_head,
 )
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
 from pipeline.encoder.architecture.tensor_names import biased
@@ -25,13 +25,13 @@ from pipeline.errors import CheckpointError
 _JINA_MLPS = ("mlp.gated_layers.weight", "mlp.up_gated_layer.weight")
 
 _OTHER_RERANKERS = (
-    "BAAI/bge-reranker-base, Alibaba-NLP/gte-multilingual-reranker-base and "
-    "Alibaba-NLP/gte-reranker-modernbert-base work."
+    "use BAAI/bge-reranker-base, Alibaba-NLP/gte-multilingual-reranker-base or "
+    "Alibaba-NLP/gte-reranker-modernbert-base"
 )
 
 
 def _post_norm(config: Config, family: str, **settings: Any) -> EncoderConfig:
-    """What BERT and everything built like it shares."""
+    """The settings that BERT and the families built like it share."""
     heads = size(config, "num_attention_heads")
     hidden = size(config, "hidden_size")
     defaults: dict[str, Any] = {
@@ -48,13 +48,13 @@ def _post_norm(config: Config, family: str, **settings: Any) -> EncoderConfig:
         "embedding_norm": True,
         "final_norm": False,
         "gated": False,
-        "token_types": size(config, "type_vocab_size", 2, least=0),
+        "token_types": size(config, "type_vocab_size", 2, minimum=0),
     }
     return EncoderConfig(family=family, **{**defaults, **settings})
 
 
 def bert(config: Config, tensors: Tensors) -> Family | None:
-    """BERT, RoBERTa and XLM-R; JinaBert too, which publishes itself as `bert`."""
+    """BERT, RoBERTa and XLM-R; also JinaBERT, whose config.json says `bert`."""
     if any(name.endswith(_JINA_MLPS) for name in tensors):
         return jina(config, tensors)
     if any(".mixer." in name for name in tensors):
@@ -63,10 +63,10 @@ def bert(config: Config, tensors: Tensors) -> Family | None:
             "its own, which bei-jobs never runs",
             hint=_OTHER_RERANKERS
             if model_class(config).endswith("ForSequenceClassification")
-            else "jinaai/jina-embeddings-v2-base-*, BAAI/bge-m3 and "
-            "intfloat/multilingual-e5-large-instruct work.",
+            else "use jinaai/jina-embeddings-v2-base-*, BAAI/bge-m3 or "
+            "intfloat/multilingual-e5-large-instruct",
         )
-    refuse(
+    check_supported(
         config,
         {
             "position_embedding_type": ("absolute", None),
@@ -76,8 +76,8 @@ def bert(config: Config, tensors: Tensors) -> Family | None:
     )
     rows = size(config, "max_position_embeddings")
     roberta = config["model_type"] != "bert"
-    padding = size(config, "pad_token_id", 1, least=0) if roberta else None
-    encoder = _post_norm(
+    padding = size(config, "pad_token_id", 1, minimum=0) if roberta else None
+    encoder_config = _post_norm(
         config,
         str(config["model_type"]),
         activation=activation(config.get("hidden_act", "gelu")),
@@ -85,14 +85,16 @@ def bert(config: Config, tensors: Tensors) -> Family | None:
         position_padding=padding,
         max_length=rows if padding is None else rows - padding - 1,
     )
-    encoder = headed(encoder, config, sequence="dense" if roberta else "pooler", tokens="tokens")
-    return Family(encoder, tensor_names.BERT, tensor_names.HEADS[encoder.head])
+    encoder_config = with_head(
+        encoder_config, config, sequence="dense" if roberta else "pooler", tokens="tokens"
+    )
+    return Family(encoder_config, tensor_names.BERT, tensor_names.HEADS[encoder_config.head])
 
 
 def mpnet(config: Config, tensors: Tensors) -> Family | None:
     """MPNet: learned positions that start at 2, and one relative bias for every layer."""
     rows = size(config, "max_position_embeddings")
-    encoder = _post_norm(
+    encoder_config = _post_norm(
         config,
         "mpnet",
         activation=activation(config.get("hidden_act", "gelu")),
@@ -102,21 +104,21 @@ def mpnet(config: Config, tensors: Tensors) -> Family | None:
         token_types=0,
         max_length=rows - 2,
     )
-    encoder = headed(encoder, config, sequence="dense", tokens="tokens")
-    return Family(encoder, tensor_names.MPNET, tensor_names.HEADS[encoder.head])
+    encoder_config = with_head(encoder_config, config, sequence="dense", tokens="tokens")
+    return Family(encoder_config, tensor_names.MPNET, tensor_names.HEADS[encoder_config.head])
 
 
 def jina(config: Config, tensors: Tensors) -> Family | None:
-    """jina-embeddings-v2: ALiBi and a gated MLP, in three layouts told apart by tensor names."""
+    """jina-embeddings-v2: ALiBi and a gated MLP, in three layouts that tensor names distinguish."""
     _refuse_jina_head(model_class(config))
-    refuse(
+    check_supported(
         config,
         {"position_embedding_type": ("alibi",), "feed_forward_type": ("geglu", "reglu")},
     )
     code = any(name.endswith("mlp.up_gated_layer.weight") for name in tensors)
     normed = any(name.endswith("self.layer_norm_q.weight") for name in tensors)
     limits = [key for key in ("model_max_length", "max_position_embeddings") if config.get(key)]
-    encoder = _post_norm(
+    encoder_config = _post_norm(
         config,
         "jina_bert",
         norm_placement="post_twice" if code else "post",
@@ -130,7 +132,7 @@ def jina(config: Config, tensors: Tensors) -> Family | None:
     layout = tensor_names.JINA_CODE if code else tensor_names.JINA
     if normed and not code:
         layout = replace(layout, layer={**layout.layer, **tensor_names.JINA_QK_NORM})
-    return Family(encoder, layout, {})
+    return Family(encoder_config, layout, {})
 
 
 def _refuse_jina_head(name: str) -> None:
@@ -143,13 +145,13 @@ def _refuse_jina_head(name: str) -> None:
     if name not in ("JinaBertForMaskedLM", "JinaBertModel", ""):
         raise CheckpointError(
             f"config.json names the class {name}, whose head bei-jobs does not know",
-            hint="Known of this family: JinaBertModel and JinaBertForMaskedLM.",
+            hint="use a JinaBertModel or JinaBertForMaskedLM",
         )
 
 
 def nomic(config: Config, tensors: Tensors) -> Family | None:
-    """NomicBert, in its own config keys (n_embd, …) or in those it was converted to."""
-    refuse(
+    """NomicBERT, with its own config keys (n_embd, …) or those of transformers."""
+    check_supported(
         config,
         {
             "prenorm": (False,),
@@ -176,21 +178,23 @@ def nomic(config: Config, tensors: Tensors) -> Family | None:
         "rope_theta": config.get("rotary_emb_base", 1000.0),
     }
     settings = {**keys, **config}
-    encoder = _post_norm(
+    encoder_config = _post_norm(
         settings,
         "nomic_bert",
         activation=activation(settings["hidden_act"]),
         gated=True,
     )
-    rotary = rope(settings, encoder.head_dim)
+    rotary = rope(settings, encoder_config.head_dim)
     if rotary is None or model_class(config).endswith("Classification"):
         return None
-    return Family(replace(encoder, ropes=(rotary,) * encoder.layers), tensor_names.NOMIC, {})
+    return Family(
+        replace(encoder_config, ropes=(rotary,) * encoder_config.layers), tensor_names.NOMIC, {}
+    )
 
 
 def gte(config: Config, tensors: Tensors) -> Family | None:
-    """GTE v1.5 and its relatives: `gte`, or `new` as Alibaba's own code calls it."""
-    refuse(
+    """GTE v1.5 and its relatives; model_type is `gte`, or `new` in Alibaba's own code."""
+    check_supported(
         config,
         {
             "layer_norm_type": ("layer_norm",),
@@ -200,33 +204,33 @@ def gte(config: Config, tensors: Tensors) -> Family | None:
             "pack_qkv": (True,),
         },
     )
-    encoder = _post_norm(
+    encoder_config = _post_norm(
         config,
         "gte",
         activation=activation(config.get("hidden_act", "gelu")),
         gated=True,
         gate_first=False,
-        token_types=size(config, "type_vocab_size", 1, least=0),
+        token_types=size(config, "type_vocab_size", 1, minimum=0),
     )
-    rotary = rope(config, encoder.head_dim)
+    rotary = rope(config, encoder_config.head_dim)
     if rotary is None:
         return None
-    encoder = replace(
-        encoder,
-        ropes=(rotary,) * encoder.layers,
+    encoder_config = replace(
+        encoder_config,
+        ropes=(rotary,) * encoder_config.layers,
         max_length=size(config, "max_position_embeddings"),
     )
-    encoder = headed(encoder, config, sequence="pooler", tokens="tokens")
-    skip = frozenset({"types"}) if encoder.token_types == 0 else frozenset[str]()
-    return Family(encoder, tensor_names.GTE, tensor_names.HEADS[encoder.head], skip)
+    encoder_config = with_head(encoder_config, config, sequence="pooler", tokens="tokens")
+    skip = frozenset({"types"}) if encoder_config.token_types == 0 else frozenset[str]()
+    return Family(encoder_config, tensor_names.GTE, tensor_names.HEADS[encoder_config.head], skip)
 
 
 def modernbert(config: Config, tensors: Tensors) -> Family | None:
     """ModernBERT: alternating windows, each kind of layer with its own rotary base."""
     layers = size(config, "num_hidden_layers")
-    every = size(config, "global_attn_every_n_layers", 3)
+    period = size(config, "global_attn_every_n_layers", 3)
     kinds = config.get("layer_types") or [
-        "sliding_attention" if i % every else "full_attention" for i in range(layers)
+        "sliding_attention" if i % period else "full_attention" for i in range(layers)
     ]
     head_dim = size(config, "hidden_size") // size(config, "num_attention_heads")
     rotary = ropes(
@@ -238,7 +242,7 @@ def modernbert(config: Config, tensors: Tensors) -> Family | None:
     )
     if rotary is None:
         return None
-    encoder = _post_norm(
+    encoder_config = _post_norm(
         config,
         "modernbert",
         norm_eps=float(config.get("norm_eps", 1e-5)),
@@ -253,7 +257,9 @@ def modernbert(config: Config, tensors: Tensors) -> Family | None:
         head_pooling=config.get("classifier_pooling", "cls"),
         max_length=size(config, "max_position_embeddings"),
     )
-    encoder = headed(encoder, config, sequence="prediction", tokens="prediction_tokens")
+    encoder_config = with_head(
+        encoder_config, config, sequence="prediction", tokens="prediction_tokens"
+    )
     layout = with_biases(
         tensor_names.MODERNBERT,
         {
@@ -264,9 +270,9 @@ def modernbert(config: Config, tensors: Tensors) -> Family | None:
         config,
     )
     head = biased(
-        tensor_names.HEADS[encoder.head],
+        tensor_names.HEADS[encoder_config.head],
         only=("head_norm",) * bool(config.get("norm_bias"))
         + ("head_dense",) * bool(config.get("classifier_bias")),
     )
     # The first layer reads the embeddings, which are normed already.
-    return Family(encoder, layout, head, frozenset({"layers.0.attn_norm"}))
+    return Family(encoder_config, layout, head, frozenset({"layers.0.attn_norm"}))

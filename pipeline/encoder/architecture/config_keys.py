@@ -1,4 +1,4 @@
-"""What every family is made of: the parts that read config.json the same way."""
+"""The parts of config.json that families read the same way."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 
 Tensors = Mapping[str, TensorInfo]
+# A hint of several errors.
+RESTORE_CONFIG = "download the checkpoint again, or undo the edit of its config.json"
 
 _ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
@@ -40,17 +42,17 @@ _ACTIVATIONS: dict[str, Activation] = {
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One recognised checkpoint: its settings and where its tensors are."""
+    """One recognised checkpoint: its settings and the names of its tensors."""
 
-    encoder: EncoderConfig
+    config: EncoderConfig
     layout: Layout
     head_names: Names
-    skip: frozenset[str] = frozenset()
+    skip: frozenset[str] = frozenset()  # own names that this checkpoint does not have
 
 
 @contextmanager
-def explained(checkpoint: Checkpoint) -> Iterator[None]:
-    """Turn what a config.json of missing or strange values causes into one error that names it."""
+def config_errors(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turn errors of missing or invalid values of config.json into one that names the file."""
     file, kind = checkpoint.folder / "config.json", checkpoint.config.get("model_type")
     try:
         yield
@@ -59,26 +61,31 @@ def explained(checkpoint: Checkpoint) -> Iterator[None]:
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(
             f"{file} is not the config of a {kind}: {error}",
-            hint="Fetch the checkpoint again, or undo the edit of its config.json.",
+            hint=RESTORE_CONFIG,
         ) from error
 
 
-def refuse(config: Config, allowed: Mapping[str, tuple[object, ...]]) -> None:
-    """Raise where a setting that changes the output has a value that nothing here computes."""
+def check_supported(config: Config, allowed: Mapping[str, tuple[object, ...]]) -> None:
+    """Raise if a setting that changes the output has a value that bei-jobs does not compute.
+
+    Raises:
+        CheckpointError: names the setting and its supported values.
+    """
     for key, values in allowed.items():
         if key in config and config[key] not in values:
             raise CheckpointError(
                 f"config.json sets {key} = {config[key]!r}; supported for model_type "
                 f"{config['model_type']!r}: {', '.join(map(repr, values))}",
-                hint="No published checkpoint of this family needs it; is the config edited?",
+                hint="check whether config.json was edited: no published checkpoint of this family "
+                "needs this value",
             )
 
 
 def activation(name: object) -> Activation:
-    """Our name of a published activation.
+    """bei-jobs' own name of a published activation.
 
     Raises:
-        CheckpointError: nothing here computes it.
+        CheckpointError: bei-jobs does not compute it.
     """
     if not isinstance(name, str) or name not in _ACTIVATIONS:
         raise CheckpointError(
@@ -87,16 +94,16 @@ def activation(name: object) -> Activation:
     return _ACTIVATIONS[name]
 
 
-def headed(
-    encoder: EncoderConfig, config: Config, *, sequence: Head, tokens: Head
+def with_head(
+    encoder_config: EncoderConfig, config: Config, *, sequence: Head, tokens: Head
 ) -> EncoderConfig:
-    """Add the head that the architecture names, and its labels."""
+    """Add the head that the checkpoint's class has, and its labels."""
     kind = head_kind(config)
     if kind == "embedding":
-        return encoder
+        return encoder_config
     head = sequence if kind == "sequence_classifier" else tokens
     return replace(
-        encoder,
+        encoder_config,
         head=head,
         labels=labels(config),
         multi_label=multi_label(config),
@@ -106,21 +113,21 @@ def headed(
 
 def with_biases(layout: Layout, flags: Mapping[str, tuple[str, ...]], config: Config) -> Layout:
     """Add the biases that the config's flags ask for."""
-    only = tuple(ours for flag, names in flags.items() if config.get(flag) for ours in names)
+    only = tuple(own for flag, names in flags.items() if config.get(flag) for own in names)
     return replace(
         layout, once=biased(layout.once, only=only), layer=biased(layout.layer, only=only)
     )
 
 
 def windows(kinds: list[str], distance: int) -> tuple[int | None, ...]:
-    """The distance for windowed layers, None for the others."""
+    """The window of every layer: `distance` for windowed layers, None for the others."""
     return tuple(distance if kind == "sliding_attention" else None for kind in kinds)
 
 
 def ropes(
     config: Config, dim: int, kinds: list[str], *, full: float, sliding: float
 ) -> tuple[Rope, ...] | None:
-    """Rotary settings of models whose windowed layers have a base of their own."""
+    """Rotary settings of models whose windowed layers have their own base; None as in `rope`."""
     parameters = config.get("rope_parameters") or {}
     by_kind: dict[str, Rope | None] = {}
     for kind, theta in (("full_attention", full), ("sliding_attention", sliding)):
@@ -128,21 +135,21 @@ def ropes(
         scaled = kind == "full_attention"
         settings["rope_scaling"] = config.get("rope_scaling") if scaled else None
         by_kind[kind] = rope(settings, dim)
-    found = tuple(each for kind in kinds if (each := by_kind[kind]) is not None)
-    return found if len(found) == len(kinds) else None
+    layers = tuple(layer for kind in kinds if (layer := by_kind[kind]) is not None)
+    return layers if len(layers) == len(kinds) else None
 
 
 def rope(config: Config, dim: int) -> Rope | None:
     """Rotary settings from `rope_parameters` (new) or `rope_theta` and `rope_scaling` (old).
 
     Alibaba's `ntk` multiplies the base by f and divides the frequencies by f^(2/dim), which is
-    linear interpolation of another base. None: a kind that nothing here computes.
+    linear interpolation of another base. None if bei-jobs does not compute the kind of scaling.
     """
     scaling: dict[str, Any] = {}
     for key in ("rope_scaling", "rope_parameters"):
         given = config.get(key) or {}
         if not isinstance(given, dict):
-            raise ValueError(f"{key} is {given!r}, which holds no settings")
+            raise ValueError(f"{key} is {given!r}, which is not an object")
         scaling.update(given)
     theta = float(scaling.get("rope_theta") or config.get("rope_theta") or 10_000.0)
     kind = scaling.get("rope_type") or scaling.get("type") or "default"

@@ -1,6 +1,6 @@
-"""What an encoder is: the settings in which published families differ, and nothing else.
+"""The settings in which published families of encoders differ, and nothing else.
 
-Every family is a value of `EncoderConfig`; `model.py` has one forward pass that reads it.
+Every family is a value of `EncoderConfig`; `model/encoder.py` has one forward pass that reads it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ Norm = Literal["layer", "rms", "rms_plus_one"]
 NormPlacement = Literal["post", "post_twice", "pre", "sandwich"]
 Activation = Literal["gelu", "gelu_tanh", "silu", "relu"]
 QueryKeyNorm = Literal["none", "per_head", "full_width"]
-#: The tokens whose hidden states are of use once the last layer has attended: all of them, or the
-#: first or last of each sequence.
+# The tokens whose hidden states are needed once the last layer has attended: all, or the first or
+# last of each sequence.
 Reads = Literal["all", "first", "last"]
 Head = Literal["none", "pooler", "dense", "prediction", "tokens", "prediction_tokens"]
 
@@ -37,10 +37,10 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class EncoderConfig:
-    """One encoder: sizes, and the settings that families disagree on.
+    """One encoder: its sizes, and the settings in which families differ.
 
-    Sizes count elements; `windows` hold the largest distance |query - key| that attends,
-    inclusive, one per layer, None where the layer sees everything.
+    Sizes count elements. `windows` holds, per layer, the largest distance |query - key| that
+    attends, inclusive; None for a layer without a window.
     """
 
     family: str
@@ -51,7 +51,7 @@ class EncoderConfig:
     heads: int
     kv_heads: int
     head_dim: int
-    # How a layer normalises. post: norm(x + f(x)), BERT; post_twice: BERT with a second norm of
+    # Where a layer normalises. post: norm(x + f(x)), BERT; post_twice: BERT with a second norm of
     # the residual after attention, jina-code; pre: x + f(norm(x)); sandwich: x + norm(f(norm(x))).
     norm: Norm
     norm_eps: float
@@ -63,30 +63,30 @@ class EncoderConfig:
     gated: bool
     gate_first: bool = True  # which half of a fused gate_up projection is activated
     # Positions
-    position_table: int = 0  # rows of a learned table; 0: there is none
+    position_table: int = 0  # rows of a learned table, 0 for none
     position_padding: int | None = None  # RoBERTa: positions start after this id and skip it
     ropes: tuple[Rope, ...] = ()  # one per layer, or none
     alibi: bool = False
     relative_buckets: int = 0  # MPNet and T5: buckets of the learned relative bias
-    token_types: int = 0  # rows of the token type table; 0: there is none
+    token_types: int = 0  # rows of the token type table, 0 for none
     # Attention
     causal: bool = False
     windows: tuple[int | None, ...] = ()  # one per layer, or none
     qk_norm: QueryKeyNorm = "none"
-    attention_scale: float = 0.0  # 0: head_dim ** -0.5
+    attention_scale: float = 0.0  # 0 for head_dim ** -0.5
     embedding_scale: float = 1.0
     # What follows the encoder
-    projection: int = 0  # voyage: width of a linear layer over the hidden states; 0: none
+    projection: int = 0  # voyage: width of a linear layer over the hidden states, 0 for none
     head: Head = "none"
     head_activation: Activation | Literal["tanh"] = "tanh"
     head_pooling: Literal["cls", "mean"] = "cls"
     labels: tuple[str, ...] = ()
     multi_label: bool = False
-    regression: bool = False  # the logits are the values
-    # Limits that a checkpoint states or a device sets
-    half: Literal["float16", "bfloat16"] = "float16"  # the 16 bits that lose least
+    regression: bool = False  # the logits are values on a scale
+    # Limits of the checkpoint or of a number format
+    half: Literal["float16", "bfloat16"] = "float16"  # the 16-bit format that loses least
     float16_overflows: bool = False  # activations leave its range on ordinary text
-    max_length: int | None = None  # tokens; None: nothing in the config bounds it
+    max_length: int | None = None  # tokens; None if the config sets no limit
 
     @property
     def scale(self) -> float:
@@ -94,10 +94,10 @@ class EncoderConfig:
         return self.attention_scale or self.head_dim**-0.5
 
     def window(self, layer: int) -> int | None:
-        """Largest distance that attends in a layer, None for all."""
+        """Largest distance that attends in a layer, None for no window."""
         return self.windows[layer] if self.windows else None
 
     @property
     def output_size(self) -> int:
-        """Width of a pooled row before module files: hidden size, or the projection's."""
+        """Width of a pooled row before module files: the projection's, or else the hidden size."""
         return self.projection or self.hidden_size

@@ -10,7 +10,7 @@ from pipeline.encoder.architecture.config_keys import (
     Family,
     Tensors,
     activation,
-    refuse,
+    check_supported,
     rope,
     ropes,
     windows,
@@ -23,7 +23,7 @@ from pipeline.errors import CheckpointError
 
 
 def _pre_norm(config: Config, family: str, **settings: Any) -> EncoderConfig:
-    """What Llama, Qwen and Gemma share."""
+    """The settings that Llama, Qwen and Gemma share."""
     heads = size(config, "num_attention_heads")
     hidden = size(config, "hidden_size")
     defaults: dict[str, Any] = {
@@ -52,18 +52,20 @@ def llama(config: Config, tensors: Tensors) -> Family | None:
     if model_class(config).endswith("Classification"):
         return None
     qwen3 = kind == "qwen3"
-    encoder = _pre_norm(
+    encoder_config = _pre_norm(
         config,
         "llama" if kind == "llama_bidirec" else kind,
         activation=activation(config.get("hidden_act", "silu")),
         causal=_causal(config),
         qk_norm="per_head" if qwen3 else "none",
     )
-    rotary = rope(config, encoder.head_dim)
+    rotary = rope(config, encoder_config.head_dim)
     if rotary is None:
         return None
-    encoder = replace(encoder, ropes=(rotary,) * encoder.layers, windows=_qwen_windows(config))
-    if encoder.windows and not encoder.causal:
+    encoder_config = replace(
+        encoder_config, ropes=(rotary,) * encoder_config.layers, windows=_qwen_windows(config)
+    )
+    if encoder_config.windows and not encoder_config.causal:
         return None
     flags = {"attention_bias": ("qkv", "attn_out"), "mlp_bias": ("gate_up", "down")}
     layout = with_biases(tensor_names.LLAMA, flags, config)
@@ -73,14 +75,14 @@ def llama(config: Config, tensors: Tensors) -> Family | None:
         layout = replace(layout, layer={**layout.layer, **tensor_names.LLAMA_QK_NORM})
     width = _projection(config, tensors)
     projection: Names = {"projection": "linear.weight"} if width else {}
-    return Family(replace(encoder, projection=width), layout, projection)
+    return Family(replace(encoder_config, projection=width), layout, projection)
 
 
 def _projection(config: Config, tensors: Tensors) -> int:
     """Width of the linear layer over the hidden states, 0 where there is none.
 
-    A bidirectional Qwen3 with num_labels is voyage-4-nano: without that layer its vectors are
-    others, so it is asked for even where the tensor is missing.
+    A bidirectional Qwen3 with num_labels is voyage-4-nano. Without that layer it would give other
+    vectors, so the layer is required even if the tensor is missing.
     """
     voyage = config["model_type"] == "qwen3" and config.get("use_bidirectional_attention")
     if voyage and config.get("num_labels"):
@@ -89,11 +91,10 @@ def _projection(config: Config, tensors: Tensors) -> int:
 
 
 def _causal(config: Config) -> bool:
-    """Whether a decoder attends backwards only, or how to find out.
+    """Whether a decoder attends backwards only.
 
     Raises:
-        CheckpointError: the published class is custom code that decides it, and the config does
-            not say how.
+        CheckpointError: custom code of the checkpoint decides it, and config.json does not say.
     """
     if config["model_type"] == "llama_bidirec" or config.get("use_bidirectional_attention"):
         return False
@@ -102,10 +103,10 @@ def _causal(config: Config) -> bool:
     if config.get("auto_map"):
         raise CheckpointError(
             f"config.json of this {config['model_type']} checkpoint names code of its own "
-            "(auto_map) and lacks is_causal: whether its tokens see what follows is decided "
-            "there, and bei-jobs does not run it",
-            hint='Add "is_causal": false to config.json for a bidirectional embedder such as '
-            'gte-Qwen2 (its newer revisions have it), "is_causal": true for a causal one.',
+            "(auto_map) and lacks is_causal: whether tokens attend to later ones is decided in "
+            "that code, which bei-jobs never runs",
+            hint='add "is_causal": false to config.json for a bidirectional embedder such as '
+            'gte-Qwen2 (its newer revisions have it), or "is_causal": true for a causal one',
         )
     return True
 
@@ -114,7 +115,7 @@ def _qwen_windows(config: Config) -> tuple[int | None, ...]:
     if not config.get("use_sliding_window") or not config.get("sliding_window"):
         return ()
     layers = size(config, "num_hidden_layers")
-    first = size(config, "max_window_layers", 28, least=0)
+    first = size(config, "max_window_layers", 28, minimum=0)
     kinds = config.get("layer_types") or [
         "sliding_attention" if i >= first else "full_attention" for i in range(layers)
     ]
@@ -122,8 +123,8 @@ def _qwen_windows(config: Config) -> tuple[int | None, ...]:
 
 
 def gemma3(config: Config, tensors: Tensors) -> Family | None:
-    """Gemma 3 text, bidirectional (EmbeddingGemma) or causal; float16 overflows in it."""
-    refuse(config, {"attn_logit_softcapping": (None,)})
+    """Gemma 3 text models, bidirectional (EmbeddingGemma) or causal; float16 overflows in them."""
+    check_supported(config, {"attn_logit_softcapping": (None,)})
     layers = size(config, "num_hidden_layers")
     pattern = size(config, "sliding_window_pattern", size(config, "_sliding_window_pattern", 6))
     kinds = config.get("layer_types") or [
@@ -142,7 +143,7 @@ def gemma3(config: Config, tensors: Tensors) -> Family | None:
     )
     if rotary is None or model_class(config).endswith("Classification"):
         return None
-    encoder = _pre_norm(
+    encoder_config = _pre_norm(
         config,
         "gemma3",
         head_dim=head_dim,
@@ -159,4 +160,4 @@ def gemma3(config: Config, tensors: Tensors) -> Family | None:
         float16_overflows=True,
     )
     flags = {"attention_bias": ("qkv", "attn_out")}
-    return Family(encoder, with_biases(tensor_names.GEMMA, flags, config), {})
+    return Family(encoder_config, with_biases(tensor_names.GEMMA, flags, config), {})

@@ -1,8 +1,9 @@
 """The tensor names of each published layout, as data.
 
-Left: our names, which `model.py` and `heads.py` read. Right: the published name or names, without
-the family's prefix; `{i}` is the layer, `.*` stands for both `.weight` and `.bias`. Several names
-are concatenated along their first axis: separate projections become one matrix product.
+Left: bei-jobs' own names, which `model/encoder.py` and `model/heads.py` read. Right: the published
+name or names without the family's prefix; `{i}` is the layer, `.*` stands for both `.weight` and
+`.bias`. Tensors of several names are concatenated along their first axis, so that separate
+projections become one matrix product.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ Names = Mapping[str, str | tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where one family keeps its tensors."""
+    """The tensor names of one family."""
 
-    prefixes: tuple[str, ...]  # a checkpoint has one of these before `once` and `layer`
-    once: Names
-    layer: Names
+    prefixes: tuple[str, ...]  # a checkpoint puts one of these before its encoder's names
+    once: Names  # tensors outside the layers
+    layer: Names  # tensors of every layer
 
 
 BERT_EMBEDDINGS: Names = {
@@ -46,7 +47,7 @@ BERT = Layout(
 MPNET = Layout(
     prefixes=("", "mpnet."),
     once={
-        **{ours: name for ours, name in BERT_EMBEDDINGS.items() if ours != "types"},
+        **{own: name for own, name in BERT_EMBEDDINGS.items() if own != "types"},
         "relative_bias": "encoder.relative_attention_bias.weight",
     },
     layer={
@@ -57,14 +58,12 @@ MPNET = Layout(
     },
 )
 
-JINA_EMBEDDINGS: Names = {
-    ours: name for ours, name in BERT_EMBEDDINGS.items() if ours != "positions"
-}
+JINA_EMBEDDINGS: Names = {own: name for own, name in BERT_EMBEDDINGS.items() if own != "positions"}
 JINA_QK_NORM: Names = {
     "q_norm": "encoder.layer.{i}.attention.self.layer_norm_q.*",
     "k_norm": "encoder.layer.{i}.attention.self.layer_norm_k.*",
 }
-# jina-embeddings-v2-base-en and -de; with JINA_QK_NORM also -es.
+# jina-embeddings-v2-base-en and -de; with JINA_QK_NORM, -es.
 JINA = Layout(
     prefixes=("", "bert."),
     once=JINA_EMBEDDINGS,
@@ -75,7 +74,7 @@ JINA = Layout(
         "mlp_out_norm": "encoder.layer.{i}.mlp.layernorm.*",
     },
 )
-# jina-embeddings-v2-base-code: the gated half comes second, and two norms sit on the layer.
+# jina-embeddings-v2-base-code: the gate is the second half, and two norms have names of the layer.
 JINA_CODE = Layout(
     prefixes=("", "bert."),
     once=JINA_EMBEDDINGS,
@@ -139,7 +138,7 @@ MODERNBERT = Layout(
         "down": "layers.{i}.mlp.Wo.weight",
     },
 )
-# Llama, Qwen2, Qwen3: one skeleton.
+# Shared by Llama, Qwen2 and Qwen3.
 LLAMA = Layout(
     prefixes=("", "model."),
     once={"tokens": "embed_tokens.weight", "final_norm": "norm.weight"},
@@ -168,8 +167,8 @@ GEMMA = Layout(
     },
 )
 
-# What a classifier adds, under the names that its kind of head uses. The pooler of BERT and GTE
-# lies under the encoder's prefix ("{p}"), every other head tensor at the top.
+# Kind of head → its tensors. The pooler of BERT and GTE has the encoder's prefix ("{p}"); the other
+# tensors of heads have none.
 HEADS: dict[str, Names] = {
     "none": {},
     "pooler": {"head_dense": "{p}pooler.dense.*", "classifier": "classifier.*"},
@@ -185,10 +184,8 @@ HEADS["prediction_tokens"] = HEADS["prediction"]
 
 
 def biased(names: Names, *, only: tuple[str, ...]) -> Names:
-    """The same names with a bias beside the weight of the given ones."""
-    return {
-        ours: _both(published) if ours in only else published for ours, published in names.items()
-    }
+    """The same names, with a bias beside the weight of those in `only`."""
+    return {own: _both(published) if own in only else published for own, published in names.items()}
 
 
 def _both(published: str | tuple[str, ...]) -> str | tuple[str, ...]:
@@ -200,28 +197,28 @@ def _both(published: str | tuple[str, ...]) -> str | tuple[str, ...]:
 def expand(
     layout: Layout, layers: int, prefix: str, extra: Names, skip: frozenset[str]
 ) -> dict[str, tuple[str, ...]]:
-    """Every tensor of a checkpoint: our full name → published names in full.
+    """Every tensor of a checkpoint: own name in full → published names in full.
 
-    Ours: `tokens.weight`, `layers.3.qkv.weight`, `layers.3.qkv.bias`, `classifier.weight`.
+    Own names: `tokens.weight`, `layers.3.qkv.weight`, `layers.3.qkv.bias`, `classifier.weight`.
 
     Args:
         layout: the family's names.
-        layers: how many layers there are.
-        prefix: what the checkpoint puts before the encoder's names.
+        layers: number of layers.
+        prefix: of the encoder's names in this checkpoint.
         extra: the head's names, written in full or with `{p}` for the prefix.
-        skip: our names (without suffix) that this checkpoint does not have.
+        skip: own names (without suffix) that this checkpoint does not have.
     """
     names: dict[str, tuple[str, ...]] = {}
-    for ours, published in layout.once.items():
-        _add(names, ours, _prefixed(published, prefix))
+    for own, published in layout.once.items():
+        _add(names, own, _prefixed(published, prefix))
     for i in range(layers):
-        for ours, published in layout.layer.items():
+        for own, published in layout.layer.items():
             full = tuple(name.replace("{i}", str(i)) for name in _prefixed(published, prefix))
-            _add(names, f"layers.{i}.{ours}", full)
-    for ours, published in extra.items():
+            _add(names, f"layers.{i}.{own}", full)
+    for own, published in extra.items():
         full = (published,) if isinstance(published, str) else published
-        _add(names, ours, tuple(name.replace("{p}", prefix) for name in full))
-    return {ours: full for ours, full in names.items() if ours.rpartition(".")[0] not in skip}
+        _add(names, own, tuple(name.replace("{p}", prefix) for name in full))
+    return {own: full for own, full in names.items() if own.rpartition(".")[0] not in skip}
 
 
 def _prefixed(published: str | tuple[str, ...], prefix: str) -> tuple[str, ...]:
@@ -229,9 +226,9 @@ def _prefixed(published: str | tuple[str, ...], prefix: str) -> tuple[str, ...]:
     return tuple(prefix + name for name in full)
 
 
-def _add(names: dict[str, tuple[str, ...]], ours: str, published: tuple[str, ...]) -> None:
+def _add(names: dict[str, tuple[str, ...]], own: str, published: tuple[str, ...]) -> None:
     if all(name.endswith(".*") for name in published):
         for kind in ("weight", "bias"):
-            names[f"{ours}.{kind}"] = tuple(name[:-1] + kind for name in published)
+            names[f"{own}.{kind}"] = tuple(name[:-1] + kind for name in published)
     else:
-        names[f"{ours}.weight"] = published
+        names[f"{own}.weight"] = published

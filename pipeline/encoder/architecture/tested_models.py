@@ -1,4 +1,4 @@
-"""Published checkpoints whose layout is tested (docs/models.md says how), as data."""
+"""Published checkpoints whose layout is tested; docs/models.md says how."""
 
 from __future__ import annotations
 

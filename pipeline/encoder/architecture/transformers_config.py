@@ -1,24 +1,27 @@
-"""Architectures that are not ours: what transformers' config says, before anything is loaded."""
+"""Architectures that transformers computes: their settings, before any weight is loaded."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pipeline.encoder.architecture.config_keys import explained
+from pipeline.encoder.architecture.config_keys import RESTORE_CONFIG, config_errors
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.checkpoint.config_values import head_kind, labels, multi_label, regression
 from pipeline.errors import CheckpointError
 
+# A hint of several errors.
+LIST_MODELS = "run `bei-jobs models` for checkpoints that work"
 
-def settings(checkpoint: Checkpoint) -> EncoderConfig:
-    """What the engine needs to know about a foreign model, in our words.
+
+def read_settings(checkpoint: Checkpoint) -> EncoderConfig:
+    """The settings that the engine needs of a model that transformers computes.
 
     Raises:
-        CheckpointError: it needs remote code, or transformers does not know it.
+        CheckpointError: it needs remote code, transformers does not know it, or a value is invalid.
     """
     config = read_config(checkpoint)
-    with explained(checkpoint):
+    with config_errors(checkpoint):
         return _settings(checkpoint, config)
 
 
@@ -45,18 +48,17 @@ def _settings(checkpoint: Checkpoint, config: Any) -> EncoderConfig:
         labels=() if head_kind(checkpoint.config) == "embedding" else labels(checkpoint.config),
         multi_label=multi_label(checkpoint.config),
         regression=regression(checkpoint.config),
-        # Nothing is known about its range, and bfloat16 has float32's.
+        # The range of its activations is unknown, and bfloat16 has the range of float32.
         half="bfloat16",
         max_length=getattr(config, "max_position_embeddings", None),
     )
 
 
 def read_config(checkpoint: Checkpoint) -> Any:
-    """The config as transformers reads it, its defaults filled in.
+    """The config as transformers reads it, with defaults filled in.
 
     Raises:
-        CheckpointError: it needs remote code, transformers does not know it, or a value is of
-            another kind.
+        CheckpointError: it needs remote code, transformers does not know it, or a value is invalid.
     """
     from transformers import AutoConfig
 
@@ -66,25 +68,25 @@ def read_config(checkpoint: Checkpoint) -> Any:
         kind = checkpoint.config.get("model_type")
         custom = checkpoint.config.get("auto_map")
         reason = (
-            "it brings code of its own (auto_map), and bei-jobs never runs remote code"
+            "the checkpoint has code of its own (auto_map), but bei-jobs never runs remote code"
             if custom
             else "transformers does not know it either"
         )
         raise CheckpointError(
-            f"{checkpoint.name}: model_type {kind!r} is not a family of bei-jobs, and {reason}",
+            f"{checkpoint.name}: bei-jobs does not know the model_type {kind!r}, and {reason}",
             hint=_alternative(str(kind)),
         ) from error
-    except Exception as error:  # transformers checks values with errors of its own
+    except Exception as error:  # transformers validates values with its own kinds of errors
         raise CheckpointError(
             f"{checkpoint.folder / 'config.json'} is not the config of a "
             f"{checkpoint.config.get('model_type')}: {' '.join(str(error).split())}",
-            hint="Fetch the checkpoint again, or undo the edit of its config.json.",
+            hint=RESTORE_CONFIG,
         ) from error
 
 
 def _alternative(kind: str) -> str:
-    known = {
-        "nvembed": "nvidia/llama-embed-nemotron-8b is NVIDIA's successor without remote code.",
-        "jina_clip": "For text alone: jinaai/jina-embeddings-v2-base-en.",
+    alternatives = {
+        "nvembed": "use nvidia/llama-embed-nemotron-8b, NVIDIA's successor without remote code",
+        "jina_clip": "use jinaai/jina-embeddings-v2-base-en if you embed text only",
     }
-    return known.get(kind, "`bei-jobs models` lists checkpoints that work.")
+    return alternatives.get(kind, LIST_MODELS)

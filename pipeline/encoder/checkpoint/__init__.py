@@ -1,1 +1,1 @@
-"""Where a checkpoint comes from and what its files say. Imports no torch."""
+"""Where a checkpoint comes from, and its files. Imports no torch."""

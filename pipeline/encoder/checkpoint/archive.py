@@ -1,4 +1,4 @@
-"""Packed checkpoints, unpacked so that nothing leaves the target and nothing fills the disk."""
+"""Unpack checkpoint archives: nothing is written outside the target, and nothing fills the disk."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import IO
 
 from pipeline.errors import CheckpointError
 
-# What a checkpoint needs, by name; everything else stays where it is.
+# Files that a checkpoint needs; no other file is downloaded or unpacked.
 WANTED = ("*.json", "*.txt", "*.model", "*.safetensors")
 # Other runtimes' copies of the weights.
 UNWANTED = ("onnx/*", "openvino/*", "coreml/*", "*/onnx/*", "*/openvino/*")
-# Far beyond any encoder; a bomb stops here.
+# Far more than any encoder has; these stop a decompression bomb.
 MAX_ARCHIVE_BYTES = 128 * 1024**3
 MAX_ARCHIVE_FILES = 1_000
 
 
-def wanted(relative: PurePosixPath) -> bool:
-    """Whether a file, named relative to its checkpoint, is one that a checkpoint needs."""
+def is_wanted(relative: PurePosixPath) -> bool:
+    """Whether a checkpoint needs a file, named relative to the checkpoint's folder."""
     return any(relative.match(p) for p in WANTED) and not any(relative.match(p) for p in UNWANTED)
 
 
@@ -30,10 +30,10 @@ def unpack(
     max_bytes: int = MAX_ARCHIVE_BYTES,
     max_files: int = MAX_ARCHIVE_FILES,
 ) -> None:
-    """Unpack the wanted files of a tar archive; the folder that holds config.json becomes the top.
+    """Unpack the wanted files of a tar archive; the folder that holds config.json becomes `target`.
 
-    Nothing leaves `target`: absolute names, `..`, links and devices are refused, and so is an
-    archive that unpacks to more than the limits.
+    Nothing is written outside `target`: absolute names, `..`, links and devices are refused, and
+    so is an archive that unpacks to more than the limits.
 
     Raises:
         CheckpointError: the archive is unsafe, damaged, or holds no checkpoint.
@@ -44,7 +44,7 @@ def unpack(
         with tarfile.open(archive, "r:*") as tar:
             for member in tar:
                 name = _safe_name(member)
-                if not member.isfile() or not wanted(name):
+                if not member.isfile() or not is_wanted(name):
                     continue
                 written, files = written + member.size, files + 1
                 if written > max_bytes or files > max_files:
@@ -54,7 +54,7 @@ def unpack(
                 _extract(tar, member, raw / name)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise CheckpointError(f"the archive is damaged: {error}") from error
-    _lift(raw, target)
+    _move_up(raw, target)
 
 
 def _safe_name(member: tarfile.TarInfo) -> PurePosixPath:
@@ -73,19 +73,19 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists():
         raise CheckpointError(
-            f"the archive holds {member.name!r} twice, and which one is meant is not to be told",
-            hint="Pack the folder again.",
+            f"the archive holds {member.name!r} twice, and it is unclear which one is meant",
+            hint="create the archive again from the checkpoint's folder",
         )
     with source, file.open("xb") as out:
         shutil.copyfileobj(source, out)
 
 
-def _lift(raw: Path, target: Path) -> None:
-    """Move the shallowest folder with a config.json or modules.json up to the target."""
-    tops = [f.parent for name in ("modules.json", "config.json") for f in raw.rglob(name)]
-    if not tops:
+def _move_up(raw: Path, target: Path) -> None:
+    """Move the content of the topmost folder with a config.json or modules.json to the target."""
+    folders = [f.parent for name in ("modules.json", "config.json") for f in raw.rglob(name)]
+    if not folders:
         raise CheckpointError("the archive holds no config.json")
-    top = min(tops, key=lambda folder: (len(folder.parts), str(folder)))
+    top = min(folders, key=lambda folder: (len(folder.parts), str(folder)))
     for item in top.iterdir():
         item.rename(target / item.name)
     shutil.rmtree(raw, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""Where a model comes from: a name, a directory or a URI becomes files, hashed.
+"""From a model's name, directory or URI to local files and their hashes.
 
-Nothing here imports torch, unpickles, or runs code that a checkpoint brings along.
+Nothing here imports torch, unpickles, or runs code of a checkpoint.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from pathlib import Path
 
 from pipeline.encoder.checkpoint.config_values import Config
 from pipeline.encoder.checkpoint.download import fetch, is_archive, is_uri
-from pipeline.encoder.checkpoint.files import CheckpointFiles
+from pipeline.encoder.checkpoint.files import NAME_CHECKPOINT, CheckpointFiles
 from pipeline.encoder.checkpoint.hub import from_hub
 from pipeline.encoder.checkpoint.safetensors_headers import weight_files
 from pipeline.errors import CheckpointError, UsageError
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
 
-# Files that change what a checkpoint computes, weights aside.
+# Tokenizer files that change what a checkpoint computes.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-#: What a tokenizer is built from where there is no tokenizer.json.
+# Files that a tokenizer is built from if there is no tokenizer.json.
 VOCABULARY_FILES = (
     "vocab.txt",
     "vocab.json",
@@ -41,23 +41,23 @@ _SLOW_TOKENIZER_FILES = (
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model whose files are here and known by hash."""
+    """A model whose files are local and hashed."""
 
     name: str  # as the user gave it
     path: Path
-    revision: str  # the hub's commit, "" where there is none
+    revision: str  # commit on the hub, "" if the model is not from there
     sha256: str  # of the weights
     fingerprint: str  # of config, tokenizer and module files
     files: CheckpointFiles = field(compare=False, repr=False)
 
     @property
     def folder(self) -> Path:
-        """Where config.json, tokenizer and weights are."""
+        """The directory of config.json, tokenizer and weights."""
         return self.files.folder
 
     @property
     def config(self) -> Config:
-        """config.json as it was parsed."""
+        """The parsed config.json."""
         return self.files.json(self.folder / "config.json")
 
 
@@ -74,8 +74,8 @@ def resolve(
         model: a directory, a name on the Hugging Face hub, a URI of a directory (s3://, gs://,
             az://), or a URI or path of a .tar.gz.
         revision: branch, tag or commit on the hub; None or "" for its main branch.
-        cache_dir: where downloads, digests and what is known of the hub's snapshots are kept;
-            None for ~/.cache/bei-jobs.
+        cache_dir: for downloads, digests and the lists of files of complete hub snapshots; None for
+            ~/.cache/bei-jobs.
         offline: never touch the network.
 
     Raises:
@@ -103,48 +103,47 @@ def resolve(
 
 
 def is_hub_name(model: str) -> bool:
-    """Whether a model is named as on the hub, and is not a directory, URI or archive."""
+    """Whether a model is a name on the hub, not a directory, URI or archive."""
     if Path(model).expanduser().is_dir() or is_uri(model) or is_archive(model):
         return False
     return _HUB_NAME.fullmatch(model) is not None and not model.startswith(".")
 
 
 def read_checkpoint(name: str, path: Path, revision: str, cache: Path) -> Checkpoint:
-    """Read and hash the files of a checkpoint that is here.
+    """Read and hash the files of a local checkpoint.
 
     Raises:
         CheckpointError: config.json or the weights are missing or unreadable.
     """
-    own = CheckpointFiles(path)
-    folder = own.folder
+    files = CheckpointFiles(path)
+    folder = files.folder
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"{folder} has no config.json",
-            hint="name a directory or repository that holds a transformers checkpoint",
+            hint=NAME_CHECKPOINT,
         )
-    files = weight_files(folder)
-    digests = [sha256_of(file, cache / "digests") for file in files]
-    weights = digests[0]
+    digests = [sha256_of(file, cache / "digests") for file in weight_files(folder)]
+    sha256 = digests[0]
     if len(digests) > 1:
-        weights = hashlib.sha256("".join(digests).encode()).hexdigest()
-    checkpoint = Checkpoint(name, path, revision, weights, fingerprint(own), own)
-    checkpoint.config  # noqa: B018 - an error now, not when it is first looked at
+        sha256 = hashlib.sha256("".join(digests).encode()).hexdigest()
+    checkpoint = Checkpoint(name, path, revision, sha256, fingerprint(files), files)
+    checkpoint.config  # noqa: B018 - raises now, not when it is first used
     return checkpoint
 
 
 def sha256_of(file: Path, digests: Path) -> str:
-    """Digest of a file, remembered beside the cache under its path, size and time.
+    """Digest of a file, remembered by its path, size and modification time.
 
     Args:
         file: what to hash.
-        digests: the folder that remembers; one that cannot be written only costs time.
+        digests: the folder of remembered digests; one that cannot be written only costs time.
     """
     real = file.resolve()
     status = real.stat()
     key = f"{real}\0{status.st_size}\0{status.st_mtime_ns}"
     memo = digests / hashlib.sha256(key.encode()).hexdigest()
-    if memo.is_file() and len(known := memo.read_text(encoding="ascii").strip()) == 64:
-        return known
+    if memo.is_file() and len(remembered := memo.read_text(encoding="ascii").strip()) == 64:
+        return remembered
     with real.open("rb") as handle:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()
     try:
@@ -157,23 +156,23 @@ def sha256_of(file: Path, digests: Path) -> str:
     return digest
 
 
-def fingerprint(own: CheckpointFiles) -> str:
-    """Hash over everything but the weights that changes what a checkpoint computes.
+def fingerprint(files: CheckpointFiles) -> str:
+    """Hash of every file, except the weights, that changes what a checkpoint computes.
 
     JSON is hashed by content, so that white space and the order of keys do not matter.
     """
-    path, folder = own.path, own.folder
+    path, folder = files.path, files.folder
     fast = (folder / "tokenizer.json").is_file()
     names = _TOKENIZER_FILES if fast else _SLOW_TOKENIZER_FILES
-    files = [folder / name for name in ("config.json", *names)]
-    files += sorted(folder.glob("sentence_*_config.json"))
-    files += [path / "modules.json", path / "config_sentence_transformers.json"]
-    for module in own.module_folders:
-        files += [module / "config.json", module / "model.safetensors"]
+    hashed = [folder / name for name in ("config.json", *names)]
+    hashed += sorted(folder.glob("sentence_*_config.json"))
+    hashed += [path / "modules.json", path / "config_sentence_transformers.json"]
+    for module in files.module_folders:
+        hashed += [module / "config.json", module / "model.safetensors"]
     total = hashlib.sha256()
-    for file in files:
+    for file in hashed:
         if file.is_file():
-            content = own.canonical(file) if file.suffix == ".json" else file.read_bytes()
+            content = files.canonical(file) if file.suffix == ".json" else file.read_bytes()
             total.update(f"{file.relative_to(path)}\0{len(content)}\0".encode())
             total.update(content)
     return total.hexdigest()

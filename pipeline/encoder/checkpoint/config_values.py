@@ -1,4 +1,4 @@
-"""Values of a config.json, read alike for every family."""
+"""Values of a config.json that are read the same way for every family."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any, Literal
 
 from pipeline.errors import CheckpointError
 
-#: A config.json as it was parsed.
+# A parsed config.json.
 Config = Mapping[str, Any]
-#: What a checkpoint was trained to give: a vector, the logits of a text, or those of each token.
+# What a checkpoint was trained to return: a vector, the logits of a text, or those of each token.
 HeadKind = Literal["embedding", "sequence_classifier", "token_classifier"]
 
 
 def model_class(config: Config) -> str:
-    """The class a checkpoint was saved from, "" where it does not say.
+    """The class that a checkpoint was saved from, "" if config.json names none.
 
-    Old exports give a name where others give a list.
+    Old exports have a name where others have a list.
     """
     names = config.get("architectures") or ""
     return str(names[0] if isinstance(names, list) else names)
@@ -30,16 +30,17 @@ def head_kind(config: Config) -> HeadKind:
     return "sequence_classifier" if name.endswith("ForSequenceClassification") else "embedding"
 
 
-def size(config: Config, key: str, default: int | None = None, *, least: int = 1) -> int:
-    """A size of the config, the default where it is null too.
+def size(config: Config, key: str, default: int | None = None, *, minimum: int = 1) -> int:
+    """A size in the config; the default if it is missing or null.
 
     Raises:
-        KeyError, ValueError: there is none, or it is no number of at least `least`.
+        KeyError: it is missing and there is no default.
+        ValueError: it is not a whole number of at least `minimum`.
     """
     value = config[key] if default is None else config.get(key)
     if value is None:
         value = default
-    if not isinstance(value, int | float) or value < least or value != int(value):
+    if not isinstance(value, int | float) or value < minimum or value != int(value):
         raise ValueError(f"{key} is {value!r}, which is not a valid size")
     return int(value)
 
@@ -54,7 +55,7 @@ def labels(config: Config) -> tuple[str, ...]:
     count = config.get("num_labels", 2)
     if not isinstance(named, dict) or not isinstance(count, int):
         raise CheckpointError(
-            f"config.json sets id2label = {named!r} and num_labels = {count!r}; bei-jobs reads an "
+            f"config.json sets id2label = {named!r} and num_labels = {count!r}; they must be an "
             "object and a number"
         )
     if not named:
@@ -62,18 +63,18 @@ def labels(config: Config) -> tuple[str, ...]:
     numbers = [str(i) for i in range(len(named))]
     if sorted(map(str, named)) != sorted(numbers):
         raise CheckpointError(
-            f"config.json numbers its id2label {', '.join(map(str, named))}; classes are counted "
-            "from 0"
+            f"config.json has the id2label keys {', '.join(map(str, named))}; they must be "
+            "0, 1, 2, …"
         )
     by_number = {str(key): str(name) for key, name in named.items()}
     return tuple(by_number[number] for number in numbers)
 
 
 def multi_label(config: Config) -> bool:
-    """Whether classes do not exclude each other: scores are then sigmoids, not a softmax."""
+    """Whether classes do not exclude each other; if so, scores are sigmoids, not a softmax."""
     return config.get("problem_type") == "multi_label_classification"
 
 
 def regression(config: Config) -> bool:
-    """Whether the logits are values of a scale: scores are then the logits themselves."""
+    """Whether the logits are values on a scale; if so, scores are the logits themselves."""
     return config.get("problem_type") == "regression"

@@ -1,4 +1,4 @@
-"""The small files of a checkpoint: found, parsed and kept, so that each is read once."""
+"""The JSON files of a checkpoint, parsed and kept so that each is read once."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from pipeline.errors import CheckpointError
 
 _ABSENT = object()
 
-DOWNLOAD_AGAIN = "download the checkpoint again: the file is damaged or was cut short"
+# Hints of several errors.
+DOWNLOAD_AGAIN = "download the checkpoint again: the file is damaged or incomplete"
+NAME_CHECKPOINT = "name a directory or repository that holds a transformers checkpoint"
 
 
 class CheckpointFiles:
-    """The JSON files below one directory, each parsed when it is first asked for.
+    """The JSON files below one directory, each parsed when it is first used.
 
     Args:
-        path: the checkpoint's directory, which holds modules.json or config.json.
+        path: the checkpoint's directory, with modules.json or config.json.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,7 +28,7 @@ class CheckpointFiles:
 
     @property
     def folder(self) -> Path:
-        """Where the encoder's own files are: the checkpoint, or a folder that modules.json names.
+        """The directory of the encoder's own files: `path`, or a folder that modules.json names.
 
         Raises:
             CheckpointError: modules.json is damaged.
@@ -38,14 +40,14 @@ class CheckpointFiles:
 
     @property
     def module_folders(self) -> tuple[Path, ...]:
-        """The folders of the modules after the encoder, in order."""
+        """The directories of the modules after the encoder, in order."""
         folders = (self.path / _folder_of(entry) for entry in self.modules)
-        own = (self.path, self.folder)
-        return tuple(folder for folder in folders if folder not in own)
+        encoder_folders = (self.path, self.folder)
+        return tuple(folder for folder in folders if folder not in encoder_folders)
 
     @property
     def modules(self) -> list[dict[str, Any]]:
-        """The entries of modules.json, [] where there is none.
+        """The entries of modules.json, [] if there is no such file.
 
         Raises:
             CheckpointError: it lists no modules, or one outside the checkpoint.
@@ -67,7 +69,7 @@ class CheckpointFiles:
         return entries
 
     def json(self, file: Path) -> dict[str, Any]:
-        """An object from a JSON file, {} where the file is absent.
+        """The object in a JSON file, {} if there is no such file.
 
         Raises:
             CheckpointError: the file is not a JSON object.
@@ -76,12 +78,12 @@ class CheckpointFiles:
         if content is _ABSENT:
             return {}
         if not isinstance(content, dict):
-            raise CheckpointError(f"{file} holds no JSON object", hint=DOWNLOAD_AGAIN)
+            raise CheckpointError(f"{file} is not a JSON object", hint=DOWNLOAD_AGAIN)
         return content
 
     def canonical(self, file: Path) -> bytes:
-        """A JSON file in a form in which white space and the order of keys do not matter."""
-        # tokenizer.json may have tens of megabytes, and nobody else asks for it here.
+        """A JSON file in a form that does not depend on white space and the order of keys."""
+        # Not kept: tokenizer.json may have tens of megabytes, and nothing else reads it here.
         content = parse_json(file) if file.name == "tokenizer.json" else self._value(file)
         return json.dumps(content, sort_keys=True, ensure_ascii=False).encode()
 
@@ -99,7 +101,7 @@ def parse_json(file: Path) -> Any:
     """
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # bytes that are not UTF-8 among them
+    except ValueError as error:  # UnicodeDecodeError is one too
         raise CheckpointError(f"{file} is not valid JSON: {error}", hint=DOWNLOAD_AGAIN) from error
 
 

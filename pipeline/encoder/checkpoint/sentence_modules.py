@@ -24,7 +24,7 @@ POOLING_MODES: tuple[PoolingMode, ...] = (
     "weightedmean",
     "lasttoken",
 )
-# Names of the file that holds max_seq_length and do_lower_case, newest habit first.
+# Names of the file with max_seq_length and do_lower_case; the first one that exists is read.
 TRANSFORMER_CONFIGS = (
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
@@ -41,7 +41,7 @@ DENSE_ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
 
 @dataclass(frozen=True, slots=True)
 class DenseModule:
-    """A linear layer over the pooled vector; its weights lie in `folder` as safetensors."""
+    """A linear layer over the pooled vector; its weights are in `folder` as safetensors."""
 
     folder: str
     in_features: int
@@ -69,7 +69,7 @@ Module = DenseModule | LayerNormModule | NormalizeModule
 
 @dataclass(frozen=True, slots=True)
 class SentenceModules:
-    """Everything a checkpoint says about turning token vectors into one."""
+    """How a checkpoint turns the vectors of tokens into one."""
 
     transformer: str = ""  # folder of the encoder, relative to the checkpoint
     pooling: tuple[PoolingMode, ...] = ("mean",)  # several are concatenated
@@ -102,7 +102,7 @@ def read_modules(files: CheckpointFiles, config: Config | None = None) -> Senten
         config: its config.json, for the rule above.
 
     Raises:
-        CheckpointError: a module type or setting that nothing here computes.
+        CheckpointError: bei-jobs does not compute a module type or setting.
     """
     path = files.path
     listing = path / "modules.json"
@@ -132,16 +132,16 @@ def _kind(entry: Mapping[str, Any], listing: Path) -> str:
         raise CheckpointError(
             f"{listing} names the module {entry.get('type')!r}: code of the checkpoint's own, "
             "which bei-jobs never runs",
-            hint="Use a checkpoint whose modules are sentence-transformers' own.",
+            hint="use a checkpoint with modules of sentence-transformers only",
         )
     return kind
 
 
 def _module_config(kind: str, files: CheckpointFiles, folder: str) -> dict[str, Any]:
-    """The config of a module; {} for those that have none.
+    """The config of a module, {} for modules without one.
 
     Raises:
-        CheckpointError: the module needs one. Its defaults would give other vectors in silence.
+        CheckpointError: the module needs one; defaults would silently give other vectors.
     """
     file = files.path / folder / "config.json"
     if kind in _CONFIGURED and (not folder or not file.is_file()):
@@ -167,7 +167,7 @@ def _checked_step(
 
 
 def _step(kind: str, folder: str, settings: Mapping[str, Any], listing: Path) -> tuple[Module, ...]:
-    """One module after pooling; () for what has no effect at inference."""
+    """One module after pooling, () if it has no effect at inference."""
     if kind == "Normalize":
         return (NormalizeModule(),)
     if kind == "Dropout":
@@ -178,7 +178,8 @@ def _step(kind: str, folder: str, settings: Mapping[str, Any], listing: Path) ->
         return (_dense(folder, settings, listing),)
     raise CheckpointError(
         f"{listing} names the module {kind}, which bei-jobs does not compute",
-        hint="Known: Transformer, Pooling, Dense, LayerNorm, Dropout, Normalize.",
+        hint="use a checkpoint with these modules only: Transformer, Pooling, Dense, LayerNorm, "
+        "Dropout, Normalize",
     )
 
 
@@ -188,7 +189,7 @@ def _dense(folder: str, settings: Mapping[str, Any], listing: Path) -> DenseModu
     if not activation.startswith("torch.") or name not in DENSE_ACTIVATIONS:
         raise CheckpointError(
             f"{listing.parent / folder / 'config.json'} names the activation {activation!r}",
-            hint=f"Known: {', '.join(DENSE_ACTIVATIONS)} of torch.nn.",
+            hint=f"use one of {', '.join(DENSE_ACTIVATIONS)} of torch.nn",
         )
     for key in ("module_input_name", "module_output_name"):
         if settings.get(key) not in (None, "sentence_embedding"):
@@ -208,24 +209,23 @@ def _dense(folder: str, settings: Mapping[str, Any], listing: Path) -> DenseModu
 
 def _pooling(settings: Mapping[str, Any], folder: Path) -> tuple[PoolingMode, ...]:
     """Modes in sentence-transformers' own order, from `pooling_mode` or the older flags."""
-    named = settings.get("pooling_mode")
-    if named is None:
+    modes = settings.get("pooling_mode")
+    if modes is None:
         flags = {
             "cls": "pooling_mode_cls_token",
             "max": "pooling_mode_max_tokens",
             "mean": "pooling_mode_mean_tokens",
         }
-        modes = [m for m in POOLING_MODES if settings.get(flags.get(m, f"pooling_mode_{m}"))]
-        named = modes or ["mean"]
-    asked = named if isinstance(named, list) else [named]
-    known = tuple(mode for name in asked for mode in POOLING_MODES if mode == name)
-    unknown = [name for name in asked if name not in POOLING_MODES]
+        flagged = [m for m in POOLING_MODES if settings.get(flags.get(m, f"pooling_mode_{m}"))]
+        modes = flagged or ["mean"]
+    names = modes if isinstance(modes, list) else [modes]
+    unknown = [name for name in names if name not in POOLING_MODES]
     if unknown:
         raise CheckpointError(
             f"{folder / 'config.json'} names the pooling {', '.join(map(repr, unknown))}",
-            hint=f"Known: {', '.join(POOLING_MODES)}.",
+            hint=f"use one of {', '.join(POOLING_MODES)}",
         )
-    return known
+    return tuple(mode for name in names for mode in POOLING_MODES if mode == name)
 
 
 def _without_modules(files: CheckpointFiles, config: Config) -> SentenceModules:
@@ -263,12 +263,12 @@ def _finish(
 
 
 def _prompts(files: CheckpointFiles, file: Path) -> tuple[dict[str, str], str | None]:
-    """Prompts by name, and the name of the default one; null stands for an empty prompt."""
+    """Prompts by name, and the name of the default one; a null prompt is empty."""
     content = files.json(file)
     prompts, default = content.get("prompts") or {}, content.get("default_prompt_name")
     if not isinstance(prompts, dict) or not isinstance(default, str | None):
         raise CheckpointError(
-            f"{file} holds no prompts by name: prompts = {prompts!r}, "
+            f"{file} does not map names to prompts: prompts = {prompts!r}, "
             f"default_prompt_name = {default!r}"
         )
     return {str(k): "" if v is None else str(v) for k, v in prompts.items()}, default

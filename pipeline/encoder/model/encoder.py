@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.encoder.architecture.encoder_config import EncoderConfig, Reads, Rope
-from pipeline.encoder.checkpoint.safetensors_headers import Matched
+from pipeline.encoder.checkpoint.safetensors_headers import MatchedTensors
 from pipeline.encoder.model.activations import activate_
 from pipeline.encoder.model.attention import (
     GroupedAttention,
@@ -46,7 +46,7 @@ Attention = Callable[[Tensor, Tensor, Tensor, int | None], Tensor]
 
 
 def load_weights(
-    matched: Matched, names: list[str], device: torch.device, dtype: torch.dtype
+    matched: MatchedTensors, names: list[str], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """Read tensors by bei-jobs' own names, their sources concatenated along the first axis.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.encoder.architecture.encoder_config import Reads
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.files import DOWNLOAD_AGAIN
-from pipeline.encoder.checkpoint.safetensors_headers import Matched
+from pipeline.encoder.checkpoint.safetensors_headers import MatchedTensors
 from pipeline.encoder.model.encoder import Encoder, load_weights
 from pipeline.encoder.model.heads import ClassifierHead, LogitsHead, SentenceHead
 from pipeline.encoder.model.packed_batch import PackedBatch
@@ -137,7 +137,7 @@ def _sentence_head(
 
 
 def _weights(
-    matched: Matched, device: torch.device, precision: str, *, of_head: bool
+    matched: MatchedTensors, device: torch.device, precision: str, *, of_head: bool
 ) -> dict[str, Tensor]:
     names = [
         name for name in matched.sources if (name.rpartition(".")[0] in _HEAD_TENSORS) == of_head

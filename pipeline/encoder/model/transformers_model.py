@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.encoder.architecture.encoder_config import Reads
-from pipeline.encoder.architecture.transformers_config import read_config
+from pipeline.encoder.architecture.transformers_config import LIST_MODELS, read_config
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.checkpoint.config_values import HeadKind, model_class
@@ -139,7 +139,7 @@ def _load(checkpoint: Checkpoint, config: Any, head: HeadKind, dtype: torch.dtyp
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise CheckpointError(
             f"{checkpoint.name}: transformers cannot load it: {error}",
-            hint="run `bei-jobs models` for checkpoints that work",
+            hint=LIST_MODELS,
         ) from error
     _check_keys(checkpoint, info)
     return model

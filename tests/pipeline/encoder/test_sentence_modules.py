@@ -279,7 +279,7 @@ def test_a_dense_without_the_bias_it_states_is_refused(bent: Bent) -> None:
     checkpoint = bent("embeddinggemma")
     file = checkpoint.path / "2_Dense" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"bias": True}))
-    with pytest.raises(CheckpointError, match=r"asks for linear\.bias \[\d+\], linear\.weight"):
+    with pytest.raises(CheckpointError, match=r"requires linear\.bias \[\d+\], linear\.weight"):
         open_engine(checkpoint)
 
 
@@ -287,7 +287,7 @@ def test_a_dense_whose_weights_have_another_shape_is_refused(bent: Bent) -> None
     checkpoint = bent("embeddinggemma")
     file = checkpoint.path / "3_Dense" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"out_features": 7}))
-    with pytest.raises(CheckpointError, match=r"asks for linear\.weight \[7, "):
+    with pytest.raises(CheckpointError, match=r"requires linear\.weight \[7, "):
         open_engine(checkpoint)
 
 
@@ -295,7 +295,7 @@ def test_modules_that_do_not_fit_each_other_are_refused(bent: Bent) -> None:
     checkpoint = bent("embeddinggemma")
     file = checkpoint.path / "2_Dense" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"in_features": 31}))
-    with pytest.raises(CheckpointError, match="2_Dense takes vectors of 31 dimensions, but gets 32"):
+    with pytest.raises(CheckpointError, match=r"2_Dense takes .* of 31 dimensions, but gets 32"):
         fresh_card(checkpoint)
 
 
