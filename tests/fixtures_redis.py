@@ -1,4 +1,4 @@
-"""A real Redis for the tests: one server a session, or servers of a test's own to kill and restart.
+"""A real Redis for the tests: one server per session, or a test's own servers to kill and restart.
 
 `redis_url` is the shared server, emptied before each test. `redis_server(...)` starts one that the
 test may kill, freeze and restart. Without `redis-server` on PATH these tests skip, and fail where
@@ -72,7 +72,7 @@ class RedisServer:
         self.start()
 
     def freeze(self) -> None:
-        """SIGSTOP: connections stay open and nobody answers, as over a half-open link."""
+        """SIGSTOP: connections stay open without an answer, as over a half-open link."""
         self._running().send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:

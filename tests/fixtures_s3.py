@@ -16,7 +16,7 @@ ACCESS_KEY = "AKIATESTTESTTESTTEST"
 SECRET_KEY = "secret/of+the/tests+that/must+never/be+seen"
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-#: Gets a request and the app that answers it; returns None to let the request through.
+# Gets a request and the app that answers it; returns None to let the request through.
 Fault = Callable[[dict[str, Any], Wsgi], tuple[str, bytes] | None]
 
 

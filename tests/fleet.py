@@ -22,7 +22,7 @@ from pipeline.output.output import Output, find_run
 DEADLINE_S = 60.0
 POLL_S = 0.02
 
-#: Times of a fleet whose tests are impatient.
+# Short times, so that the tests of a fleet are fast.
 IMPATIENT = {
     "OMP_NUM_THREADS": "1",
     "BEI_JOBS_RECONCILE_SECONDS": "0.3",
@@ -31,7 +31,7 @@ IMPATIENT = {
 
 
 def until(condition: Callable[[], Any], what: str = "") -> Any:
-    """Poll until `condition` holds, and return what it said."""
+    """Poll until `condition` is true, and return its value."""
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         if value := condition():
@@ -68,20 +68,21 @@ class Worker:
     @property
     def consumer(self) -> psutil.Process:
         """The process that takes messages."""
-        found = [p for p in psutil.Process(self.process.pid).children() if _is_consumer(p)]
-        return found[0]
+        children = psutil.Process(self.process.pid).children()
+        consumers = [child for child in children if _is_consumer(child)]
+        return consumers[0]
 
     def child(self) -> psutil.Process:
         """The process with the device, once there is one."""
 
-        def look() -> psutil.Process | None:
+        def first_child() -> psutil.Process | None:
             try:
                 return next(iter(self.consumer.children()), None)
             except (IndexError, psutil.NoSuchProcess):
                 return None
 
-        found: psutil.Process = until(look, "a child with a device")
-        return found
+        child: psutil.Process = until(first_child, "a child with a device")
+        return child
 
     def remembers(self) -> int:
         """How many open jobs it has on disk."""
@@ -116,7 +117,7 @@ def _is_consumer(process: psutil.Process) -> bool:
 
 @dataclass
 class Fleet:
-    """Workers on one Redis, and what is asked of them."""
+    """Workers on one Redis, and the commands typed to them."""
 
     url: str
     directory: Path
@@ -135,7 +136,7 @@ class Fleet:
         return worker
 
     def submit(self, *words: object) -> str:
-        """Enqueue a job that nobody watches; its id."""
+        """Enqueue a job without waiting for it; its id."""
         done = self.bei(
             "submit", *words, "--model", TINY, "--broker", self.url, "--no-wait", "--json"
         )
@@ -159,13 +160,13 @@ class Fleet:
 
     def check(self, output: object, rows: int) -> None:
         """Every input row is there exactly once."""
-        seen = self.bei("verify", output, "--json")
-        assert seen.code == 0, seen.out + seen.err
-        out, run = find_run(str(output))
-        parts = read_parts(out, run)
+        verified = self.bei("verify", output, "--json")
+        assert verified.code == 0, verified.out + verified.err
+        store, run = find_run(str(output))
+        parts = read_parts(store, run)
         assert sum(parts["rows"].to_pylist()) == rows == run.rows
         assert len(set(parts["part"].to_pylist())) == parts.num_rows
-        names = {item.name for item in out.directory.list() if item.name.endswith(".arrow")}
+        names = {item.name for item in store.directory.list() if item.name.endswith(".arrow")}
         assert names == set(parts["part"].to_pylist())
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A planned job, and the words for the fixtures of the workers' tests that make one."""
+"""A planned job, and the types of the fixtures that make one for the workers' tests."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Where shards run: here, or on a Celery queue. The only importer of Celery and Redis."""
+"""Runs shards: on this machine, or from a Celery queue. The only importer of Celery and Redis."""

@@ -1,12 +1,12 @@
-"""Redis as the fleet sees it: which jobs are open, which workers live, and errors without secrets.
+"""Redis as the fleet uses it: open jobs, live workers, and errors without secrets.
 
-Nothing here is needed to get a job right: all of it can be lost, and comes back from the stores
-and from the workers' own memory. Keys:
+No result depends on what Redis holds: all of it may be lost, and is rebuilt from the stores and
+from what the workers remember. Keys:
 
-    bei:jobs                 hash    job id → JobRef as JSON: every job submitted here
-    bei:open                 set     ids of the jobs that workers put right until they end
-    bei:turn:<job>           string  somebody put this job right a moment ago
-    bei:worker:<host>:<pid>  string  WorkerInfo as JSON; expires when the worker falls silent
+    bei:jobs                 hash    job id → JobRef as JSON: every job submitted to this broker
+    bei:open                 set     ids of the jobs that workers reconcile until they end
+    bei:turn:<job>           string  set while the job was reconciled a moment ago
+    bei:worker:<host>:<pid>  string  WorkerInfo as JSON; expires without a heartbeat
     bei:job:<job>:…                  see `workers.span_ledger` and `workers.live_counters`
 
 Imports redis but not celery, so that `bei-jobs status --broker` answers at once.
@@ -55,7 +55,7 @@ class WorkerInfo:
 
 
 class Broker:
-    """One Redis. Every method raises BrokerError when it is out of reach or refuses.
+    """One Redis. Every method raises BrokerError when Redis cannot be reached or refuses.
 
     Args:
         url: redis://, or rediss:// for TLS.
@@ -72,19 +72,20 @@ class Broker:
         patience_seconds: float = DEFAULT_LEASE_SECONDS / 2,
     ) -> None:
         self.url = url
-        self.name = redact(url)  # fit to print
+        self.name = redact(url)  # without a password
         self.patience_seconds = patience_seconds
         if not url.startswith(("redis://", "rediss://")):
             raise UsageError(
-                f"{self.name!r} is not the URL of a Redis", hint="such as redis://host:6379/0"
+                f"{self.name!r} is not the URL of a Redis",
+                hint="give one such as redis://host:6379/0",
             )
         try:
             self._client: Client = redis.Redis.from_url(
                 url,
                 decode_responses=True,
-                encoding_errors="surrogateescape",  # what others left there is not our undoing
-                # A blip is ridden out; a Redis that is not there is said so within a second, and
-                # one that does not answer after one timeout.
+                encoding_errors="surrogateescape",  # other programs may have written any bytes
+                # A short interruption is retried. A missing Redis is reported within a second, one
+                # that does not answer after one timeout.
                 retry=Retry(
                     ExponentialBackoff(cap=0.5, base=0.05),
                     retries=3,
@@ -95,103 +96,103 @@ class Broker:
         except ValueError as error:
             raise UsageError(
                 f"{self.name!r} is not the URL of a Redis: {error}",
-                hint="such as redis://:password@host:6379/0",
+                hint="give one such as redis://:password@host:6379/0",
             ) from error
 
     @cached_property
     def app(self) -> Celery:
         """A Celery app that sends to this broker's queue."""
-        from workers.celery_app import make_app  # celery: only where something is sent
+        from workers.celery_app import make_app  # celery takes a moment to import
 
         return make_app(self.url)
 
     def ping(self) -> None:
-        """Prove that Redis is there and lets us in."""
+        """Check that Redis can be reached and accepts our credentials."""
         with self.errors():
             self._client.ping()
 
     def register(self, run: Run) -> None:
-        """Make a job known to the fleet, to be put right until it ends."""
+        """Make a job known to the fleet, which reconciles it until it ends."""
         ref = JobRef.of(run)
         with self.errors():
             self._client.hset(_JOBS, ref.job, json.dumps(asdict(ref)))
             self._client.sadd(_OPEN, ref.job)
 
-    def settle(self, job: str) -> None:
-        """A job ended: it stays known, but nobody needs to look after it."""
+    def close_job(self, job: str) -> None:
+        """Stop reconciling a job, which ended; it stays known."""
         with self.errors():
             self._client.srem(_OPEN, job)
             SpanLedger(self._client, job).forget()
             forget_progress(self._client, job)
 
     def forget(self, job: str) -> None:
-        """Drop a job from the fleet's memory; its output stays as it is."""
-        self.settle(job)
+        """Remove a job from the known ones; its output is not touched."""
+        self.close_job(job)
         with self.errors():
             self._client.hdel(_JOBS, job)
 
     def jobs(self) -> list[JobRef]:
-        """Every job submitted here, newest first."""
+        """Every job submitted to this broker, newest first."""
         with self.errors():
-            found = [_job_ref(text) for text in self._client.hvals(_JOBS)]
-        return sorted((r for r in found if r), key=lambda ref: ref.created, reverse=True)
+            refs = [_job_ref(text) for text in self._client.hvals(_JOBS)]
+        return sorted((ref for ref in refs if ref), key=lambda ref: ref.created, reverse=True)
 
     def open_jobs(self) -> list[JobRef]:
         """The jobs that have not ended."""
         with self.errors():
-            names = sorted(self._client.smembers(_OPEN))
-            found = self._client.hmget(_JOBS, names) if names else []
-        return [ref for text in found if text and (ref := _job_ref(text))]
+            ids = sorted(self._client.smembers(_OPEN))
+            texts = self._client.hmget(_JOBS, ids) if ids else []
+        return [ref for text in texts if text and (ref := _job_ref(text))]
 
     def find(self, job: str) -> JobRef | None:
-        """A job by id, or None where it was not submitted here or is forgotten."""
+        """A job by id; None where it was not submitted to this broker or was forgotten."""
         with self.errors():
             text = self._client.hget(_JOBS, job)
         return _job_ref(text) if text else None
 
     def take_turn(self, job: str, seconds: float) -> bool:
-        """Whether nobody took this turn within the last `seconds`: spares a fleet the listings."""
+        """Claim a job for `seconds`; False where another worker did, which saves listings."""
         with self.errors():
             return bool(self._client.set(f"bei:turn:{job}", "1", nx=True, px=int(seconds * 1000)))
 
     def progress(self, job: str) -> Progress:
-        """Live counters of a job: advisory, the store is the truth."""
+        """The live counters of a job. They are advisory: the store is the truth."""
         with self.errors():
             return read_progress(self._client, job)
 
     def add_progress(self, job: str, rows: int, tokens: int) -> None:
-        """Count rows and tokens that just came back from a device; negative ones take back."""
+        """Add rows and tokens that a device just computed; negative values take them back."""
         with self.errors():
             add_progress(self._client, job, rows, tokens)
 
     @contextmanager
-    def spans(self, job: str) -> Iterator[SpanLedger]:
-        """What is known of a job's messages; errors inside the block become BrokerError."""
+    def ledger(self, job: str) -> Iterator[SpanLedger]:
+        """The ledger of a job's spans; errors inside the block become BrokerError."""
         with self.errors():
             yield SpanLedger(self._client, job)
 
     def queue_is_empty(self) -> bool:
-        """Whether no message waits."""
+        """Whether no message is waiting."""
         with self.errors():
             return not self._client.llen(QUEUE)
 
-    def purge_rubbish(self) -> int:
-        """Take what no Celery client sent out of the queue; how much it was.
+    def purge_invalid_messages(self) -> int:
+        """Remove from the queue what no Celery client sent, and return how many messages that was.
 
-        Bytes that are not a message end a Celery worker, one worker each.
+        Each invalid message ends the Celery worker that takes it.
         """
         with self.errors():
-            rubbish = [text for text in self._client.lrange(QUEUE, 0, -1) if not _is_message(text)]
-            return sum(self._client.lrem(QUEUE, 0, text) for text in set(rubbish))
+            invalid = [text for text in self._client.lrange(QUEUE, 0, -1) if not _is_message(text)]
+            return sum(self._client.lrem(QUEUE, 0, text) for text in set(invalid))
 
-    def beat(self, worker: WorkerInfo, seconds: float) -> None:
-        """Say that a worker lives, for the next `seconds`."""
+    def heartbeat(self, worker: WorkerInfo, seconds: float) -> None:
+        """List a worker as live for the next `seconds`."""
         with self.errors():
             key = f"{_WORKER}{worker.host}:{worker.pid}"
             self._client.set(key, json.dumps(asdict(worker)), px=int(seconds * 1000))
 
     def workers(self) -> list[WorkerInfo]:
-        """The workers that gave a sign of life lately, by host and process id."""
+        """The live workers, by host and process id."""
         with self.errors():
             keys = sorted(self._client.scan_iter(f"{_WORKER}*", count=1000))
             texts = self._client.mget(keys) if keys else []
@@ -199,29 +200,29 @@ class Broker:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn what the client raises inside the block into BrokerError."""
+        """Turn the client's errors inside the block into BrokerError."""
         try:
             yield
         except redis.AuthenticationError as error:
             raise BrokerError(
                 f"{self.name} refuses the user or password: {error}",
-                hint="give them in the URL: redis://user:password@host:6379/0",
+                hint="give the right ones in the URL: redis://user:password@host:6379/0",
             ) from error
         except redis.ResponseError as error:
             raise BrokerError(
-                f"{self.name} refused: {error}",
-                hint="check the user's rights, and that it is a Redis with room left "
+                f"{self.name} refused a command: {error}",
+                hint="check the user's permissions, and that Redis has free memory "
                 "(maxmemory-policy noeviction)",
             ) from error
         except (redis.RedisError, OSError) as error:
             raise BrokerError(
-                f"{self.name} is out of reach: {error}",
+                f"{self.name} cannot be reached: {error}",
                 hint="check the host, the port, and that Redis runs: redis-cli -u URL ping",
             ) from error
 
 
 def _is_message(text: str) -> bool:
-    """Whether Celery's consumer can read it: an envelope of kombu's."""
+    """Whether `text` is a kombu envelope, which Celery's consumer can read."""
     try:
         data = json.loads(text)
     except ValueError:
@@ -230,7 +231,7 @@ def _is_message(text: str) -> bool:
 
 
 def _job_ref(text: str) -> JobRef | None:
-    """None for what another program, or another version, left there."""
+    """Parse a JobRef; None for a value that another program or version wrote."""
     try:
         return JobRef(**json.loads(text))
     except (ValueError, TypeError):

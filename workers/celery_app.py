@@ -1,7 +1,7 @@
-"""The Celery app: how it sends, and every setting that keeps a queue of long tasks honest.
+"""The Celery app: sending, and the settings that a queue of long tasks needs.
 
-Redis is a queue of hints here (see `workers.reconcile`), so each setting is chosen to lose time
-rather than to run in circles: a message that is lost is sent again from the plan.
+Messages are only hints (see `workers.reconcile`), so each setting prefers losing a message to
+running one forever: a lost message is sent again from the plan.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.store.uris import redact
 from workers.messages import QUEUE
 from workers.settings import DEFAULT_TASK_SECONDS, REDIS_LINK
 
-#: Between the limit that raises in the task and the one that kills its process.
+# Between the limit that raises in the task and the one that kills its process.
 _SOFT_LIMIT_MARGIN_SECONDS = 5.0
 
 
@@ -39,7 +39,7 @@ def send(app: Celery, task: str, messages: Iterable[dict[str, Any]], queue: str 
     """Put messages (keyword arguments of a task) into a queue, in order, over one connection.
 
     Raises:
-        BrokerError: Redis is out of reach.
+        BrokerError: Redis cannot be reached.
     """
     with app.connection_for_write() as connection:
         try:
@@ -48,14 +48,14 @@ def send(app: Celery, task: str, messages: Iterable[dict[str, Any]], queue: str 
                     app.send_task(task, kwargs=message, queue=queue, producer=producer)
         except (OperationalError, *connection.connection_errors) as error:
             raise BrokerError(
-                f"{redact(app.conf.broker_url)} is out of reach: {error}",
+                f"{redact(app.conf.broker_url)} cannot be reached: {error}",
                 hint="check the host, the port, and that Redis runs: redis-cli -u URL ping",
             ) from error
 
 
 def _messages() -> dict[str, Any]:
     return {
-        # JSON only: a queue that others can write to must not be able to run code here.
+        # JSON only: those who can write to the queue must not be able to run code in a worker.
         "task_serializer": "json",
         "accept_content": ["json"],
         # The nameless exchange routes by queue name without a table in Redis, so that publishing
@@ -64,32 +64,32 @@ def _messages() -> dict[str, Any]:
         "task_default_exchange": "",
         "task_default_exchange_type": "direct",
         "task_default_routing_key": QUEUE,
-        # No result backend: what became of a shard is in the store, and results nobody fetches
-        # fill Redis.
+        # No result backend: the outcome of a shard is in the store, and results that nobody
+        # fetches fill Redis.
         "task_ignore_result": True,
-        # A publisher gives up within seconds; the reconciler publishes again.
+        # A publisher gives up within seconds; the next reconciliation publishes again.
         "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0.2},
     }
 
 
 def _delivery(task_seconds: float) -> dict[str, Any]:
     return {
-        # A message is acknowledged when its span is done, so that a clean stop gives it back.
+        # A message is acknowledged when its span is done, so that a clean stop returns it.
         "task_acks_late": True,
-        # One span a device at a time: a prefetched one would wait behind hours of work.
+        # One span per device at a time: a prefetched one would wait behind hours of work.
         "worker_prefetch_multiplier": 1,
-        # A task whose process died is not put back by Celery: a poison span would go round for
-        # ever (celery#9082). The reconciler sends it again, alone, and counts.
+        # Celery does not requeue a task whose process died: a span that kills its process would
+        # do so forever (celery#9082). Reconciling sends it again, alone, and counts the crashes.
         "task_reject_on_worker_lost": False,
-        # A task goes on while Redis is away: its commits go to the store. Cancelling would lose
-        # the work and strand the message.
+        # A task continues while Redis is away: its commits go to the store. Cancelling it would
+        # lose the work and strand the message.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         # A hung device or mount: first an exception in the task, then SIGKILL.
         "task_time_limit": task_seconds,
         "task_soft_time_limit": task_seconds - _SOFT_LIMIT_MARGIN_SECONDS,
-        # Children import torch and may take a while to report for duty.
+        # Children import torch, so they may take a while to start.
         "worker_proc_alive_timeout": 60,
-        # Nobody listens to events, and remote control would let any client of Redis stop a fleet.
+        # Nothing reads events, and remote control would let any client of Redis stop a fleet.
         "worker_send_task_events": False,
         "worker_enable_remote_control": False,
         "worker_hijack_root_logger": False,
@@ -98,12 +98,12 @@ def _delivery(task_seconds: float) -> dict[str, Any]:
 
 def _connection() -> dict[str, Any]:
     return {
-        # After the start a worker outlives any outage of its broker (default: 100 attempts).
+        # Once started, a worker survives any outage of its broker (default: 100 attempts).
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_connection_timeout": REDIS_LINK["socket_connect_timeout"],
-        # Publishers connect anew each time: a pooled connection may be long dead.
+        # Publishers open a new connection each time: a pooled one may be dead.
         "broker_pool_limit": 0,
     }
 
@@ -111,10 +111,11 @@ def _connection() -> dict[str, Any]:
 def _transport(task_seconds: float) -> dict[str, Any]:
     options = {
         **REDIS_LINK,
-        # Celery never renews its lease on a message (celery#5935): it must outlast any task, with
-        # room for clocks that differ, and be equal everywhere. Lost messages do not wait for it.
+        # Celery never renews its lease on a message (celery#5935), so the lease must outlast any
+        # task, with a margin for clocks that differ, and be equal on all machines. Lost messages
+        # are sent again earlier.
         "visibility_timeout": int(3 * task_seconds),
-        # Look for messages past that time every 5 s, not every 100 s (kombu#2558).
+        # Check for messages past that time every 5 s, not every 100 s (kombu#2558).
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
     }

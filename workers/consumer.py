@@ -1,8 +1,8 @@
-"""The process that takes messages from the queue: Celery's prefork pool, one child a device.
+"""The process that takes messages from the queue: Celery's prefork pool, one child per device.
 
-Not one of Celery's command-line workers but its bare controller: no signal handlers, banner or
-logging of its own. It obeys one thing, the pipe to `workers.supervisor`: when that says stop, or
-closes because its other end died, children stop between two batches and their messages go back.
+It is Celery's controller without its command line: no signal handlers, banner or logging. Only
+the pipe from `workers.supervisor` stops it: when that carries a byte or closes, the children stop
+between two batches and return their messages to the queue.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from workers.broker import Broker
 from workers.celery_app import make_app
 from workers.celery_tasks import MessageHandler, register_tasks
 from workers.engine_cache import EngineCache
-from workers.reconcile_loop import queue_jobs
+from workers.reconcile_loop import known_jobs_of
 from workers.settings import Settings
 from workers.span_attempt import Device
 
@@ -35,40 +35,42 @@ logger = logging.getLogger(__name__)
 
 
 def consume(
-    settings: Settings, broker_url: str, devices: Sequence[str], orders: Connection
+    settings: Settings, broker_url: str, devices: Sequence[str], stop_pipe: Connection
 ) -> None:
-    """Serve the queue until told to stop; ends the process.
+    """Serve the queue until told to stop, then exit the process.
 
     Args:
         settings: of this machine.
         broker_url: redis:// or rediss://.
-        devices: one child each; no process but that child touches it.
-        orders: closes, or carries anything at all, when it is time to stop.
+        devices: one child each; only that child uses its device.
+        stop_pipe: closes, or carries any message, when it is time to stop.
     """
-    os.setsid()  # a terminal's Ctrl-C goes to the parent alone, which then gives the order
+    os.setsid()  # a terminal's Ctrl-C reaches only the parent, which then closes the pipe
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     stop = multiprocessing.get_context("fork").Event()
     app = make_app(broker_url, settings.task_seconds)
-    register_tasks(app, _servant_of_this_process(settings, broker_url, tuple(devices), stop))
+    register_tasks(app, _handler_of_this_process(settings, broker_url, tuple(devices), stop))
     signals.worker_process_init.connect(_ignore_sigterm)
     controller = _Controller(
         app=app,
         pool_cls="prefork",
         concurrency=len(devices),
         stop_event=stop,
-        # No chatter among workers: each costs a subscription, and none is needed.
+        # No traffic between workers: each kind costs a subscription, and none is needed.
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,
     )
-    threading.Thread(target=_obey, args=(orders, stop), name="orders", daemon=True).start()
+    threading.Thread(
+        target=_wait_for_stop, args=(stop_pipe, stop), name="stop-pipe", daemon=True
+    ).start()
     controller.start()
     sys.exit(controller.exitcode or 0)
 
 
 class _Controller(WorkController):  # type: ignore[misc]  # celery ships no types
-    """Tells the children to stop before it waits for them, whatever makes it stop."""
+    """Tells the children to stop before it waits for them, whatever stops it."""
 
     def __init__(self, *args: Any, stop_event: Event, **kwargs: Any) -> None:
         self._stop_event = stop_event
@@ -79,31 +81,31 @@ class _Controller(WorkController):  # type: ignore[misc]  # celery ships no type
         super().stop(in_sighandler, exitcode)
 
 
-def _servant_of_this_process(
+def _handler_of_this_process(
     settings: Settings, broker_url: str, devices: tuple[str, ...], stop: Event
 ) -> Any:
-    """A function that makes this process's servant when first called, after the fork."""
+    """A function that makes this process's message handler at the first call, after the fork."""
 
     @functools.cache
     def handler() -> MessageHandler:
-        # A child that replaces a dead one gets the dead one's index, and so its device.
+        # A child that replaces a dead one gets its index, and so its device.
         name = devices[current_process().index]
         broker = Broker(broker_url, patience_seconds=settings.lease_seconds / 2)
         device = Device(name, EngineCache(settings.cache_dir), stop.is_set)
-        return MessageHandler(settings, broker, queue_jobs(settings, broker_url), device)
+        return MessageHandler(settings, broker, known_jobs_of(settings, broker_url), device)
 
     return handler
 
 
 def _ignore_sigterm(**_: Any) -> None:
-    """In a child: stop with the parent, not at a signal that a service manager sends to all."""
+    """In a child: stop with the parent, not on a signal that a service manager sends to all."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _obey(orders: Connection, stop: Event) -> None:
+def _wait_for_stop(stop_pipe: Connection, stop: Event) -> None:
     try:
-        orders.recv_bytes()
+        stop_pipe.recv_bytes()
     except (EOFError, OSError):
         logger.warning("the parent process is gone")
     stop.set()
-    state.should_stop = 0  # exit code; Celery's loop looks at it every second
+    state.should_stop = 0  # an exit code, which Celery's loop checks every second

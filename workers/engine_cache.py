@@ -1,4 +1,4 @@
-"""Resident encoders: a model is found, proved and loaded once, then serves many shards."""
+"""A cache of loaded engines: a model is verified and loaded once, then serves many shards."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Encoders kept on a device: enough for two jobs that take turns, little enough to fit.
+# Engines kept in memory: enough for two alternating jobs, few enough to fit on a device.
 _RESIDENT = 2
 
 
 class EngineCache:
-    """The encoders of one process, the least recently used dropped first.
+    """The engines of one process; the least recently used is dropped first.
 
     Args:
         cache_dir: of downloaded checkpoints; None for the default.
-        cards: of models that this process read a moment ago.
+        cards: of models that this process has just read.
     """
 
     def __init__(self, cache_dir: Path | None, cards: Iterable[ModelCard] = ()) -> None:
@@ -35,27 +35,27 @@ class EngineCache:
         self._resident: list[tuple[JobSpec, Engine]] = []  # the least recently used first
 
     def get(self, spec: JobSpec, device: str) -> Engine:
-        """The encoder a spec asks for, loaded on `device`.
+        """The engine for a spec, loaded on `device`.
 
         Raises:
-            CheckpointError: the model cannot be found here, or is not the one of the spec.
+            CheckpointError: the model cannot be found, or is not the one in the spec.
         """
-        for item in self._resident:
-            if _serves(item, spec, device):
-                self._resident.remove(item)
+        for resident in self._resident:
+            if _serves(resident, spec, device):
+                self._resident.remove(resident)
                 break
         else:
             del self._resident[: len(self._resident) - _RESIDENT + 1]
-            item = spec, self._load(spec, device)
-        self._resident.append(item)
-        return item[1]
+            resident = spec, self._load(spec, device)
+        self._resident.append(resident)
+        return resident[1]
 
     def _load(self, spec: JobSpec, device: str) -> Engine:
-        from pipeline.encoder.engine import Engine  # torch: seconds to import, so not sooner
+        from pipeline.encoder.engine import Engine  # torch takes seconds to import
 
-        # A card is given out once: by the next load, the files may be others.
+        # A given card is used once: the files may have changed by the next load.
         card = self._cards.pop((spec.model.sha256, spec.model.fingerprint), None)
-        card = card or proved_card(spec, self._cache_dir)
+        card = card or verified_card(spec, self._cache_dir)
         logger.info("loading %s on %s", spec.model.name, device)
         skipped = 0
         if spec.prompt and not card.modules.include_prompt:
@@ -71,25 +71,25 @@ class EngineCache:
 
 
 def _serves(resident: tuple[JobSpec, Engine], spec: JobSpec, device: str) -> bool:
-    """Whether a resident encoder is the one that a spec would load."""
-    loaded, engine = resident
-    same_prompt = loaded.prompt == spec.prompt or engine.card.modules.include_prompt
+    """Whether a resident engine is the one that `spec` would load."""
+    loaded_spec, engine = resident
+    same_prompt = loaded_spec.prompt == spec.prompt or engine.card.modules.include_prompt
     return (
         engine.device == device
         and same_prompt
         and all(
-            getattr(loaded, name) == getattr(spec, name)
+            getattr(loaded_spec, name) == getattr(spec, name)
             for name in ("model", "task", "precision", "dimensions", "normalize")
         )
     )
 
 
-def proved_card(spec: JobSpec, cache_dir: Path | None) -> ModelCard:
-    """The card of a job's model, proved to be what the job was submitted with.
+def verified_card(spec: JobSpec, cache_dir: Path | None) -> ModelCard:
+    """The card of a job's model, verified to be the model that the job was submitted with.
 
     Raises:
-        CheckpointError: the model is not here; its weights, tokenizer or configuration differ; or
-            this version reads them differently.
+        CheckpointError: the model cannot be found; its weights, tokenizer or configuration differ;
+            or this version reads them differently.
     """
     model = spec.model
     card = open_card(model.name, model.revision or None, cache_dir=cache_dir)
@@ -97,14 +97,14 @@ def proved_card(spec: JobSpec, cache_dir: Path | None) -> ModelCard:
         weights = card.checkpoint.sha256
         what = "weights" if weights != model.sha256 else "tokenizer or configuration"
         raise CheckpointError(
-            f"{model.name} here has other {what} than the job was submitted with "
-            f"({weights[:12]} here, {model.sha256[:12]} there)",
-            hint="put the same checkpoint on every machine, or name it by hub name and --revision",
+            f"the {what} of {model.name} on this machine differ from what the job was submitted "
+            f"with (weights {weights[:12]}, the job's {model.sha256[:12]})",
+            hint="put the same checkpoint on every machine, or give a hub name and --revision",
         )
     if card.identity() != spec.encoder:
         raise CheckpointError(
-            f"this version of bei-jobs reads {model.name} differently than the one that submitted "
-            "the job, so its values could differ",
+            f"this version of bei-jobs reads {model.name} differently from the version that "
+            "submitted the job, so results could differ",
             hint="run the same version of bei-jobs on every machine of the fleet",
         )
     return card

@@ -1,9 +1,9 @@
-"""The jobs this machine has seen, one small JSON file each: what survives a Redis that forgets.
+"""The jobs that this machine knows, one small JSON file each; they survive a loss of Redis.
 
     <state_dir>/jobs/<job>.json    {"job", "output", "n", "created"}
-    <state_dir>/locks/<output>     held while a job runs here in the foreground
+    <state_dir>/locks/<output>     locked while a job runs in the foreground
 
-Losing them loses no row: a job can always be named by its output.
+No row depends on these files: a job can always be named by its output.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.spec import digest
 
 @dataclass(frozen=True, slots=True)
 class JobRef:
-    """Where a job's truth lies."""
+    """A job by id, and where its output is."""
 
     job: str
     output: str
@@ -37,16 +37,16 @@ class JobRef:
 
 @contextmanager
 def output_lock(state_dir: Path, output: str, on_wait: Callable[[str], None]) -> Iterator[None]:
-    """Hold this machine's right to run jobs on an output in the foreground.
+    """Hold the lock of an output while this process runs jobs on it in the foreground.
 
-    Running a shard twice is harmless, but two overlapping fires of a schedule would both compute
-    everything. The lock goes with the process, however it ends. A machine that cannot write its
-    state, or has no locks, goes on without.
+    Running a shard twice is harmless, but two overlapping cron runs would both compute everything.
+    The lock is released when the process ends, however it ends. A machine that cannot write its
+    state, or has no locks, runs without the lock.
 
     Args:
         state_dir: of this machine.
         output: URI.
-        on_wait: told the process id of the holder, where there is one.
+        on_wait: called with the holder's process id if another process holds the lock.
     """
     path = state_dir / "locks" / digest(output)
     with ExitStack() as stack:
@@ -73,13 +73,13 @@ def _lock(file: IO[str], on_wait: Callable[[str], None]) -> None:
 
 
 class KnownJobs:
-    """Jobs by id. A file that cannot be read is as good as none: outputs hold the truth."""
+    """Jobs by id. A file that cannot be read counts as missing: outputs hold the truth."""
 
     def __init__(self, state_dir: Path) -> None:
         self._folder = state_dir / "jobs"
 
     def add(self, ref: JobRef) -> None:
-        """Remember a job; a machine that cannot write its state runs jobs all the same."""
+        """Remember a job; where the state directory cannot be written, do nothing."""
         path = self._folder / f"{ref.job}.json"
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -95,11 +95,11 @@ class KnownJobs:
 
     def all(self) -> list[JobRef]:
         """Every known job, newest first."""
-        names = sorted(path.stem for path in self._folder.glob("*.json"))
-        found = [ref for name in names if (ref := self.find(name))]
-        return sorted(found, key=lambda ref: ref.created, reverse=True)
+        ids = sorted(path.stem for path in self._folder.glob("*.json"))
+        refs = [ref for job in ids if (ref := self.find(job))]
+        return sorted(refs, key=lambda ref: ref.created, reverse=True)
 
     def forget(self, job: str) -> None:
-        """Drop a job from this machine's memory; its output stays as it is."""
+        """Remove a job from the known ones; its output is not touched."""
         with suppress(OSError):
             (self._folder / f"{job}.json").unlink()

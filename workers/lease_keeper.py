@@ -1,6 +1,6 @@
-"""Beside a span that runs: renew its lease, pass on its progress, notice that its job ended.
+"""While a span runs, renew its lease, report its progress and notice that its job has ended.
 
-In a thread of its own, so that neither Redis nor the store ever holds the device up.
+This happens in a separate thread, so that neither Redis nor the store delays the device.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from workers.span_ledger import Lease
 
 logger = logging.getLogger(__name__)
 
-#: Between two looks, at most; a third of the lease where that is less.
-_LOOK_SECONDS = 3.0
+# Interval of the thread; a third of the lease where that is less.
+_INTERVAL_SECONDS = 3.0
 
 
 class LeaseKeeper:
-    """Watches over one span while the block runs.
+    """Keeps the lease of one span while the block runs.
 
     Args:
-        broker: where leases and counters are.
-        output: where a cancelled or replaced run can be told.
+        broker: holds the leases and live counters.
+        output: shows whether the run was cancelled or replaced.
         run: the run of the span.
-        lease: taken; renewed until the block ends, not released.
-        lease_seconds: what it lasts.
+        lease: already taken; renewed until the block ends, but not released.
+        lease_seconds: how long the lease lasts.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class LeaseKeeper:
         self._output = output
         self._run = run
         self._lease = lease
-        self._seconds = min(_LOOK_SECONDS, lease_seconds / 3)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="vigil", daemon=True)
+        self._interval = min(_INTERVAL_SECONDS, lease_seconds / 3)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease-keeper", daemon=True)
         self._lock = threading.Lock()
-        self._rows = self._tokens = 0  # counted, not yet passed on
-        self.job_ended = False  # cancelled, or replaced by a higher run
+        self._rows = self._tokens = 0  # counted, not yet reported
+        self.job_ended = False  # cancelled, or replaced by a later run
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -57,31 +57,31 @@ class LeaseKeeper:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._over.set()
+        self._stop.set()
         self._thread.join()
-        self._pass_on()
+        self._report_progress()
 
     def count(self, rows: int, tokens: int) -> None:
-        """Rows and tokens that just came back from the device; negative ones take back."""
+        """Count rows and tokens that the device just computed; negative values take them back."""
         with self._lock:
             self._rows += rows
             self._tokens += tokens
 
-    def _watch(self) -> None:
-        while not self._over.wait(self._seconds):
+    def _keep(self) -> None:
+        while not self._stop.wait(self._interval):
             self._renew()
-            self._pass_on()
-            self._look()
+            self._report_progress()
+            self._check_job()
 
     def _renew(self) -> None:
         try:
             with self._broker.errors():
                 self._lease.renew()
         except BrokerError as error:
-            # The work goes on: its commits need no Redis, and running it twice is harmless.
+            # The span continues: commits need no Redis, and running a span twice is harmless.
             logger.warning("lease not renewed: %s", error)
 
-    def _pass_on(self) -> None:
+    def _report_progress(self) -> None:
         with self._lock:
             rows, tokens = self._rows, self._tokens
             self._rows = self._tokens = 0
@@ -90,9 +90,9 @@ class LeaseKeeper:
         try:
             self._broker.add_progress(self._run.job, rows, tokens)
         except BrokerError:
-            self.count(rows, tokens)  # told next time
+            self.count(rows, tokens)  # reported next time
 
-    def _look(self) -> None:
+    def _check_job(self) -> None:
         try:
             ended = self._output.cancelled(self._run) or self._output.superseded(self._run)
         except BeiJobsError as error:

@@ -1,7 +1,7 @@
-"""Live counters of a job in Redis, for bars and rates. Advisory: the store is the truth.
+"""Live counters of a job in Redis, for progress bars and rates. Advisory: the store is the truth.
 
-bei:job:<job>:progress        hash  rows, tokens, updated (s since the epoch, Redis's clock)
-bei:job:<job>:pace:<decade>   hash  rows, tokens of ten seconds; expires after a minute
+bei:job:<job>:progress        hash  rows, tokens, updated (epoch seconds by Redis's clock)
+bei:job:<job>:pace:<decade>   hash  rows and tokens of ten seconds; expires after a minute
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-#: Redis answers with strings; its own types are a union over every protocol and client.
+# redis-py's own types are a union over every protocol and kind of client.
 Client = Any
 
 _BUCKET_SECONDS = 10
-_BUCKETS = 3  # complete ones that a rate is taken over
+_BUCKETS = 3  # complete buckets that a rate is taken over
 _KEEP_SECONDS = 60
-#: Counters of a job that nobody ended go at last.
+# Counters of a job that never ended expire in the end.
 _FORGET_SECONDS = 30 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the workers of a job computed so far, and how fast lately."""
+    """What the workers of a job have computed so far, and how fast recently."""
 
     rows: int = 0
     tokens: int = 0
@@ -31,7 +31,7 @@ class Progress:
 
 
 def add_progress(client: Client, job: str, rows: int, tokens: int) -> None:
-    """Count what just came back from a device; negative values take back."""
+    """Add rows and tokens that a device just computed; negative values take them back."""
     seconds, _ = client.time()
     total, pace = f"bei:job:{job}:progress", _pace_key(job, seconds // _BUCKET_SECONDS)
     with client.pipeline(transaction=False) as pipe:
@@ -48,24 +48,24 @@ def add_progress(client: Client, job: str, rows: int, tokens: int) -> None:
 def read_progress(client: Client, job: str) -> Progress:
     """The counters, and rates over the last complete ten-second buckets."""
     seconds, _ = client.time()
-    now = seconds // _BUCKET_SECONDS
+    current = seconds // _BUCKET_SECONDS
     with client.pipeline(transaction=False) as pipe:
         pipe.hgetall(f"bei:job:{job}:progress")
-        for bucket in range(now - _BUCKETS, now):
+        for bucket in range(current - _BUCKETS, current):
             pipe.hgetall(_pace_key(job, bucket))
         total, *buckets = pipe.execute()
-    span = _BUCKETS * _BUCKET_SECONDS
+    duration = _BUCKETS * _BUCKET_SECONDS
     return Progress(
         rows=int(total.get("rows", 0)),
         tokens=int(total.get("tokens", 0)),
         updated=float(total.get("updated", 0)),
-        rows_per_second=max(0, sum(int(b.get("rows", 0)) for b in buckets)) / span,
-        tokens_per_second=max(0, sum(int(b.get("tokens", 0)) for b in buckets)) / span,
+        rows_per_second=max(0, sum(int(b.get("rows", 0)) for b in buckets)) / duration,
+        tokens_per_second=max(0, sum(int(b.get("tokens", 0)) for b in buckets)) / duration,
     )
 
 
 def forget_progress(client: Client, job: str) -> None:
-    """Drop the totals; the rates expire by themselves."""
+    """Delete the totals; the ten-second buckets expire by themselves."""
     client.delete(f"bei:job:{job}:progress")
 
 

@@ -1,4 +1,4 @@
-"""The same shards with no broker: local, in this process, or one process per device."""
+"""Run shards without a broker: in this process, or in one process per device."""
 
 from __future__ import annotations
 
@@ -29,27 +29,29 @@ class LocalRun:
     cache_dir: Path | None
     should_stop: Callable[[], bool]
     on_batch: OnBatch
-    on_choices: Callable[[Choices], None] = lambda choices: None  # of each engine that is loaded
-    card: ModelCard | None = None  # of the model, where it was just read
+    on_choices: Callable[[Choices], None] = lambda choices: (
+        None
+    )  # called for each engine that is loaded
+    card: ModelCard | None = None  # of the model, if it was just read
 
 
 def compute_missing(output: Output, run: Run, plan: Plan, local: LocalRun) -> Iterator[ShardResult]:
-    """Compute the shards that are not committed, and say how each ended.
+    """Compute the shards that are not committed, and yield the result of each.
 
-    A shard whose failure may pass is tried again after the others, up to MAX_ATTEMPTS times; a
-    shard is reported once, with its last outcome. Stopping leaves what is committed in place.
+    A shard that failed transiently is tried again after the others, up to MAX_ATTEMPTS times; each
+    shard is reported once, with its last result. Committed parts are kept when the run is stopped.
     """
     missing = plan.missing(output.committed())
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        again: list[ShardResult] = []
+        retryable: list[ShardResult] = []
         for result in _run_once(output, run, plan, missing, local):
             if result.error:
                 output.record_failure(run, result, uuid.uuid4().hex[:8])
             if result.error and result.transient and attempt < MAX_ATTEMPTS:
-                again.append(result)
+                retryable.append(result)
             else:
                 yield result
-        parts = {result.part for result in again}
+        parts = {result.part for result in retryable}
         missing = [i for i in missing if plan.table["part"][i].as_py() in parts]
         if not missing or local.should_stop():
             return
@@ -88,7 +90,7 @@ def _in_process(
 def _on_devices(
     output: Output, run: Run, plan: Plan, missing: Sequence[int], local: LocalRun
 ) -> Iterator[ShardResult]:
-    """One process per device, each taking the next span when it has done its last.
+    """Run one process per device; each takes the next span when it has finished one.
 
     Processes are spawned, never forked: CUDA does not survive a fork.
     """
@@ -97,13 +99,13 @@ def _on_devices(
     events: Any = context.Queue()
     stop = context.Event()
     for span in [*plan.spans(missing), *(None for _ in local.devices)]:
-        spans.put(span)  # a None per process says that there is no more
+        spans.put(span)  # one None per process marks the end
     processes = [
         _spawn(context, (output.uri, run.n, device, local.cache_dir, spans, events, stop))
         for device in local.devices
     ]
     try:
-        yield from _follow(processes, events, stop, local)
+        yield from _relay(processes, events, stop, local)
     finally:
         stop.set()
         for process in processes:
@@ -113,19 +115,19 @@ def _on_devices(
 
 
 def _spawn(context: SpawnContext, args: tuple[Any, ...]) -> SpawnProcess:
-    process = context.Process(target=_serve, args=args, name=f"bei-jobs {args[2]}")
+    process = context.Process(target=_run_device, args=args, name=f"bei-jobs {args[2]}")
     process.start()
     return process
 
 
-def _follow(
+def _relay(
     processes: list[SpawnProcess], events: Any, stop: Any, local: LocalRun
 ) -> Iterator[ShardResult]:
-    """Pass on what the processes say until each has ended.
+    """Relay the events of the processes until each has ended.
 
     Raises:
-        EncodeError: a process died without a word.
-        BeiJobsError: what a process could not go on after.
+        EncodeError: a process died.
+        BeiJobsError: the error that ended a process.
     """
     running = len(processes)
     while running:
@@ -137,9 +139,9 @@ def _follow(
             dead = [p for p in processes if p.exitcode not in (None, 0)]
             if dead:
                 raise EncodeError(
-                    f"the process of {dead[0].name} died with exit code {dead[0].exitcode}",
-                    hint="committed parts are kept: run the same command again; if it happens "
-                    "again, lower --token-budget",
+                    f"the process {dead[0].name} died with exit code {dead[0].exitcode}",
+                    hint="run the same command again to resume; if a process dies again, lower "
+                    "--token-budget",
                 ) from None
             continue
         if kind == "batch":
@@ -154,10 +156,10 @@ def _follow(
             running -= 1
 
 
-def _serve(
+def _run_device(
     uri: str, n: int, device: str, cache_dir: Path | None, spans: Any, events: Any, stop: Any
 ) -> None:
-    """The body of a device's process: spans in, results out."""
+    """The main function of a device's process: takes spans, sends results."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and sets `stop`

@@ -1,9 +1,9 @@
-"""What travels through the queue: which shards of which run. Never rows, never a path to write to.
+"""Messages in the queue: which shards of which run. They hold no rows and no path to write to.
 
     {"v": 1, "job": id, "output": URI, "n": run number, "start": first shard, "count": shards}
 
-A message is a hint: its worker reads the run and the plan from the store, and everything that a
-lost message would have said can be worked out there again.
+A message is only a hint: the worker reads the run and the plan from the store, and a lost message
+can be rebuilt from there.
 """
 
 from __future__ import annotations
@@ -16,26 +16,28 @@ from pipeline.output.plan import Span
 RUN_SHARD = "bei.run_shard"
 FINALIZE_JOB = "bei.finalize_job"
 
-#: The one queue. Two fleets on one Redis take a database each: redis://host:6379/1.
+# The only queue. Two fleets on one Redis use a database each: redis://host:6379/1.
 QUEUE = "bei-jobs"
 
-#: Raise when a worker of this version could not carry out what a message asks for.
+# Increase when workers of this version could no longer handle the messages.
 MESSAGE_VERSION = 1
 
 _FIELDS = {"job": str, "output": str, "n": int, "start": int, "count": int}
 
 
 class NewerMessage(Exception):
-    """The message was sent by a version of bei-jobs whose messages we cannot read."""
+    """The message was sent by a newer version of bei-jobs, whose messages we cannot read."""
 
     def __init__(self, version: int) -> None:
-        super().__init__(f"message of version {version}, this worker reads {MESSAGE_VERSION}")
+        super().__init__(
+            f"a message of version {version}, while this worker reads version {MESSAGE_VERSION}"
+        )
         self.version = version
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One span of a run; for FINALIZE_JOB a span of no shards."""
+    """One span of a run; for FINALIZE_JOB an empty span."""
 
     job: str
     output: str
@@ -53,24 +55,24 @@ class Message:
 
 
 def read_message(kwargs: dict[str, Any]) -> Message:
-    """Rebuild a message.
+    """Parse the keyword arguments of a task.
 
     Raises:
         NewerMessage: a newer version of bei-jobs sent it.
-        ValueError: it is no message of ours.
+        ValueError: it is not a message of bei-jobs.
     """
     version = kwargs.get("v")
     if not isinstance(version, int):
         raise ValueError(f"a message without a version: {sorted(kwargs)}")
     if version > MESSAGE_VERSION:
         raise NewerMessage(version)
-    own = {name: kwargs.get(name) for name in _FIELDS}
-    wrong = [name for name, kind in _FIELDS.items() if not isinstance(own[name], kind)]
+    fields = {name: kwargs.get(name) for name in _FIELDS}
+    wrong = [name for name, kind in _FIELDS.items() if not isinstance(fields[name], kind)]
     if wrong:
-        raise ValueError(f"a message whose {', '.join(wrong)} is missing or of a wrong type")
-    return Message(**own)  # type: ignore[arg-type]
+        raise ValueError(f"a message whose {', '.join(wrong)} is missing or has a wrong type")
+    return Message(**fields)  # type: ignore[arg-type]
 
 
 def queue_of(version: int) -> str:
-    """The queue of a message version: newer ones wait apart, where older workers do not look."""
+    """The queue of a message version: newer messages wait where older workers do not look."""
     return QUEUE if version == 1 else f"{QUEUE}.v{version}"

@@ -1,13 +1,14 @@
-"""Put a job right: send what is missing and not under way, finish what is complete.
+"""Reconcile a job: send the shards that are missing and not under way, finish a complete job.
 
-Redis is a queue of hints. What a job still needs is always *plan − commits − outstanding −
-failed*, and the first two of these lie in the store; so anybody may do this at any time, any
-number of times: the workers' parent processes every 30-60 s, `status`, `submit --wait`, a
-repeated submit.
+Messages in Redis are only hints. What a job still needs is always *plan − commits − outstanding −
+failed*, and plan and commits are in the store. So any process may reconcile a job at any time, any
+number of times: the workers' parent processes every 30-60 s, `status`, `submit --wait`, a repeated
+submit.
 
-A shard that kills its process (out of memory, a crash in native code, the time limit) leaves no
-word behind. Its executions that never ended are counted: after the first it is sent alone, so
-that its neighbours do not suffer, and after MAX_ATTEMPTS more it counts as failed.
+A shard that kills its process (out of memory, a crash in native code, the time limit) cannot
+record its failure. Instead, executions that began and never ended are counted: after the first the
+shard is sent alone, so that it takes no other shard with it, and after MAX_ATTEMPTS more it counts
+as failed.
 """
 
 from __future__ import annotations
@@ -30,25 +31,26 @@ from workers.span_ledger import Outstanding
 
 logger = logging.getLogger(__name__)
 
-#: Spans of a job in the queue or under way: enough to keep a fleet busy between two looks, little
-#: enough (about 1 KB each) for any Redis.
+# Spans of a job in the queue or under way: enough to keep a fleet busy between two
+# reconciliations, few enough (about 1 KB each) for any Redis.
 MAX_OUTSTANDING_SPANS = 1024
-#: A job of which this many shards failed, and more than succeeded, is given up: it is the job.
+# A job is given up once this many shards failed, and more than succeeded: then the job itself is
+# at fault, not single shards.
 _HOPELESS_SHARDS = 64
 
-_Name = Literal["queued", "running", "done", "failed", "cancelled"]
+_State = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """How a job stood after this look; `pipeline.output.status.job_status` has all its counts."""
+    """The state of a job after reconciling; `pipeline.output.status.job_status` has all counts."""
 
-    state: _Name
+    state: _State
     shards: int
     done: int = 0
     failed: int = 0
-    outstanding: int = 0  # spans in the queue or under way, those just sent among them
-    sent: int = 0  # spans sent by this look
+    outstanding: int = 0  # spans in the queue or under way, including those just sent
+    sent: int = 0  # spans just sent
 
     @property
     def final(self) -> bool:
@@ -57,40 +59,40 @@ class Reconciled:
 
 
 def reconcile(broker: Broker, output: Output, run: Run, plan: Plan | None = None) -> Reconciled:
-    """Look at a job once, and do what is missing for it to go on or to end.
+    """Send what a job is missing, or finish, fail or close it.
 
     Args:
         broker: where its messages go.
         output: the job's output.
-        run: the run; one that is not the output's highest is cancelled.
-        plan: the run's plan where it is at hand.
+        run: the run; it is cancelled if the output has a later one.
+        plan: the run's plan, if it is already loaded.
 
     Raises:
-        BrokerError: Redis is out of reach; nothing is lost.
+        BrokerError: Redis cannot be reached; nothing is lost.
         StorageError: the output cannot be read or written.
     """
     if end := ended(output, run):
         if end == "superseded":
             output.cancel(run)
             end = "cancelled"
-        broker.settle(run.job)
+        broker.close_job(run.job)
         return Reconciled(end, run.shards)
     plan = plan or output.plan(run)
     broker.register(run)
-    look = _look(broker, output, run, plan)
-    if not look.missing:
+    snapshot = _take_snapshot(broker, output, run, plan)
+    if not snapshot.missing:
         state = _finish(output, run, plan)
-    elif look.hopeless:
-        state = _give_up(output, run, look)
+    elif snapshot.hopeless:
+        state = _give_up(output, run, snapshot)
     else:
-        return _go_on(broker, run, plan, look)
+        return _send_missing(broker, run, plan, snapshot)
     if state in ("done", "failed", "cancelled"):
-        broker.settle(run.job)
-    return Reconciled(state, len(plan), look.done, len(look.failures))
+        broker.close_job(run.job)
+    return Reconciled(state, len(plan), snapshot.done, len(snapshot.failures))
 
 
 def ended(output: Output, run: Run) -> Literal["done", "failed", "cancelled", "superseded"] | None:
-    """How a run ended, or None while it has not. Writes nothing."""
+    """How a run ended; None while it is open. Writes nothing."""
     if output.directory.exists(run.path("manifest.json")):
         return "done"
     if output.failed(run):
@@ -104,126 +106,130 @@ def ended(output: Output, run: Run) -> Literal["done", "failed", "cancelled", "s
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    """What is missing of a job, and what is known about it."""
+class _Snapshot:
+    """The missing shards of a job, and what is known about them."""
 
     shards: int
     missing: Sequence[int]
     outstanding: Outstanding
-    failures: dict[int, ShardResult]  # of missing shards that are not to be tried again
-    crashes: dict[int, int]
+    failures: dict[int, ShardResult]  # of missing shards that must not be tried again
+    crashes: dict[int, int]  # shard index → executions that began and never ended
 
     @property
     def done(self) -> int:
         return self.shards - len(self.missing)
 
     @property
-    def open(self) -> list[int]:
-        """Missing shards that nobody works on."""
-        covered = {
+    def unsent(self) -> list[int]:
+        """Missing shards that neither failed nor are in an outstanding span."""
+        outstanding = {
             index
             for span in self.outstanding.live
             for index in range(span.start, span.start + span.count)
         }
-        return [i for i in self.missing if i not in covered and i not in self.failures]
+        return [i for i in self.missing if i not in outstanding and i not in self.failures]
 
     @property
     def hopeless(self) -> bool:
+        """Whether every missing shard failed, or so many that the job itself is at fault."""
         if len(self.failures) == len(self.missing):
             return True
         return len(self.failures) >= max(_HOPELESS_SHARDS, self.done + 1)
 
 
-def _look(broker: Broker, output: Output, run: Run, plan: Plan) -> _Look:
-    # What is under way is read first and the commits last: what ends in between is then looked at
-    # again next time, not sent twice.
+def _take_snapshot(broker: Broker, output: Output, run: Run, plan: Plan) -> _Snapshot:
+    # Outstanding spans are read first and commits last: a shard that is committed in between is
+    # then not sent twice.
     empty = broker.queue_is_empty()
-    with broker.spans(run.job) as spans:
-        outstanding = spans.outstanding(broker.patience_seconds, queue_is_empty=empty)
-        crashes = spans.crashes()
-    ids = output.failures(run)
+    with broker.ledger(run.job) as ledger:
+        outstanding = ledger.outstanding(broker.patience_seconds, queue_is_empty=empty)
+        crashes = ledger.crashes()
+    failures_by_id = output.failures(run)
     missing = plan.missing(output.committed())
     failures = {}
-    if ids:
-        names = plan.table["shard"].to_pylist()
-        failures = {i: ids[names[i]] for i in missing if names[i] in ids}
-    look = _Look(len(plan), missing, outstanding, failures, crashes)
-    for index in look.open:
+    if failures_by_id:
+        ids = plan.table["shard"].to_pylist()
+        failures = {i: failures_by_id[ids[i]] for i in missing if ids[i] in failures_by_id}
+    snapshot = _Snapshot(len(plan), missing, outstanding, failures, crashes)
+    for index in snapshot.unsent:
         if crashes.get(index, 0) > MAX_ATTEMPTS:
             failures[index] = _record_crash(broker, output, run, plan, index, crashes[index])
-    return look
+    return snapshot
 
 
 def _record_crash(
     broker: Broker, output: Output, run: Run, plan: Plan, index: int, times: int
 ) -> ShardResult:
-    """Write down that a shard kills its workers: they cannot do it themselves."""
+    """Record the failure of a shard that kills its workers, which cannot record it themselves."""
     shard = plan.shard(index)
     result = ShardResult(
         shard.id,
         shard.part,
         shard.rows,
         computed=False,
-        error=f"{shard}: the process that ran it died {times} times without an answer (killed, out "
+        error=f"{shard}: the process that ran it died {times} times without a result (killed, out "
         "of memory, a crash in native code, or the time limit)",
-        hint="look at the workers' logs and memory; a job submitted with a lower "
-        "--token-budget needs less of it; `bei-jobs retry` tries again as it is",
+        hint="check the workers' logs and memory, then run `bei-jobs retry`, or submit again with "
+        "a lower --token-budget, which needs less memory",
     )
     logger.error("job %s: %s", run.job, result.error)
     output.record_failure(run, result, "crashed")
-    with broker.spans(run.job) as spans:
-        spans.answered([index])
+    with broker.ledger(run.job) as ledger:
+        ledger.resolved([index])
     return result
 
 
-def _finish(output: Output, run: Run, plan: Plan) -> _Name:
+def _finish(output: Output, run: Run, plan: Plan) -> _State:
     try:
         manifest = finalise(output, run, plan, max_failed=run.spec.max_failed_rows)
     except JobFailed as error:
         output.fail(run, error.message, error.hint)
         return "failed"
-    if manifest is None:  # a higher run came, or a part went, since we looked
+    if manifest is None:  # meanwhile a later run started or a part was deleted
         end = ended(output, run)
         return "cancelled" if end == "superseded" else end or "running"
     logger.info("job %s is done: %d rows in %s", run.job, manifest.rows, output.uri)
     return "done"
 
 
-def _give_up(output: Output, run: Run, look: _Look) -> _Name:
-    """Mark a job as failed whose missing shards all failed for good."""
-    failures = list(look.failures.values())
-    reason = failure_reason(failures, look.shards)
-    output.fail(run, reason, failures[0].hint or "fix the cause, then `bei-jobs retry`")
+def _give_up(output: Output, run: Run, snapshot: _Snapshot) -> _State:
+    """Mark a hopeless job as failed."""
+    failures = list(snapshot.failures.values())
+    reason = failure_reason(failures, snapshot.shards)
+    output.fail(run, reason, failures[0].hint or "fix the cause, then run `bei-jobs retry`")
     logger.error("job %s failed: %s", run.job, reason)
     return "failed"
 
 
-def _go_on(broker: Broker, run: Run, plan: Plan, look: _Look) -> Reconciled:
-    with broker.spans(run.job) as spans:
-        for span in look.outstanding.lost:
-            spans.drop(span)
-        room = max(0, MAX_OUTSTANDING_SPANS - len(look.outstanding.live))
-        mine = [span for span in _cut(plan, look)[:room] if spans.claim(span)]
-    # Claimed but not sent, because Redis went away in between, is the same as lost in the queue.
-    _publish(broker, run, mine)
-    outstanding = len(look.outstanding.live) + len(mine)
-    if mine:
-        logger.info("job %s: sent %d spans, %d outstanding", run.job, len(mine), outstanding)
-    state: _Name = "running" if look.done or look.crashes else "queued"
-    return Reconciled(state, len(plan), look.done, len(look.failures), outstanding, len(mine))
+def _send_missing(broker: Broker, run: Run, plan: Plan, snapshot: _Snapshot) -> Reconciled:
+    live = len(snapshot.outstanding.live)
+    with broker.ledger(run.job) as ledger:
+        for span in snapshot.outstanding.lost:
+            ledger.drop(span)
+        room = max(0, MAX_OUTSTANDING_SPANS - live)
+        claimed = [span for span in _unsent_spans(plan, snapshot)[:room] if ledger.claim(span)]
+    # If Redis goes away between claiming and sending, the spans count as lost in the queue.
+    _publish(broker, run, claimed)
+    sent, outstanding = len(claimed), live + len(claimed)
+    if claimed:
+        logger.info("job %s: sent %d spans, %d outstanding", run.job, sent, outstanding)
+    state: _State = "running" if snapshot.done or snapshot.crashes else "queued"
+    failed = len(snapshot.failures)
+    return Reconciled(state, len(plan), snapshot.done, failed, outstanding, sent)
 
 
-def _cut(plan: Plan, look: _Look) -> list[Span]:
-    """Spans over the open shards, in input order; suspects of a crash alone."""
-    calm = [i for i in look.open if not look.crashes.get(i)]
-    suspects = [Span(i, 1) for i in look.open if look.crashes.get(i)]
-    return sorted([*plan.spans(calm), *suspects], key=lambda span: span.start)
+def _unsent_spans(plan: Plan, snapshot: _Snapshot) -> list[Span]:
+    """Spans over the unsent shards, in input order; each suspect of a crash alone."""
+    suspects = [i for i in snapshot.unsent if snapshot.crashes.get(i)]
+    others = [i for i in snapshot.unsent if not snapshot.crashes.get(i)]
+    alone = [Span(i, 1) for i in suspects]
+    return sorted([*plan.spans(others), *alone], key=lambda span: span.start)
 
 
 def _publish(broker: Broker, run: Run, spans: Sequence[Span]) -> None:
     if not spans:
         return
-    from workers.celery_app import send  # celery: only where something is sent
+    from workers.celery_app import send  # celery takes a moment to import
 
     messages = [Message(run.job, run.output, run.n, span.start, span.count) for span in spans]
-    send(broker.app, RUN_SHARD, [m.to_kwargs() for m in messages])
+    send(broker.app, RUN_SHARD, [message.to_kwargs() for message in messages])

@@ -1,11 +1,11 @@
-"""Keep the jobs that this machine knows going, with nobody watching.
+"""Reconcile all known jobs of a broker, again and again.
 
-Known is what Redis lists as open and what this machine's own files remember: a Redis that lost
-everything gets its jobs back from here.
+Known are the jobs that Redis lists as open and those in this machine's own files, so that a Redis
+that lost everything gets its jobs back.
 
     <state_dir>/queues/<16 hex of the broker's URL>/jobs/<job>.json    as in `workers.known_jobs`
 
-A file goes when its job has ended. Workers on one machine may share the directory.
+A file is removed when its job has ended. Workers on one machine may share the directory.
 """
 
 from __future__ import annotations
@@ -19,73 +19,73 @@ from pipeline.output.plan import Plan
 from pipeline.output.run import Run
 from workers.broker import Broker
 from workers.known_jobs import JobRef, KnownJobs
-from workers.reconcile import Reconciled, reconcile
+from workers.reconcile import reconcile
 from workers.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
-def queue_jobs(settings: Settings, broker_url: str) -> KnownJobs:
-    """The open jobs of one broker, as this machine remembers them: a folder for each broker."""
+def known_jobs_of(settings: Settings, broker_url: str) -> KnownJobs:
+    """The open jobs of one broker that this machine remembers; each broker has its own folder."""
     name = hashlib.sha256(broker_url.encode()).hexdigest()[:16]
     return KnownJobs(settings.state_dir / "queues" / name)
 
 
 class ReconcileLoop:
-    """Puts every known job right, time and again.
+    """Reconciles every known job; the caller decides how often.
 
     Args:
-        broker: the fleet's.
-        registry: what this machine remembers, see `queue_registry`.
-        turn_seconds: a job that any worker looked at within this time is left alone.
+        broker: of the fleet.
+        known_jobs: what this machine remembers, see `known_jobs_of`.
+        turn_seconds: a job that any worker reconciled within this time is skipped.
     """
 
-    def __init__(self, broker: Broker, registry: KnownJobs, turn_seconds: float) -> None:
+    def __init__(self, broker: Broker, known_jobs: KnownJobs, turn_seconds: float) -> None:
         self._broker = broker
-        self._registry = registry
+        self._known_jobs = known_jobs
         self._turn_seconds = turn_seconds
-        self._opened: dict[str, tuple[Output, Run, Plan]] = {}
-        self._complained: dict[str, str] = {}
+        self._loaded: dict[str, tuple[Output, Run, Plan]] = {}
+        self._last_errors: dict[str, str] = {}  # job → error that was logged
 
-    def learn(self) -> None:
-        """Write down the jobs that are open: whatever Redis forgets from now on is known here.
+    def remember_open_jobs(self) -> None:
+        """Write the open jobs to this machine's files, in case Redis loses them.
 
         Raises:
-            BrokerError: Redis is out of reach.
+            BrokerError: Redis cannot be reached.
         """
         for ref in self._broker.open_jobs():
-            if self._registry.find(ref.job) is None:
-                self._registry.add(ref)
+            if self._known_jobs.find(ref.job) is None:
+                self._known_jobs.add(ref)
 
-    def look_after_all(self) -> None:
-        """One round over all known jobs. What fails is logged, once while it stays the same.
+    def reconcile_all(self) -> None:
+        """Reconcile all known jobs once. A repeated error of a job is logged only the first time.
 
         Raises:
-            BrokerError: Redis is out of reach.
+            BrokerError: Redis cannot be reached.
         """
-        self.learn()
-        for ref in self._registry.all():
+        self.remember_open_jobs()
+        for ref in self._known_jobs.all():
             if self._broker.take_turn(ref.job, self._turn_seconds):
-                self._look_after(ref)
+                self._reconcile(ref)
 
-    def _look_after(self, ref: JobRef) -> None:
+    def _reconcile(self, ref: JobRef) -> None:
         try:
-            seen = self._reconcile(ref)
+            output, run, plan = self._load(ref)
+            reconciled = reconcile(self._broker, output, run, plan)
         except BeiJobsError as error:
-            if self._complained.get(ref.job) != str(error):
-                logger.error("job %s cannot be put right here: %s (%s)", ref.job, error, error.hint)
-            self._complained[ref.job] = str(error)
+            if self._last_errors.get(ref.job) != str(error):
+                logger.error("job %s cannot be reconciled: %s (%s)", ref.job, error, error.hint)
+            self._last_errors[ref.job] = str(error)
             return
-        self._complained.pop(ref.job, None)
-        if seen.final:
-            logger.info("job %s: %s", ref.job, seen.state)
-            self._registry.forget(ref.job)
-            self._opened.pop(ref.job, None)
+        self._last_errors.pop(ref.job, None)
+        if reconciled.final:
+            logger.info("job %s: %s", ref.job, reconciled.state)
+            self._known_jobs.forget(ref.job)
+            self._loaded.pop(ref.job, None)
 
-    def _reconcile(self, ref: JobRef) -> Reconciled:
-        if ref.job not in self._opened:
+    def _load(self, ref: JobRef) -> tuple[Output, Run, Plan]:
+        if ref.job not in self._loaded:
             output = Output(ref.output)
             run = output.run(ref.n)
-            self._opened[ref.job] = (output, run, output.plan(run))
-        output, run, plan = self._opened[ref.job]
-        return reconcile(self._broker, output, run, plan)
+            self._loaded[ref.job] = (output, run, output.plan(run))
+        return self._loaded[ref.job]

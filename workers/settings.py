@@ -1,16 +1,16 @@
-"""The only reader of the environment.
+"""The settings of this machine, from the environment; no other module reads it.
 
     BEI_JOBS_BROKER             Redis of the fleet, redis://[:password@]host:6379/0 or rediss://
-    BEI_JOBS_STATE_DIR          what this machine remembers of jobs; default:
+    BEI_JOBS_STATE_DIR          known jobs and locks of this machine; default:
                                 $XDG_STATE_HOME/bei-jobs or ~/.local/state/bei-jobs
     BEI_JOBS_CACHE_DIR          downloaded checkpoints; default:
                                 $XDG_CACHE_HOME/bei-jobs or ~/.cache/bei-jobs
-    BEI_JOBS_RECONCILE_SECONDS  how often a worker puts the jobs it knows right (30-60 suits)
-    BEI_JOBS_LEASE_SECONDS      how long a worker that went silent keeps its span
-    BEI_JOBS_TASK_SECONDS       a span that runs longer is taken for hung, and its process killed;
-                                the same on all machines of a fleet
+    BEI_JOBS_RECONCILE_SECONDS  how often a worker reconciles its known jobs (30-60 is reasonable)
+    BEI_JOBS_LEASE_SECONDS      how long a silent worker keeps the lease of its span
+    BEI_JOBS_TASK_SECONDS       a span that runs longer counts as hung, and its process is killed;
+                                must be equal on all machines of a fleet
 
-Importing this costs nothing: `bei-jobs --help` and `status` go through here.
+This module is cheap to import: `bei-jobs --help` and `status` import it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ REDIS_LINK = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How this machine takes part. Times in seconds."""
+    """Settings of this machine. Times are in seconds."""
 
     state_dir: Path
     cache_dir: Path
@@ -63,10 +63,10 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """The settings of this process.
 
     Args:
-        environment: in place of the process's own.
+        environment: replaces the environment of the process.
 
     Raises:
-        UsageError: a variable holds what it cannot mean; it is named.
+        UsageError: a variable has an invalid value; the variable is named.
     """
     env = os.environ if environment is None else environment
     home = _home(env)
@@ -83,7 +83,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
 
 
 def _home(env: Mapping[str, str]) -> Path:
-    """The home directory; under the temporary one where there is none, as in bare containers."""
+    """The home directory; one in the temporary directory where HOME is not set."""
     if env.get("HOME"):
         return Path(env["HOME"])
     return Path(tempfile.gettempdir()) / f"bei-jobs-{os.getuid()}"

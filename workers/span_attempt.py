@@ -1,4 +1,4 @@
-"""One span on one device: lease, compute, commit, and say how it ended."""
+"""Run one span on one device: lease it, compute and commit its shards, record the outcome."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class OpenJob:
-    """A job whose run and plan are in memory."""
+    """A job whose run and plan are loaded."""
 
     output: Output
     run: Run
@@ -37,9 +37,9 @@ class OpenJob:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One device of this machine, with the encoders that are resident on it.
+    """One device of this machine, with the engines that are loaded on it.
 
-    `should_stop` says whether the worker is asked to stop; it is looked at between batches.
+    `should_stop` says whether the worker was asked to stop; it is called between batches.
     """
 
     name: str  # such as "cpu" or "cuda:1"
@@ -48,9 +48,9 @@ class Device:
 
 
 class SpanAttempt:
-    """One attempt at what is missing of a span.
+    """One attempt at the missing shards of a span.
 
-    What goes wrong with a shard is written down in the output, not raised.
+    Failures of shards are recorded in the output, not raised.
     """
 
     def __init__(
@@ -62,155 +62,165 @@ class SpanAttempt:
         self._job = job
         self._span = span
         self._attempt = uuid.uuid4().hex
-        self._left: dict[str, int] = {}  # shard id → index in the plan, not yet answered
+        self._pending: dict[str, int] = {}  # shard id → index in the plan, without a result
         self._committed = 0  # shards
-        self._transient = False  # a failure may pass: pause before the span is sent again
+        self._transient = False  # a failure was transient: pause before the span is sent again
         self._started = time.monotonic()
 
     def run(self) -> bool:
-        """Compute the span. False: stopped on request, the rest belongs back into the queue."""
+        """Compute the span. False: it was stopped, and the message must be requeued."""
         with self._leased() as lease:
             if lease is None:
-                logger.info("job %s: %s is under way elsewhere", self._job.run.job, self._span)
+                logger.info("job %s: %s is leased to another worker", self._job.run.job, self._span)
                 return True
-            self._left = self._missing()
-            with self._advisory() as spans:
-                spans.began(self._left.values())
-            vigil = LeaseKeeper(
+            self._pending = self._missing()
+            with self._advisory_ledger() as ledger:
+                ledger.started(self._pending.values())
+            keeper = LeaseKeeper(
                 self._broker, self._job.output, self._job.run, lease, self._settings.lease_seconds
             )
-            with vigil:
-                self._compute(vigil)
-            return self._end(vigil)
+            with keeper:
+                self._compute(keeper)
+            return self._finish(keeper)
 
     @contextmanager
     def _leased(self) -> Iterator[Lease | None]:
-        """Hold the span for the block; None where another live worker holds it."""
+        """Lease the span while the block runs; None where another live worker holds the lease."""
         owner = f"{socket.gethostname()}:{os.getpid()}:{self._attempt}"
-        with self._broker.spans(self._job.run.job) as spans:
-            lease = spans.lease(self._span, owner, self._settings.lease_seconds)
+        with self._broker.ledger(self._job.run.job) as ledger:
+            lease = ledger.lease(self._span, owner, self._settings.lease_seconds)
             taken = lease.take()
         try:
             yield lease if taken else None
         finally:
             if taken:
-                with self._advisory():
+                with self._advisory_ledger():
                     lease.release()
 
     def _missing(self) -> dict[str, int]:
         plan, directory = self._job.plan, self._job.output.directory
-        last = min(self._span.start + self._span.count, len(plan))
-        shards = {i: plan.shard(i) for i in range(self._span.start, last)}
-        return {s.id: i for i, s in shards.items() if not directory.exists(s.part)}
+        end = min(self._span.start + self._span.count, len(plan))
+        shards = {i: plan.shard(i) for i in range(self._span.start, end)}
+        return {shard.id: i for i, shard in shards.items() if not directory.exists(shard.part)}
 
-    def _compute(self, vigil: LeaseKeeper) -> None:
-        """Run the shards that are left, and answer for each that ends."""
-        run, counted = self._job.run, _Counted(vigil)
+    def _compute(self, keeper: LeaseKeeper) -> None:
+        """Run the pending shards and record the result of each."""
+        run, uncommitted = self._job.run, _UncommittedCount(keeper)
         try:
             engine = self._device.engines.get(run.spec, self._device.name)
             for result in run_shards(
                 run,
-                list(self._job.plan.shards(self._left.values())),
+                list(self._job.plan.shards(self._pending.values())),
                 engine,
                 self._job.output,
                 attempt=self._attempt,
-                should_stop=lambda: self._should_stop(vigil),
-                on_batch=counted.add,
+                should_stop=lambda: self._should_stop(keeper),
+                on_batch=uncommitted.add,
             ):
-                counted.keep(result)
-                self._answer(result)
-        except CheckpointError as error:  # no shard of this job will do better here
-            for index in list(self._left.values()):
-                self._answer(self._failure(index, error, transient=False))
-        except Exception as error:  # a bug, MemoryError or the soft time limit among them
-            self._blame(error)
+                uncommitted.committed(result)
+                self._record(result)
+        except CheckpointError as error:  # every shard of this job fails on this machine
+            for index in list(self._pending.values()):
+                self._record(self._failure(index, error, transient=False))
+        except Exception as error:  # including bugs, MemoryError and the soft time limit
+            self._handle_error(error)
         finally:
-            counted.take_back()
+            uncommitted.take_back()
 
-    def _should_stop(self, vigil: LeaseKeeper) -> bool:
-        if self._device.should_stop() or vigil.job_ended:
+    def _should_stop(self, keeper: LeaseKeeper) -> bool:
+        if self._device.should_stop() or keeper.job_ended:
             return True
-        # A long span hands the rest back well before the time limit takes it for hung. One shard
-        # at least is done each time, or it would never end.
+        # A long span is requeued well before it reaches the time limit. At least one shard is
+        # committed each time, so that it ends at some point.
         return bool(self._committed) and self._overtime()
 
     def _overtime(self) -> bool:
         return time.monotonic() - self._started > self._settings.task_seconds / 2
 
-    def _answer(self, result: ShardResult) -> None:
-        """Note how a shard ended; a failure is written down for everybody to see."""
-        index = self._left.pop(result.shard)
+    def _record(self, result: ShardResult) -> None:
+        """Record the result of a shard; a failure is written to the output."""
+        index = self._pending.pop(result.shard)
         if result.error:
             logger.error("job %s: %s", self._job.run.job, result.error)
             self._transient |= result.transient
             try:
                 self._job.output.record_failure(self._job.run, result, self._attempt[:8])
-            except BeiJobsError as error:  # then it is as if the shard had not been tried
+            except BeiJobsError as error:  # the shard then counts as not tried
                 logger.error("job %s: failure not recorded: %s", self._job.run.job, error)
         else:
             logger.debug("job %s: %s, %d rows", self._job.run.job, result.part, result.rows)
             self._committed += 1
-        with self._advisory() as spans:
-            spans.answered([index])
+        with self._advisory_ledger() as ledger:
+            ledger.resolved([index])
 
-    def _blame(self, error: Exception) -> None:
-        """An error that names no shard: a lone shard's own, else each is tried alone next time."""
-        left = list(self._left.values())
+    def _handle_error(self, error: Exception) -> None:
+        """Handle an error that names no shard.
+
+        It fails a single pending shard. Of several, each is run alone next time.
+        """
+        pending = list(self._pending.values())
         logger.error("job %s: %s: %s", self._job.run.job, self._span, error, exc_info=error)
-        if len(left) == 1:
+        if len(pending) == 1:
             transient = error.transient if isinstance(error, BeiJobsError) else True
-            self._answer(self._failure(left[0], error, transient=transient))
+            self._record(self._failure(pending[0], error, transient=transient))
 
     def _failure(self, index: int, error: Exception, *, transient: bool) -> ShardResult:
         shard = self._job.plan.shard(index)
-        named = isinstance(error, BeiJobsError)
+        message = str(error) if isinstance(error, BeiJobsError) else _with_type(error)
         return ShardResult(
             shard.id,
             shard.part,
             shard.rows,
             computed=False,
-            error=f"{shard}: {error if named else f'{type(error).__name__}: {error}'}",
+            error=f"{shard}: {message}",
             hint=error.hint if isinstance(error, BeiJobsError) else "see the worker's log",
             transient=transient,
         )
 
-    def _end(self, vigil: LeaseKeeper) -> bool:
-        stopped = bool(self._left) and self._should_stop(vigil)
-        with self._advisory() as spans:
+    def _finish(self, keeper: LeaseKeeper) -> bool:
+        stopped = bool(self._pending) and self._should_stop(keeper)
+        with self._advisory_ledger() as ledger:
             if stopped:
-                spans.stopped(self._left.values())
-            if stopped and not vigil.job_ended:
-                spans.requeued(self._span)
+                ledger.stopped(self._pending.values())
+            if stopped and not keeper.job_ended:
+                ledger.requeued(self._span)
             elif not self._transient:
-                spans.ended(self._span)
-        return not stopped or vigil.job_ended
+                ledger.ended(self._span)
+        return not stopped or keeper.job_ended
 
     @contextmanager
-    def _advisory(self) -> Iterator[SpanLedger]:
-        """Tell Redis what it is good to know; without it the work goes on."""
+    def _advisory_ledger(self) -> Iterator[SpanLedger]:
+        """The ledger, for updates that the work does not depend on: errors are only logged."""
         try:
-            with self._broker.spans(self._job.run.job) as spans:
-                yield spans
+            with self._broker.ledger(self._job.run.job) as ledger:
+                yield ledger
         except BrokerError as error:
             logger.warning("%s", error)
 
 
-class _Counted:
-    """Rows and tokens told to the bar, those of shards that came to nothing taken back."""
+def _with_type(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
-    def __init__(self, vigil: LeaseKeeper) -> None:
-        self._vigil = vigil
+
+class _UncommittedCount:
+    """Rows and tokens reported as progress whose shards are not committed yet."""
+
+    def __init__(self, keeper: LeaseKeeper) -> None:
+        self._keeper = keeper
         self._rows = self._tokens = 0
 
     def add(self, rows: int, tokens: int) -> None:
-        self._vigil.count(rows, tokens)
+        """Report rows and tokens that were just computed."""
+        self._keeper.count(rows, tokens)
         self._rows += rows
         self._tokens += tokens
 
-    def keep(self, result: ShardResult) -> None:
+    def committed(self, result: ShardResult) -> None:
+        """Keep the reported rows and tokens of a shard."""
         if result.computed:
             self._rows -= result.rows
             self._tokens -= result.tokens
 
     def take_back(self) -> None:
-        self._vigil.count(-self._rows, -self._tokens)
+        """Take back what was reported of shards that were not committed."""
+        self._keeper.count(-self._rows, -self._tokens)

@@ -1,12 +1,12 @@
-"""What Redis knows of a job's messages: sent, taken, and how often one killed its worker.
+"""What Redis knows of a job's spans: when they were sent, who runs them, and crashes of workers.
 
-    bei:job:<job>:sent                   hash    "start+count" → "seconds times" when last sent
-    bei:job:<job>:times                  hash    "start+count" → how often it was sent
-    bei:job:<job>:lease:<start>+<count>  string  "<worker>/<attempt>", expires unless renewed
-    bei:job:<job>:crashes                hash    shard index → executions begun and never ended
+    bei:job:<job>:sent                   hash    "start+count" → "<time last sent> <times sent>"
+    bei:job:<job>:times                  hash    "start+count" → times sent
+    bei:job:<job>:lease:<start>+<count>  string  "<host>:<pid>:<attempt>", expires unless renewed
+    bei:job:<job>:crashes                hash    shard index → executions that began, never ended
 
-A span is *outstanding* while it is leased, or was sent so lately that it may still wait in the
-queue. All times are by Redis's own clock: those of the machines may differ by hours.
+A span is *outstanding* while it is leased, or was sent so recently that it may still wait in the
+queue. Times are in seconds by Redis's own clock: those of the machines may differ by hours.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from redis.lock import Lock
 from pipeline.output.plan import Span
 from workers.live_counters import Client
 
-#: Messages may wait long behind those of other jobs. One that seems lost while the queue is not
-#: empty is sent again after this many times the patience, and then after twice as long each time:
-#: copies that wait grow with the logarithm of the wait.
+# Messages may wait long behind those of other jobs. While the queue is not empty, a message is
+# sent again after this many times the patience, and then after twice as long each time, so that
+# the number of waiting copies grows only with the logarithm of the wait.
 _QUEUED_PATIENCES = 20
 
 
@@ -32,11 +32,11 @@ class Outstanding:
     """The spans that were sent and have not ended."""
 
     live: tuple[Span, ...]
-    lost: tuple[Span, ...]  # neither leased nor likely to wait in the queue
+    lost: tuple[Span, ...]  # neither leased nor likely to be waiting in the queue
 
 
 class SpanLedger:
-    """The spans of one job. Raises what redis raises: use through `Broker.spans`."""
+    """The spans of one job. Raises the errors of redis-py: use it through `Broker.ledger`."""
 
     def __init__(self, client: Client, job: str) -> None:
         self._client = client
@@ -46,38 +46,45 @@ class SpanLedger:
         self._crashes = f"{self._prefix}crashes"
 
     def outstanding(self, patience_seconds: float, *, queue_is_empty: bool) -> Outstanding:
-        """Tell the spans that are under way from those that got lost."""
-        sent = {_span(text): value for text, value in self._client.hgetall(self._sent).items()}
+        """Separate the spans that are under way from those that got lost.
+
+        Args:
+            patience_seconds: how long a message may take from an empty queue to a lease.
+            queue_is_empty: whether no message is waiting.
+        """
+        sent = {
+            _parse_field(text): value for text, value in self._client.hgetall(self._sent).items()
+        }
         if not sent:
             return Outstanding((), ())
-        leases = self._client.mget([self._lease(span) for span in sent])
+        leases = self._client.mget([self._lease_key(span) for span in sent])
         now = self._now()
         live: list[Span] = []
         lost: list[Span] = []
         for (span, value), lease in zip(sent.items(), leases, strict=True):
-            at, times = value.split()
+            sent_at, times = value.split()
             wait = 1 if queue_is_empty else _QUEUED_PATIENCES * 2 ** min(int(times), 16)
-            overdue = now - float(at) > patience_seconds * wait
+            overdue = now - float(sent_at) > patience_seconds * wait
             (lost if overdue and not lease else live).append(span)
         return Outstanding(tuple(live), tuple(lost))
 
     def claim(self, span: Span) -> bool:
-        """Win the right to send a span; False where another reconciler just did."""
-        times = self._client.hincrby(self._times, _text(span), 1)
-        return bool(self._client.hsetnx(self._sent, _text(span), f"{self._now()} {times}"))
+        """Claim the right to send a span; False where another process just did."""
+        times = self._client.hincrby(self._times, _field(span), 1)
+        return bool(self._client.hsetnx(self._sent, _field(span), f"{self._now()} {times}"))
 
     def drop(self, span: Span) -> bool:
-        """Give a lost span up; False where another reconciler just did."""
-        return bool(self._client.hdel(self._sent, _text(span)))
+        """Forget that a lost span was sent; False where another process just did."""
+        return bool(self._client.hdel(self._sent, _field(span)))
 
     def requeued(self, span: Span) -> None:
-        """A span went back into the queue."""
-        self._client.hset(self._sent, _text(span), f"{self._now()} 1")
+        """Note that a span was requeued."""
+        self._client.hset(self._sent, _field(span), f"{self._now()} 1")
 
     def ended(self, span: Span) -> None:
-        """A span needs no more doing."""
-        self._client.hdel(self._times, _text(span))
-        self._client.hdel(self._sent, _text(span))
+        """Note that a span has ended."""
+        self._client.hdel(self._times, _field(span))
+        self._client.hdel(self._sent, _field(span))
 
     def count(self) -> int:
         """Spans that were sent and have not ended."""
@@ -85,18 +92,18 @@ class SpanLedger:
 
     def lease(self, span: Span, owner: str, seconds: float) -> Lease:
         """A lease on a span, not yet taken."""
-        return Lease(self._client, self._lease(span), owner, seconds)
+        return Lease(self._client, self._lease_key(span), owner, seconds)
 
-    def began(self, shards: Iterable[int]) -> None:
-        """An execution of these shards begins: until each ends, it counts as a crash."""
+    def started(self, shards: Iterable[int]) -> None:
+        """Note that an execution of these shards begins: it counts as a crash until it ends."""
         self._count(shards, 1)
 
     def stopped(self, shards: Iterable[int]) -> None:
-        """An execution left these shards in good order."""
+        """Note that an execution was stopped before these shards, which is not a crash."""
         self._count(shards, -1)
 
-    def answered(self, shards: Sequence[int]) -> None:
-        """These shards are committed or failed in writing: no crash of theirs counts."""
+    def resolved(self, shards: Sequence[int]) -> None:
+        """Note that these shards are committed or recorded as failed: forget their crashes."""
         if shards:
             self._client.hdel(self._crashes, *map(str, shards))
 
@@ -105,7 +112,7 @@ class SpanLedger:
         return {int(k): int(n) for k, n in self._client.hgetall(self._crashes).items()}
 
     def forget(self) -> None:
-        """Drop all of it; leases lapse by themselves."""
+        """Delete everything about the job; leases expire by themselves."""
         self._client.delete(self._sent, self._times, self._crashes)
 
     def _count(self, shards: Iterable[int], by: int) -> None:
@@ -114,8 +121,8 @@ class SpanLedger:
                 pipe.hincrby(self._crashes, str(shard), by)
             pipe.execute()
 
-    def _lease(self, span: Span) -> str:
-        return f"{self._prefix}lease:{_text(span)}"
+    def _lease_key(self, span: Span) -> str:
+        return f"{self._prefix}lease:{_field(span)}"
 
     def _now(self) -> float:
         seconds, micros = self._client.time()
@@ -123,7 +130,7 @@ class SpanLedger:
 
 
 class Lease:
-    """The right to run a span, which lapses `seconds` after its holder fell silent."""
+    """The right to run a span; it expires `seconds` after the last renewal."""
 
     def __init__(self, client: Client, key: str, owner: str, seconds: float) -> None:
         # Not thread-local: one thread takes the lease, another renews it.
@@ -131,13 +138,13 @@ class Lease:
         self._owner = owner
 
     def take(self) -> bool:
-        """Whether nobody held it."""
+        """Take the lease; False where another owner holds it."""
         return bool(self._lock.acquire(blocking=False, token=self._owner))
 
     def renew(self) -> None:
-        """Hold it for the full time again; take it anew where Redis forgot it.
+        """Extend the lease to its full time; take it again where Redis lost it.
 
-        Another holder is no reason to stop: running a shard twice is harmless.
+        If another worker took it meanwhile, nothing happens: running a shard twice is harmless.
         """
         try:
             self._lock.reacquire()
@@ -145,15 +152,15 @@ class Lease:
             self.take()
 
     def release(self) -> None:
-        """Give it back; fine where it was lost."""
+        """Release the lease; a lost lease is no error."""
         with suppress(LockError):
             self._lock.release()
 
 
-def _text(span: Span) -> str:
+def _field(span: Span) -> str:
     return f"{span.start}+{span.count}"
 
 
-def _span(text: str) -> Span:
+def _parse_field(text: str) -> Span:
     start, _, count = text.partition("+")
     return Span(int(start), int(count))

@@ -26,7 +26,7 @@ from workers.messages import MESSAGE_VERSION, QUEUE, RUN_SHARD, queue_of
 
 pytestmark = pytest.mark.integration
 
-#: Takes the tiny model a second or two: time to act in the middle of it.
+# Takes the tiny model a second or two: time to act in the middle of it.
 SLOW_SHARD = 2000
 QUICK_SHARD = 50
 
@@ -72,7 +72,7 @@ def test_jobs_finish_after_a_worker_was_killed_and_redis_forgot_everything(
     fleet.check(second, 12 * QUICK_SHARD)
 
 
-def test_a_worker_told_to_stop_gives_its_span_back_and_another_goes_on(
+def test_a_worker_told_to_stop_returns_its_span_and_another_resumes(
     fleet: Fleet, slow: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
@@ -125,10 +125,10 @@ def test_a_shard_that_kills_its_process_fails_alone(fleet: Fleet, tmp_path: Path
     worker = fleet.start()
     job = fleet.submit(corpus, "--output", output, "--rows-per-shard", rows)
     over = threading.Event()
-    killer = threading.Thread(target=kill_whoever_runs, args=(fleet, job, poisoned, over))
+    killer = threading.Thread(target=kill_processes_that_run, args=(fleet, job, poisoned, over))
     killer.start()
     try:
-        failed = until(lambda: verdict(output), "the job to fail")
+        failed = until(lambda: failure(output), "the job to fail")
     finally:
         over.set()
         killer.join()
@@ -142,7 +142,7 @@ def test_a_shard_that_kills_its_process_fails_alone(fleet: Fleet, tmp_path: Path
     fleet.check(output, 5 * rows)
 
 
-def kill_whoever_runs(fleet: Fleet, job: str, shard: int, over: threading.Event) -> None:
+def kill_processes_that_run(fleet: Fleet, job: str, shard: int, over: threading.Event) -> None:
     """SIGKILL, again and again, to the process that holds a lease on `shard`."""
     client = fleet.redis
     while not over.wait(0.002):
@@ -154,9 +154,9 @@ def kill_whoever_runs(fleet: Fleet, job: str, shard: int, over: threading.Event)
                 continue
 
 
-def verdict(output: Path) -> dict[str, str] | None:
-    found, run = find_run(str(output))
-    return found.failed(run)
+def failure(output: Path) -> dict[str, str] | None:
+    store, run = find_run(str(output))
+    return store.failed(run)
 
 
 def test_a_cancelled_job_stops_in_the_middle_of_a_span(
@@ -167,16 +167,16 @@ def test_a_cancelled_job_stops_in_the_middle_of_a_span(
     until(lambda: fleet.leases(job), "a span under way")
     assert fleet.bei("cancel", job, "--broker", fleet.url).code == 0
     until(lambda: not fleet.leases(job), "the span to stop")
-    left = parts(tmp_path / "out")
-    assert len(left) < 4
-    # The messages that waited come to nothing, and the worker goes on with other jobs.
+    committed = parts(tmp_path / "out")
+    assert len(committed) < 4
+    # The waiting messages are dropped, and the worker continues with other jobs.
     submit_quick(fleet, quick, tmp_path / "next")
     fleet.finish(tmp_path / "next")
-    assert parts(tmp_path / "out") == left
+    assert parts(tmp_path / "out") == committed
     until(lambda: worker.remembers() == 0, "the worker to forget both jobs")
 
 
-def test_bytes_that_are_no_message_do_not_end_a_worker(
+def test_bytes_that_are_not_a_message_do_not_end_a_worker(
     fleet: Fleet, quick: Path, tmp_path: Path
 ) -> None:
     worker = fleet.start()
@@ -197,7 +197,7 @@ def test_a_message_of_a_newer_version_is_kept_for_newer_workers(
     worker = fleet.start()
     waiting = queue_of(MESSAGE_VERSION + 1)
     until(lambda: fleet.redis.llen(waiting), "the message in the newer queue")
-    # The worker takes it out of its own queue once, and goes on with what it understands.
+    # The worker moves it out of its own queue, and continues with messages that it understands.
     submit_quick(fleet, quick, tmp_path / "out")
     fleet.finish(tmp_path / "out")
     (kept,) = fleet.redis.lrange(waiting, 0, -1)
@@ -213,7 +213,7 @@ def test_a_job_finishes_across_a_restart_of_a_redis_that_keeps_nothing(
     job = submit_slow(fleet, slow, tmp_path / "out")
     until(lambda: fleet.leases(job) and worker.remembers(), "a span under way")
     server.kill()
-    until(lambda: "out of reach" in worker.log, "the worker to notice")
+    until(lambda: "cannot be reached" in worker.log, "the worker to notice")
     server.start()
     fleet.finish(tmp_path / "out")
     fleet.check(tmp_path / "out", 4 * SLOW_SHARD)
@@ -231,9 +231,11 @@ def test_two_workers_on_an_object_store_give_what_one_process_gives(
     fleet.check(output, 4 * SLOW_SHARD)
     committed = [worker.log.count("DEBUG job") for worker in workers]
     assert all(committed), committed
-    here = tmp_path / "here"
-    assert fleet.bei("submit", slow, "--output", here, "--model", TINY, "--device", "cpu").code == 0
-    one, other = rows_of(here), rows_of(output)
+    local = tmp_path / "local"
+    assert (
+        fleet.bei("submit", slow, "--output", local, "--model", TINY, "--device", "cpu").code == 0
+    )
+    one, other = rows_of(local), rows_of(output)
     assert one["id"].equals(other["id"])
     assert one["id"].to_pylist() == pq.read_table(slow)["id"].to_pylist()
     one_vectors, other_vectors = (matrix(table["embedding"]) for table in (one, other))
@@ -241,11 +243,11 @@ def test_two_workers_on_an_object_store_give_what_one_process_gives(
 
 
 def rows_of(output: object) -> pa.Table:
-    """All rows in input order, from whichever store."""
-    found, run = find_run(str(output))
+    """All rows in input order, from any store."""
+    store, run = find_run(str(output))
     tables = []
-    for name in read_parts(found, run)["part"].to_pylist():
-        table = pa.ipc.open_file(found.directory.read(name)).read_all()
+    for name in read_parts(store, run)["part"].to_pylist():
+        table = pa.ipc.open_file(store.directory.read(name)).read_all()
         tables.append(table.replace_schema_metadata(None))
     return pa.concat_tables(tables)
 
@@ -257,5 +259,5 @@ def matrix(column: pa.ChunkedArray) -> np.ndarray:
 def test_a_worker_refuses_to_start_without_its_broker(bei: Bei) -> None:
     done = bei("worker", "--broker", "redis://:secret@127.0.0.1:1/0", "--device", "cpu")
     assert done.code == 1
-    assert "redis://127.0.0.1:1/0 is out of reach" in done.err
+    assert "redis://127.0.0.1:1/0 cannot be reached" in done.err
     assert "secret" not in done.err

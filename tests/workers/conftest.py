@@ -1,4 +1,4 @@
-"""A planned job on a real Redis, and the servant that would run it, in this process."""
+"""A planned job on a real Redis, and the message handler that would run it, in this process."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def broker(redis_url: str) -> Broker:
 
 @pytest.fixture
 def raw(redis_url: str) -> redis.Redis:
-    """The same Redis, without our words for it."""
+    """The same Redis, through its own client."""
     return redis.Redis.from_url(redis_url, decode_responses=True)
 
 
@@ -75,17 +75,17 @@ def job(make_job: MakeJob) -> Job:
 
 
 @pytest.fixture
-def registry(settings: Settings) -> KnownJobs:
+def known_jobs(settings: Settings) -> KnownJobs:
     return KnownJobs(settings.state_dir)
 
 
 @pytest.fixture
-def make_handler(settings: Settings, broker: Broker, registry: KnownJobs) -> MakeHandler:
-    """A servant on the CPU; `should_stop` is asked before each batch."""
+def make_handler(settings: Settings, broker: Broker, known_jobs: KnownJobs) -> MakeHandler:
+    """A message handler on the CPU; `should_stop` is called before each batch."""
 
     def make(should_stop: Callable[[], bool] = lambda: False) -> MessageHandler:
         device = Device("cpu", EngineCache(settings.cache_dir), should_stop)
-        return MessageHandler(settings, broker, registry, device)
+        return MessageHandler(settings, broker, known_jobs, device)
 
     return make
 
@@ -100,10 +100,10 @@ def queued(raw: redis.Redis) -> Queued:
     """The spans whose messages wait in the queue, in the order in which they are taken."""
 
     def look() -> list[Span]:
-        found = []
+        spans = []
         for text in reversed(raw.lrange(QUEUE, 0, -1)):
             _, kwargs, _ = json.loads(b64decode(json.loads(text)["body"]))
-            found.append(read_message(kwargs).span)
-        return found
+            spans.append(read_message(kwargs).span)
+        return spans
 
     return look

@@ -1,4 +1,4 @@
-"""What the fleet remembers, and how it says that Redis is not there."""
+"""What the fleet remembers, and how it reports that Redis cannot be reached."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ pytestmark = pytest.mark.integration
 INFO = WorkerInfo("host", 7, "1.0", ("cuda:0", "cuda:1"), "2026-01-01T00:00:00Z")
 
 
-def test_a_redis_that_is_not_there_is_named_without_its_password() -> None:
+def test_a_redis_that_cannot_be_reached_is_named_without_its_password() -> None:
     with pytest.raises(BrokerError) as caught:
         Broker("redis://user:hunter2@127.0.0.1:1/0").ping()
-    assert "redis://127.0.0.1:1/0 is out of reach" in str(caught.value)
+    assert "redis://127.0.0.1:1/0 cannot be reached" in str(caught.value)
     assert "hunter2" not in str(caught.value) + caught.value.hint
 
 
-def test_a_wrong_password_is_told_from_a_missing_server(
+def test_a_wrong_password_is_distinguished_from_a_missing_server(
     redis_server: Callable[..., RedisServer],
 ) -> None:
     server = redis_server()
@@ -41,34 +41,34 @@ def test_a_redis_without_room_is_a_broker_error(redis_server: Callable[..., Redi
     server = redis_server()
     server.client().config_set("maxmemory", 1)
     with pytest.raises(BrokerError, match="refused"):
-        Broker(server.url).beat(INFO, 60)
+        Broker(server.url).heartbeat(INFO, 60)
 
 
 @pytest.mark.parametrize("url", ["amqp://host", "host:6379", "redis://host:port/0", ""])
-def test_what_is_no_redis_url_is_refused(url: str) -> None:
+def test_a_url_that_is_not_of_a_redis_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="not the URL of a Redis"):
         Broker(url)
 
 
-def test_a_registered_job_is_open_until_it_is_settled(broker: Broker, job: Job) -> None:
+def test_a_registered_job_is_open_until_it_is_closed(broker: Broker, job: Job) -> None:
     ref = JobRef.of(job.run)
     broker.register(job.run)
     assert (broker.jobs(), broker.open_jobs(), broker.find(ref.job)) == ([ref], [ref], ref)
-    broker.settle(ref.job)
+    broker.close_job(ref.job)
     assert (broker.jobs(), broker.open_jobs(), broker.find(ref.job)) == ([ref], [], ref)
     broker.forget(ref.job)
     assert (broker.jobs(), broker.open_jobs(), broker.find(ref.job)) == ([], [], None)
 
 
-def test_what_others_left_under_our_keys_is_passed_over(broker: Broker, raw: redis.Redis) -> None:
+def test_foreign_values_under_our_keys_are_skipped(broker: Broker, raw: redis.Redis) -> None:
     raw.hset("bei:jobs", mapping={"a": "not json", "b": '{"job": "b"}', "c": b"\xff"})
     raw.sadd("bei:open", "a", "b", "c", "nowhere")
     raw.set("bei:worker:x", "[]")
     assert (broker.jobs(), broker.open_jobs(), broker.workers()) == ([], [], [])
 
 
-def test_a_worker_is_listed_until_it_falls_silent(broker: Broker, raw: redis.Redis) -> None:
-    broker.beat(INFO, 60)
+def test_a_worker_is_listed_until_its_heartbeats_stop(broker: Broker, raw: redis.Redis) -> None:
+    broker.heartbeat(INFO, 60)
     assert broker.workers() == [INFO]
     raw.pexpire("bei:worker:host:7", 1)
     while raw.exists("bei:worker:host:7"):
@@ -80,9 +80,9 @@ def test_progress_adds_up_and_can_be_taken_back(broker: Broker) -> None:
     assert broker.progress("job").rows == 0
     broker.add_progress("job", 100, 2000)
     broker.add_progress("job", -40, -800)
-    seen = broker.progress("job")
-    assert (seen.rows, seen.tokens) == (60, 1200)
-    assert seen.updated > 0
+    progress = broker.progress("job")
+    assert (progress.rows, progress.tokens) == (60, 1200)
+    assert progress.updated > 0
 
 
 def test_a_turn_is_given_to_one_of_many(broker: Broker) -> None:
@@ -90,9 +90,11 @@ def test_a_turn_is_given_to_one_of_many(broker: Broker) -> None:
     assert broker.take_turn("another", 60)
 
 
-def test_only_messages_stay_when_rubbish_is_purged(broker: Broker, raw: redis.Redis) -> None:
+def test_only_valid_messages_stay_when_the_queue_is_purged(
+    broker: Broker, raw: redis.Redis
+) -> None:
     broker.app.send_task("bei.run_shard", kwargs={"v": 1})
     raw.lpush(QUEUE, "{}", b"\xff\xfe", "{}", "null")
     raw.rpush(QUEUE, "[]")
-    assert broker.purge_rubbish() == 5
+    assert broker.purge_invalid_messages() == 5
     assert raw.llen(QUEUE) == 1

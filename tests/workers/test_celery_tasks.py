@@ -1,4 +1,4 @@
-"""One servant, one message: what it computes, what it leaves alone, what it writes down."""
+"""One message handler, one message: what it computes, leaves alone and records."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from workers.span_attempt import Device
 pytestmark = pytest.mark.integration
 
 
-def test_a_span_is_computed_and_its_lease_given_back(
+def test_a_span_is_computed_and_its_lease_released(
     job: Job, handler: MessageHandler, raw: redis.Redis
 ) -> None:
     assert handler.run_shard(job.message(1, 2))
@@ -44,12 +44,12 @@ def test_a_span_is_computed_and_its_lease_given_back(
 def test_a_span_that_another_worker_holds_is_left_to_it(
     job: Job, handler: MessageHandler, broker: Broker
 ) -> None:
-    with broker.spans(job.run.job) as spans:
-        theirs = spans.lease(Span(1, 2), "another", 60)
-        theirs.take()
+    with broker.ledger(job.run.job) as ledger:
+        lease_of_another = ledger.lease(Span(1, 2), "another", 60)
+        lease_of_another.take()
         assert handler.run_shard(job.message(1, 2))
         assert job.committed == []
-        theirs.release()
+        lease_of_another.release()
     assert handler.run_shard(job.message(1, 2))
     assert job.committed == [1, 2]
 
@@ -86,13 +86,13 @@ def test_a_worker_that_stops_gives_the_message_back(
     reconcile(broker, job.output, job.run)
     assert not make_handler(lambda: True).run_shard(job.message(0, 4))
     assert job.committed == []
-    with broker.spans(job.run.job) as spans:
-        assert set(spans.crashes().values()) <= {0}
+    with broker.ledger(job.run.job) as ledger:
+        assert set(ledger.crashes().values()) <= {0}
     assert broker.progress(job.run.job).rows == 0
 
 
 def test_a_span_that_takes_long_keeps_its_lease(
-    job: Job, broker: Broker, registry: KnownJobs, raw: redis.Redis, settings: Settings
+    job: Job, broker: Broker, known_jobs: KnownJobs, raw: redis.Redis, settings: Settings
 ) -> None:
     seen: list[int] = []
 
@@ -104,7 +104,7 @@ def test_a_span_that_takes_long_keeps_its_lease(
 
     short = replace(settings, lease_seconds=0.5)
     device = Device("cpu", EngineCache(settings.cache_dir), wait_for_a_renewal)
-    MessageHandler(short, broker, registry, device).run_shard(job.message(0, 4))
+    MessageHandler(short, broker, known_jobs, device).run_shard(job.message(0, 4))
     assert job.committed == [0, 1, 2, 3]
     assert min(seen) > 0
 
@@ -119,7 +119,7 @@ def test_a_message_given_back_is_rejected_for_celery(
     assert caught.value.requeue
 
 
-def test_the_last_span_has_the_job_looked_at(
+def test_the_last_span_has_the_job_reconciled(
     job: Job, handler: MessageHandler, broker: Broker
 ) -> None:
     reconcile(broker, job.output, job.run)
@@ -136,10 +136,10 @@ def test_the_last_span_has_the_job_looked_at(
 
 
 def test_a_job_in_hand_is_remembered_on_disk(
-    job: Job, handler: MessageHandler, registry: KnownJobs
+    job: Job, handler: MessageHandler, known_jobs: KnownJobs
 ) -> None:
     handler.run_shard(job.message())
-    assert [ref.job for ref in registry.all()] == [job.run.job]
+    assert [ref.job for ref in known_jobs.all()] == [job.run.job]
 
 
 @pytest.mark.parametrize("end", ["cancel", "fail"])
@@ -196,15 +196,15 @@ def test_an_error_that_names_no_shard_is_pinned_down_by_trying_each_alone(
 
     monkeypatch.setattr("workers.span_attempt.run_shards", burst)
     handler.run_shard(job.message(0, 2))
-    with broker.spans(job.run.job) as spans:
-        assert spans.crashes() == {0: 1, 1: 1}  # suspects: sent alone from now on
+    with broker.ledger(job.run.job) as ledger:
+        assert ledger.crashes() == {0: 1, 1: 1}  # suspects: sent alone from now on
     for _ in range(3):
         handler.run_shard(job.message(1))
     (failure,) = job.output.failures(job.run).values()
     assert "rows 10-19: MemoryError: no room" in failure.error
 
 
-def test_a_store_that_is_out_of_reach_costs_no_attempt(
+def test_a_store_that_cannot_be_reached_costs_no_attempt(
     job: Job, handler: MessageHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -219,11 +219,11 @@ def test_a_store_that_is_out_of_reach_costs_no_attempt(
     assert job.committed == [0, 1]
 
 
-def test_work_goes_on_when_redis_goes_away_in_the_middle(
+def test_work_continues_when_redis_goes_away_in_the_middle(
     make_job: MakeJob,
     redis_server: Callable[..., RedisServer],
     settings: Settings,
-    registry: KnownJobs,
+    known_jobs: KnownJobs,
 ) -> None:
     server = redis_server()
     job = make_job()
@@ -233,7 +233,7 @@ def test_work_goes_on_when_redis_goes_away_in_the_middle(
         return False
 
     device = Device("cpu", EngineCache(settings.cache_dir), stop_redis_once)
-    MessageHandler(settings, Broker(server.url), registry, device).run_shard(job.message(0, 4))
+    MessageHandler(settings, Broker(server.url), known_jobs, device).run_shard(job.message(0, 4))
     assert job.committed == [0, 1, 2, 3]
 
 
@@ -251,7 +251,7 @@ def test_a_job_planned_by_other_numbers_is_left_to_other_workers(
         assert handler.run_shard(job.message(0, 4))
     assert job.committed == []
     assert job.output.failures(job.run) == {}
-    assert caplog.text.count("is not for this worker") == 1  # said once, not for each message
+    assert caplog.text.count("cannot run on this worker") == 1  # logged once, not for each message
 
 
 def test_an_output_that_this_worker_cannot_see_is_no_failure_of_the_job(

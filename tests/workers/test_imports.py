@@ -1,4 +1,4 @@
-"""What `bei-jobs status --broker` may load, so that it answers at once."""
+"""What `bei-jobs status --broker` may import, so that it answers at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 
-def test_looking_at_a_job_loads_neither_celery_nor_torch() -> None:
+def test_reading_a_job_loads_neither_celery_nor_torch() -> None:
     heavy = ("celery", "kombu", "torch", "tokenizers", "transformers")
     code = (
         "import sys, workers.broker, workers.reconcile, workers.known_jobs, workers.settings\n"

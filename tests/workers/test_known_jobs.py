@@ -1,4 +1,4 @@
-"""What a machine remembers of jobs: little, and never in the way."""
+"""What a machine remembers of jobs; no job depends on it."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ def test_jobs_are_remembered_across_processes_newest_first(tmp_path: Path) -> No
 
 
 def test_a_job_that_is_forgotten_is_gone_and_forgetting_twice_is_fine(tmp_path: Path) -> None:
-    registry = KnownJobs(tmp_path)
-    registry.add(ref("aaaaaaaaaaaa"))
-    registry.forget("aaaaaaaaaaaa")
-    registry.forget("aaaaaaaaaaaa")
-    assert registry.all() == []
-    assert registry.find("aaaaaaaaaaaa") is None
+    known_jobs = KnownJobs(tmp_path)
+    known_jobs.add(ref("aaaaaaaaaaaa"))
+    known_jobs.forget("aaaaaaaaaaaa")
+    known_jobs.forget("aaaaaaaaaaaa")
+    assert known_jobs.all() == []
+    assert known_jobs.find("aaaaaaaaaaaa") is None
 
 
 def test_a_file_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
-    registry = KnownJobs(tmp_path)
-    registry.add(ref("aaaaaaaaaaaa"))
+    known_jobs = KnownJobs(tmp_path)
+    known_jobs.add(ref("aaaaaaaaaaaa"))
     for name, text in (("b", "{"), ("c", "[]"), ("d", '{"job": "d"}'), ("e", "")):
         (tmp_path / f"jobs/{name}.json").write_text(text)
     (tmp_path / "jobs/f.json").write_bytes(b"\xff\xfe")
-    assert registry.all() == [ref("aaaaaaaaaaaa")]
+    assert known_jobs.all() == [ref("aaaaaaaaaaaa")]
 
 
-def test_a_machine_that_cannot_write_its_state_goes_on_without(tmp_path: Path) -> None:
+def test_a_machine_that_cannot_write_its_state_works_without_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    registry = KnownJobs(tmp_path / "file")
-    registry.add(ref("aaaaaaaaaaaa"))
-    assert registry.all() == []
-    assert registry.find("aaaaaaaaaaaa") is None
+    known_jobs = KnownJobs(tmp_path / "file")
+    known_jobs.add(ref("aaaaaaaaaaaa"))
+    assert known_jobs.all() == []
+    assert known_jobs.find("aaaaaaaaaaaa") is None
 
 
 def test_a_machine_without_memory_knows_nothing(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Jobs run here: failures that may pass are tried again; several devices share the shards."""
+"""Jobs on this machine: transient failures are tried again; several devices share the shards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.output.output import MAX_ATTEMPTS, Output
 from pipeline.output.verify import verify
 from pipeline.planning.prepare import Prepared
 from pipeline.spec import ModelIdentity, OnBatch, ShardResult
-from workers.local import LocalRun, _follow, _serve, compute_missing
+from workers.local import LocalRun, _relay, _run_device, compute_missing
 
 
 @pytest.fixture(autouse=True)
@@ -40,23 +40,23 @@ def job(tmp_path: Path) -> Prepared:
     )
 
 
-def carry_out(
+def run_locally(
     job: Prepared,
     *devices: str,
     on_batch: OnBatch = lambda rows, tokens: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[ShardResult]:
-    here = LocalRun(
+    local_run = LocalRun(
         devices or ("cpu",), Path(job.output.uri).parent / "cache", should_stop, on_batch
     )
-    return list(compute_missing(job.output, job.run, job.plan, here))
+    return list(compute_missing(job.output, job.run, job.plan, local_run))
 
 
 def test_only_missing_shards_are_computed(job: Prepared) -> None:
-    assert len(carry_out(job)) == 4
+    assert len(run_locally(job)) == 4
     job.output.directory.delete(job.plan.shard(2).part)
-    assert [result.part for result in carry_out(job)] == [job.plan.shard(2).part]
-    assert carry_out(job) == []
+    assert [result.part for result in run_locally(job)] == [job.plan.shard(2).part]
+    assert run_locally(job) == []
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, part: str, times: int, error: Exception) -> list[str]:
@@ -73,12 +73,12 @@ def failing(monkeypatch: pytest.MonkeyPatch, part: str, times: int, error: Excep
     return tried
 
 
-def test_a_failure_that_may_pass_is_tried_again_after_the_others(
+def test_a_transient_failure_is_tried_again_after_the_others(
     job: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     part = job.plan.shard(0).part
     tried = failing(monkeypatch, part, MAX_ATTEMPTS - 1, StorageError("for a while"))
-    results = carry_out(job)
+    results = run_locally(job)
     assert sorted(result.part for result in results) == sorted(job.plan.parts)
     assert not any(result.error for result in results)
     assert tried[4:] == [part] * (MAX_ATTEMPTS - 1)
@@ -91,7 +91,7 @@ def test_a_failure_that_does_not_pass_is_given_up_and_reported_once(
 ) -> None:
     part = job.plan.shard(0).part
     tried = failing(monkeypatch, part, 99, StorageError("for ever"))
-    results = carry_out(job)
+    results = run_locally(job)
     assert len(results) == 4
     (failed,) = [result for result in results if result.error]
     assert failed.part == part
@@ -104,7 +104,7 @@ def test_a_failure_that_cannot_pass_is_not_tried_again(
 ) -> None:
     part = job.plan.shard(3).part
     tried = failing(monkeypatch, part, 99, StoreFull("full"))
-    carry_out(job)
+    run_locally(job)
     assert tried.count(part) == 1
     assert job.output.failures(job.run).keys() == {job.plan.shard(3).id}
 
@@ -112,12 +112,12 @@ def test_a_failure_that_cannot_pass_is_not_tried_again(
 def test_two_devices_give_the_rows_of_one(job: Prepared, tmp_path: Path) -> None:
     corpus = write_parquet(tmp_path / "other/c.parquet", 40)
     alone = prepared_run(tmp_path / "other", corpus, rows_per_shard=10)
-    carry_out(alone)
-    told: list[int] = []
-    results = carry_out(job, "cpu", "cpu", on_batch=lambda rows, tokens: told.append(rows))
+    run_locally(alone)
+    batches: list[int] = []
+    results = run_locally(job, "cpu", "cpu", on_batch=lambda rows, tokens: batches.append(rows))
     assert sorted(result.part for result in results) == sorted(job.plan.parts)
     assert all(result.computed for result in results)
-    assert sum(told) == 40
+    assert sum(batches) == 40
     assert finalise(job.output, job.run, job.plan, max_failed="0") is not None
     assert verify(job.output).ok
     assert multiprocessing.active_children() == []
@@ -129,7 +129,7 @@ def test_two_devices_give_the_rows_of_one(job: Prepared, tmp_path: Path) -> None
         assert tables[0].equals(tables[1])
 
 
-def test_a_device_process_that_dies_is_an_error_and_the_next_try_goes_on(
+def test_a_device_process_that_dies_is_an_error_and_the_next_try_resumes(
     job: Prepared,
 ) -> None:
     def kill_one(rows: int, tokens: int) -> None:
@@ -137,10 +137,10 @@ def test_a_device_process_that_dies_is_an_error_and_the_next_try_goes_on(
             process.kill()
 
     with pytest.raises(EncodeError, match=r"bei-jobs cpu died with exit code -9") as caught:
-        carry_out(job, "cpu", "cpu", on_batch=kill_one)
+        run_locally(job, "cpu", "cpu", on_batch=kill_one)
     assert "run the same command again" in caught.value.hint
     assert multiprocessing.active_children() == []
-    carry_out(job)
+    run_locally(job)
     assert finalise(job.output, job.run, job.plan, max_failed="0") is not None
     assert verify(job.output).ok
 
@@ -161,7 +161,7 @@ def serve(job: Prepared, monkeypatch: pytest.MonkeyPatch, stop: threading.Event)
 
     monkeypatch.setattr(events, "put", stop_after_first_batch)
     cache = Path(job.output.uri).parent / "cache"
-    _serve(job.output.uri, job.run.n, "cpu", cache, spans, events, stop)
+    _run_device(job.output.uri, job.run.n, "cpu", cache, spans, events, stop)
     return [events.get() for _ in range(events.qsize())]
 
 
@@ -175,7 +175,7 @@ def test_a_device_process_that_is_told_to_stop_leaves_whole_parts(
     assert len(results) < len(job.plan)
 
 
-def test_a_device_process_that_cannot_go_on_tells_its_parent_why(
+def test_a_device_process_that_cannot_continue_tells_its_parent_why(
     job: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = ModelIdentity(job.run.spec.model.name, "", "00" * 32, "00" * 32)
@@ -187,18 +187,20 @@ def test_a_device_process_that_cannot_go_on_tells_its_parent_why(
     assert pickle.loads(pickle.dumps(error)).hint == error.hint != ""
 
 
-def test_the_parent_passes_on_what_its_processes_say_and_tells_them_to_stop() -> None:
-    told: list[tuple[int, int]] = []
+def test_the_parent_relays_the_events_of_its_processes_and_stops_them() -> None:
+    batches: list[tuple[int, int]] = []
     events: queue.Queue[Any] = queue.Queue()
     result = ShardResult("s", "p", 10)
     for event in [("batch", (3, 9)), ("result", result), ("end", None), ("end", None)]:
         events.put(event)
     stop = threading.Event()
-    here = LocalRun(("cpu", "cpu"), None, lambda: bool(told), lambda *given: told.append(given))
+    local_run = LocalRun(
+        ("cpu", "cpu"), None, lambda: bool(batches), lambda *batch: batches.append(batch)
+    )
     processes: Any = [None, None]
-    assert list(_follow(processes, events, stop, here)) == [result]
-    assert told == [(3, 9)]
+    assert list(_relay(processes, events, stop, local_run)) == [result]
+    assert batches == [(3, 9)]
     assert stop.is_set()
     events.put(("error", StoreFull("full")))
     with pytest.raises(StoreFull):
-        list(_follow(processes, events, stop, here))
+        list(_relay(processes, events, stop, local_run))

@@ -1,4 +1,4 @@
-"""What travels through the queue."""
+"""Messages in the queue."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_a_message_survives_json() -> None:
     assert again.span == Span(128, 64)
 
 
-def test_a_newer_message_is_told_from_a_broken_one() -> None:
+def test_a_newer_message_is_distinguished_from_a_broken_one() -> None:
     with pytest.raises(NewerMessage) as caught:
         read_message({"v": MESSAGE_VERSION + 1, "all": "different"})
     assert queue_of(caught.value.version) != QUEUE

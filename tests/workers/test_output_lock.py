@@ -1,4 +1,4 @@
-"""Two fires of a schedule on one machine: the second waits for the first and says so."""
+"""Overlapping cron runs on one machine: the second waits for the first and says so."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ def test_the_second_waits_until_the_first_has_ended(tmp_path: Path) -> None:
     assert order == ["first", "second"]
 
 
-def test_who_waits_is_told_the_process(tmp_path: Path) -> None:
+def test_a_process_that_waits_is_told_the_holder(tmp_path: Path) -> None:
     import os
 
-    told: list[str] = []
+    holders: list[str] = []
     waited = threading.Event()
 
     def second() -> None:
-        with output_lock(tmp_path, OUTPUT, lambda holder: (told.append(holder), waited.set())[0]):
+        with output_lock(
+            tmp_path, OUTPUT, lambda holder: (holders.append(holder), waited.set())[0]
+        ):
             pass
 
     with output_lock(tmp_path, OUTPUT, lambda holder: None):
@@ -44,7 +46,7 @@ def test_who_waits_is_told_the_process(tmp_path: Path) -> None:
         assert waited.wait(10)
     thread.join(10)
 
-    assert told == [str(os.getpid())]
+    assert holders == [str(os.getpid())]
 
 
 def test_other_outputs_do_not_wait(tmp_path: Path) -> None:
@@ -55,7 +57,7 @@ def test_other_outputs_do_not_wait(tmp_path: Path) -> None:
         pass
 
 
-def test_a_machine_that_cannot_write_its_state_goes_on(tmp_path: Path) -> None:
+def test_a_machine_that_cannot_write_its_state_runs_without_the_lock(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a directory")
 

@@ -1,4 +1,4 @@
-"""Putting a job right, from anywhere, at any time, any number of times."""
+"""Reconciling a job: from anywhere, at any time, any number of times."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def forget_what_was_sent(raw: redis.Redis, job: str) -> None:
 def fail(job: Job, shard: int, *, transient: bool = False, attempt: str = "a") -> None:
     planned = job.plan.shard(shard)
     result = ShardResult(
-        planned.id, planned.part, planned.rows, error=f"{planned}: broken", hint="mend it",
+        planned.id, planned.part, planned.rows, error=f"{planned}: broken", hint="fix the file",
         transient=transient,
     )  # fmt: skip
     job.output.record_failure(job.run, result, attempt)
@@ -52,12 +52,12 @@ def test_a_new_job_is_sent_whole_and_once(job: Job, broker: Broker, queued: Queu
 def test_many_at_once_send_each_span_once(job: Job, broker: Broker, queued: Queued) -> None:
     start = threading.Barrier(6)
 
-    def one() -> None:
-        mine = Broker(broker.url, patience_seconds=60)
+    def reconcile_once() -> None:
+        own_broker = Broker(broker.url, patience_seconds=60)
         start.wait()
-        reconcile(mine, job.output, job.run)
+        reconcile(own_broker, job.output, job.run)
 
-    threads = [threading.Thread(target=one) for _ in range(6)]
+    threads = [threading.Thread(target=reconcile_once) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -65,25 +65,25 @@ def test_many_at_once_send_each_span_once(job: Job, broker: Broker, queued: Queu
     assert sorted(queued(), key=lambda span: span.start) == singles(0, 1, 2, 3)
 
 
-def test_after_redis_lost_everything_only_what_is_missing_is_sent(
+def test_after_redis_lost_everything_only_missing_shards_are_sent(
     job: Job, broker: Broker, handler: MessageHandler, queued: Queued, raw: redis.Redis
 ) -> None:
     reconcile(broker, job.output, job.run)
     handler.run_shard(job.message(1))
     raw.flushall()
-    seen = reconcile(broker, job.output, job.run)
+    reconciled = reconcile(broker, job.output, job.run)
     assert queued() == singles(0, 2, 3)
-    assert (seen.state, seen.done) == ("running", 1)
+    assert (reconciled.state, reconciled.done) == ("running", 1)
 
 
-def test_what_is_leased_is_not_sent_and_what_was_dropped_is(
+def test_a_leased_span_is_not_sent_and_a_dropped_one_is(
     job: Job, broker: Broker, queued: Queued, raw: redis.Redis
 ) -> None:
     impatient = Broker(broker.url, patience_seconds=0.0)
     reconcile(impatient, job.output, job.run)
     raw.delete(QUEUE)  # popped by workers: one is at it, the others died before they began
-    with broker.spans(job.run.job) as spans:
-        spans.lease(Span(2, 1), "worker", 60).take()
+    with broker.ledger(job.run.job) as ledger:
+        ledger.lease(Span(2, 1), "worker", 60).take()
     reconcile(impatient, job.output, job.run)
     assert queued() == singles(0, 1, 3)
 
@@ -100,7 +100,7 @@ def test_what_waits_behind_other_jobs_is_not_sent_again(
     assert len(queued()) == 8
 
 
-def test_no_more_than_the_window_is_outstanding(
+def test_no_more_spans_than_allowed_are_outstanding(
     make_job: MakeJob,
     broker: Broker,
     handler: MessageHandler,
@@ -116,7 +116,7 @@ def test_no_more_than_the_window_is_outstanding(
     assert queued() == singles(0, 1, 2, 3)
 
 
-def test_a_complete_job_is_finished_by_whoever_looks(
+def test_a_complete_job_is_finished_by_any_process_that_reconciles_it(
     job: Job, broker: Broker, handler: MessageHandler
 ) -> None:
     reconcile(broker, job.output, job.run)
@@ -136,16 +136,16 @@ def test_a_shard_that_failed_for_good_is_not_sent_and_fails_the_job_at_the_end(
     assert queued() == singles(0, 2, 3)
     for shard in (0, 2, 3):
         handler.run_shard(job.message(shard))
-    seen = reconcile(broker, job.output, job.run)
-    assert (seen.state, seen.done, seen.failed) == ("failed", 3, 1)
-    state = job_status(job.output, job.run)
-    assert "1 of 4 shards failed" in state.reason
-    assert "rows 10-19: broken" in state.reason
-    assert state.hint == "mend it"
+    reconciled = reconcile(broker, job.output, job.run)
+    assert (reconciled.state, reconciled.done, reconciled.failed) == ("failed", 3, 1)
+    status = job_status(job.output, job.run)
+    assert "1 of 4 shards failed" in status.reason
+    assert "rows 10-19: broken" in status.reason
+    assert status.hint == "fix the file"
     assert broker.open_jobs() == []
 
 
-def test_a_shard_whose_failure_may_pass_is_sent_until_its_attempts_are_used_up(
+def test_a_shard_that_failed_transiently_is_sent_until_its_attempts_are_used_up(
     job: Job, broker: Broker, queued: Queued, raw: redis.Redis
 ) -> None:
     for attempt in range(MAX_ATTEMPTS):
@@ -162,8 +162,8 @@ def test_suspects_of_a_crash_are_sent_alone(
 ) -> None:
     monkeypatch.setattr("pipeline.output.plan._SPANS_PER_JOB", 1)
     job = make_job(shards=6)
-    with broker.spans(job.run.job) as spans:
-        spans.began([2, 3])
+    with broker.ledger(job.run.job) as ledger:
+        ledger.started([2, 3])
     reconcile(broker, job.output, job.run)
     assert queued() == [Span(0, 2), Span(2, 1), Span(3, 1), Span(4, 2)]
 
@@ -171,16 +171,16 @@ def test_suspects_of_a_crash_are_sent_alone(
 def test_a_shard_that_keeps_killing_its_process_is_given_up(
     job: Job, broker: Broker, queued: Queued
 ) -> None:
-    with broker.spans(job.run.job) as spans:
+    with broker.ledger(job.run.job) as ledger:
         for _ in range(MAX_ATTEMPTS):
-            spans.began([2])
+            ledger.started([2])
     reconcile(broker, job.output, job.run)
     assert Span(2, 1) in queued()  # not yet
-    with broker.spans(job.run.job) as spans:
-        spans.began([2])
-        spans.drop(Span(2, 1))
-    seen = reconcile(broker, job.output, job.run)
-    assert (seen.sent, seen.failed) == (0, 1)
+    with broker.ledger(job.run.job) as ledger:
+        ledger.started([2])
+        ledger.drop(Span(2, 1))
+    reconciled = reconcile(broker, job.output, job.run)
+    assert (reconciled.sent, reconciled.failed) == (0, 1)
     (failure,) = job.output.failures(job.run).values()
     assert "rows 20-29" in failure.error
     assert "died 4 times" in failure.error
@@ -215,7 +215,7 @@ def test_a_cancelled_job_is_left_alone(job: Job, broker: Broker, queued: Queued)
     assert queued() == []
 
 
-def test_a_run_that_a_higher_one_replaced_is_cancelled(
+def test_a_run_that_a_later_one_replaced_is_cancelled(
     make_job: MakeJob, broker: Broker, queued: Queued, tmp_path: Path
 ) -> None:
     old = make_job(name="corpus")
@@ -233,13 +233,13 @@ def test_a_retried_job_starts_with_all_its_attempts(
     for shard in (0, 2, 3):
         handler.run_shard(job.message(shard))
     fail(job, 1)
-    with broker.spans(job.run.job) as spans:
-        spans.began([1])
+    with broker.ledger(job.run.job) as ledger:
+        ledger.started([1])
     assert reconcile(broker, job.output, job.run).state == "failed"
     job.output.forget_failures(job.run)
     assert reconcile(broker, job.output, job.run).sent == 1
-    with broker.spans(job.run.job) as spans:
-        assert spans.crashes() == {}
+    with broker.ledger(job.run.job) as ledger:
+        assert ledger.crashes() == {}
 
 
 def test_messages_are_published_after_a_flush_on_the_same_broker(

@@ -1,4 +1,4 @@
-"""Jobs that go on with nobody watching, whatever Redis forgets."""
+"""Jobs that finish unattended, whatever Redis loses."""
 
 from __future__ import annotations
 
@@ -19,89 +19,93 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def upkeep(broker: Broker, registry: KnownJobs) -> ReconcileLoop:
-    return ReconcileLoop(broker, registry, turn_seconds=0.001)
+def reconcile_loop(broker: Broker, known_jobs: KnownJobs) -> ReconcileLoop:
+    return ReconcileLoop(broker, known_jobs, turn_seconds=0.001)
 
 
 def test_a_job_seen_once_outlives_a_flush(
     job: Job,
     broker: Broker,
-    upkeep: ReconcileLoop,
-    registry: KnownJobs,
+    reconcile_loop: ReconcileLoop,
+    known_jobs: KnownJobs,
     queued: Queued,
     raw: redis.Redis,
 ) -> None:
     broker.register(job.run)
-    upkeep.look_after_all()
+    reconcile_loop.reconcile_all()
     raw.flushall()
-    upkeep.look_after_all()
+    reconcile_loop.reconcile_all()
     assert len(queued()) == 4
     assert [ref.job for ref in broker.open_jobs()] == [job.run.job]
 
 
-def test_a_job_that_was_only_heard_of_outlives_a_flush(
-    job: Job, broker: Broker, upkeep: ReconcileLoop, queued: Queued, raw: redis.Redis
+def test_a_job_that_was_only_remembered_outlives_a_flush(
+    job: Job, broker: Broker, reconcile_loop: ReconcileLoop, queued: Queued, raw: redis.Redis
 ) -> None:
     broker.register(job.run)
-    upkeep.learn()
+    reconcile_loop.remember_open_jobs()
     raw.flushall()
-    upkeep.look_after_all()
+    reconcile_loop.reconcile_all()
     assert len(queued()) == 4
 
 
 def test_a_job_seen_before_a_restart_outlives_a_flush(
     job: Job,
     broker: Broker,
-    upkeep: ReconcileLoop,
-    registry: KnownJobs,
+    reconcile_loop: ReconcileLoop,
+    known_jobs: KnownJobs,
     queued: Queued,
     raw: redis.Redis,
 ) -> None:
     broker.register(job.run)
-    upkeep.look_after_all()
+    reconcile_loop.reconcile_all()
     raw.flushall()
-    ReconcileLoop(broker, KnownJobs(registry._folder.parent), 0.001).look_after_all()
+    ReconcileLoop(broker, KnownJobs(known_jobs._folder.parent), 0.001).reconcile_all()
     assert len(queued()) == 4
 
 
-def test_a_job_that_ended_is_looked_after_no_more(
-    job: Job, broker: Broker, upkeep: ReconcileLoop, registry: KnownJobs, handler: MessageHandler
+def test_a_job_that_ended_is_not_reconciled_any_more(
+    job: Job,
+    broker: Broker,
+    reconcile_loop: ReconcileLoop,
+    known_jobs: KnownJobs,
+    handler: MessageHandler,
 ) -> None:
     broker.register(job.run)
-    upkeep.look_after_all()
+    reconcile_loop.reconcile_all()
     for shard in range(4):
         handler.run_shard(job.message(shard))
-    while registry.all():
-        upkeep.look_after_all()
+    while known_jobs.all():
+        reconcile_loop.reconcile_all()
     assert job.output.directory.exists(job.run.path("manifest.json"))
     assert broker.open_jobs() == []
 
 
-def test_a_job_that_ended_elsewhere_is_not_put_back(
-    job: Job, broker: Broker, upkeep: ReconcileLoop, registry: KnownJobs
+def test_a_job_that_ended_elsewhere_is_not_opened_again(
+    job: Job, broker: Broker, reconcile_loop: ReconcileLoop, known_jobs: KnownJobs
 ) -> None:
-    registry.add(JobRef.of(job.run))
+    known_jobs.add(JobRef.of(job.run))
     job.output.cancel(job.run)
-    upkeep.look_after_all()
-    assert (registry.all(), broker.open_jobs()) == ([], [])
+    reconcile_loop.reconcile_all()
+    assert (known_jobs.all(), broker.open_jobs()) == ([], [])
 
 
-def test_a_job_that_somebody_just_looked_at_is_left_alone(
-    job: Job, broker: Broker, registry: KnownJobs, queued: Queued
+def test_a_job_that_another_worker_just_reconciled_is_left_alone(
+    job: Job, broker: Broker, known_jobs: KnownJobs, queued: Queued
 ) -> None:
     broker.register(job.run)
-    first, second = (ReconcileLoop(broker, registry, turn_seconds=60) for _ in range(2))
-    first.look_after_all()
+    first, second = (ReconcileLoop(broker, known_jobs, turn_seconds=60) for _ in range(2))
+    first.reconcile_all()
     job.output.cancel(job.run)
-    second.look_after_all()
+    second.reconcile_all()
     assert [ref.job for ref in broker.open_jobs()] == [job.run.job]
 
 
-def test_a_job_that_cannot_be_read_is_said_once_and_does_not_hold_up_others(
+def test_a_job_that_cannot_be_read_is_logged_once_and_does_not_hold_up_others(
     job: Job,
     make_job: MakeJob,
     broker: Broker,
-    upkeep: ReconcileLoop,
+    reconcile_loop: ReconcileLoop,
     queued: Queued,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -111,15 +115,15 @@ def test_a_job_that_cannot_be_read_is_said_once_and_does_not_hold_up_others(
     shutil.rmtree(gone.run.output)
     with caplog.at_level(logging.ERROR):
         for _ in range(3):
-            upkeep.look_after_all()
-            broker.settle(job.run.job)
+            reconcile_loop.reconcile_all()
+            broker.close_job(job.run.job)
             broker.register(job.run)
     assert len(queued()) >= 4
-    assert caplog.text.count("cannot be put right here") == 1
+    assert caplog.text.count("cannot be reconciled") == 1
     assert gone.run.job in {ref.job for ref in broker.open_jobs()}  # others may see it
 
 
-def test_a_repeated_submit_is_as_good_as_a_worker(
+def test_a_repeated_submit_reconciles_as_a_worker_does(
     job: Job, broker: Broker, raw: redis.Redis, queued: Queued
 ) -> None:
     reconcile(broker, job.output, job.run)

@@ -1,4 +1,4 @@
-"""What the environment says, and what it may not say."""
+"""Settings from the environment, and values that are refused."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def test_xdg_directories_come_before_the_home_directory() -> None:
 
 def test_own_variables_come_first() -> None:
     settings = load_settings(
-        {"XDG_STATE_HOME": "/s", "BEI_JOBS_STATE_DIR": "/mine", "BEI_JOBS_CACHE_DIR": "/too"}
+        {"XDG_STATE_HOME": "/s", "BEI_JOBS_STATE_DIR": "/own", "BEI_JOBS_CACHE_DIR": "/too"}
     )
-    assert (settings.state_dir, settings.cache_dir) == (Path("/mine"), Path("/too"))
+    assert (settings.state_dir, settings.cache_dir) == (Path("/own"), Path("/too"))
 
 
 @pytest.mark.parametrize("environment", [{}, {"HOME": ""}])
