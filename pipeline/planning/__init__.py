@@ -1,1 +1,1 @@
-"""From what the user asked for to a run that can be carried out."""
+"""From a request to a run that can be executed."""

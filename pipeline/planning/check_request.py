@@ -1,4 +1,4 @@
-"""Options that do not go together, or not with the task, are refused before anything is read."""
+"""Options that exclude each other or do not fit the task are refused before anything is read."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pipeline.tasks import TASKS, find_task
 
 
 def check_request(request: Request) -> None:
-    """Refuse options that do not go together, or not with the task.
+    """Refuse options that exclude each other or do not fit the task.
 
     Raises:
-        UsageError: naming them.
+        UsageError: the message names them.
     """
     if not request.inputs:
         raise UsageError("no INPUT", hint="bei-jobs submit corpus.parquet")
@@ -22,7 +22,7 @@ def check_request(request: Request) -> None:
         if redact(uri) != uri:
             raise UsageError(
                 f"{redact(uri)} was given with a password or a signature, which the job would "
-                "keep in clear",
+                "store unencrypted",
                 hint="set credentials in the environment (AWS_*, GOOGLE_*, AZURE_*), or fetch the "
                 "file first",
             )
@@ -30,8 +30,8 @@ def check_request(request: Request) -> None:
         raise UsageError("--prompt and --prompt-name exclude each other", hint="give one of them")
     if request.add and request.limit is not None:
         raise UsageError(
-            "--add and --limit exclude each other: it would not be clear whose rows are meant",
-            hint="try the new inputs in an output of their own first",
+            "--add and --limit exclude each other: it is unclear which inputs the limit is for",
+            hint="try the new inputs with a separate --output first",
         )
     if request.add and request.replace:
         raise UsageError("--add and --replace exclude each other", hint="give one of them")
@@ -42,11 +42,11 @@ def _check_task_options(request: Request) -> None:
     """Refuse options that would have no effect, or make no sense, with the task.
 
     Raises:
-        UsageError: naming the option and the tasks it belongs to.
+        UsageError: the message names the option and the tasks that it belongs to.
     """
     task = find_task(request.task)
     for field in dataclasses.fields(request):
-        owners = [each.name for each in TASKS.values() if field.name in each.options]
+        owners = [owner.name for owner in TASKS.values() if field.name in owner.options]
         if owners and not request.is_default(field.name) and task.name not in owners:
             raise UsageError(
                 f"{_option(field.name)} does not belong to --task {task.name}",
@@ -56,7 +56,7 @@ def _check_task_options(request: Request) -> None:
 
 
 def passing_columns(request: Request) -> tuple[str, ...]:
-    """The columns that were asked to pass through, the id first."""
+    """The columns that pass through by request, the id first."""
     names = [request.id_column] if request.id_column else []
     return tuple(dict.fromkeys([*names, *request.keep]))
 

@@ -1,4 +1,4 @@
-"""What planning chose for the user, and why."""
+"""The settings that planning chose for the user, with the reasons."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from pipeline.tasks import find_task
 
 
 def planning_choices(request: Request, spec: JobSpec, card: ModelCard, output: str) -> Choices:
-    """Option → what it was set to, for the options that the user did not give."""
-    found: dict[str, Choice[object]] = {}
+    """Option → its choice, for options that the user did not give."""
+    choices: dict[str, Choice[object]] = {}
     if request.output is None:
-        found["output"] = Choice(redact(output), "beside the input, named after the task")
+        choices["output"] = Choice(redact(output), "next to the input, named after the task")
     if request.revision is None and (revision := revision_choice(card)) is not None:
-        found["revision"] = revision
+        choices["revision"] = revision
     if request.id_column is None:
-        found["id-column"] = _id_column(spec)
-    found |= _text_columns(request)
+        choices["id-column"] = _id_column(spec)
+    choices |= _text_columns(request)
     if request.max_length is None:
         stated = card.max_length is not None
         reason = "the model's own limit" if stated else "the model states no limit"
-        found["max-length"] = Choice(spec.max_length, reason)
+        choices["max-length"] = Choice(spec.max_length, reason)
     if spec.prompt and request.prompt is None and request.prompt_name is None:
         name = card.modules.default_prompt_name
-        found["prompt"] = Choice(spec.prompt, f"the model's default prompt, named {name!r}")
-    return found
+        choices["prompt"] = Choice(spec.prompt, f"the model's default prompt, named {name!r}")
+    return choices
 
 
 def revision_choice(card: ModelCard) -> Choice[object] | None:
-    """The commit of a model of the hub that was named without one; None for a directory."""
+    """The commit of a hub model that was given without --revision; None for a directory."""
     checkpoint = card.checkpoint
     if checkpoint.revision:
-        return Choice(checkpoint.revision, "the main branch of the hub's repository")
+        return Choice(checkpoint.revision, "the main branch of the repository on the hub")
     if not is_hub_name(checkpoint.name):
         return None
     package = DEFAULT_PACKAGE.replace("_", "-")
-    return Choice("none", f"the published weights, as the package {package} carries them")
+    return Choice("none", f"the published weights, from the package {package}")
 
 
 def _id_column(spec: JobSpec) -> Choice[object]:

@@ -1,4 +1,4 @@
-"""Where the output goes when nobody says so."""
+"""The output of a job without --output."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ _MAGIC = re.compile(r"[*?\[]")
 
 
 def default_output(inputs: Sequence[str], task: str) -> str:
-    """Beside the input: `corpus.parquet` → `corpus.embed`, `data/` and `data/*.csv` → `data.embed`.
+    """Next to the input: `corpus.csv` → `corpus.embed`, `data/` and `data/*.csv` → `data.embed`.
 
     Named after the task, so that one corpus can be embedded and classified side by side.
 
     Raises:
-        UsageError: there are several inputs, so that no place is beside them all, or the input
-            is part of an output.
+        UsageError: there are several inputs, or the input is part of an output.
     """
     if len(inputs) != 1:
         raise UsageError(
@@ -31,11 +30,11 @@ def default_output(inputs: Sequence[str], task: str) -> str:
     uri = absolute(inputs[0])
     if "/_bei/" in f"{uri}/":
         raise UsageError(
-            f"{redact(uri)} lies inside an output, where no other output may be",
-            hint="give an --output of its own, such as --output repaired.embed",
+            f"{redact(uri)} is inside an output, where no other output may be",
+            hint="give a separate --output, such as --output repaired.embed",
         )
     while _MAGIC.search(uri) and not os.path.exists(uri):
         uri = uri.rstrip("/").rpartition("/")[0]
     if not uri.strip("/"):
-        raise UsageError("an --output beside the root directory cannot be named", hint="give one")
+        raise UsageError("there is no default --output next to the root directory", hint="give one")
     return _DATA_SUFFIXES.sub("", uri.rstrip("/")) + f".{task}"

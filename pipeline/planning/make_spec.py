@@ -12,18 +12,18 @@ from pipeline.request import Request
 from pipeline.spec import JobSpec, ModelIdentity, Precision
 from pipeline.tasks import find_task, task_of
 
-# Tokens of a sequence where a model states no limit.
+# Tokens per sequence for a model that states no limit.
 _DEFAULT_MAX_LENGTH = 512
 
 
 def resolve_model(request: Request, cache_dir: Path) -> ModelCard:
-    """The model of a request, proved to fit its task and options.
+    """The model of a request, checked against its task and options.
 
     Raises:
         CheckpointError: it cannot be found, or cannot do the task.
         UsageError: an option does not fit the model.
     """
-    # A fleet's workers, and this command elsewhere, do not share our working directory.
+    # Workers, and later runs of this command, may have another working directory.
     model = os.path.abspath(request.model) if os.path.isdir(request.model) else request.model
     card = open_card(model, request.revision, cache_dir=cache_dir)
     task_of(card, request.task).check_model(request, card)
@@ -31,11 +31,11 @@ def resolve_model(request: Request, cache_dir: Path) -> ModelCard:
 
 
 def make_spec(request: Request, card: ModelCard, planned: PlannedInputs) -> JobSpec:
-    """The spec of a request against a model and planned inputs.
+    """The spec of a request, given its model and planned inputs.
 
     Raises:
-        UsageError: a prompt that the model does not have or would lose, or more tokens than it
-            has positions.
+        UsageError: the model has no prompt of that name, would lose the prompt by truncation, or
+            has fewer positions than --max-length.
     """
     columns = planned.schema.names
     return JobSpec(
@@ -67,7 +67,7 @@ def make_spec(request: Request, card: ModelCard, planned: PlannedInputs) -> JobS
 def sample_spec(
     card: ModelCard, task: str, *, precision: Precision, max_length: int | None
 ) -> JobSpec:
-    """A spec that runs a sample with the model's own settings."""
+    """A spec for a sample with the model's own settings."""
     return JobSpec(
         task=task,
         model=model_identity(card),

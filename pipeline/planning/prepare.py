@@ -1,4 +1,4 @@
-"""From what was typed to a run that can be carried out: resolve, plan, guard, claim, start."""
+"""From a request to a run that can be executed: resolve, plan, guard, claim, start."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pipeline.tasks import find_task, reserved_columns
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A run on an output. `finished`: it was found complete, there is nothing to do."""
+    """A run on an output. `finished`: it was already complete, there is nothing to do."""
 
     output: Output
     run: Run
@@ -43,15 +43,15 @@ def prepare(request: Request, cache_dir: Path) -> Prepared:
     """Resolve a request against its model, inputs and output, and start or join a run.
 
     Args:
-        request: what was asked for.
-        cache_dir: of downloaded checkpoints.
+        request: the options of `submit`.
+        cache_dir: where downloaded checkpoints are cached.
 
     Raises:
-        UsageError: options that do not fit each other or the model.
-        InputError: inputs that are missing, unreadable, empty or without the columns.
-        CheckpointError: a model that cannot be found.
-        OutputConflict: an output that holds something else.
-        StorageError: an output that cannot be written.
+        UsageError: options exclude each other or do not fit the model.
+        InputError: inputs are missing, unreadable, empty or lack columns.
+        CheckpointError: the model cannot be found or cannot do the task.
+        OutputConflict: the output holds something else.
+        StorageError: the output cannot be written.
     """
     check_request(request)
     output = Output(request.output or default_output(request.inputs, request.task))
@@ -71,10 +71,10 @@ def prepare(request: Request, cache_dir: Path) -> Prepared:
 
 
 def _inputs(request: Request, last: Run | None, output: Output) -> tuple[str, ...]:
-    """The INPUT arguments of this run, with those of the last one where --add says so.
+    """The INPUT arguments of this run, after those of the last run with --add.
 
     Raises:
-        OutputConflict: the output was made from other inputs and nobody said what to do.
+        OutputConflict: the output has other inputs, and neither --add nor --replace was given.
     """
     given = tuple(dict.fromkeys(absolute(uri) for uri in request.inputs))
     if last is None or set(given) == set(last.inputs) or request.replace:
@@ -84,8 +84,7 @@ def _inputs(request: Request, last: Run | None, output: Output) -> tuple[str, ..
     earlier = ", ".join(redact(uri) for uri in last.inputs)
     raise OutputConflict(
         f"{redact(output.uri)} holds the results of other inputs: {earlier}",
-        hint="--add puts the new inputs beside them, --replace in their place, "
-        "another --output leaves them alone",
+        hint="give --add to keep them, --replace to drop them, or another --output",
     )
 
 
@@ -112,9 +111,9 @@ def _plan_inputs(
 
 
 def _fixed_schema(request: Request, last: Run | None) -> pa.Schema | None:
-    """The schema the output was planned with; None where other columns are asked for now.
+    """The schema that the output was planned with; None if this request needs other columns.
 
-    Those that ask for other columns are refused when the output is claimed, by name.
+    Such a request is refused by name when the output is claimed.
     """
     task = find_task(request.task)
     read = (*task.text_columns(request), *task.list_columns(request))
@@ -138,7 +137,7 @@ def _plan(
     if not len(plan):
         raise InputError(
             f"no rows in {', '.join(redact(absolute(uri)) for uri in request.inputs)}",
-            hint="check that these are the files you meant",
+            hint="check that these are the intended files",
         )
     return plan
 
@@ -151,10 +150,10 @@ def _start(
     planned: PlannedInputs,
     plan: Plan,
 ) -> tuple[Run, bool]:
-    """Join the last run where it is this very plan and still good, else start the next.
+    """Join the last run if it has this plan and can still be finished, else start the next.
 
     Returns:
-        The run, and whether it was found finished.
+        The run, and whether it was already finished.
     """
     while True:
         last = output.latest()
@@ -189,9 +188,9 @@ def _join(
     )
     if not same or output.cancelled(last) or output.failed(last):
         return None
-    done = newest(output)
-    if done is not None and done[0].n == last.n:
+    finished = newest(output)
+    if finished is not None and finished[0].n == last.n:
         if plan.missing(output.committed()):
-            return None  # somebody deleted parts: the next run brings them back
+            return None  # parts were deleted: the next run computes them again
         return last, True
     return last, False

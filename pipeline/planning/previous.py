@@ -1,4 +1,4 @@
-"""What an output already holds: unchanged files keep their cuts, and a limit never removes."""
+"""The last run of an output: unchanged files keep their cuts, and --limit never removes rows."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pipeline.output.plan import Plan
 from pipeline.output.run import Run
 from pipeline.spec import Cut, InputFile
 
-#: A file as it was planned, and some of its cuts.
+# A planned file and some of its cuts.
 FileCuts = tuple[InputFile, list[Cut]]
 
 
 @dataclass(frozen=True, slots=True)
 class Previous:
-    """The last run's plan: unchanged files keep their cut, and nothing is dropped unnoticed."""
+    """The last run's plan, and its files by (URI, version) with their cuts."""
 
     plan: Plan | None
     cuts: dict[tuple[str, str], FileCuts]
@@ -29,13 +29,13 @@ class Previous:
         return cls(plan, {(file.uri, file.version): (file, cuts[file.uri]) for file in plan.files})
 
     def done(self, output: Output) -> dict[str, FileCuts]:
-        """File URI → the file as it was, and those of its cuts that are committed."""
-        found: dict[str, FileCuts] = {}
+        """File URI → the file as planned, and its committed cuts."""
+        committed: dict[str, FileCuts] = {}
         if self.plan is not None:
             missing = set(self.plan.missing(output.committed()))
             for shard in self.plan.shards(i for i in range(len(self.plan)) if i not in missing):
-                found.setdefault(shard.file.uri, (shard.file, []))[1].append(shard.cut)
-        return found
+                committed.setdefault(shard.file.uri, (shard.file, []))[1].append(shard.cut)
+        return committed
 
 
 def limited(
@@ -43,10 +43,10 @@ def limited(
     limit: int,
     done: dict[str, FileCuts],
 ) -> list[FileCuts]:
-    """The first `limit` rows, and what is committed already: a limit never removes.
+    """The first `limit` rows, and all committed ones: a limit never removes rows.
 
-    A file of which more rows are committed than the limit asks for stays as it is, even where
-    it changed since.
+    A file with at least as many committed rows as the limit selects keeps its committed cuts, even
+    if it has changed since.
     """
     chosen: dict[str, FileCuts] = {}
     for file, cuts in files:
@@ -56,11 +56,15 @@ def limited(
             limit -= rows
             if rows:
                 kept.append(Cut(cut.first_row, rows, cut.byte_offset))
-        had = done.get(file.uri)
-        if had is not None and sum(c.rows for c in had[1]) >= sum(c.rows for c in kept):
-            chosen[file.uri] = had
+        committed = done.get(file.uri)
+        if committed is not None and _rows(committed[1]) >= _rows(kept):
+            chosen[file.uri] = committed
         elif kept:
             chosen[file.uri] = (file, kept)
-    for uri, had in done.items():
-        chosen.setdefault(uri, had)
+    for uri, committed in done.items():
+        chosen.setdefault(uri, committed)
     return list(chosen.values())
+
+
+def _rows(cuts: list[Cut]) -> int:
+    return sum(cut.rows for cut in cuts)

@@ -1,4 +1,4 @@
-"""The tasks, one file each. To add one: a file beside these, and a line in `TASKS`."""
+"""The tasks, one file each. To add one, add a file beside these and its class to `TASKS`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TASKS: dict[str, type[Task]] = {task.name: task for task in (Embed, Rerank, Clas
 
 
 def find_task(name: str) -> type[Task]:
-    """The task of a name.
+    """The task with a name.
 
     Raises:
         UsageError: there is none.
@@ -33,23 +33,23 @@ def find_task(name: str) -> type[Task]:
 
 
 def tasks_for(card: ModelCard) -> tuple[type[Task], ...]:
-    """The tasks that a model can do, by the head that it was saved with."""
+    """The tasks that a model can do, given the head that it was saved with."""
     return tuple(task for task in TASKS.values() if task.accepts(card))
 
 
 def task_of(card: ModelCard, name: str | None = None) -> type[Task]:
-    """The task of a name, proved to fit a model; without a name, the first that fits.
+    """The task with a name, checked against a model; without a name, the first that fits.
 
     Raises:
         UsageError: there is no such task.
         CheckpointError: the model was not saved with the head that the task needs.
     """
-    able = tasks_for(card)
-    task = able[0] if name is None else find_task(name)
-    if task not in able:
+    fitting = tasks_for(card)
+    task = fitting[0] if name is None else find_task(name)
+    if task not in fitting:
         raise CheckpointError(
-            f"{card.name} cannot {task.name}: it is {able[0].models}",
-            hint=f"use --task {' or '.join(each.name for each in able)}, or another model",
+            f"{card.name} cannot {task.name}: it is {fitting[0].models}",
+            hint=f"use --task {' or '.join(other.name for other in fitting)}, or another model",
         )
     return task
 
@@ -58,12 +58,12 @@ def make_task(spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> Task:
     """The task of a spec, bound to its model.
 
     Raises:
-        UsageError: options that do not fit the model, such as a limit below its special tokens.
+        UsageError: an option does not fit the model, such as a limit below its special tokens.
     """
     return find_task(spec.task)(spec, card, tokenizer)
 
 
 def reserved_columns() -> frozenset[str]:
-    """Columns that a job may write; none that passes through may have such a name."""
+    """The columns that a job may write; no column that passes through may have such a name."""
     names = {field.name for field in ROW_COLUMNS}
     return frozenset(names.union(*(task.output_columns for task in TASKS.values())))

@@ -1,12 +1,13 @@
 """Token scores → entities: the strategies of transformers' token-classification pipeline.
 
-    none     every token by itself
-    simple   neighbours of one tag make an entity; a label B-… begins a new one
+    none     every token on its own
+    simple   adjacent tokens with one tag form an entity; a label B-… begins a new one
     first    a word takes the label of its first token, then as simple
-    average  a word takes the label of the highest mean score, then as simple
+    average  a word takes the label with the highest mean score, then as simple
     max      a word takes the label of its most certain token, then as simple
 
-The semantics are those of transformers 5.23, `pipelines/token_classification.py`, words and all.
+The semantics, including the definition of a word, are those of transformers 5.23,
+`pipelines/token_classification.py`.
 """
 
 from __future__ import annotations
@@ -26,20 +27,20 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _OUTSIDE = "O"
-# Where a tokenizer's model does not name its unknown token, as byte-level ones do not: one that
-# is typed into a text is found all the same.
+# For tokenizer models that do not name their unknown token, such as byte-level ones: a text may
+# still contain it literally.
 _UNKNOWN = ("[UNK]", "<unk>")
 
 
 class Labels:
-    """Label names, and what their B- and I- prefixes mean; all [L]."""
+    """Label names and the meaning of their B- and I- prefixes; all arrays are [L]."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = pa.array(names, pa.string())
         self.outside = np.array([name == _OUTSIDE for name in names])
         self.begins = np.array([name.startswith("B-") for name in names])
-        # The tag that neighbours must share, and the name that their entity gets. They differ
-        # for a label such as X-PER: a tag of its own, named PER.
+        # `tags`: what adjacent tokens must share; `entities`: the name of their entity. They differ
+        # for a label such as X-PER, which is a separate tag but is named PER.
         tags = [name[2:] if name[:2] in ("B-", "I-") else name for name in names]
         self.tags = np.unique(tags, return_inverse=True)[1]
         self.entities = pa.array([name.split("-", 1)[-1] for name in names], pa.string())
@@ -48,10 +49,10 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class LabelledSpans:
-    """Labelled stretches of text, in order: tokens, words or entities. N of them."""
+    """N labelled spans of characters, in order: tokens, words or entities."""
 
     rows: Int64Array  # [N], not decreasing
-    labels: Int64Array  # [N], numbers of labels
+    labels: Int64Array  # [N], indexes of labels
     scores: Float32Array  # [N]
     starts: Int32Array  # [N], first character
     ends: Int32Array  # [N], last character + 1
@@ -70,7 +71,7 @@ def label_words(
     inside: BoolArray,
     strategy: Aggregation,
 ) -> LabelledSpans:
-    """Each word with one label: `inside` [N] are tokens that go on with the word before."""
+    """Each word with one label. `inside` [N] marks tokens that continue the previous word."""
     if not len(rows):
         return label_tokens(rows, scores, spans)
     starts_word = ~inside
@@ -87,7 +88,7 @@ def label_words(
 
 
 def _most_certain(certainty: Float32Array, firsts: Int64Array) -> Int64Array:
-    """The first token of the highest score in each word."""
+    """The first of the tokens with the highest score in each word."""
     word_of = np.repeat(np.arange(len(firsts)), np.diff(firsts, append=len(certainty)))
     highest = np.flatnonzero(certainty == np.maximum.reduceat(certainty, firsts)[word_of])
     chosen: Int64Array = highest[np.unique(word_of[highest], return_index=True)[1]]
@@ -95,14 +96,14 @@ def _most_certain(certainty: Float32Array, firsts: Int64Array) -> Int64Array:
 
 
 def group(spans: LabelledSpans, labels: Labels) -> LabelledSpans:
-    """Entities: neighbours of one tag, with the mean of their scores and the first one's label."""
+    """Entities: adjacent spans with one tag; they get the mean score and the first one's label."""
     if not len(spans.rows):
         return spans
     tags = labels.tags[spans.labels]
-    new = labels.begins[spans.labels]
-    new[0] = True
-    new[1:] |= (tags[1:] != tags[:-1]) | (spans.rows[1:] != spans.rows[:-1])
-    firsts = np.flatnonzero(new)
+    begins = labels.begins[spans.labels]
+    begins[0] = True
+    begins[1:] |= (tags[1:] != tags[:-1]) | (spans.rows[1:] != spans.rows[:-1])
+    firsts = np.flatnonzero(begins)
     counts = np.diff(firsts, append=len(tags))
     means = np.add.reduceat(spans.scores, firsts, dtype=np.float64) / counts
     entities = LabelledSpans(
@@ -116,7 +117,7 @@ def group(spans: LabelledSpans, labels: Labels) -> LabelledSpans:
 
 
 def select(spans: LabelledSpans, kept: BoolArray) -> LabelledSpans:
-    """Those that `kept` [N] marks."""
+    """The spans that `kept` [N] marks."""
     return LabelledSpans(
         spans.rows[kept],
         spans.labels[kept],
@@ -127,20 +128,19 @@ def select(spans: LabelledSpans, kept: BoolArray) -> LabelledSpans:
 
 
 class WordRule:
-    """Which tokens go on with the word of the token before.
+    """Decides which tokens continue the word of the previous token.
 
-    A tokenizer with a prefix for continuations, such as WordPiece's `##`, says so itself: a
-    token is inside a word if it is not as long as the text that it stands for. Of others, a
-    token is inside a word if there is no space at its first character nor before it. An unknown
-    token always begins a word.
+    If the tokenizer has a prefix for continuations, such as WordPiece's `##`, a token is inside a
+    word if its length differs from that of its text. Otherwise it is inside a word if neither its
+    first character nor the one before is a space. An unknown token always begins a word.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         model = tokenizer.model
         names = (getattr(model, "unk_token", None), *_UNKNOWN)
-        numbers = [tokenizer.token_to_id(name) for name in names if name]
-        #: The number of the unknown token, -1 where there is none.
-        self.unknown: int = next((number for number in numbers if number is not None), -1)
+        ids = [tokenizer.token_to_id(name) for name in names if name]
+        # The id of the unknown token, -1 if there is none.
+        self.unknown: int = next((id_ for id_ in ids if id_ is not None), -1)
         self._sizes: Int64Array | None = None
         if getattr(model, "continuing_subword_prefix", None):
             count = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
@@ -152,7 +152,7 @@ class WordRule:
         """Which of N tokens are inside a word.
 
         Args:
-            texts: one a row.
+            texts: one per row.
             rows: [N], not decreasing.
             ids: [N].
             spans: [N, 2], characters of the row's text.
@@ -170,9 +170,9 @@ class WordRule:
 
 
 def _no_space_at(text: str, starts: Int32Array) -> BoolArray:
-    """Whether neither the character at a start nor the one before is a space; not at 0."""
+    """Whether neither the character at each start nor the one before is a space; false at 0."""
     characters = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
-    # One more at either end: before the text, and after it, there is no space.
+    # One more entry at either end: there is no space before and after the text.
     space = np.zeros(len(characters) + 2, dtype=np.bool_)
     space[1:-1] = characters == ord(" ")
     inside: BoolArray = ~(space[starts] | space[starts + 1])

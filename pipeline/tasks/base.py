@@ -1,7 +1,7 @@
-"""What a task is: which rows it reads, what it asks of a model, and the columns it writes.
+"""The interface of a task: the columns that it reads, the models it needs, the columns it writes.
 
-A task is one class in one file; `pipeline.tasks` lists them. Everything that differs between
-tasks is said there, so that nothing else has to ask which task it is.
+A task is one class in one file; `pipeline.tasks` lists them. Everything that differs between tasks
+is in these classes, so that no other code depends on which task it is.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ BoolArray = npt.NDArray[np.bool_]
 
 NON_FINITE = "the model's output is not finite, in higher precision too"
 
-# Estimated bytes of an output row whose task says nothing better: small lists and their scores.
+# Estimated bytes of an output row, unless a task knows better: short lists and their scores.
 _ROW_BYTES = 320
 
 
 class InputColumns(Protocol):
-    """Where texts are: a request and a spec both say so."""
+    """The names of the columns that hold texts: both Request and JobSpec have them."""
 
     @property
     def text_column(self) -> str: ...
@@ -50,21 +50,21 @@ class InputColumns(Protocol):
 
 
 class Task(ABC):
-    """One of the things that can be done to a row. R rows, S sequences, T tokens per block."""
+    """A task, bound to a job and its model. R rows, S sequences, T tokens per block."""
 
-    #: As `--task` names it.
+    # As in `--task`.
     name: ClassVar[str]
-    #: The head that a model must have been saved with.
+    # The head that a model must have been saved with.
     head: ClassVar[HeadKind]
-    #: The models that do it, in words: "it is …".
+    # The models that can do the task, in words that complete "it is …".
     models: ClassVar[str]
-    #: Fields of a Request that are refused for tasks that do not list them.
+    # Fields of a Request that the task uses; tasks that do not list them refuse them.
     options: ClassVar[frozenset[str]]
-    #: Every column that it may write, beside those of all tasks.
+    # Every column that the task may write, besides ROW_COLUMNS.
     output_columns: ClassVar[frozenset[str]]
-    #: The route of a BEI or BEI-Bert server that does the same.
+    # The route of a BEI or BEI-Bert server for the same task.
     bei_route: ClassVar[str]
-    #: Whether the model gives one output per token, [T, width], or per sequence, [S, width].
+    # Whether the model has one output per token, [T, width], or per sequence, [S, width].
     per_token: ClassVar[bool] = False
 
     @abstractmethod
@@ -74,7 +74,7 @@ class Task(ABC):
         Args:
             spec: the job.
             card: its model.
-            tokenizer: of the model; the task takes it over.
+            tokenizer: that of the model, owned by the task from here on.
 
         Raises:
             UsageError: an option does not fit the model, such as a limit below its special tokens.
@@ -82,25 +82,25 @@ class Task(ABC):
 
     @classmethod
     def accepts(cls, card: ModelCard) -> bool:
-        """Whether a model can do it."""
+        """Whether a model can do the task."""
         return card.head == cls.head
 
     @classmethod
     def text_columns(cls, columns: InputColumns) -> tuple[str, ...]:
-        """The columns of texts that it reads."""
+        """The columns of texts that the task reads."""
         return (columns.text_column,)
 
     @classmethod
     def list_columns(cls, columns: InputColumns) -> tuple[str, ...]:
-        """The columns of lists of texts that it reads."""
+        """The columns of lists of texts that the task reads."""
         return ()
 
     @classmethod  # noqa: B027 - most tasks have nothing to check
     def check_request(cls, request: Request) -> None:
-        """Refuse options that do not go together for this task.
+        """Refuse options that exclude each other in this task.
 
         Raises:
-            UsageError: naming them.
+            UsageError: the message names them.
         """
 
     @classmethod  # noqa: B027 - as above
@@ -108,7 +108,7 @@ class Task(ABC):
         """Refuse options that do not fit the model, before an output is claimed.
 
         Raises:
-            UsageError: naming them.
+            UsageError: the message names them.
         """
 
     @classmethod
@@ -127,12 +127,12 @@ class Task(ABC):
 
     @classmethod
     def sample(cls, spec: JobSpec, texts: Sequence[str]) -> pa.RecordBatch:
-        """Rows made of texts, under the columns that the task reads, to try a model with."""
+        """Sample rows for a model: `texts` in the columns that the task reads."""
         return pa.RecordBatch.from_pydict({spec.text_column: list(texts)})
 
     @abstractmethod
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
-        """Turn rows into token sequences, and say which rows have none and why."""
+        """Turn rows into token sequences; rows without one have an error."""
 
     @abstractmethod
     def fields(self) -> list[pa.Field]:
@@ -142,17 +142,17 @@ class Task(ABC):
     def columns(
         self, rows: pa.RecordBatch, tokens: Tokens, outputs: Float32Array, failed: BoolArray
     ) -> list[pa.Array]:
-        """Turn outputs, in the block's order, into the result columns, R values each.
+        """Turn outputs, in block order, into the result columns, R values each.
 
         `failed` [R] marks the rows whose result is null in every column.
         """
 
 
 def lists(counts: Int64Array, values: pa.Array, failed: BoolArray) -> pa.ListArray:
-    """One list per row from flat values in row order; null where the row failed.
+    """One list per row from flat values in row order; null if the row failed.
 
     Args:
-        counts: values of each row, [R]; 0 where it failed.
+        counts: values of each row, [R]; 0 if it failed.
         values: [sum of counts].
         failed: [R].
     """

@@ -1,4 +1,4 @@
-"""Classify: one text a row, its labels and their scores, best first."""
+"""Classify: one text per row → its labels and their scores, best first."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class Classify(Task):
     """Text → `labels` and `scores`.
 
-    Scores are a softmax over the labels, or a sigmoid of each where the config says that labels
-    do not exclude each other, or has one only; of a regression, the logits: transformers'
-    text-classification pipeline.
+    Scores are as in transformers' text-classification pipeline: a softmax over the labels; a
+    sigmoid of each if the config has only one label or says that several may apply; the logits of
+    a regression.
     """
 
     name = "classify"
@@ -35,10 +35,10 @@ class Classify(Task):
     def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
         self._spec = spec
         self._labels = card.labels
-        self._logits = spec.raw_scores or card.config.regression
+        self._keeps_logits = spec.raw_scores or card.config.regression
         self._independent = card.config.multi_label or len(self._labels) == 1
         default = len(self._labels) if card.config.multi_label else 1
-        self._kept = min(spec.top_k or default, len(self._labels))
+        self._top_k = min(spec.top_k or default, len(self._labels))
         self._tokenizer = TextTokenizer(tokenizer, spec.max_length, spec.truncate)
 
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
@@ -56,10 +56,10 @@ class Classify(Task):
     def columns(
         self, rows: pa.RecordBatch, tokens: Tokens, outputs: Float32Array, failed: BoolArray
     ) -> list[pa.Array]:
-        logits = outputs[~failed[tokens.row_of]]  # one sequence a row: those of rows that are fine
-        best = np.argsort(-logits, axis=1, kind="stable")[:, : self._kept]
+        logits = outputs[~failed[tokens.row_of]]  # one sequence per row, without failed rows
+        best = np.argsort(-logits, axis=1, kind="stable")[:, : self._top_k]
         scores = np.take_along_axis(self._scores(logits), best, axis=1)
-        counts = np.where(failed, 0, self._kept)
+        counts = np.where(failed, 0, self._top_k)
         names = pa.array(self._labels, pa.string()).take(pa.array(best.ravel()))
         return [
             lists(counts, names, failed),
@@ -67,6 +67,6 @@ class Classify(Task):
         ]
 
     def _scores(self, logits: Float32Array) -> Float32Array:
-        if self._logits:
+        if self._keeps_logits:
             return logits
         return sigmoid(logits) if self._independent else softmax(logits)

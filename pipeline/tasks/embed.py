@@ -1,4 +1,4 @@
-"""Embed: one text a row, one vector a row, stored in the type that was asked for."""
+"""Embed: one text per row → one vector per row, in the type of --output-dtype."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _INT8_MAX = 127
-# Of an output row beside its vector: id, counts, and what is kept.
+# Estimated bytes of an output row besides its vector: id, counts and kept columns.
 _OTHER_BYTES = 64
 
 
@@ -58,16 +58,16 @@ class Embed(Task):
         if prompt and request.truncate == "left" and not card.modules.include_prompt:
             raise UsageError(
                 f"--truncate left would cut the prompt off long texts, and the pooling of "
-                f"{request.model} leaves out as many tokens as the prompt has: those of the text",
+                f"{request.model} would then skip that many tokens of the text",
                 hint="use --truncate right or error, or --prompt '' for no prompt",
             )
         return prompt
 
     @classmethod
     def row_bytes(cls, request: Request, card: ModelCard) -> int:
-        value = {"float32": 4.0, "float16": 2.0, "int8": 1.0, "binary": 1 / 8}
+        value_bytes = {"float32": 4.0, "float16": 2.0, "int8": 1.0, "binary": 1 / 8}
         width = request.dimensions or card.dimensions
-        return int(width * value[request.output_dtype]) + _OTHER_BYTES
+        return int(width * value_bytes[request.output_dtype]) + _OTHER_BYTES
 
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
         texts, invalid = text_values(rows.column(self._spec.text_column))
@@ -76,8 +76,8 @@ class Embed(Task):
         return tokens
 
     def fields(self) -> list[pa.Field]:
-        value, width = _stored(self._spec.output_dtype, self._width)
-        fields = [pa.field("embedding", pa.list_(value, width))]
+        value_type, width = _storage_type(self._spec.output_dtype, self._width)
+        fields = [pa.field("embedding", pa.list_(value_type, width))]
         if self._spec.output_dtype == "int8":
             fields.append(pa.field("embedding_scale", pa.float32()))
         return fields
@@ -100,7 +100,7 @@ class Embed(Task):
 def quantize_int8(vectors: Float32Array) -> tuple[Int8Array, Float32Array]:
     """Symmetric int8 per row: value ≈ int8 × scale with scale = absmax / 127.
 
-    Nothing is calibrated on neighbours, so shards and nights stay comparable.
+    The scale depends on the row alone, so that shards and nightly runs stay comparable.
 
     Args:
         vectors: [R, width] float32.
@@ -124,7 +124,7 @@ def _check_binary(dtype: OutputDtype, width: int) -> None:
 
 
 def _prompt(request: Request, card: ModelCard) -> str:
-    """The literal prompt: as given, by name, or the model's default."""
+    """The text of the prompt: as given, by name, or the model's default."""
     if request.prompt is not None:
         return request.prompt
     prompts = card.modules.prompts
@@ -134,13 +134,13 @@ def _prompt(request: Request, card: ModelCard) -> str:
     if name not in prompts:
         raise UsageError(
             f"{request.model} has no prompt named {name!r}",
-            hint=f"its prompts are: {', '.join(sorted(prompts)) or 'none'}; or give the text "
-            "itself with --prompt",
+            hint=f"choose one of its prompts ({', '.join(sorted(prompts)) or 'none'}), or give the "
+            "text with --prompt",
         )
     return prompts[name]
 
 
-def _stored(dtype: OutputDtype, width: int) -> tuple[pa.DataType, int]:
+def _storage_type(dtype: OutputDtype, width: int) -> tuple[pa.DataType, int]:
     if dtype == "binary":
         return pa.uint8(), width // 8
     return {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8()}[dtype], width

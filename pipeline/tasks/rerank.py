@@ -1,4 +1,4 @@
-"""Rerank: a query and its documents a row, or one pair a row; a score for each document."""
+"""Rerank: a query and its documents per row, or one pair per row → a score per document."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from pipeline.tokenize.texts import Tokens, text_values
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# Documents that each query of a sample meets.
+# Documents per query of a sample.
 _SAMPLE_DOCUMENTS = 4
 
 
 class Rerank(Task):
     """Query and documents → `scores` and `ranking`; query and document → `score`.
 
-    `ranking` holds positions in the list of documents, counted from 0, best first; documents of
-    equal logits keep their order. A null query, list or document is an error of the row: a
-    ranking with holes would pass for a whole one. A row without documents has empty lists.
+    `ranking` holds positions in the list of documents, from 0, best first; documents with equal
+    logits keep their order. A null query, list or document is an error of the row, because an
+    incomplete ranking could be taken for a complete one. A row without documents has empty lists.
     """
 
     name = "rerank"
@@ -96,10 +96,10 @@ class Rerank(Task):
     def _documents(
         self, rows: pa.RecordBatch
     ) -> tuple[list[str | None], Int64Array, dict[int, str]]:
-        """All documents, the row of each, and why rows are left out."""
+        """All documents, the row of each, and row → why it is left out."""
         if self._spec.document_column is not None:
-            return _one_a_row(rows.column(self._spec.document_column))
-        return _many_a_row(rows.column(self._spec.documents_column), self._spec.documents_column)
+            return _one_per_row(rows.column(self._spec.document_column))
+        return _many_per_row(rows.column(self._spec.documents_column), self._spec.documents_column)
 
     def fields(self) -> list[pa.Field]:
         if self._spec.document_column is not None:
@@ -112,8 +112,8 @@ class Rerank(Task):
     def columns(
         self, rows: pa.RecordBatch, tokens: Tokens, outputs: Float32Array, failed: BoolArray
     ) -> list[pa.Array]:
-        fine = ~failed[tokens.row_of]
-        row_of, logits = tokens.row_of[fine], outputs[fine, 0]
+        valid = ~failed[tokens.row_of]
+        row_of, logits = tokens.row_of[valid], outputs[valid, 0]
         scores = logits if self._spec.raw_scores else sigmoid(logits)
         if self._spec.document_column is not None:
             column = np.zeros(tokens.rows, dtype=np.float32)
@@ -121,7 +121,7 @@ class Rerank(Task):
             return [pa.array(column, mask=failed)]
         counts = np.bincount(row_of, minlength=tokens.rows)
         firsts = np.cumsum(counts) - counts
-        # By logit, which still tells scores apart that both round to 1; stable within a row.
+        # Sorted by logit, because different scores may both round to 1; stable within a row.
         best_first = np.lexsort((-logits, row_of))
         ranking = (best_first - firsts[row_of]).astype(np.int32)
         return [
@@ -130,14 +130,16 @@ class Rerank(Task):
         ]
 
 
-def _one_a_row(column: pa.Array) -> tuple[list[str | None], Int64Array, dict[int, str]]:
+def _one_per_row(column: pa.Array) -> tuple[list[str | None], Int64Array, dict[int, str]]:
     documents, invalid = text_values(column)
     errors = {row: "the document is null" for row, text in enumerate(documents) if text is None}
     errors |= {row: _about("the document", reason) for row, reason in invalid.items()}
     return documents, np.arange(len(documents)), errors
 
 
-def _many_a_row(column: pa.Array, name: str) -> tuple[list[str | None], Int64Array, dict[int, str]]:
+def _many_per_row(
+    column: pa.Array, name: str
+) -> tuple[list[str | None], Int64Array, dict[int, str]]:
     column = column.cast(pa.large_list(pa.large_string()))
     counts = column.value_lengths().fill_null(0).to_numpy()
     row_of = np.repeat(np.arange(len(column)), counts)
@@ -146,12 +148,12 @@ def _many_a_row(column: pa.Array, name: str) -> tuple[list[str | None], Int64Arr
     errors = {int(row): f"{name} is null" for row in np.flatnonzero(column.is_null())}
     for i, text in enumerate(documents):
         if text is None:
-            where = f"{name}[{ranks[i]}]"
-            reason = _about(where, invalid[i]) if i in invalid else f"{where} is null"
+            document = f"{name}[{ranks[i]}]"
+            reason = _about(document, invalid[i]) if i in invalid else f"{document} is null"
             errors.setdefault(int(row_of[i]), reason)
     return documents, row_of, errors
 
 
-def _about(what: str, reason: str) -> str:
-    """Name the text in a reason that is about some text."""
-    return reason.replace("the text", what, 1)
+def _about(name: str, reason: str) -> str:
+    """Replace "the text" in a reason with the name of the text."""
+    return reason.replace("the text", name, 1)

@@ -1,4 +1,4 @@
-"""Tag: one text a row, the entities in it, or its tokens, with their places."""
+"""Tag: one text per row → its entities, or its tokens, with their positions."""
 
 from __future__ import annotations
 
@@ -52,11 +52,12 @@ _TOKEN = pa.struct(
 
 
 class Tag(Task):
-    """Text → `entities`, or `tokens` where nothing is to be aggregated.
+    """Text → `entities`, or `tokens` without aggregation.
 
-    `start` and `end` count characters (Unicode code points) of the text as it came. The label O
-    and special tokens are left out. A text longer than the model is read in overlapping windows
-    (`pipeline.tokenize.long_texts`) and aggregated as one, so that it is never truncated.
+    `start` and `end` are offsets in characters (Unicode code points) of the original text. The
+    label O and special tokens are left out. A text longer than the model's limit is read in
+    overlapping chunks (`pipeline.tokenize.long_texts`) and aggregated as a whole, so that it is
+    never truncated.
     """
 
     name = "tag"
@@ -104,20 +105,20 @@ class Tag(Task):
         self, rows: pa.RecordBatch, tokens: Tokens, outputs: Float32Array, failed: BoolArray
     ) -> list[pa.Array]:
         texts, _ = text_values(rows.column(self._spec.text_column))
-        owner = tokens.token_rows
+        row_of = tokens.token_rows
         char_spans = _char_spans(tokens)
-        read = np.flatnonzero((char_spans[:, 0] >= 0) & ~failed[owner])
-        owner, ids, char_spans, logits = (
-            owner[read],
-            tokens.ids[read],
-            char_spans[read],
-            outputs[read],
+        used = np.flatnonzero((char_spans[:, 0] >= 0) & ~failed[row_of])
+        row_of, ids, char_spans, logits = (
+            row_of[used],
+            tokens.ids[used],
+            char_spans[used],
+            outputs[used],
         )
         if self._spec.aggregation == "none":
-            found, values = self._tokens(texts, owner, ids, char_spans, logits)
+            spans, values = self._tokens(texts, row_of, ids, char_spans, logits)
         else:
-            found, values = self._entities(texts, owner, ids, char_spans, logits)
-        return [lists(np.bincount(found.rows, minlength=tokens.rows), values, failed)]
+            spans, values = self._entities(texts, row_of, ids, char_spans, logits)
+        return [lists(np.bincount(spans.rows, minlength=tokens.rows), values, failed)]
 
     def _tokens(
         self,
@@ -128,17 +129,24 @@ class Tag(Task):
         logits: Float32Array,
     ) -> tuple[LabelledSpans, pa.StructArray]:
         scores = logits if self._spec.raw_scores else softmax(logits)
-        found = label_tokens(rows, scores, char_spans)
-        kept = ~self._labels.outside[found.labels]
-        found, ids = select(found, kept), ids[kept]
-        # An unknown token says nothing: the text that it stands for does.
+        labelled = label_tokens(rows, scores, char_spans)
+        kept = ~self._labels.outside[labelled.labels]
+        labelled, ids = select(labelled, kept), ids[kept]
+        # The name of the unknown token says nothing, so its text is used instead.
         names = [
             text if number == self._words.unknown else self._vocabulary.id_to_token(number)
-            for number, text in zip(ids.tolist(), _texts(texts, found), strict=True)
+            for number, text in zip(ids.tolist(), _texts(texts, labelled), strict=True)
         ]
-        label = self._labels.names.take(pa.array(found.labels))
-        columns = [pa.array(names, pa.string()), ids, found.starts, found.ends, label, found.scores]
-        return found, _structs(columns, _TOKEN)
+        label = self._labels.names.take(pa.array(labelled.labels))
+        columns = [
+            pa.array(names, pa.string()),
+            ids,
+            labelled.starts,
+            labelled.ends,
+            label,
+            labelled.scores,
+        ]
+        return labelled, _structs(columns, _TOKEN)
 
     def _entities(
         self,
@@ -150,15 +158,15 @@ class Tag(Task):
     ) -> tuple[LabelledSpans, pa.StructArray]:
         scores = softmax(logits)
         if self._spec.aggregation == "simple":
-            found = label_tokens(rows, scores, char_spans)
+            labelled = label_tokens(rows, scores, char_spans)
         else:
             inside = self._words.inside(texts, rows, ids, char_spans)
-            found = label_words(rows, scores, char_spans, inside, self._spec.aggregation)
-        found = group(found, self._labels)
-        name = self._labels.entities.take(pa.array(found.labels))
-        text = pa.array(_texts(texts, found), pa.string())
-        columns = [name, found.scores, found.starts, found.ends, text]
-        return found, _structs(columns, _ENTITY)
+            labelled = label_words(rows, scores, char_spans, inside, self._spec.aggregation)
+        entities = group(labelled, self._labels)
+        name = self._labels.entities.take(pa.array(entities.labels))
+        text = pa.array(_texts(texts, entities), pa.string())
+        columns = [name, entities.scores, entities.starts, entities.ends, text]
+        return entities, _structs(columns, _ENTITY)
 
 
 def _char_spans(tokens: Tokens) -> Int32Array:
@@ -167,12 +175,12 @@ def _char_spans(tokens: Tokens) -> Int32Array:
     return tokens.char_spans
 
 
-def _texts(texts: Sequence[str | None], found: LabelledSpans) -> list[str]:
+def _texts(texts: Sequence[str | None], spans: LabelledSpans) -> list[str]:
     """The text of each span."""
-    places = zip(found.rows.tolist(), found.starts.tolist(), found.ends.tolist(), strict=True)
-    return [(texts[row] or "")[start:end] for row, start, end in places]
+    positions = zip(spans.rows.tolist(), spans.starts.tolist(), spans.ends.tolist(), strict=True)
+    return [(texts[row] or "")[start:end] for row, start, end in positions]
 
 
 def _structs(columns: Sequence[object], kind: pa.StructType) -> pa.StructArray:
-    arrays = [pa.array(values, each.type) for values, each in zip(columns, kind, strict=True)]
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, kind, strict=True)]
     return pa.StructArray.from_arrays(arrays, fields=list(kind))
