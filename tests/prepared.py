@@ -1,4 +1,4 @@
-"""Runs that are planned and started, but not carried out."""
+"""Runs that are planned and started, but not executed."""
 
 from __future__ import annotations
 

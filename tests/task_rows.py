@@ -1,4 +1,4 @@
-"""Rows in and rows out of a task, without a model between."""
+"""Rows in and rows out of a task, without a model in between."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline.tasks import Task
 from pipeline.tokenize.texts import Tokens
 
-#: Checkpoints with WordPiece, byte-level BPE and Unigram.
+# Checkpoints with WordPiece, byte-level BPE and Unigram.
 TOKENIZERS = ("ner_bert", "ner_roberta", "bge_reranker_xlmr")
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "O-MISC", "MISC")
 
@@ -22,11 +22,11 @@ def table(**columns: Any) -> pa.RecordBatch:
 def finish(
     task: Task, rows: pa.RecordBatch, tokens: Tokens, outputs: Any, failed: tuple[int, ...] = ()
 ) -> list[dict[str, Any]]:
-    """The result columns as one dictionary a row; rows with an error are null."""
+    """The result columns as one dictionary per row; rows with an error are null."""
     nulls = np.zeros(tokens.rows, dtype=np.bool_)
     nulls[[*tokens.errors, *failed]] = True
     arrays = task.columns(rows, tokens, np.asarray(outputs, dtype=np.float32), nulls)
     result = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(task.fields()))
     result.validate(full=True)
-    found: list[dict[str, Any]] = result.to_pylist()
-    return found
+    dictionaries: list[dict[str, Any]] = result.to_pylist()
+    return dictionaries

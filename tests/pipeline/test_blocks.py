@@ -26,11 +26,11 @@ def file(name: str, rows: int) -> InputFile:
 
 
 def shards(file: InputFile, sizes: Sequence[int]) -> list[Shard]:
-    found, first = [], 0
+    shards, first = [], 0
     for size in sizes:
-        found.append(Shard(file, Cut(first, size), f"{file.uri}-{first}"))
+        shards.append(Shard(file, Cut(first, size), f"{file.uri}-{first}"))
         first += size
-    return found
+    return shards
 
 
 class Source:

@@ -40,8 +40,8 @@ class Device:
         return batch, np.stack([firsts, np.diff(batch.cu_seqlens)], axis=1).astype(np.float32)
 
 
-def block(lengths: list[int], first_id: int = 0) -> Block:
-    """One row a length; rows of length 0 have no sequence."""
+def make_block(lengths: list[int], first_id: int = 0) -> Block:
+    """One row per length; rows of length 0 have no sequence."""
     kept = [row for row, length in enumerate(lengths) if length]
     offsets = np.concatenate([[0], np.cumsum([lengths[row] for row in kept])]).astype(np.int64)
     tokens = Tokens(
@@ -63,9 +63,9 @@ Lengths = st.lists(st.integers(0, 30), min_size=1, max_size=40)
 def test_every_row_comes_back_once_in_order_whatever_the_budget(
     lengths: list[list[int]], budget: int, per_token: bool, behind: int
 ) -> None:
-    blocks = [block(each) for each in lengths]
+    blocks = [make_block(each) for each in lengths]
     device = Device(per_token, behind)
-    told = []
+    calls = []
     task: Any = SimpleNamespace(per_token=per_token)
     out = list(
         encode(
@@ -74,28 +74,28 @@ def test_every_row_comes_back_once_in_order_whatever_the_budget(
             task,
             budget,
             lambda: False,
-            lambda rows, tokens: told.append((rows, tokens)),
+            lambda rows, tokens: calls.append((rows, tokens)),
         )
     )
-    assert [found for found, _ in out] == blocks
-    for found, outputs in out:
-        tokens = found.tokens
+    assert [block for block, _ in out] == blocks
+    for block, outputs in out:
+        tokens = block.tokens
         if per_token and tokens.ids.size:
             np.testing.assert_array_equal(outputs[:, 0], tokens.ids)
         elif tokens.ids.size:
             np.testing.assert_array_equal(outputs[:, 0], tokens.ids[tokens.offsets[:-1]])
             np.testing.assert_array_equal(outputs[:, 1], tokens.lengths)
-    assert sum(rows for rows, _ in told) == sum(bool(n) for each in lengths for n in each)
-    assert sum(tokens for _, tokens in told) == sum(n for each in lengths for n in each)
+    assert sum(rows for rows, _ in calls) == sum(bool(n) for each in lengths for n in each)
+    assert sum(tokens for _, tokens in calls) == sum(n for each in lengths for n in each)
     longest = max((n for each in lengths for n in each), default=0)
     assert all(size <= max(budget, longest) for size in device.batches)
 
 
-def test_when_stopped_no_window_comes_back_half_done() -> None:
-    blocks = [block([5] * 4) for _ in range(3)]
+def test_when_stopped_no_block_comes_back_incomplete() -> None:
+    blocks = [make_block([5] * 4) for _ in range(3)]
     asked = iter([False] * 6 + [True] * 100)  # four batches of the first, two of the second
     task: Any = SimpleNamespace(per_token=False)
     device: Any = Device(per_token=False)
     out = list(encode(device, iter(blocks), task, 5, lambda: next(asked), lambda *_: None))
-    assert [found for found, _ in out] == blocks[:1]
+    assert [block for block, _ in out] == blocks[:1]
     assert len(device.batches) == 6

@@ -262,7 +262,7 @@ def test_a_caller_that_walks_away_leaves_no_thread(job: Prepared, engine: Engine
 
 
 def test_batches_are_told_as_they_come_and_add_up(job: Prepared, engine: Engine) -> None:
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     results = list(
         run_shards(
             job.run,
@@ -270,8 +270,8 @@ def test_batches_are_told_as_they_come_and_add_up(job: Prepared, engine: Engine)
             engine,
             job.output,
             attempt="a",
-            on_batch=lambda rows, tokens: told.append((rows, tokens)),
+            on_batch=lambda rows, tokens: calls.append((rows, tokens)),
         )
     )
-    assert sum(rows for rows, _ in told) == 40
-    assert sum(tokens for _, tokens in told) == sum(result.tokens for result in results)
+    assert sum(rows for rows, _ in calls) == 40
+    assert sum(tokens for _, tokens in calls) == sum(result.tokens for result in results)

@@ -102,9 +102,9 @@ class TestDiscovery:
     def test_a_glob_keeps_the_path_below_its_first_wildcard(self, store_uri: str) -> None:
         for name in ("x/day=1/a.csv", "x/day=2/b.csv", "x/day=2/c.jsonl", "y/day=1/d.csv"):
             put(store_uri, name)
-        found = discover([f"{store_uri}/x/day=*/*.csv"])
-        assert [file.path for file in found] == ["day=1/a.csv", "day=2/b.csv"]
-        assert [file.partition for file in found] == [(("day", "1"),), (("day", "2"),)]
+        listed = discover([f"{store_uri}/x/day=*/*.csv"])
+        assert [file.path for file in listed] == ["day=1/a.csv", "day=2/b.csv"]
+        assert [file.partition for file in listed] == [(("day", "1"),), (("day", "2"),)]
 
     def test_a_name_with_glob_characters_is_found_literally(self, store_uri: str) -> None:
         uri = put(store_uri, "ü [1]*.csv")
@@ -129,8 +129,8 @@ class TestDiscovery:
     def test_the_suffix_tells_the_format(
         self, tmp_path: Path, name: str, expected: tuple[str, str]
     ) -> None:
-        found = discover([put(str(tmp_path), name)])[0]
-        assert (found.format, found.compression) == expected
+        listed = discover([put(str(tmp_path), name)])[0]
+        assert (listed.format, listed.compression) == expected
 
     @pytest.mark.parametrize("name", ["a.txt", "a", "a.parquet.gz", "a.gz", ".csv"])
     def test_a_named_file_of_unknown_format_is_refused(self, tmp_path: Path, name: str) -> None:

@@ -92,8 +92,8 @@ def put(root: str, name: str, data: bytes) -> str:
     return directory.uri_of(name)
 
 
-def planned(found: ListedFile, rows_per_shard: int) -> tuple[InputFile, list[Cut]]:
-    summary = inspect(found, None, rows_per_shard)
+def planned(listed: ListedFile, rows_per_shard: int) -> tuple[InputFile, list[Cut]]:
+    summary = inspect(listed, None, rows_per_shard)
     cuts = cut_file(summary.rows, summary.row_groups, rows_per_shard)
     if summary.row_groups is None:
         cuts = [
@@ -101,8 +101,8 @@ def planned(found: ListedFile, rows_per_shard: int) -> tuple[InputFile, list[Cut
             for cut, offset in zip(cuts, summary.offsets, strict=True)
         ]
     file = InputFile(
-        found.uri, found.path, found.version, found.size, summary.rows, found.format,
-        found.compression, found.partition,
+        listed.uri, listed.path, listed.version, listed.size, summary.rows, listed.format,
+        listed.compression, listed.partition,
     )  # fmt: skip
     return file, cuts
 
@@ -119,7 +119,7 @@ def rows_of(
         assert 0 < batch.num_rows <= batch_rows
         assert batch.schema == schema
         batches[index].append(batch)
-    return [pa.Table.from_batches(found, schema) for found in batches]
+    return [pa.Table.from_batches(of_cut, schema) for of_cut in batches]
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -398,10 +398,10 @@ class TestBadContent:
     ) -> None:
         monkeypatch.setattr(text_format, "_BLOCK_BYTES", 120)
         text = b'{"id": "a"}\n' * 100 + b'{"id": 5}\n' * 10
-        found = discover([put(str(tmp_path), "rows.jsonl", text)])[0]
+        listed = discover([put(str(tmp_path), "rows.jsonl", text)])[0]
         with pytest.raises(InputError, match=r"column 'id' of rows 100-\d+ is int64, but string"):
-            inspect(found, ["id"], 10)
-        assert inspect(found, ["text"], 10).rows == 110  # nobody asked for the ids
+            inspect(listed, ["id"], 10)
+        assert inspect(listed, ["text"], 10).rows == 110  # the ids are not needed
 
     def test_a_csv_row_with_too_few_fields(self, tmp_path: Path) -> None:
         uri = put(str(tmp_path), "rows.csv", b"id,text\n1,a\n2\n3,c\n")
@@ -420,22 +420,22 @@ class TestBadContent:
             inspect(discover([uri])[0], None, 10)
 
     def test_an_unreadable_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        found = discover([put(str(tmp_path), "rows.csv", b"id,text\n1,a\n")])[0]
+        listed = discover([put(str(tmp_path), "rows.csv", b"id,text\n1,a\n")])[0]
 
         def refuse(*_: object) -> None:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr("pipeline.store.directory._open", refuse)
         with pytest.raises(AccessDenied, match=r"rows\.csv: access denied"):
-            inspect(found, None, 10)
+            inspect(listed, None, 10)
 
 
 class TestCsv:
     def rows(self, tmp_path: Path, text: bytes, rows_per_shard: int = 1) -> list[dict[str, Any]]:
         file, cuts = planned(discover([put(str(tmp_path), "rows.csv", text)])[0], rows_per_shard)
-        found = pa.concat_tables(rows_of(file, cuts)).to_pylist()
-        assert len(found) == file.rows
-        return found
+        rows = pa.concat_tables(rows_of(file, cuts)).to_pylist()
+        assert len(rows) == file.rows
+        return rows
 
     def test_quoted_line_breaks_commas_and_quotes(self, tmp_path: Path) -> None:
         text = b'id,text\n1,"a\nb, ""c""\r\n"\n"2",\n\n3,"\n"\n'
@@ -528,9 +528,9 @@ class TestJsonLines:
     def test_nested_kept_columns_are_read_back(self, tmp_path: Path) -> None:
         lines = [{"text": "a", "s": {"a": 1, "t": ["x"]}}, {"text": "b"}]
         uri = put(str(tmp_path), "rows.jsonl", "\n".join(map(json.dumps, lines)).encode())
-        found = discover([uri])[0]
-        schema = inspect(found, ["s"], 10).schema
-        file, cuts = planned(found, 10)
+        listed = discover([uri])[0]
+        schema = inspect(listed, ["s"], 10).schema
+        file, cuts = planned(listed, 10)
         assert rows_of(file, cuts, schema)[0]["s"].to_pylist() == [{"a": 1, "t": ["x"]}, None]
 
     def test_only_blank_lines_are_no_rows(self, tmp_path: Path) -> None:
@@ -560,8 +560,8 @@ class TestJsonLines:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(text_format, "_BLOCK_BYTES", block)
             file, cuts = planned(discover([uri])[0], step)
-            found = pa.concat_tables([SCHEMA.empty_table(), *rows_of(file, cuts)])
-        assert found.to_pylist() == data.to_pylist()
+            rows = pa.concat_tables([SCHEMA.empty_table(), *rows_of(file, cuts)])
+        assert rows.to_pylist() == data.to_pylist()
 
 
 def test_two_gzip_members_in_one_file_are_both_read(tmp_path: Path) -> None:

@@ -218,8 +218,8 @@ def test_of_many_that_finalise_all_get_the_first_manifest(output: Output) -> Non
     run = started(output, plan)
     commit(output, run, plan)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: finalise(output, run, plan, max_failed="1%"), range(8)))
-    assert set(found) == {read_manifest(output, run)}
+        manifests = list(pool.map(lambda _: finalise(output, run, plan, max_failed="1%"), range(8)))
+    assert set(manifests) == {read_manifest(output, run)}
 
 
 def test_a_run_that_a_higher_one_replaced_is_never_finalised(output: Output) -> None:

@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(folder: Path) -> Callable[[str], Tokenizer]:
-    """The tokenizer of a golden, a new one each time: tasks take theirs over."""
+    """The tokenizer of a golden, a new one per call, because a task owns its tokenizer."""
     return lambda name: Tokenizer.from_str(_serialized(name, folder))
 
 

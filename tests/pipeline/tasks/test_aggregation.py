@@ -75,19 +75,19 @@ def test_a_strategy_gives_what_transformers_gives(
     tokens = task.tokenize(rows)
     # Few levels, so that scores tie and neighbours agree often.
     logits = np.random.default_rng(seed).integers(0, 3, (len(tokens.ids), len(LABELS)))
-    found = finish(task, rows, tokens, logits)[1]
-    mine = tokens.token_rows == 1
+    result = finish(task, rows, tokens, logits)[1]
+    second_row = tokens.token_rows == 1
     wanted = expected(
-        name, text, logits[mine].astype(np.float32), tokens.ids[mine].tolist(), strategy
+        name, text, logits[second_row].astype(np.float32), tokens.ids[second_row].tolist(), strategy
     )
     if strategy == "none":
-        places = [(t["label"], t["start"], t["end"], t["token"]) for t in found["tokens"]]
-        assert places == [(t["entity"], t["start"], t["end"], t["word"]) for t in wanted]
-        scores = [t["score"] for t in found["tokens"]]
+        positions = [(t["label"], t["start"], t["end"], t["token"]) for t in result["tokens"]]
+        assert positions == [(t["entity"], t["start"], t["end"], t["word"]) for t in wanted]
+        scores = [t["score"] for t in result["tokens"]]
     else:
-        places = [(e["entity"], e["start"], e["end"], e["text"]) for e in found["entities"]]
-        assert places == [
+        positions = [(e["entity"], e["start"], e["end"], e["text"]) for e in result["entities"]]
+        assert positions == [
             (e["entity_group"], e["start"], e["end"], text[e["start"] : e["end"]]) for e in wanted
         ]
-        scores = [e["score"] for e in found["entities"]]
+        scores = [e["score"] for e in result["entities"]]
     np.testing.assert_allclose(scores, [e["score"] for e in wanted], atol=1e-6)

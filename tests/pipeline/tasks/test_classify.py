@@ -60,8 +60,8 @@ def test_scores_of_extreme_logits_are_finite(make: Make) -> None:
 def test_a_model_with_one_label_has_a_sigmoid(make: Make) -> None:
     rows = table(text=["one"])
     task = make("classify", labels=("relevance",))
-    (found,) = finish(task, rows, task.tokenize(rows), [[0.0]])
-    assert found == {"labels": ["relevance"], "scores": [0.5]}
+    (result,) = finish(task, rows, task.tokenize(rows), [[0.0]])
+    assert result == {"labels": ["relevance"], "scores": [0.5]}
 
 
 def test_a_text_without_a_character_is_classified_by_its_special_tokens(make: Make) -> None:
@@ -76,13 +76,13 @@ def test_a_broken_row_is_null_and_the_others_keep_their_labels(make: Make) -> No
     tokens = task.tokenize(rows)
     assert list(tokens.errors) == [1]
     logits = [[1.0, 0.0, 0.0], [np.nan] * 3, [0.0, 0.0, 1.0]]
-    found = finish(task, rows, tokens, logits, failed=(2,))
-    assert [row["labels"] for row in found] == [["joy"], None, None, ["fear"]]
+    results = finish(task, rows, tokens, logits, failed=(2,))
+    assert [row["labels"] for row in results] == [["joy"], None, None, ["fear"]]
 
 
 def test_a_window_of_broken_rows_alone_is_null(make: Make) -> None:
     rows = table(text=[None, None])
     task = make("classify", labels=LABELS)
-    # A window without a sequence has no outputs, of no known width.
-    found = finish(task, rows, task.tokenize(rows), np.zeros((0, 1)))
-    assert found == [{"labels": None, "scores": None}] * 2
+    # A block without a sequence has no outputs, of no known width.
+    results = finish(task, rows, task.tokenize(rows), np.zeros((0, 1)))
+    assert results == [{"labels": None, "scores": None}] * 2

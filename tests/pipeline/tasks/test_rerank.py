@@ -26,8 +26,8 @@ def test_scores_stand_in_the_order_of_the_documents_and_the_ranking_is_best_firs
 ) -> None:
     rows = table(query=["a", "b"], documents=[["x", "y", "z"], ["v"]])
     task = reranker(make, raw_scores=True)
-    found = finish(task, rows, task.tokenize(rows), [[-1.0], [2.0], [0.5], [3.0]])
-    assert found == [
+    results = finish(task, rows, task.tokenize(rows), [[-1.0], [2.0], [0.5], [3.0]])
+    assert results == [
         {"scores": [-1.0, 2.0, 0.5], "ranking": [1, 2, 0]},
         {"scores": [3.0], "ranking": [0]},
     ]
@@ -36,22 +36,22 @@ def test_scores_stand_in_the_order_of_the_documents_and_the_ranking_is_best_firs
 def test_scores_are_sigmoids_even_of_extreme_logits(make: Make) -> None:
     rows = table(query=["a"], documents=[["x", "y", "z", "w"]])
     task = reranker(make)
-    (found,) = finish(task, rows, task.tokenize(rows), [[0.0], [200.0], [-200.0], [-20.0]])
-    np.testing.assert_allclose(found["scores"], [0.5, 1.0, 0.0, 2.0611537e-9], rtol=1e-5)
+    (result,) = finish(task, rows, task.tokenize(rows), [[0.0], [200.0], [-200.0], [-20.0]])
+    np.testing.assert_allclose(result["scores"], [0.5, 1.0, 0.0, 2.0611537e-9], rtol=1e-5)
 
 
 def test_equal_documents_keep_their_order(make: Make) -> None:
     rows = table(query=["a"], documents=[["x"] * 5])
     task = reranker(make)
-    (found,) = finish(task, rows, task.tokenize(rows), [[1.0], [2.0], [1.0], [2.0], [1.0]])
-    assert found["ranking"] == [1, 3, 0, 2, 4]
+    (result,) = finish(task, rows, task.tokenize(rows), [[1.0], [2.0], [1.0], [2.0], [1.0]])
+    assert result["ranking"] == [1, 3, 0, 2, 4]
 
 
 def test_documents_whose_scores_round_to_one_are_ranked_by_their_logits(make: Make) -> None:
     rows = table(query=["a"], documents=[["x", "y"]])
     task = reranker(make)
-    (found,) = finish(task, rows, task.tokenize(rows), [[30.0], [40.0]])
-    assert found == {"scores": [1.0, 1.0], "ranking": [1, 0]}
+    (result,) = finish(task, rows, task.tokenize(rows), [[30.0], [40.0]])
+    assert result == {"scores": [1.0, 1.0], "ranking": [1, 0]}
 
 
 def test_no_documents_are_no_scores_and_no_error(make: Make) -> None:
@@ -82,10 +82,10 @@ def test_a_null_fails_its_row_and_no_other(
     task = reranker(make, raw_scores=True)
     tokens = task.tokenize(rows)
     assert tokens.errors == {1: reason}
-    found = finish(task, rows, tokens, [[1.0], [2.0], [3.0]])
-    assert found[0]["scores"] == [1.0, 2.0]
-    assert found[1] == {"scores": None, "ranking": None}
-    assert found[2]["scores"] == [3.0]
+    results = finish(task, rows, tokens, [[1.0], [2.0], [3.0]])
+    assert results[0]["scores"] == [1.0, 2.0]
+    assert results[1] == {"scores": None, "ranking": None}
+    assert results[2]["scores"] == [3.0]
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,8 @@ def test_lists_of_every_layout_are_read(make: Make, kind: pa.DataType) -> None:
     task = reranker(make, raw_scores=True)
     tokens = task.tokenize(rows.slice(1))
     assert tokens.errors == {0: "documents is null"}
-    found = finish(task, rows.slice(1), tokens, [[1.0], [2.0]])
-    assert found[1]["scores"] == [1.0, 2.0]
+    results = finish(task, rows.slice(1), tokens, [[1.0], [2.0]])
+    assert results[1]["scores"] == [1.0, 2.0]
 
 
 def test_a_document_that_is_not_utf8_is_named(make: Make) -> None:
@@ -127,9 +127,9 @@ def test_a_row_whose_result_failed_is_null_and_the_others_keep_theirs(make: Make
     rows = table(query=["a", "b", "c"], documents=[["x"], ["y", "z"], ["w"]])
     task = reranker(make, raw_scores=True)
     outputs = [[1.0], [np.nan], [2.0], [3.0]]
-    found = finish(task, rows, task.tokenize(rows), outputs, failed=(1,))
-    assert [row["scores"] for row in found] == [[1.0], None, [3.0]]
-    assert [row["ranking"] for row in found] == [[0], None, [0]]
+    results = finish(task, rows, task.tokenize(rows), outputs, failed=(1,))
+    assert [row["scores"] for row in results] == [[1.0], None, [3.0]]
+    assert [row["ranking"] for row in results] == [[0], None, [0]]
 
 
 def test_what_is_not_finite_is_not_even_written_under_a_null(make: Make) -> None:
@@ -145,8 +145,8 @@ def test_pairs_have_one_score_a_row(make: Make) -> None:
     task = reranker(make, document_column="document", raw_scores=True)
     tokens = task.tokenize(rows)
     assert tokens.errors == {1: "the document is null", 2: "the query is null"}
-    found = finish(task, rows, tokens, [[1.5]])
-    assert found == [{"score": 1.5}, {"score": None}, {"score": None}]
+    results = finish(task, rows, tokens, [[1.5]])
+    assert results == [{"score": 1.5}, {"score": None}, {"score": None}]
 
 
 def test_token_types_are_given_where_the_model_has_them(make: Make) -> None:

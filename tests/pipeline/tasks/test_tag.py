@@ -30,8 +30,8 @@ def all_person(make: Make, text: str | None, name: str = "ner_bert", **options: 
     task = make("tag", name, **options)
     rows = table(text=[text])
     tokens = task.tokenize(rows)
-    (found,) = finish(task, rows, tokens, certain(tokens, I_PER))
-    return found["tokens" if options.get("aggregation") == "none" else "entities"]
+    (result,) = finish(task, rows, tokens, certain(tokens, I_PER))
+    return result["tokens" if options.get("aggregation") == "none" else "entities"]
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def test_an_emoji_before_a_name_moves_it_by_one(make: Make) -> None:
     tokens = task.tokenize(rows)
     assert tokens.char_spans is not None
     labels = np.where(tokens.char_spans[:, 0] >= 2, I_PER, O)
-    (found,) = finish(task, rows, tokens, certain(tokens, labels))
-    (entity,) = found["entities"]
+    (result,) = finish(task, rows, tokens, certain(tokens, labels))
+    (entity,) = result["entities"]
     assert (entity["start"], entity["end"], entity["text"]) == (2, 5, "ada")
 
 
@@ -86,9 +86,9 @@ def test_a_null_text_is_an_error_and_null(make: Make) -> None:
     rows = table(text=[None, "ada"])
     tokens = task.tokenize(rows)
     assert tokens.errors == {0: "the text is null"}
-    found = finish(task, rows, tokens, certain(tokens, I_PER))
-    assert found[0] == {"entities": None}
-    assert len(found[1]["entities"]) == 1
+    results = finish(task, rows, tokens, certain(tokens, I_PER))
+    assert results[0] == {"entities": None}
+    assert len(results[1]["entities"]) == 1
 
 
 def test_the_label_o_and_special_tokens_are_left_out(make: Make) -> None:
@@ -97,8 +97,8 @@ def test_the_label_o_and_special_tokens_are_left_out(make: Make) -> None:
     tokens = task.tokenize(rows)
     labels = [O] * len(tokens.ids)
     labels[0] = labels[-1] = labels[-2] = I_PER
-    (found,) = finish(task, rows, tokens, certain(tokens, labels))
-    assert [t["token"] for t in found["tokens"]] == ["b"]
+    (result,) = finish(task, rows, tokens, certain(tokens, labels))
+    assert [t["token"] for t in result["tokens"]] == ["b"]
 
 
 def test_entities_of_neighbouring_rows_stay_apart(make: Make) -> None:
@@ -108,8 +108,8 @@ def test_entities_of_neighbouring_rows_stay_apart(make: Make) -> None:
     for strategy in ("simple", "first", "average", "max"):
         task = make("tag", aggregation=strategy)
         tokens = task.tokenize(rows)
-        found = finish(task, rows, tokens, certain(tokens, I_PER))
-        assert [[e["text"] for e in row["entities"]] for row in found] == [[t] for t in texts]
+        results = finish(task, rows, tokens, certain(tokens, I_PER))
+        assert [[e["text"] for e in row["entities"]] for row in results] == [[t] for t in texts]
 
 
 def test_a_failed_row_is_null_and_its_neighbours_keep_their_entities(make: Make) -> None:
@@ -118,8 +118,9 @@ def test_a_failed_row_is_null_and_its_neighbours_keep_their_entities(make: Make)
     tokens = task.tokenize(rows)
     logits = certain(tokens, I_PER)
     logits[tokens.token_rows == 1] = np.nan
-    found = finish(task, rows, tokens, logits, failed=(1,))
-    assert [row["entities"] and row["entities"][0]["text"] for row in found] == ["ada", None, "cy"]
+    results = finish(task, rows, tokens, logits, failed=(1,))
+    texts = [row["entities"] and row["entities"][0]["text"] for row in results]
+    assert texts == ["ada", None, "cy"]
 
 
 def test_what_is_not_finite_is_not_even_written_under_a_null(make: Make) -> None:
@@ -147,7 +148,7 @@ def test_one_entity_over_a_text_of_many_chunks_is_one_entity(make: Make, name: s
 def test_a_long_text_has_the_entities_that_one_long_window_would_have(
     make: Make, strategy: str
 ) -> None:
-    """With logits that depend on the place alone, chunks must not show."""
+    """With logits that depend only on the position, chunks must make no difference."""
     rows = table(text=["short", "some words of a long text, none the same as " * 9, "tail"])
     level = np.random.default_rng(0).integers(0, 4, (500, len(LABELS)))
     results = []
@@ -167,6 +168,6 @@ def test_nothing_after_the_limit_is_lost(make: Make) -> None:
     tokens = task.tokenize(rows)
     assert tokens.char_spans is not None
     labels = np.where(tokens.char_spans[:, 0] >= len(text) - 3, I_PER, O)
-    (found,) = finish(task, rows, tokens, certain(tokens, labels))
-    assert [e["text"] for e in found["entities"]] == ["ada"]
+    (result,) = finish(task, rows, tokens, certain(tokens, labels))
+    assert [e["text"] for e in result["entities"]] == ["ada"]
     assert not tokens.truncated.any()

@@ -64,7 +64,7 @@ def test_each_token_is_read_where_it_is_farthest_from_a_cut(
 
 
 @given(texts())
-def test_a_token_has_an_eighth_of_a_window_of_context_on_either_side(
+def test_a_token_has_an_eighth_of_a_chunk_of_context_on_either_side(
     text: tuple[int, int, np.ndarray],
 ) -> None:
     tokens, size, starts = text
@@ -82,12 +82,12 @@ def test_chunks_begin_and_end_between_words() -> None:
     assert all(w.stop % 5 == 0 for w in chunks)
 
 
-def test_a_word_longer_than_a_window_is_cut() -> None:
+def test_a_word_longer_than_a_chunk_is_cut() -> None:
     chunks = overlapping_chunks(100, 20, np.arange(100) == 0)
     assert chunks[0].stop == 20
 
 
-def test_the_last_window_is_as_full_as_the_others() -> None:
+def test_the_last_chunk_is_as_full_as_the_others() -> None:
     chunks = overlapping_chunks(65, 64, np.ones(65, dtype=np.bool_))
     assert [(w.start, w.stop) for w in chunks] == [(0, 64), (1, 65)]
 
@@ -98,20 +98,22 @@ def test_the_chunks_of_a_text_hold_its_tokens_and_their_places_once(text: str, l
     whole = tokenizer().encode(text)
     tokens = overlapping(limit=limit).encode(["first", text, None])
     assert tokens.char_spans is not None
-    mine = tokens.token_rows == 1
-    kept = tokens.char_spans[mine][:, 0] >= 0
+    second_row = tokens.token_rows == 1
+    kept = tokens.char_spans[second_row][:, 0] >= 0
     pieces = zip(whole.ids, whole.offsets, whole.special_tokens_mask, strict=True)
     expected = [(i, offsets) for i, offsets, special in pieces if not special]
-    found = zip(
-        tokens.ids[mine][kept].tolist(), tokens.char_spans[mine][kept].tolist(), strict=True
+    tokens_once = zip(
+        tokens.ids[second_row][kept].tolist(),
+        tokens.char_spans[second_row][kept].tolist(),
+        strict=True,
     )
-    assert [(i, tuple(span)) for i, span in found] == expected
+    assert [(i, tuple(span)) for i, span in tokens_once] == expected
     assert tokens.n_tokens.tolist()[1:] == [len(whole), 0]
     assert int(tokens.lengths.max()) <= limit
     assert not tokens.truncated.any()
 
 
-def test_every_window_stands_between_the_special_tokens_of_the_model() -> None:
+def test_every_chunk_stands_between_the_special_tokens_of_the_model() -> None:
     tokens = overlapping().encode(["one two three four five six seven eight nine ten " * 3])
     cls, sep = (tokenizer().token_to_id(name) for name in ("[CLS]", "[SEP]"))
     assert len(tokens.lengths) > 2
@@ -120,7 +122,7 @@ def test_every_window_stands_between_the_special_tokens_of_the_model() -> None:
         assert tokens.ids[stop - 1] == sep
 
 
-def test_a_text_that_fits_is_one_window_as_the_tokenizer_gives_it() -> None:
+def test_a_text_that_fits_is_one_chunk_as_the_tokenizer_gives_it() -> None:
     tokens = overlapping().encode(["a b"])
     assert tokens.ids.tolist() == tokenizer().encode("a b").ids
 
