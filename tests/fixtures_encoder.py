@@ -1,4 +1,4 @@
-"""Tiny checkpoints in every published layout, and ways to bend and to run them."""
+"""Tiny checkpoints in every published layout, and fixtures that change and run them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def open_engine(checkpoint: Checkpoint, **options: Any) -> Engine:
 
 
 def recognised(checkpoint: Checkpoint) -> EncoderConfig | None:
-    """The settings of a checkpoint whose family is one of ours."""
+    """The settings of a checkpoint whose family bei-jobs knows."""
     found = recognise(checkpoint, read_tensors(checkpoint.folder))
     return found.config if found else None
 

@@ -145,7 +145,7 @@ def has_weights(snapshot: Path) -> bool:
 def _warn_unproven(name: str, snapshot: Path, failure: str) -> None:
     defaults = "; it has no modules.json, so pooling, unit length and limits are defaults"
     logger.warning(
-        "%s: the hub could not be asked whether the local copy %s is complete (%s)%s",
+        "%s: the hub could not confirm that the local copy %s is complete (%s)%s",
         name,
         snapshot.name,
         failure,

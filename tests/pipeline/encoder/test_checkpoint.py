@@ -253,7 +253,7 @@ def test_a_download_that_ended_early_is_not_taken_for_complete(
 
 @pytest.mark.parametrize("offline", [True, False])
 @pytest.mark.parametrize(
-    ("without", "told"),
+    ("without", "warning"),
     [((), "is complete (REASON)"), (("modules.json",), "it has no modules.json")],
 )
 def test_a_snapshot_that_nobody_can_prove_is_used_with_one_warning(
@@ -261,7 +261,7 @@ def test_a_snapshot_that_nobody_can_prove_is_used_with_one_warning(
     cache: Path,
     caplog: pytest.LogCaptureFixture,
     without: tuple[str, ...],
-    told: str,
+    warning: str,
     offline: bool,
 ) -> None:
     hub.reachable = False
@@ -270,8 +270,8 @@ def test_a_snapshot_that_nobody_can_prove_is_used_with_one_warning(
     (record,) = caplog.records
     message = record.getMessage()
     reason = "offline mode is on" if offline else "no way to https://hub/a/b?sig=..."
-    assert told.replace("REASON", reason) in message
-    assert "a/b: the hub could not be asked" in message
+    assert warning.replace("REASON", reason) in message
+    assert "a/b: the hub could not confirm" in message
     assert not (cache / "complete").exists()
 
 
@@ -383,13 +383,13 @@ def test_a_store_that_is_offline_serves_what_was_fetched_before(memory: str, cac
     assert resolve(f"{memory}/bert", cache_dir=cache, offline=True).path == first.path
 
 
-@pytest.mark.parametrize("there", [{}, {"data.json": b"{}", "sub/config.json": b"{}"}])
+@pytest.mark.parametrize("files", [{}, {"data.json": b"{}", "sub/config.json": b"{}"}])
 def test_a_uri_without_a_checkpoint_says_so_and_leaves_nothing_in_the_cache(
-    memory: str, cache: Path, there: dict[str, bytes]
+    memory: str, cache: Path, files: dict[str, bytes]
 ) -> None:
     fs, root = fsspec.core.url_to_fs(memory)
     fs.pipe_file(f"{root}/elsewhere", b"")
-    for name, content in there.items():
+    for name, content in files.items():
         fs.pipe_file(f"{root}/bert/{name}", content)
     with pytest.raises(CheckpointError, match="/bert holds no checkpoint"):
         resolve(f"{memory}/bert", cache_dir=cache)

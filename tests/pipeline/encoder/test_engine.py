@@ -392,8 +392,8 @@ def test_int8_stays_near_float32_and_says_how_near(
     assert 0.99 <= (exact * rows).sum(1).min() < 0.999_999_9
     assert engine.precision == "int8"
     assert "one scale per token" in engine.quantization
-    said = float(engine.quantization.partition("least cosine to float32 ")[2].split()[0])
-    assert 0.9 < said < 1
+    cosine = float(engine.quantization.partition("least cosine to float32 ")[2].split()[0])
+    assert 0.9 < cosine < 1
 
 
 def test_auto_is_never_int8(golden: Golden) -> None:

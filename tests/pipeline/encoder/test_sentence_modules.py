@@ -239,7 +239,7 @@ def test_a_null_prompt_is_empty(bent: Bent) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "told"),
+    ("file", "content", "message"),
     [
         ("sentence_bert_config.json", {"max_seq_length": "abc"}, "max_seq_length = 'abc'"),
         ("sentence_bert_config.json", {"max_seq_length": 0}, "max_seq_length = 0"),
@@ -252,11 +252,11 @@ def test_a_null_prompt_is_empty(bent: Bent) -> None:
     ],
 )
 def test_a_module_file_with_values_of_another_kind_is_refused_by_name(
-    bent: Bent, file: str, content: object, told: str
+    bent: Bent, file: str, content: object, message: str
 ) -> None:
     path = bent("embeddinggemma").path
     (path / file).write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=told) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         read_modules(CheckpointFiles(path))
     assert file.rpartition("/")[2] in caught.value.message
 
