@@ -124,7 +124,7 @@ def text_room(tokenizer: Tokenizer, max_length: int, *, pair: bool = False) -> i
     special = tokenizer.num_special_tokens_to_add(is_pair=pair)
     if max_length <= special:
         raise UsageError(
-            f"--max-length {max_length} leaves no room for text beside the {special} special "
+            f"--max-length {max_length} leaves no room for text besides the {special} special "
             "tokens of this model",
             hint=f"give {special + 1} or more",
         )

@@ -152,5 +152,5 @@ def test_many_texts_keep_their_rows() -> None:
 
 
 def test_a_limit_without_room_for_text_is_refused() -> None:
-    with pytest.raises(UsageError, match="no room for text beside the 2 special tokens"):
+    with pytest.raises(UsageError, match="no room for text besides the 2 special tokens"):
         overlapping(limit=2)
