@@ -149,5 +149,5 @@ def test_nothing_at_all_is_no_sequence() -> None:
 
 
 def test_a_limit_without_room_for_text_is_refused() -> None:
-    with pytest.raises(UsageError, match="no room for text beside the 3 special tokens"):
+    with pytest.raises(UsageError, match="no room for text besides the 3 special tokens"):
         encode([("a", "b")], limit=3)
