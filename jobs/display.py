@@ -38,10 +38,10 @@ class Display:
         self.choices = {**choices, **earlier}
 
     def show_fleet(self, fleet: FleetView, bar: ProgressBar | None = None) -> None:
-        """A line whenever workers came or went; that there is none even where `quiet`.
+        """Print a line when the number of workers changes; if there is none, even with `quiet`.
 
         Args:
-            fleet: as it is now.
+            fleet: its current state.
             bar: the line is printed above it.
         """
         if self._workers == len(fleet.workers):

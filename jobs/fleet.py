@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FleetView:
-    """The workers that sent a heartbeat lately, and their speed over the last half minute."""
+    """The workers that sent a heartbeat recently, and their speed over the last half minute."""
 
     workers: tuple[WorkerInfo, ...]
     rows_per_second: float
@@ -36,7 +36,7 @@ class FleetView:
 
 
 def view_fleet(broker: Broker, jobs: Iterable[str]) -> FleetView:
-    """Look at a fleet.
+    """The live workers of a fleet, and the speed of some of its jobs.
 
     Args:
         broker: of the fleet.

@@ -15,7 +15,7 @@ def command(job: str, broker: str | None, as_json: bool) -> int:
     """Show the status of JOB (a job id or an output URI), read from its output.
 
     With --broker the job is also reconciled: lost messages are sent again, and a complete job is
-    finished; and the workers that are connected are shown.
+    finished. The connected workers are shown as well.
     """
     from jobs.find_job import find_job, open_broker
     from jobs.fleet import view_fleet

@@ -35,7 +35,7 @@ class Golden:
         self._runs = 0
 
     def rows(self, case: Case, columns: dict[str, Any], *options: object) -> list[dict[str, Any]]:
-        """What `bei-jobs submit` makes of `columns`."""
+        """The rows that `bei-jobs submit` computes from `columns`."""
         self._runs += 1
         corpus = self._folder / f"corpus{self._runs}.parquet"
         output = self._folder / f"output{self._runs}"
@@ -70,15 +70,15 @@ def cases(task: str) -> Any:
     )
 
 
-def close(found: Any, expected: Any, tolerance: float) -> None:
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+def close(computed: Any, expected: Any, tolerance: float) -> None:
+    np.testing.assert_allclose(computed, expected, rtol=0, atol=tolerance)
 
 
 def test_there_are_24_layouts_and_every_case_is_run() -> None:
     files = [content(path.name) for path in GOLDENS.iterdir() if path.is_dir()]
     tasks = [{case["task"] for case in file["cases"]} for file in files]
     assert len(tasks) == 24
-    assert all(len(each) == 1 for each in tasks)
+    assert all(len(names) == 1 for names in tasks)
 
 
 @cases("embed")
@@ -96,11 +96,14 @@ def test_embeddings_are_those_of_the_reference(golden: Golden, name: str) -> Non
 
 @cases("rerank")
 def test_logits_scores_and_rankings_are_those_of_the_reference(golden: Golden, name: str) -> None:
-    found = content(name)["cases"]
-    columns = {"query": [c["query"] for c in found], "documents": [c["documents"] for c in found]}
-    scores = golden.rows(found[0], columns)
-    logits = golden.rows(found[0], columns, "--raw-scores")
-    for case, score, logit in zip(found, scores, logits, strict=True):
+    cases_of_name = content(name)["cases"]
+    columns = {
+        "query": [c["query"] for c in cases_of_name],
+        "documents": [c["documents"] for c in cases_of_name],
+    }
+    scores = golden.rows(cases_of_name[0], columns)
+    logits = golden.rows(cases_of_name[0], columns, "--raw-scores")
+    for case, score, logit in zip(cases_of_name, scores, logits, strict=True):
         close(score["scores"], case["expected_scores"], LOGITS)
         close(logit["scores"], case["expected_logits"], LOGITS)
         best_first = np.argsort(-np.array(case["expected_logits"]), kind="stable").tolist()
@@ -108,12 +111,12 @@ def test_logits_scores_and_rankings_are_those_of_the_reference(golden: Golden, n
 
 
 @cases("rerank")
-def test_a_pair_a_row_gives_the_same_logits(golden: Golden, name: str) -> None:
-    found = content(name)["cases"]
-    pairs = [(c["query"], document) for c in found for document in c["documents"]]
-    expected = [logit for case in found for logit in case["expected_logits"]]
+def test_one_pair_per_row_gives_the_same_logits(golden: Golden, name: str) -> None:
+    cases_of_name = content(name)["cases"]
+    pairs = [(c["query"], document) for c in cases_of_name for document in c["documents"]]
+    expected = [logit for case in cases_of_name for logit in case["expected_logits"]]
     columns = {"query": [q for q, _ in pairs], "document": [d for _, d in pairs]}
-    rows = golden.rows(found[0], columns, "--document-column", "document", "--raw-scores")
+    rows = golden.rows(cases_of_name[0], columns, "--document-column", "document", "--raw-scores")
     close([row["score"] for row in rows], expected, LOGITS)
 
 
@@ -132,7 +135,7 @@ def test_labels_and_scores_are_those_of_the_reference(golden: Golden, name: str)
 
 
 @cases("classify")
-def test_one_label_a_row_by_default_or_all_where_they_do_not_exclude_each_other(
+def test_one_label_per_row_by_default_or_all_of_a_multi_label_model(
     golden: Golden, name: str
 ) -> None:
     for case in content(name)["cases"]:
@@ -151,14 +154,14 @@ def test_tokens_and_their_logits_are_those_of_the_reference(golden: Golden, name
         for row, expected in zip(rows, case["expected"], strict=True):
             best = [(token, int(np.argmax(token["logits"]))) for token in expected["tokens"]]
             labelled = [(token, i) for token, i in best if case["labels"][i] != "O"]
-            for found, (token, label) in zip(row["tokens"], labelled, strict=True):
-                assert {key: found[key] for key in ("token_id", "start", "end", "label")} == {
+            for computed, (token, label) in zip(row["tokens"], labelled, strict=True):
+                assert {key: computed[key] for key in ("token_id", "start", "end", "label")} == {
                     "token_id": token["token_id"],
                     "start": token["start"],
                     "end": token["end"],
                     "label": case["labels"][label],
                 }
-                close(found["score"], token["logits"][label], LOGITS)
+                close(computed["score"], token["logits"][label], LOGITS)
 
 
 @cases("tag")
@@ -167,9 +170,15 @@ def test_entities_are_those_of_the_reference(golden: Golden, name: str, strategy
     for case in content(name)["cases"]:
         rows = golden.rows(case, {"text": case["texts"]}, "--aggregation", strategy)
         for row, text, expected in zip(rows, case["texts"], case["expected"], strict=True):
-            spans = expected["entities"][strategy]
-            assert [_place(entity) for entity in row["entities"]] == [_place(s) for s in spans]
-            close([e["score"] for e in row["entities"]], [s["score"] for s in spans], LOGITS)
+            entities = expected["entities"][strategy]
+            assert [_place(entity) for entity in row["entities"]] == [
+                _place(entity) for entity in entities
+            ]
+            close(
+                [e["score"] for e in row["entities"]],
+                [entity["score"] for entity in entities],
+                LOGITS,
+            )
             for entity in row["entities"]:
                 assert entity["text"] == text[entity["start"] : entity["end"]]
 

@@ -49,8 +49,8 @@ def test_two_thousand_texts_equal_the_reference(
     with pytest.raises(SystemExit) as ended:
         main([*arguments, "--precision", "float32"])
     assert ended.value.code == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["truncated"] > 20
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["truncated"] > 20
 
     with pytest.raises(SystemExit):
         main(["files", str(output)])
@@ -59,7 +59,7 @@ def test_two_thousand_texts_equal_the_reference(
     ours = np.stack(table["embedding"].to_numpy())
 
     metadata = pa.ipc.open_file(parts[0]).schema.metadata
-    assert metadata[b"bei.sha256"].decode() == said["model"]["sha256"]
+    assert metadata[b"bei.sha256"].decode() == summary["model"]["sha256"]
     model = SentenceTransformer(_checkpoint(), device="cpu")
     reference = model.encode(texts)
 

@@ -1,4 +1,4 @@
-"""Bad input: each says in a few lines what is wrong and where, and what to do next."""
+"""Bad input: each error says in a few lines what is wrong, where, and what to do next."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_file_of_zero_rows(submit: Bei, tmp_path: Path) -> None:
     assert not (tmp_path / "c.embed").exists()
 
 
-def test_a_missing_column_and_those_there_are(submit: Bei, corpus: Path) -> None:
+def test_a_missing_column_is_named_with_the_existing_ones(submit: Bei, corpus: Path) -> None:
     refused(submit(corpus, "--text-column", "body"), corpus, "'body'", "id, text", "--text-column")
     refused(submit(corpus, "--keep", "lang"), corpus, "'lang'", "id, text", "--keep")
     refused(submit(corpus, "--id-column", "key"), corpus, "'key'", "id, text")
@@ -176,11 +176,11 @@ def test_a_row_group_that_cannot_be_read_fails_alone_and_the_same_command_finish
     failed = submit(*words)
     refused(failed, "b.parquet", "1 of 12 shards failed", "rows 20-29")
     assert len(parts(output)) == 11
-    told = bei("status", output, "--json")
-    assert (told.code, told.json["state"]) == (1, "failed")
-    assert told.json["shards"] == {"total": 12, "done": 11, "failed": 1}
-    assert told.json["rows"]["done"] == 110
-    assert "b.parquet" in told.json["reason"]
+    status = bei("status", output, "--json")
+    assert (status.code, status.json["state"]) == (1, "failed")
+    assert status.json["shards"] == {"total": 12, "done": 11, "failed": 1}
+    assert status.json["rows"]["done"] == 110
+    assert "b.parquet" in status.json["reason"]
     refused(bei("files", output), output)
 
     refused(submit(*words), "b.parquet", "rows 20-29")  # still damaged, and nothing else to do
@@ -229,9 +229,9 @@ def test_an_option_that_makes_no_sense_is_refused_before_anything_is_written(
     assert not output.exists()
 
 
-def test_a_device_that_is_not_here(bei: Bei, corpus: Path) -> None:
-    found = bei("submit", corpus, "--model", TINY, "--device", "cuda:99", "--quiet")
-    refused(found, "cuda:99", code=2)
+def test_a_device_that_this_machine_lacks(bei: Bei, corpus: Path) -> None:
+    outcome = bei("submit", corpus, "--model", TINY, "--device", "cuda:99", "--quiet")
+    refused(outcome, "cuda:99", code=2)
 
 
 def test_an_unknown_command_is_refused(bei: Bei) -> None:
@@ -258,10 +258,10 @@ def test_a_checkpoint_with_damaged_weights(
 ) -> None:
     model = Path(shutil.copytree(TINY, tmp_path / "model"))
     (model / "model.safetensors").write_bytes(b"\x00 broken")
-    found = submit(corpus, "--model", model)
-    assert found.code == 1
-    assert len(found.screen) <= MAX_LINES
-    assert str(model / "model.safetensors") in found.err
+    outcome = submit(corpus, "--model", model)
+    assert outcome.code == 1
+    assert len(outcome.screen) <= MAX_LINES
+    assert str(model / "model.safetensors") in outcome.err
     assert not output.exists()
 
 
@@ -269,9 +269,9 @@ def test_a_checkpoint_with_damaged_weights(
 
 
 def test_an_output_that_is_a_file(submit: Bei, corpus: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("mine")
+    (tmp_path / "out").write_text("a file")
     refused(submit(corpus, "--output", tmp_path / "out"), tmp_path / "out")
-    assert (tmp_path / "out").read_text() == "mine"
+    assert (tmp_path / "out").read_text() == "a file"
 
 
 def test_an_output_on_a_full_disk(
@@ -315,11 +315,11 @@ def test_a_really_full_disk(submit: Bei, bei: Bei, tmp_path: Path, tiny_disk: Pa
     corpus = write_parquet(tmp_path / "c.parquet", 2000)
     words = (corpus, "--output", tiny_disk / "out", "--rows-per-shard", 200, "--max-length", 3)
     refused(submit(*words), tiny_disk, "No space left")
-    there = len(parts(tiny_disk / "out"))
-    assert 0 < there < 10
+    committed = len(parts(tiny_disk / "out"))
+    assert 0 < committed < 10
     subprocess.run(["mount", "-o", "remount,size=4m", tiny_disk], check=True)
     done = submit(*words, "--json")
-    assert (done.code, done.json["rows"]["reused"]) == (0, there * 200)
+    assert (done.code, done.json["rows"]["reused"]) == (0, committed * 200)
     assert bei("verify", tiny_disk / "out").code == 0
 
 
@@ -371,9 +371,9 @@ def test_bad_credentials_without_a_secret_in_the_message(
     )
     bucket = s3.make_bucket()
     s3.fault = lambda request, answer: ("403 Forbidden", body.encode())
-    found = submit(corpus, "--output", f"s3://{bucket}/out")
-    refused(found, f"s3://{bucket}/out", "denied", "AWS_ACCESS_KEY_ID")
-    assert SECRET_KEY not in found.err
+    outcome = submit(corpus, "--output", f"s3://{bucket}/out")
+    refused(outcome, f"s3://{bucket}/out", "denied", "AWS_ACCESS_KEY_ID")
+    assert SECRET_KEY not in outcome.err
 
 
 def test_no_credentials(submit: Bei, corpus: Path, s3, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,9 +384,9 @@ def test_no_credentials(submit: Bei, corpus: Path, s3, monkeypatch: pytest.Monke
     import fsspec
 
     fsspec.filesystem("s3").clear_instance_cache()
-    found = submit(corpus, "--output", f"s3://{bucket}/out")
+    outcome = submit(corpus, "--output", f"s3://{bucket}/out")
     fsspec.filesystem("s3").clear_instance_cache()
-    refused(found, f"s3://{bucket}/out", "denied", "credentials")
+    refused(outcome, f"s3://{bucket}/out", "denied", "credentials")
 
 
 def test_an_unknown_kind_of_store(submit: Bei, corpus: Path) -> None:
@@ -396,14 +396,16 @@ def test_an_unknown_kind_of_store(submit: Bei, corpus: Path) -> None:
 # The broker
 
 
-def test_a_broker_out_of_reach_without_its_password(submit: Bei, corpus: Path) -> None:
-    found = submit(corpus, "--broker", "redis://:topsecret@127.0.0.1:1/0")
-    refused(found, "127.0.0.1:1")
-    assert "topsecret" not in found.err
+def test_a_broker_that_cannot_be_reached_is_named_without_its_password(
+    submit: Bei, corpus: Path
+) -> None:
+    outcome = submit(corpus, "--broker", "redis://:topsecret@127.0.0.1:1/0")
+    refused(outcome, "127.0.0.1:1")
+    assert "topsecret" not in outcome.err
 
 
 @pytest.mark.parametrize("words", [("status", "x"), ("list",), ("retry", "x")])
-def test_every_command_says_that_the_broker_is_out_of_reach(
+def test_every_command_says_that_the_broker_cannot_be_reached(
     bei: Bei, finished: Path, words: tuple[str, ...]
 ) -> None:
     typed = [finished if word == "x" else word for word in words]
@@ -444,7 +446,7 @@ def test_an_error_is_one_json_object_where_json_was_asked_for(
         bei("status", tmp_path / "nothing", "--json"),
         bei("nonsense", "--json"),
     ):
-        told = outcome.json
-        assert set(told) == {"error", "hint", "exit_code"}
-        assert told["exit_code"] == outcome.code > 0
-        assert told["error"] in outcome.err
+        error = outcome.json
+        assert set(error) == {"error", "hint", "exit_code"}
+        assert error["exit_code"] == outcome.code > 0
+        assert error["error"] in outcome.err

@@ -1,4 +1,4 @@
-"""A deployment's config.yaml sets a job's options, or says what cannot be honoured."""
+"""A deployment's config.yaml sets a job's options, or the error says what is not supported."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def config(tmp_path: Path, **changes: Any) -> Path:
     }  # fmt: skip
     for path, value in changes.items():
         *parents, last = path.split("__")
-        place = document["trt_llm"]
+        section = document["trt_llm"]
         for parent in parents:
-            place = place[parent]
-        place[last] = value
+            section = section[parent]
+        section[last] = value
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(document))
     return file
@@ -58,7 +58,7 @@ def test_model_revision_budget_and_task_are_taken(tmp_path: Path) -> None:
     ("route", "task"),
     [("/rerank", "rerank"), ("/predict", "classify"), ("/predict_tokens", "tag")],
 )
-def test_the_route_says_the_task(tmp_path: Path, route: str, task: str) -> None:
+def test_the_route_sets_the_task(tmp_path: Path, route: str, task: str) -> None:
     file = config(tmp_path, runtime__webserver_default_route=route)
 
     assert options_of(file)["task"] == task
@@ -95,7 +95,7 @@ def test_every_source_gives_a_uri(tmp_path: Path, source: str, repo: str) -> Non
         ({"build": None}, "trt_llm.build is missing"),
     ],
 )
-def test_what_cannot_be_honoured_is_named(
+def test_a_setting_that_is_not_supported_is_named(
     tmp_path: Path, changes: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(UsageError) as refused:
@@ -106,7 +106,7 @@ def test_what_cannot_be_honoured_is_named(
 
 
 @pytest.mark.parametrize("content", ["", "[1, 2]", "a: {", "trt_llm: nothing"])
-def test_a_file_that_is_no_such_configuration_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_bei_configuration_is_refused(tmp_path: Path, content: str) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(content)
 
@@ -122,7 +122,7 @@ def test_a_quantization_of_null_is_none(tmp_path: Path) -> None:
 def test_the_files_revision_does_not_go_to_another_model(
     bei: Bei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    # A directory has no revision, so that one which came along would be refused.
+    # A directory has no revision, so a revision that came with the file would be refused.
     corpus = write_parquet(tmp_path / "corpus.parquet", 2)
     words: list[object] = ["--bei-config", config(tmp_path)]
     if where == "line":

@@ -21,13 +21,13 @@ SUMMARY = {
 
 def summarized(outcome: Outcome, state: str) -> dict:
     """The one JSON object of a job, with all of the keys that scripts rely on."""
-    told = outcome.json
-    assert told.keys() - {"reason", "hint", "choices"} == SUMMARY
-    assert told["shards"].keys() == {"total", "done", "failed"}
-    assert told["rows"].keys() == {"total", "done", "computed", "reused", "failed"}
-    assert told["model"].keys() == {"name", "revision", "sha256"}
-    assert told["state"] == state
-    return told
+    reported = outcome.json
+    assert reported.keys() - {"reason", "hint", "choices"} == SUMMARY
+    assert reported["shards"].keys() == {"total", "done", "failed"}
+    assert reported["rows"].keys() == {"total", "done", "computed", "reused", "failed"}
+    assert reported["model"].keys() == {"name", "revision", "sha256"}
+    assert reported["state"] == state
+    return reported
 
 
 @pytest.fixture
@@ -43,9 +43,9 @@ def output(tmp_path: Path) -> Path:
 def test_files_lists_the_parts_in_input_order(bei: Bei, finished: Path) -> None:
     listed = bei("files", finished)
     assert listed.out.splitlines() == [str(finished / name) for name in parts(finished)]
-    told = bei("files", finished, "--json").json
-    assert told["files"] == listed.out.splitlines()
-    assert (told["rows"], told["output"]) == (30, str(finished))
+    reported = bei("files", finished, "--json").json
+    assert reported["files"] == listed.out.splitlines()
+    assert (reported["rows"], reported["output"]) == (30, str(finished))
 
 
 def test_status_knows_a_job_by_its_output_and_by_its_id(
@@ -67,9 +67,9 @@ def test_list_shows_the_jobs_of_this_machine_newest_first(
     assert bei("list", "--json").json == {"jobs": []}
     one = submit(corpus, "--json").json["job"]
     two = submit(corpus, "--output", tmp_path / "two", "--json").json["job"]
-    told = bei("list", "--json").json
-    assert {job["job"] for job in told["jobs"]} == {one, two}
-    assert {job["state"] for job in told["jobs"]} == {"done"}
+    reported = bei("list", "--json").json
+    assert {job["job"] for job in reported["jobs"]} == {one, two}
+    assert {job["state"] for job in reported["jobs"]} == {"done"}
     assert all(job in bei("list").out for job in (one, two))
 
 
@@ -78,8 +78,8 @@ def test_list_says_which_outputs_are_gone(
 ) -> None:
     job = submit(corpus, "--json").json["job"]
     output.rename(output.with_name("elsewhere"))
-    (told,) = bei("list", "--json").json["jobs"]
-    assert (told["job"], told["state"]) == (job, "gone")
+    (listed,) = bei("list", "--json").json["jobs"]
+    assert (listed["job"], listed["state"]) == (job, "gone")
     assert job in bei("list").out
 
 
@@ -88,9 +88,9 @@ def stopped(corpus: Path, output: Path, monkeypatch: pytest.MonkeyPatch, submit:
     commit = Output.commit
 
     def commit_then_interrupt(self, part, data):
-        mine = commit(self, part, data)
+        created = commit(self, part, data)
         stop.set()
-        return mine
+        return created
 
     stop = threading.Event()
     with monkeypatch.context() as patch:
@@ -102,25 +102,25 @@ def stopped(corpus: Path, output: Path, monkeypatch: pytest.MonkeyPatch, submit:
         return submit(corpus, *words)
 
 
-def test_an_interrupted_submit_tells_how_far_it_came(
+def test_an_interrupted_submit_reports_how_far_it_came(
     submit: Bei, corpus: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcome = stopped(corpus, output, monkeypatch, submit)
     assert outcome.code == 130
-    told = summarized(outcome, "running")
-    assert told["rows"] == {"total": 20, "done": 10, "computed": 10, "reused": 0, "failed": 0}
+    reported = summarized(outcome, "running")
+    assert reported["rows"] == {"total": 20, "done": 10, "computed": 10, "reused": 0, "failed": 0}
     assert "the same command" in outcome.err
 
 
-def test_a_failed_submit_tells_its_state_and_reason_in_json(
+def test_a_failed_submit_reports_its_state_and_reason_in_json(
     submit: Bei, bei: Bei, tmp_path: Path
 ) -> None:
     corpus = write_parquet(tmp_path / "c.parquet", 20, text=[None] * 20)
     outcome = submit(corpus, "--json")
     assert outcome.code == 1
-    told = summarized(outcome, "failed")
-    assert told["rows"] == {"total": 20, "done": 20, "computed": 20, "reused": 0, "failed": 20}
-    assert "20 of 20 rows failed" in told["reason"]
+    reported = summarized(outcome, "failed")
+    assert reported["rows"] == {"total": 20, "done": 20, "computed": 20, "reused": 0, "failed": 20}
+    assert "20 of 20 rows failed" in reported["reason"]
     assert "20 of 20 rows failed" in outcome.err
 
 
@@ -141,7 +141,7 @@ def test_a_cancelled_job_stays_cancelled_until_it_is_submitted_or_retried(
     assert bei("verify", output).code == 0
 
 
-def test_retry_gives_a_cancelled_job_another_chance_under_its_own_id(
+def test_retry_makes_a_cancelled_job_active_again_under_its_own_id(
     submit: Bei, bei: Bei, corpus: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = stopped(corpus, output, monkeypatch, submit).json["job"]
@@ -163,7 +163,7 @@ def test_a_finished_job_cannot_be_cancelled(
     assert bei("status", output).code == 0
 
 
-def test_a_job_that_runs_here_stops_when_it_is_cancelled_from_elsewhere(
+def test_a_job_in_the_foreground_stops_when_it_is_cancelled_from_elsewhere(
     submit: Bei, bei: Bei, corpus: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit = Output.commit
@@ -182,7 +182,7 @@ def test_a_job_that_runs_here_stops_when_it_is_cancelled_from_elsewhere(
     assert bei("files", output).code == 1
 
 
-def test_a_run_that_a_higher_one_replaced_says_so_and_leaves_the_output_to_it(
+def test_a_run_that_a_later_one_replaced_says_so_and_leaves_the_output_to_it(
     submit: Bei, bei: Bei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, output = tmp_path / "data", tmp_path / "data.embed"
@@ -196,7 +196,7 @@ def test_a_run_that_a_higher_one_replaced_says_so_and_leaves_the_output_to_it(
             inner.append(0)
             write_parquet(folder / "c.parquet", 10, seed=2)
             words = ("submit", folder, "--model", TINY, "--device", "cpu", "--quiet")
-            # Another machine: it neither waits for our lock nor knows of us.
+            # As on another machine: it does not wait for this machine's lock.
             process = spawn(*words, BEI_JOBS_STATE_DIR=str(tmp_path / "other"))
             assert process.wait(timeout=60) == 0, process.communicate()
             process.communicate()
@@ -279,7 +279,7 @@ def test_a_job_file_that_makes_no_sense_is_refused_by_name(
     assert len(refused.screen) <= 6
 
 
-def test_a_job_file_that_is_not_there_is_refused(submit: Bei, corpus: Path) -> None:
+def test_a_job_file_that_does_not_exist_is_refused(submit: Bei, corpus: Path) -> None:
     refused = submit(corpus, "--job-file", "no-such.toml")
     assert refused.code == 2
     assert "no-such.toml" in refused.err
@@ -290,7 +290,9 @@ def test_a_job_file_that_is_not_there_is_refused(submit: Bei, corpus: Path) -> N
     [("--help",), ("submit", "--help"), ("status", "OUTPUT"), ("list",), ("files", "OUTPUT"),
      ("verify", "OUTPUT")],
 )  # fmt: skip
-def test_what_computes_nothing_loads_no_torch(finished: Path, words: tuple[str, ...]) -> None:
+def test_commands_that_compute_nothing_load_no_torch(
+    finished: Path, words: tuple[str, ...]
+) -> None:
     typed = [str(finished) if word == "OUTPUT" else word for word in words]
     script = (
         "import sys\nfrom jobs.cli import main\n"

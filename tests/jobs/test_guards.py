@@ -1,4 +1,4 @@
-"""What a job must never do to what it finds: delete it, double it, drop it, or keep a secret."""
+"""What a job must never do: delete, double or drop data of others, or repeat a secret."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pipeline.store.uris import redact
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two JSONL files, of 30 and of 60 rows."""
-    place = tmp_path / "in"
-    place.mkdir()
+    directory = tmp_path / "in"
+    directory.mkdir()
     for name, rows in (("a", 30), ("b", 60)):
-        (place / f"{name}.jsonl").write_text(
+        (directory / f"{name}.jsonl").write_text(
             "".join(f'{{"id": "{name}{i}", "text": "row {i} of {name}"}}\n' for i in range(rows))
         )
-    return place
+    return directory
 
 
 def test_an_output_that_is_the_inputs_own_directory_is_refused(submit: Bei, folder: Path) -> None:
@@ -32,29 +32,29 @@ def test_an_output_that_is_the_inputs_own_directory_is_refused(submit: Bei, fold
 
 
 def test_an_input_named_like_a_part_is_not_swept_away(submit: Bei, tmp_path: Path) -> None:
-    place = tmp_path / "parts"
-    place.mkdir()
-    file = place / "part-00000.arrow"
+    directory = tmp_path / "parts"
+    directory.mkdir()
+    file = directory / "part-00000.arrow"
     table = pa.table({"text": ["one", "two"]})
     with pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
 
-    assert submit(place, "--output", place).code == 1
+    assert submit(directory, "--output", directory).code == 1
     assert file.exists()
 
 
-def test_a_place_with_arrow_files_of_somebody_else_is_no_output(
+def test_a_directory_with_foreign_arrow_files_is_not_an_output(
     submit: Bei, folder: Path, tmp_path: Path
 ) -> None:
-    theirs = tmp_path / "out" / "part-mine.arrow"
-    theirs.parent.mkdir()
-    theirs.write_bytes(b"precious")
+    foreign_file = tmp_path / "out" / "part-foreign.arrow"
+    foreign_file.parent.mkdir()
+    foreign_file.write_bytes(b"precious")
 
-    refused = submit(folder, "--output", theirs.parent)
+    refused = submit(folder, "--output", foreign_file.parent)
 
     assert refused.code == 1
-    assert "part-mine.arrow" in refused.screen[0]
-    assert theirs.read_bytes() == b"precious"
+    assert "part-foreign.arrow" in refused.screen[0]
+    assert foreign_file.read_bytes() == b"precious"
 
 
 def test_a_limit_drops_nothing_of_a_file_that_changed(
@@ -65,9 +65,9 @@ def test_a_limit_drops_nothing_of_a_file_that_changed(
     with (folder / "a.jsonl").open("a") as file:
         file.write('{"id": "new", "text": "one more"}\n')
 
-    told = submit(folder, "--output", out, "--limit", 10, "--json").json
+    summary = submit(folder, "--output", out, "--limit", 10, "--json").json
 
-    assert told["rows"] == {"total": 90, "done": 90, "computed": 0, "reused": 90, "failed": 0}
+    assert summary["rows"] == {"total": 90, "done": 90, "computed": 0, "reused": 90, "failed": 0}
 
 
 def test_add_with_a_limit_is_refused(submit: Bei, folder: Path, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_kept_view_of_strings_survives_a_bad_row(submit: Bei, tmp_path: Path) 
     assert pq.read_table(bad)["k"].to_pylist() == ["y"]
 
 
-def test_a_device_that_is_not_here_is_said_before_anything_is_written(
+def test_a_device_that_this_machine_lacks_is_reported_before_anything_is_written(
     bei: Bei, folder: Path, tmp_path: Path
 ) -> None:
     refused = bei("submit", folder, "--output", tmp_path / "out", "--device", "nonsense")
@@ -155,7 +155,7 @@ def test_a_device_that_is_not_here_is_said_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_job_file_with_values_that_cannot_be_is_refused(
+def test_a_job_file_with_invalid_values_is_refused(
     submit: Bei, folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "job.toml").write_text("limit = [1]\n")

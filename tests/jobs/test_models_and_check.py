@@ -1,4 +1,4 @@
-"""What a model resolves to, and how exact a precision is, before anything is spent."""
+"""What a model resolves to and how exact a precision is, before a job is submitted."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def golden(name: str) -> str:
 
 
 def test_without_a_model_the_known_checkpoints_are_listed(bei: Bei) -> None:
-    told = bei("models")
+    outcome = bei("models")
 
-    assert told.code == 0
-    assert all(known.name in told.out for known in TESTED_MODELS)
+    assert outcome.code == 0
+    assert all(known.name in outcome.out for known in TESTED_MODELS)
     listed = bei("models", "--json").json["models"]
     assert [model["name"] for model in listed] == [known.name for known in TESTED_MODELS]
 
@@ -57,19 +57,18 @@ def test_a_model_is_resolved_without_loading_it(bei: Bei) -> None:
     ],
 )  # fmt: skip
 def test_a_model_is_described_in_words(bei: Bei, name: str, lines: list[str]) -> None:
-    told = bei("models", golden(name)).out.splitlines()
-    found = {" ".join(line.split()) for line in told}
+    printed = bei("models", golden(name)).out.splitlines()
 
-    assert set(lines) <= found
+    assert set(lines) <= {" ".join(line.split()) for line in printed}
 
 
 def test_a_model_that_transformers_computes_is_described_as_far_as_it_is_known(
     bei: Bei, bent: Callable[..., Checkpoint]
 ) -> None:
-    told = bei("models", bent("bert_mean", model_type="distilbert").path).out
+    outcome = bei("models", bent("bert_mean", model_type="distilbert").path).out
 
-    assert "layers" in told
-    assert "attention" not in told
+    assert "layers" in outcome
+    assert "attention" not in outcome
 
 
 def test_the_description_in_words_is_no_part_of_a_jobs_identity(bei: Bei) -> None:
@@ -86,54 +85,56 @@ def test_the_task_is_what_the_model_can_do(bei: Bei, name: str, task: str) -> No
     assert bei("models", golden(name), "--json").json["task"] == task
 
 
-def test_a_model_that_is_not_there_is_an_error_with_a_next_step(bei: Bei) -> None:
-    told = bei("models", "/no/such/model")
+def test_a_model_that_does_not_exist_is_an_error_with_a_next_step(bei: Bei) -> None:
+    outcome = bei("models", "/no/such/model")
 
-    assert told.code == 1
-    assert "/no/such/model" in told.screen[0]
-    assert "→" in told.screen[1]
+    assert outcome.code == 1
+    assert "/no/such/model" in outcome.screen[0]
+    assert "→" in outcome.screen[1]
 
 
 @pytest.mark.parametrize("name", ["bert_mean", "bge_reranker_xlmr", "langid_xlmr", "ner_roberta"])
 def test_every_task_can_be_checked(bei: Bei, name: str) -> None:
-    told = bei("check", golden(name), "--rows", 5, "--precision", "float32", "--json").json
+    outcome = bei("check", golden(name), "--rows", 5, "--precision", "float32", "--json").json
 
-    assert told["largest_difference"] == 0
-    assert told["not_finite"] == 0
+    assert outcome["largest_difference"] == 0
+    assert outcome["not_finite"] == 0
 
 
-def test_a_lower_precision_strays_and_the_distribution_says_how_far(bei: Bei) -> None:
-    told = bei("check", TINY, "--rows", 20, "--precision", "bfloat16", "--json").json
+def test_a_lower_precision_differs_and_the_distribution_shows_by_how_much(bei: Bei) -> None:
+    outcome = bei("check", TINY, "--rows", 20, "--precision", "bfloat16", "--json").json
 
-    assert told["precision"] == "bfloat16"
-    assert 0.99 < told["cosine"]["min"] <= told["cosine"]["median"] < 1
-    assert told["largest_difference"] > 0
+    assert outcome["precision"] == "bfloat16"
+    assert 0.99 < outcome["cosine"]["min"] <= outcome["cosine"]["median"] < 1
+    assert outcome["largest_difference"] > 0
 
 
 def test_a_reranker_has_a_distribution_of_differences_in_place_of_cosines(bei: Bei) -> None:
     words = ("check", golden("bge_reranker_xlmr"), "--rows", 20, "--precision", "bfloat16")
-    told, shown = bei(*words, "--json").json, bei(*words).out
+    outcome, shown = bei(*words, "--json").json, bei(*words).out
 
-    assert (told["width"], told["cosine"]) == (1, {})
-    assert 0 < told["difference"]["median"] <= told["difference"]["p99"]
-    assert told["difference"]["max"] == told["largest_difference"]
+    assert (outcome["width"], outcome["cosine"]) == (1, {})
+    assert 0 < outcome["difference"]["median"] <= outcome["difference"]["p99"]
+    assert outcome["difference"]["max"] == outcome["largest_difference"]
     assert "one logit each" in shown
     assert all(f"difference {name}" in shown for name in ("median", "p99", "max"))
     assert "cosine min" not in shown
 
 
-def test_a_sample_of_ones_own_may_be_any_input(bei: Bei, tmp_path: Path) -> None:
-    (tmp_path / "mine.csv").write_text("body\nfirst text\nsecond text\n")
+def test_a_users_own_sample_may_be_any_input(bei: Bei, tmp_path: Path) -> None:
+    (tmp_path / "sample.csv").write_text("body\nfirst text\nsecond text\n")
 
-    told = bei("check", TINY, "--sample", tmp_path / "mine.csv", "--text-column", "body", "--json")
+    outcome = bei(
+        "check", TINY, "--sample", tmp_path / "sample.csv", "--text-column", "body", "--json"
+    )
 
-    assert told.json["rows"] == 2
+    assert outcome.json["rows"] == 2
 
 
 def test_a_sample_without_a_text_is_named(bei: Bei, tmp_path: Path) -> None:
     (tmp_path / "none.csv").write_text("text\n")
 
-    told = bei("check", TINY, "--sample", tmp_path / "none.csv")
+    outcome = bei("check", TINY, "--sample", tmp_path / "none.csv")
 
-    assert told.code == 1
-    assert "none.csv" in told.screen[0]
+    assert outcome.code == 1
+    assert "none.csv" in outcome.screen[0]

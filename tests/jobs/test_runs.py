@@ -1,4 +1,4 @@
-"""Runs on one output: again, onward after a stop, after inputs changed, from two sides at once."""
+"""Runs on one output: repeated, resumed, after inputs changed, and two at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from corpora import TINY, parts, texts, write_parquet
 
 from pipeline.output.output import Output
 
-HERE = ("--model", TINY, "--device", "cpu", "--quiet", "--json")
+LOCAL = ("--model", TINY, "--device", "cpu", "--quiet", "--json")
 
 
 def ids(bei: Bei, output: Path) -> list[str]:
@@ -79,7 +79,7 @@ def test_an_added_file_computes_only_its_own_shards(
     assert bei("verify", output).code == 0
 
 
-def test_a_changed_file_is_computed_again_and_its_old_parts_go(
+def test_a_changed_file_is_computed_again_and_its_old_parts_are_deleted(
     submit: Bei, bei: Bei, folder: Path, output: Path
 ) -> None:
     assert submit(folder).code == 0
@@ -126,7 +126,7 @@ def test_a_run_that_would_drop_more_than_half_is_refused_unless_pruned(
     assert bei("verify", output).code == 0
 
 
-def test_other_inputs_on_the_same_output_are_refused_unless_added_or_put_in_place(
+def test_other_inputs_on_the_same_output_are_refused_unless_added_or_replaced(
     submit: Bei, bei: Bei, tmp_path: Path
 ) -> None:
     one, two, three = (
@@ -149,19 +149,19 @@ def test_other_inputs_on_the_same_output_are_refused_unless_added_or_put_in_plac
     assert bei("verify", out).code == 0
 
 
-def test_parts_deleted_by_hand_are_brought_back(
+def test_parts_deleted_by_hand_are_computed_again(
     submit: Bei, bei: Bei, folder: Path, output: Path
 ) -> None:
     assert submit(folder).code == 0
-    gone = parts(output)[1]
-    (output / gone).unlink()
+    deleted = parts(output)[1]
+    (output / deleted).unlink()
     assert bei("verify", output).code == 1
     assert rows_of(submit(folder, "--json")) == (30, 10, 20)
-    assert gone in parts(output)
+    assert deleted in parts(output)
     assert bei("verify", output).code == 0
 
 
-def test_a_part_that_no_plan_asks_for_is_swept_by_the_next_submit(
+def test_a_part_that_no_plan_contains_is_deleted_by_the_next_submit(
     submit: Bei, bei: Bei, folder: Path, output: Path
 ) -> None:
     assert submit(folder).code == 0
@@ -268,57 +268,59 @@ def long_corpus(tmp_path: Path) -> Path:
     return write_parquet(tmp_path / "long.parquet", 1500, row_group=1500)
 
 
-def stopped_after_first_parts(corpus: Path, output: Path, how: signal.Signals) -> tuple[int, str]:
+def stopped_after_first_parts(
+    corpus: Path, output: Path, signum: signal.Signals
+) -> tuple[int, str]:
     """Submit in a process of its own and stop it as soon as something is committed."""
-    words = (*HERE, "--rows-per-shard", 10, "--output", output)
+    words = (*LOCAL, "--rows-per-shard", 10, "--output", output)
     process = spawn("submit", corpus, *words)
     until = time.monotonic() + 60
     while not list(output.glob("*.arrow")):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < until, "no part within a minute"
         time.sleep(0.005)
-    process.send_signal(how)
+    process.send_signal(signum)
     out, err = process.communicate(timeout=60)
     assert "Traceback" not in err, err
     return process.returncode, out + err
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_job_stopped_in_the_middle_goes_on_with_the_same_command(
-    submit: Bei, bei: Bei, long_corpus: Path, tmp_path: Path, how: signal.Signals
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_job_stopped_in_the_middle_resumes_with_the_same_command(
+    submit: Bei, bei: Bei, long_corpus: Path, tmp_path: Path, signum: signal.Signals
 ) -> None:
     out = tmp_path / "out"
-    code, said = stopped_after_first_parts(long_corpus, out, how)
-    if how is signal.SIGKILL:
+    code, printed = stopped_after_first_parts(long_corpus, out, signum)
+    if signum is signal.SIGKILL:
         assert code == -signal.SIGKILL
     else:
         assert code == 130
-        assert "rows are committed" in said
-        assert "same command" in said
-    there = len(parts(out))
-    assert 0 < there < 150, "it was not stopped in the middle"
+        assert "rows are committed" in printed
+        assert "same command" in printed
+    committed = len(parts(out))
+    assert 0 < committed < 150, "it was not stopped in the middle"
     assert bei("files", out).code == 1
     status = bei("status", out, "--json").json
-    assert (status["state"], status["rows"]["done"]) == ("running", there * 10)
+    assert (status["state"], status["rows"]["done"]) == ("running", committed * 10)
     done = submit(long_corpus, "--output", out, "--json")
-    assert rows_of(done) == (1500, 1500 - there * 10, there * 10)
+    assert rows_of(done) == (1500, 1500 - committed * 10, committed * 10)
     assert ids(bei, out) == expected_ids(1500, 0)
     assert bei("verify", out).code == 0
-    assert not list((out / "_bei/tmp").iterdir()) or how is signal.SIGKILL
+    assert not list((out / "_bei/tmp").iterdir()) or signum is signal.SIGKILL
 
 
 def test_two_processes_on_the_same_output_at_once_both_succeed(
     bei: Bei, long_corpus: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    words = ("submit", long_corpus, *HERE, "--rows-per-shard", 50, "--output", out)
+    words = ("submit", long_corpus, *LOCAL, "--rows-per-shard", 50, "--output", out)
     processes = [spawn(*words), spawn(*words)]
     ended = [(process.communicate(timeout=100), process.returncode) for process in processes]
     assert [code for _, code in ended] == [0, 0], ended
-    said = [json.loads(out) for (out, _), _ in ended]
-    assert {one["job"] for one in said} == {said[0]["job"]}
-    # Whoever commits a part first computed it: together they computed each row once.
-    assert sum(one["rows"]["computed"] for one in said) == 1500
+    summaries = [json.loads(out) for (out, _), _ in ended]
+    assert {summary["job"] for summary in summaries} == {summaries[0]["job"]}
+    # The process that commits a part first computed it: together they computed each row once.
+    assert sum(summary["rows"]["computed"] for summary in summaries) == 1500
     assert ids(bei, out) == expected_ids(1500, 0)
     assert bei("verify", out).code == 0
 
@@ -328,7 +330,7 @@ def test_two_processes_with_different_options_cannot_share_an_output(
 ) -> None:
     corpus = write_parquet(tmp_path / "c.parquet", 50)
     out = tmp_path / "out"
-    words = ("submit", corpus, *HERE, "--output", out)
+    words = ("submit", corpus, *LOCAL, "--output", out)
     processes = [spawn(*words), spawn(*words, "--dimensions", 8)]
     codes = sorted(process.wait(timeout=100) for process in processes)
     for process in processes:
@@ -349,7 +351,7 @@ def test_a_file_that_changes_every_night_never_leaves_a_stray_row(
         assert bei("verify", output).code == 0
 
 
-def test_quarantined_rows_of_a_file_that_was_mended_are_quarantined_no_more(
+def test_quarantined_rows_of_a_file_that_was_fixed_are_not_quarantined_any_more(
     submit: Bei, bei: Bei, folder: Path, output: Path
 ) -> None:
     write_parquet(folder / "b.parquet", 10, seed=1, text=[None, *texts(9)])

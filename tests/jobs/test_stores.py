@@ -46,7 +46,7 @@ def test_an_output_goes_to_any_store_and_a_second_run_finds_it_there(
     assert rows == [f"0-{row}" for row in range(20)]
 
 
-def test_a_part_deleted_from_any_store_is_brought_back_and_a_stray_one_goes(
+def test_a_part_deleted_from_any_store_is_computed_again_and_a_stray_one_is_deleted(
     submit: Bei, bei: Bei, corpus: Path, store_uri: str
 ) -> None:
     words = (corpus, "--output", store_uri, "--rows-per-shard", 10, "--max-failed-rows", 1)

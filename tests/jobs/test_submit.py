@@ -145,7 +145,7 @@ def test_a_glob_takes_what_it_matches(submit: Bei, bei: Bei, tmp_path: Path) -> 
         ("s3://bucket/corpus.parquet", "s3://bucket/corpus.embed"),
     ],
 )
-def test_the_output_lies_beside_the_input(given: str, expected: str) -> None:
+def test_the_output_is_next_to_the_input(given: str, expected: str) -> None:
     assert default_output([given], "embed") == expected
 
 
@@ -318,7 +318,9 @@ def test_dimensions_keep_the_first_ones_at_unit_length(
     np.testing.assert_allclose(short, cut, atol=1e-6)
 
 
-def test_output_dtypes_are_what_they_say(submit: Bei, bei: Bei, tmp_path: Path) -> None:
+def test_output_dtypes_have_the_types_and_values_of_their_names(
+    submit: Bei, bei: Bei, tmp_path: Path
+) -> None:
     corpus = write_parquet(tmp_path / "c.parquet", 9, text=[None, *texts(8)])
     tables = {}
     for dtype in ("float32", "float16", "int8", "binary"):
@@ -363,7 +365,7 @@ def test_a_prompt_is_put_before_each_text(submit: Bei, bei: Bei, tmp_path: Path)
     np.testing.assert_array_equal(vectors(found), vectors(expected))
 
 
-def test_a_prompt_can_be_named_and_an_unknown_one_names_those_there_are(
+def test_a_prompt_can_be_named_and_an_unknown_one_names_the_existing_ones(
     submit: Bei, bei: Bei, tmp_path: Path
 ) -> None:
     model = Path(TINY).parent / "e5_xlmr"
@@ -459,9 +461,7 @@ def test_many_small_files_share_batches(
     assert len(batches) < 8
 
 
-def test_a_file_without_rows_among_others_is_no_hindrance(
-    submit: Bei, bei: Bei, tmp_path: Path
-) -> None:
+def test_a_file_without_rows_among_others_is_skipped(submit: Bei, bei: Bei, tmp_path: Path) -> None:
     write_parquet(tmp_path / "data/a.parquet", 3)
     write_parquet(tmp_path / "data/b.parquet", 0, id=pa.array([], pa.string()),
                   text=pa.array([], pa.string()))  # fmt: skip

@@ -34,7 +34,7 @@ def rows_of(bei: Bei, output: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def test_rerank_writes_beside_the_input_what_the_manual_says(
+def test_rerank_writes_the_documented_schema_next_to_the_input(
     bei: Bei, submit: Bei, tmp_path: Path
 ) -> None:
     path = corpus(tmp_path, id=["a", "b"], query=QUERIES, documents=DOCUMENTS)
@@ -136,7 +136,7 @@ def test_pairs_are_read_from_csv_and_score_as_in_lists(
     np.testing.assert_allclose(pairs, scores, atol=1e-5)
 
 
-def test_a_row_with_a_hole_is_quarantined_and_the_others_are_scored(
+def test_a_row_with_a_null_is_quarantined_and_the_others_are_scored(
     bei: Bei, submit: Bei, tmp_path: Path
 ) -> None:
     path = corpus(tmp_path, query=["a", None, "c", "d"], documents=[["x"], ["y"], ["z", None], []])

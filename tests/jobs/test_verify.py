@@ -30,14 +30,14 @@ def output(finished: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def problems(bei: Bei, output: Path) -> Callable[[], list[str]]:
-    """What `verify` finds, by both of its faces."""
+    """The problems that `verify` reports, checked in both of its output formats."""
 
     def found() -> list[str]:
-        told, shown = bei("verify", output, "--json"), bei("verify", output)
-        assert set(told.json) == {"ok", "job", "rows", "parts", "precisions", "problems"}
-        listed: list[str] = told.json["problems"]
-        assert told.json["ok"] is (not listed)
-        assert told.code == shown.code == (1 if listed else 0)
+        reported, shown = bei("verify", output, "--json"), bei("verify", output)
+        assert set(reported.json) == {"ok", "job", "rows", "parts", "precisions", "problems"}
+        listed: list[str] = reported.json["problems"]
+        assert reported.json["ok"] is (not listed)
+        assert reported.code == shown.code == (1 if listed else 0)
         assert all(problem in shown.out for problem in listed)
         assert "Traceback" not in shown.err
         return listed
@@ -52,7 +52,7 @@ def part(output: Path, index: int = 1) -> Path:
 def rewrite(
     path: Path, change: Callable[[pa.Table], pa.Table] = lambda table: table, **values: Any
 ) -> None:
-    """Write a part anew as a worker of ours would, checksum and all, with something changed."""
+    """Write a part anew as a worker would, with a correct checksum, but with something changed."""
     info = read_info(Output(str(path.parent)).directory, path.name)
     with pa.ipc.open_file(path) as reader:
         table = reader.read_all()
@@ -87,8 +87,8 @@ def test_a_finished_output_is_sound(
     problems: Callable[[], list[str]], bei: Bei, output: Path
 ) -> None:
     assert problems() == []
-    told = bei("verify", output, "--json").json
-    assert (told["rows"], told["parts"], told["precisions"]) == (30, 3, ["float32"])
+    report = bei("verify", output, "--json").json
+    assert (report["rows"], report["parts"], report["precisions"]) == (30, 3, ["float32"])
     assert bei("verify", output).out == "ok: 30 rows in 3 parts, each exactly once\n"
 
 
@@ -267,11 +267,11 @@ def test_a_damaged_plan_is_an_error_that_names_it(bei: Bei, output: Path) -> Non
     assert plan.name in failed.err
 
 
-def test_what_is_wrong_comes_with_what_to_do(bei: Bei, output: Path) -> None:
+def test_a_problem_comes_with_a_next_step(bei: Bei, output: Path) -> None:
     part(output).write_bytes(b"damaged")
-    said = bei("verify", output)
-    assert "submit" in said.out + said.err
-    assert part(output).name in said.out
+    outcome = bei("verify", output)
+    assert "submit" in outcome.out + outcome.err
+    assert part(output).name in outcome.out
 
 
 def test_an_output_without_a_finished_job_is_an_error(bei: Bei, tmp_path: Path) -> None:
