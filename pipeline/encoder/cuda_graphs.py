@@ -19,8 +19,8 @@ from torch import Tensor
 
 from pipeline.encoder.device.graph_capture import capture
 from pipeline.encoder.device.out_of_memory import is_out_of_memory
-from pipeline.encoder.graph_shapes import Filled, Shape, fill, shape_for
-from pipeline.encoder.model.packed_batch import PackedBatch, to_device
+from pipeline.encoder.graph_shapes import Filled, GraphShape, fill, shape_for
+from pipeline.encoder.model.packed_batch import PackedBatch, pack_batch
 from pipeline.packing import Batch
 
 logger = logging.getLogger(__name__)
@@ -31,18 +31,6 @@ _CAPTURE_AT = 2
 _MAX_GRAPHS = 48
 
 Compute = Callable[[PackedBatch], Tensor]  # a packed batch → rows
-
-
-def packed(filled: Filled, shape: Shape, device: torch.device) -> PackedBatch:
-    """Copy a filled batch to a device."""
-    types = filled.type_ids
-    return PackedBatch(
-        ids=to_device(filled.ids, device),
-        cu_seqlens=to_device(filled.cu_seqlens, device),
-        offsets=filled.cu_seqlens.tolist(),
-        max_seqlen=shape.max_seqlen,
-        type_ids=None if types is None else to_device(types.astype(np.int32), device),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +58,8 @@ class CudaGraphs:
         self._device = device
         self._per_token = per_token
         self._limit = limit
-        self._seen: Counter[tuple[Shape, bool]] = Counter()
-        self._captured: dict[tuple[Shape, bool], _Captured] = {}
+        self._seen: Counter[tuple[GraphShape, bool]] = Counter()
+        self._captured: dict[tuple[GraphShape, bool], _Captured] = {}
         self._stream: Any = None  # where graphs are captured
         self._pool: Any = None  # the memory that they share
         self._failed = False  # a capture failed, so no other is tried
@@ -92,14 +80,14 @@ class CudaGraphs:
         rows = batch.tokens if self._per_token else len(batch)
         captured = self._graph_of(shape, filled)
         if captured is None:
-            return self._compute(packed(filled, shape, self._device))[:rows]
+            return self._compute(pack_batch(filled, self._device))[:rows]
         _write(captured.inputs, filled)
         captured.graph.replay()
         # A copy: the next replay overwrites the original.
         return captured.rows[:rows].clone()
 
     @property
-    def captured(self) -> tuple[Shape, ...]:
+    def captured(self) -> tuple[GraphShape, ...]:
         """The shapes that have a graph."""
         return tuple(shape for shape, _ in self._captured)
 
@@ -109,7 +97,7 @@ class CudaGraphs:
         self._seen.clear()
         self._pool = None
 
-    def _graph_of(self, shape: Shape, filled: Filled) -> _Captured | None:
+    def _graph_of(self, shape: GraphShape, filled: Filled) -> _Captured | None:
         """The graph of a shape, captured now if that is worthwhile; None if there is none."""
         key = (shape, filled.type_ids is not None)
         self._seen[key] += 1
@@ -127,12 +115,12 @@ class CudaGraphs:
                 return None
         return self._captured[key]
 
-    def _capture(self, filled: Filled, shape: Shape) -> _Captured:
+    def _capture(self, filled: Filled, shape: GraphShape) -> _Captured:
         if self._stream is None:
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        inputs = packed(filled, shape, self._device)
+        inputs = pack_batch(filled, self._device)
         graph, rows = capture(lambda: self._compute(inputs), self._stream, self._pool)
         logger.debug("captured %s", shape.name)
         return _Captured(graph, inputs, rows)

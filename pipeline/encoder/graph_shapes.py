@@ -31,7 +31,7 @@ _LENGTH_RATIO = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class GraphShape:
     """The sizes that are fixed in a graph."""
 
     tokens: int
@@ -50,12 +50,13 @@ class Filled:
 
     ids: Int32Array  # [shape.tokens]
     cu_seqlens: Int32Array  # [shape.sequences + 1]; unused entries repeat the last offset
+    max_seqlen: int  # of the shape
     type_ids: Int8Array | None  # [shape.tokens]
 
 
 def shape_for(
     tokens: int, max_seqlen: int, sequences: int, limit: int | None = None
-) -> Shape | None:
+) -> GraphShape | None:
     """The shape that a batch fits into, None if it has too many sequences for any.
 
     Args:
@@ -73,10 +74,10 @@ def shape_for(
     dummies = -(-(capacity - tokens) // longest)
     if sequences + dummies > room:
         return None
-    return Shape(capacity, longest, room)
+    return GraphShape(capacity, longest, room)
 
 
-def fill(batch: Batch, shape: Shape) -> Filled:
+def fill(batch: Batch, shape: GraphShape) -> Filled:
     """Append dummy sequences of token 0 to a batch until it has the shape's tokens.
 
     Raises:
@@ -100,7 +101,7 @@ def fill(batch: Batch, shape: Shape) -> Filled:
     if batch.type_ids is not None:
         types = np.zeros(shape.tokens, dtype=np.int8)
         types[: batch.tokens] = batch.type_ids
-    return Filled(ids, cu_seqlens, types)
+    return Filled(ids, cu_seqlens, shape.max_seqlen, types)
 
 
 def gpu_tokens(config: EncoderConfig, free_bytes: int, item_bytes: int) -> int:

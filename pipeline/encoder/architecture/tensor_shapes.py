@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
-from pipeline.encoder.checkpoint.safetensors_headers import MatchedTensors, TensorInfo, list_some
+from pipeline.encoder.checkpoint.safetensors_headers import (
+    MatchedTensors,
+    Shape,
+    TensorInfo,
+    list_some,
+)
 from pipeline.errors import CheckpointError
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

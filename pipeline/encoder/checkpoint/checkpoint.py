@@ -6,13 +6,13 @@ Nothing here imports torch, unpickles, or runs code of a checkpoint.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.encoder.checkpoint.config_values import Config
-from pipeline.encoder.checkpoint.download import fetch, is_archive, is_uri
+from pipeline.encoder.checkpoint.download import fetch, is_archive, is_uri, write_atomically
 from pipeline.encoder.checkpoint.files import NAME_CHECKPOINT, CheckpointFiles
 from pipeline.encoder.checkpoint.hub import from_hub
 from pipeline.encoder.checkpoint.safetensors_headers import weight_files
@@ -146,13 +146,8 @@ def sha256_of(file: Path, digests: Path) -> str:
         return remembered
     with real.open("rb") as handle:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    try:
-        digests.mkdir(parents=True, exist_ok=True)
-        partial = memo.with_name(f"{memo.name}.{os.getpid()}")
-        partial.write_text(digest, encoding="ascii")
-        partial.replace(memo)
-    except OSError:
-        pass
+    with suppress(OSError):
+        write_atomically(memo, digest)
     return digest
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from pipeline.encoder.checkpoint.files import CheckpointFiles
 from pipeline.encoder.checkpoint.safetensors_headers import (
+    Shape,
     TensorInfo,
     check_floats,
     read_header,
@@ -18,8 +19,6 @@ from pipeline.encoder.checkpoint.sentence_modules import (
     NormalizeModule,
 )
 from pipeline.errors import CheckpointError
-
-Shape = tuple[int, ...]
 
 
 def module_tensors(files: CheckpointFiles, step: Module) -> Mapping[str, TensorInfo]:

@@ -47,6 +47,9 @@ UNUSED_TOKEN_WEIGHTS = re.compile(r"^classifier\.(weight|bias)$")
 UNUSED_PREDICTION = re.compile(r"^(head\.(dense|norm)|decoder)\.(weight|bias)$")
 
 
+Shape = tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """The file, dtype and shape of one published tensor."""
@@ -54,7 +57,7 @@ class TensorInfo:
     name: str  # as published, before legacy names are translated
     file: Path
     dtype: str  # safetensors' own: F32, F16, BF16, I64, …
-    shape: tuple[int, ...]
+    shape: Shape
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:

@@ -6,6 +6,7 @@ Shapes: T tokens, S sequences.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.encoder.architecture.encoder_config import Reads
-from pipeline.packing import Batch
+from pipeline.packing import Int8Array, Int32Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,23 @@ def to_device(values: npt.NDArray[np.integer], device: torch.device) -> Tensor:
     return host.pin_memory().to(device, non_blocking=True)
 
 
-def pack_batch(batch: Batch, device: torch.device) -> PackedBatch:
+class HostBatch(Protocol):
+    """A batch in the host's memory, filled up to a graph's shape or not."""
+
+    @property
+    def ids(self) -> Int32Array: ...
+
+    @property
+    def cu_seqlens(self) -> Int32Array: ...
+
+    @property
+    def max_seqlen(self) -> int: ...
+
+    @property
+    def type_ids(self) -> Int8Array | None: ...
+
+
+def pack_batch(batch: HostBatch, device: torch.device) -> PackedBatch:
     """A batch of token ids on a device."""
     types = batch.type_ids
     return PackedBatch(

@@ -24,15 +24,13 @@ from torch.nn import functional
 
 from pipeline.encoder import cuda_graphs
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
-from pipeline.encoder.cuda_graphs import packed
 from pipeline.encoder.device import graph_capture
 from pipeline.encoder.device.out_of_memory import is_out_of_memory
-from pipeline.encoder.graph_shapes import Filled, Shape
 from pipeline.encoder.model import encoder
 from pipeline.encoder.model.activations import activate_
 from pipeline.encoder.model.attention import varlen_supported
 from pipeline.encoder.model.linear import PackedLinear
-from pipeline.encoder.model.packed_batch import PackedBatch
+from pipeline.encoder.model.packed_batch import HostBatch, PackedBatch, pack_batch
 from pipeline.encoder.model.varlen_kernels import Sequences
 from pipeline.packing import Batch, gather
 
@@ -326,11 +324,11 @@ def test_graphs_of_a_second_gpu_are_captured_there(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
     targets: list[Any] = []
 
-    def on_the_cpu(filled: Filled, shape: Shape, device: torch.device) -> PackedBatch:
+    def on_the_cpu(batch: HostBatch, device: torch.device) -> PackedBatch:
         targets.append(device)
-        return packed(filled, shape, cpu)
+        return pack_batch(batch, cpu)
 
-    monkeypatch.setattr(cuda_graphs, "packed", on_the_cpu)
+    monkeypatch.setattr(cuda_graphs, "pack_batch", on_the_cpu)
     captures: list[Any] = []
 
     def note(work: Any, stream: Any, pool: Any) -> tuple[Any, Tensor]:

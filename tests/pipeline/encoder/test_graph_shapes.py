@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
-from pipeline.encoder.cuda_graphs import packed
-from pipeline.encoder.graph_shapes import Shape, fill, gpu_tokens, shape_for
+from pipeline.encoder.graph_shapes import GraphShape, fill, gpu_tokens, shape_for
+from pipeline.encoder.model.packed_batch import pack_batch
 from pipeline.packing import Batch, gather
 
 NAMES = sorted(p.name for p in GOLDENS.iterdir() if p.is_dir())
@@ -63,7 +63,7 @@ def test_batches_of_equal_lengths_always_have_a_shape_and_waste_little(
 
 def test_batches_that_fill_a_budget_of_one_length_share_one_shape() -> None:
     shapes = {shape_for(16_384 - spare, 100, 165) for spare in range(0, 100)}
-    assert shapes == {Shape(16_384, 128, 1024)}
+    assert shapes == {GraphShape(16_384, 128, 1024)}
 
 
 def test_many_sequences_that_are_short_beside_the_longest_have_no_shape() -> None:
@@ -73,9 +73,9 @@ def test_many_sequences_that_are_short_beside_the_longest_have_no_shape() -> Non
 @pytest.mark.parametrize("wrong", ["tokens", "length", "sequences"])
 def test_a_batch_is_never_forced_into_a_shape(wrong: str) -> None:
     shapes = {
-        "tokens": Shape(256, 512, 64),
-        "length": Shape(512, 128, 64),
-        "sequences": Shape(512, 512, 2),
+        "tokens": GraphShape(256, 512, 64),
+        "length": GraphShape(512, 128, 64),
+        "sequences": GraphShape(512, 512, 2),
     }
     with pytest.raises(ValueError, match="do not fit"):
         fill(_batch([200, 150, 50]), shapes[wrong])
@@ -95,12 +95,12 @@ def test_a_filled_batch_gives_the_rows_of_the_batch_alone(
     ((_, expected),) = engine.run([batch])
     filled = fill(batch, shape)
     with torch.inference_mode():
-        rows = engine.rows(packed(filled, shape, torch.device("cpu"))).numpy()
+        rows = engine.rows(pack_batch(filled, torch.device("cpu"))).numpy()
         # What the dummies hold must not matter.
         ids = filled.ids.copy()
         ids[batch.tokens :] = 7
         other = replace(filled, ids=ids)
-        again = engine.rows(packed(other, shape, torch.device("cpu"))).numpy()
+        again = engine.rows(pack_batch(other, torch.device("cpu"))).numpy()
     count = batch.tokens if engine.per_token else len(batch)
     np.testing.assert_allclose(rows[:count], expected, rtol=0, atol=2e-5)
     np.testing.assert_allclose(again[:count], rows[:count], rtol=0, atol=2e-5)
