@@ -54,7 +54,7 @@ def read_job_file(ctx: click.Context, _: click.Parameter, value: Path | None) ->
         settings = tomllib.loads(value.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"the job file {value} cannot be read: {error}") from error
-    known = {param.name for param in ctx.command.params} - {"job_file", "bei_config"}
+    option_names = {param.name for param in ctx.command.params} - {"job_file", "bei_config"}
     defaults = {key.replace("-", "_"): setting for key, setting in settings.items()}
     for key, setting in defaults.items():
         items = setting if isinstance(setting, list) else [setting]
@@ -65,8 +65,8 @@ def read_job_file(ctx: click.Context, _: click.Parameter, value: Path | None) ->
                 f"{value} sets {key.replace('_', '-')} to {setting!r}",
                 hint="give one value; only inputs and keep take lists of strings",
             )
-    if unknown := sorted(set(defaults) - known):
-        options = ", ".join(sorted(name.replace("_", "-") for name in known if name))
+    if unknown := sorted(set(defaults) - option_names):
+        options = ", ".join(sorted(name.replace("_", "-") for name in option_names if name))
         raise UsageError(
             f"{value} sets {', '.join(unknown)}, which `{ctx.command.name}` does not have",
             hint=f"give one of {options}",

@@ -5,7 +5,7 @@ from what the workers remember. Keys:
 
     bei:jobs                 hash    job id → JobRef as JSON: every job submitted to this broker
     bei:open                 set     ids of the jobs that workers reconcile until they end
-    bei:turn:<job>           string  set while the job was reconciled a moment ago
+    bei:turn:<job>           string  exists for a while after the job was reconciled
     bei:worker:<host>:<pid>  string  WorkerInfo as JSON; expires without a heartbeat
     bei:job:<job>:…                  see `workers.span_ledger` and `workers.live_counters`
 

@@ -133,8 +133,8 @@ def check_version(run: Run, plan: Plan) -> None:
         OutputConflict: the run was planned by a version whose results differ.
     """
     for shard in plan.shards(range(min(1, len(plan)))):
-        id_here = shard_id(run.spec.space, schema_hash(run.kept), shard.file, shard.cut)
-        if id_here != shard.id:
+        expected_id = shard_id(run.spec.space, schema_hash(run.kept), shard.file, shard.cut)
+        if expected_id != shard.id:
             raise OutputConflict(
                 f"run {run.n} was planned by a version of bei-jobs whose results differ",
                 hint="run the same version of bei-jobs on every machine of the fleet",

@@ -70,7 +70,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class _Tally:
-    """Counts of what this process did."""
+    """Counts of shards and rows, as this process saw them."""
 
     reused_rows: int
     shards_ended: int  # including those that were already committed
@@ -104,9 +104,9 @@ class _Tally:
 def run_in_foreground(
     prepared: Prepared, settings: Settings, devices: tuple[str, ...], observer: Observer
 ) -> Outcome:
-    """Run a prepared job on this machine, after any other process that uses the same output.
+    """Run a prepared job on this machine; wait first for other processes on the same output.
 
-    Ctrl-C or SIGTERM stops it between two batches, a second signal stops it at once.
+    Ctrl-C or SIGTERM stops it between two batches, a second signal at once.
 
     Args:
         prepared: not finished.

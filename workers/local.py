@@ -29,9 +29,7 @@ class LocalRun:
     cache_dir: Path | None
     should_stop: Callable[[], bool]
     on_batch: OnBatch
-    on_choices: Callable[[Choices], None] = lambda choices: (
-        None
-    )  # called for each engine that is loaded
+    on_choices: Callable[[Choices], None] = lambda choices: None  # for each loaded engine
     card: ModelCard | None = None  # of the model, if it was just read
 
 

@@ -59,7 +59,7 @@ class Reconciled:
 
 
 def reconcile(broker: Broker, output: Output, run: Run, plan: Plan | None = None) -> Reconciled:
-    """Send what a job is missing, or finish, fail or close it.
+    """Send the missing shards of a job; finish it if complete, fail it if hopeless.
 
     Args:
         broker: where its messages go.
@@ -138,8 +138,8 @@ class _Snapshot:
 
 
 def _take_snapshot(broker: Broker, output: Output, run: Run, plan: Plan) -> _Snapshot:
-    # Outstanding spans are read first and commits last: a shard that is committed in between is
-    # then not sent twice.
+    # Outstanding spans are read first and commits last, so that a shard that is committed in
+    # between is not sent again.
     empty = broker.queue_is_empty()
     with broker.ledger(run.job) as ledger:
         outstanding = ledger.outstanding(broker.patience_seconds, queue_is_empty=empty)

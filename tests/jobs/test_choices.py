@@ -11,7 +11,7 @@ from corpora import GOLDENS, TINY, write_parquet
 
 from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL
 
-#: What `submit` chooses here where nothing is asked for.
+# What `submit` chooses for this corpus by default.
 CHOSEN = {
     "output", "id-column", "text-column", "max-length", "device", "precision", "token-budget",
 }  # fmt: skip
