@@ -1,0 +1,1 @@
+"""bei-jobs from Python."""

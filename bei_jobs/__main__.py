@@ -1,0 +1,44 @@
+"""Where the command line starts: `bei-jobs`, `python -m bei_jobs`, and what `bei_jobs` runs.
+
+Python puts the working directory and PYTHONPATH before what is installed, and many a project has a
+`jobs/`, `workers/` or `pipeline/` of its own. This file imports none of ours before it has put its
+own installation in front. Processes that are spawned from here inherit the order.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    put_own_installation_first()
+    from jobs.cli import main as run
+
+    run()
+
+
+def put_own_installation_first() -> None:
+    """Order `sys.path`: the standard library, the directory that holds this package, the rest.
+
+    Not before the standard library: that directory is site-packages as a rule, where old backports
+    such as `uuid` and `argparse` lie about, which break whatever imports them.
+    """
+    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    standard = [entry for entry in sys.path if _is_standard_library(entry)]
+    rest = [entry for entry in sys.path if entry not in (*standard, own)]
+    sys.path[:] = [*standard, own, *rest]
+
+
+def _is_standard_library(entry: str) -> bool:
+    archive = f"python{sys.version_info.major}{sys.version_info.minor}.zip"
+    return (
+        entry == os.path.dirname(os.__file__)
+        or os.path.basename(entry) == "lib-dynload"
+        or os.path.basename(entry) == archive
+    )
+
+
+if __name__ == "__main__":
+    main()
