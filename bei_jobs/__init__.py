@@ -1,4 +1,4 @@
-"""bei-jobs from Python: submit a job, wait for it, read what it left.
+"""bei-jobs from Python: submit a job, wait for it, read its output.
 
     import bei_jobs
 
@@ -6,8 +6,9 @@
     print(job.wait().rows.computed)
     table = bei_jobs.read(job.output).to_table(columns=["id", "embedding"])
 
-Everything runs in processes of its own. Importing this loads neither PyTorch nor Celery, and none
-of the packages `jobs`, `workers` and `pipeline`, so that a program may have its own of these names.
+Every call runs the command line in a process of its own. Importing bei_jobs loads neither PyTorch
+nor Celery, and none of the packages `jobs`, `workers` and `pipeline`, so that a program may have
+packages of these names.
 """
 
 from bei_jobs.errors import AccessDenied as AccessDenied

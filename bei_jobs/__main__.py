@@ -1,8 +1,8 @@
-"""Where the command line starts: `bei-jobs`, `python -m bei_jobs`, and what `bei_jobs` runs.
+"""Where the command line starts: `bei-jobs`, `python -m bei_jobs`, and every call of `bei_jobs`.
 
-Python puts the working directory and PYTHONPATH before what is installed, and many a project has a
-`jobs/`, `workers/` or `pipeline/` of its own. This file imports none of ours before it has put its
-own installation in front. Processes that are spawned from here inherit the order.
+Python looks in the working directory and in PYTHONPATH before it looks among installed packages,
+and many projects have a `jobs/`, `workers/` or `pipeline/` of their own. So nothing of ours is
+imported before our installation comes first. Spawned processes inherit the order.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def main() -> None:
 def put_own_installation_first() -> None:
     """Order `sys.path`: the standard library, the directory that holds this package, the rest.
 
-    Not before the standard library: that directory is site-packages as a rule, where old backports
-    such as `uuid` and `argparse` lie about, which break whatever imports them.
+    Not before the standard library: the directory is usually site-packages, and obsolete backports
+    there, such as the `uuid` for Python 2, would break everything that imports them.
     """
     own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     standard = [entry for entry in sys.path if _is_standard_library(entry)]

@@ -1,7 +1,7 @@
-"""`bei-jobs WORDS… --json` in a process of its own: what it says, and how it is stopped.
+"""`bei-jobs COMMAND --json` in a process of its own: start it, read its answer, stop it.
 
-Whatever a job loads (PyTorch, Celery, CUDA) stays there. The process leads a session of its own: a
-notebook's or a terminal's interrupt reaches it only through whoever waits for it.
+Whatever a job loads (PyTorch, Celery, CUDA) stays in that process. It leads a session of its own,
+so that the Ctrl-C of a terminal or a notebook reaches it only through `Child.wait`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TAIL_LINES = 10
 
 
 class StillRunning(Exception):
-    """The time to wait is over, and the process goes on."""
+    """The timeout is over, and the process still runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +56,29 @@ class Ended:
         """The JSON object on stdout.
 
         Raises:
-            BeiJobsError: what the process reported, in the class that it named.
+            BeiJobsError: the error that the process reported, of the class that it named.
         """
-        said = self._said()
-        if said is None or "error" in said:
+        answer = self._answer()
+        if answer is None or "error" in answer:
             raise self.error()
-        return said
+        return answer
 
     def error(self) -> BeiJobsError:
-        """What the process reported; its last words where it came to no report."""
-        said = self._said() or {}
-        if "error" in said:
-            return _kind(said.get("type", ""))(said["error"], hint=said.get("hint", ""))
+        """The error that the process reported; without a report, the last lines on stderr."""
+        answer = self._answer() or {}
+        if "error" in answer:
+            return _kind(answer.get("type", ""))(answer["error"], hint=answer.get("hint", ""))
         return BeiJobsError(
-            f"bei-jobs ended with {self.how} and no answer; its last words:\n{self.tail}",
+            f"bei-jobs ended with {self.how} and no answer; the end of its stderr:\n{self.tail}",
             hint="a bug or a broken installation; or somebody ended it, or memory ran out",
         )
 
-    def _said(self) -> dict[str, Any] | None:
+    def _answer(self) -> dict[str, Any] | None:
         try:
-            said = json.loads(self.out)
+            answer = json.loads(self.out)
         except ValueError:
             return None
-        return said if isinstance(said, dict) else None
+        return answer if isinstance(answer, dict) else None
 
 
 def _kind(name: str) -> type[BeiJobsError]:
@@ -87,12 +87,12 @@ def _kind(name: str) -> type[BeiJobsError]:
 
 
 class Child:
-    """One process. It goes on when this object is dropped, and is told to stop as Python exits."""
+    """One process. It outlives this object; when Python exits, it is told to stop."""
 
     def __init__(
         self, words: Sequence[str], environment: Mapping[str, str], descriptors: Sequence[int] = ()
     ) -> None:
-        # Files, not pipes: nobody has to read them for the process to go on, and it may outlive us.
+        # Files, not pipes: a process that nobody reads from, or that outlives us, must not block.
         self._out, self._err = _new_file(), _new_file()
         for file in (self._out, self._err):
             weakref.finalize(self, file.close)
@@ -111,15 +111,15 @@ class Child:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this process started it; a fork of that one has no children to wait for."""
+        """Whether it is a child of this very process, not of the one that this was forked from."""
         return self._owner == os.getpid()
 
     def is_running(self) -> bool:
-        """Whether there is something to wait for."""
+        """Whether it is ours and has not ended."""
         return self.is_ours and self._popen.poll() is None
 
     def err(self) -> str:
-        """What it has said on stderr so far."""
+        """What it has written to stderr so far."""
         return _text(self._err.fileno())
 
     def wait(self, timeout: float | None = None) -> Ended:
@@ -129,7 +129,7 @@ class Child:
             timeout: seconds; None waits for ever.
 
         Raises:
-            StillRunning: the time is over.
+            StillRunning: the timeout is over.
         """
         try:
             code = self._popen.wait(timeout)
@@ -153,8 +153,8 @@ class Child:
             raise
 
     def tell_to_stop(self) -> None:
-        """As Ctrl-C does. Not by SIGINT, to which a process is deaf whose parent ignores it, as
-        those of pools and of background shells do.
+        """As Ctrl-C does, but by SIGTERM: a process inherits that its parent ignores SIGINT, as
+        workers of pools and background jobs of shells do.
         """
         self._popen.terminate()
 
@@ -183,16 +183,16 @@ def ask(*words: str, broker: str | None = None, timeout: float | None = None) ->
 
 
 def start(*words: str, broker: str | None = None) -> tuple[Child, dict[str, Any] | None]:
-    """Start `submit` and listen until its run is planned.
+    """Start `submit` and wait until its run is planned.
 
     Returns:
-        The process, and what it said of the run; None where it ends without one.
+        The process, and the run as `jobs.notify` describes it; None where planning failed.
     """
     reader, writer = os.pipe()
     with open(reader, "rb") as notified:
         try:
-            said_where = {"BEI_JOBS_NOTIFY_FD": str(writer)}
-            child = Child(("submit", "--json", *words), _environment(broker) | said_where, [writer])
+            environment = {**_environment(broker), "BEI_JOBS_NOTIFY_FD": str(writer)}
+            child = Child(("submit", "--json", *words), environment, [writer])
         finally:
             os.close(writer)
         try:
@@ -212,11 +212,11 @@ def _new_file() -> IO[bytes]:
 
 
 def _text(descriptor: int) -> str:
-    # At a position of its own: that of the descriptor is shared with the process that writes.
+    # Not by read and seek: the position is shared with the process that writes.
     return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
 
 
-#: Those not seen to end yet. Held here so that a job goes on when nobody holds it.
+#: Children that have not been seen to end.
 _running: set[Child] = set()
 
 

@@ -23,11 +23,11 @@ _GO_ON = "what is committed stays; the same submit goes on where it was"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run on one output. It may be pickled: what comes out is attached, as by `bei_jobs.job`.
+    """One run on one output. Unpickled, it is what `bei_jobs.job` returns: without its process.
 
-    A job without a broker runs in a process of its own that belongs to the one that submitted it:
-    it goes on when this object is dropped, stops between two batches when `wait` is interrupted or
-    Python exits, and runs to its end where Python is killed. A job on a broker belongs to nobody.
+    A job without a broker belongs to the program that submitted it. It goes on when this object is
+    dropped, stops after its batch when `wait` is interrupted or Python exits, and runs to its end
+    when Python is killed. A job on a broker is not affected by any of this.
     """
 
     id: str
@@ -40,21 +40,20 @@ class Job:
     def wait(self, timeout: float | None = None) -> JobStatus:
         """Wait until the job is done.
 
-        Whatever interrupts it (Ctrl-C, or what Airflow and Dagster raise when they end a task)
-        stops a job that runs here, as Ctrl-C does on the command line, and leaves one on a broker
-        alone.
+        An interrupt (Ctrl-C, or what Airflow and Dagster raise to end a task) stops a job that
+        runs here after its batch; a job on a broker goes on.
 
         Args:
             timeout: seconds; None waits for ever.
 
         Returns:
-            How it ended. Rows that could not be computed are no failure: see `rows.failed`.
+            The final status. Rows that could not be computed are counted in `rows.failed`.
 
         Raises:
             JobFailed: it failed or was cancelled, with reason and hint.
             Interrupted: it was stopped; the same submit goes on where it was.
-            TimeoutError: it is not done, and goes on.
-            BeiJobsError: what else it met: a store, a model, a device.
+            TimeoutError: it is not done; it goes on.
+            BeiJobsError: any other error of the command, such as StorageError.
         """
         if self._child is not None and self._child.is_ours:
             return self._of_child(self._child, timeout)
@@ -73,10 +72,10 @@ class Job:
     def cancel(self) -> JobStatus:
         """Stop the job, wherever it runs; what is committed stays.
 
-        Whatever computes it notices within seconds, and ends after its batch.
+        The processes that compute it notice within seconds and end after their batch.
 
         Returns:
-            How it stands: cancelled, or done where it was done before.
+            The status: cancelled, or done if the job was done before.
 
         Raises:
             BeiJobsError: its store is out of reach.
@@ -84,7 +83,7 @@ class Job:
         return JobStatus.of(self._ask("cancel"))
 
     def log(self) -> str:
-        """What the job's process has said on stderr so far; "" of a job that runs elsewhere."""
+        """The stderr of the job's process so far; "" for a job that another program submitted."""
         return "" if self._child is None else self._child.err()
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -111,7 +110,7 @@ class Job:
         if -ended.code in (signal.SIGTERM, signal.SIGINT):  # before it could stop by itself
             return Interrupted(message, hint=_GO_ON)
         return JobFailed(
-            f"{message}; its last words:\n{ended.tail}" if ended.tail else message,
+            f"{message}; the end of its stderr:\n{ended.tail}" if ended.tail else message,
             hint=f"{_GO_ON}. If memory ran out, with a lower token_budget",
         )
 
@@ -129,7 +128,9 @@ class Job:
         return TimeoutError(f"the job {self.id} is not done after {timeout:g} s; it goes on")
 
     def _ask(self, *command: str, timeout: float | None = None) -> dict[str, Any]:
-        """Ask by id, which names this run and no other; else by output, where it is the newest."""
+        """Ask by id, which names exactly this run; if it is unknown here, by the output, as long as
+        this run is its newest.
+        """
         try:
             return ask(*command, self.id, broker=self.broker, timeout=timeout)
         except NotFound:
@@ -142,14 +143,14 @@ class Job:
 def submit(inputs: PathLike | Sequence[PathLike] = (), **options: Unpack[SubmitOptions]) -> Job:
     """Plan a job and start it: `bei-jobs submit`, in a process of its own.
 
-    The same call again goes on where the last one was, and computes only what is missing.
+    The same call again goes on where the last one stopped, and computes only what is missing.
 
     Args:
         inputs: files, directories, globs or URIs; none where `job_file` names them.
         options: as on the command line, with underscores.
 
     Returns:
-        The job, as soon as it is planned and runs, or is on the broker's queue.
+        The job, as soon as it is planned and running, or on the broker's queue.
 
     Raises:
         UsageError: options that do not make sense, alone or together.
@@ -180,5 +181,5 @@ def job(job: PathLike, broker: str | None = None) -> Job:
         NotFound: there is none.
         BeiJobsError: the store or the broker is out of reach.
     """
-    said = ask("status", "--", os.fspath(job), broker=broker)
-    return Job(said["job"], said["output"], said["run"], broker)
+    status = ask("status", "--", os.fspath(job), broker=broker)
+    return Job(status["job"], status["output"], status["run"], broker)

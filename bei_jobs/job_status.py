@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 from bei_jobs.errors import JobFailed
-
-Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shards:
-    """How many pieces of work, by what became of them."""
+    """Counts of shards, the units of work."""
 
     total: int
     done: int
@@ -22,7 +20,7 @@ class Shards:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """How many rows, by what became of them. `failed` rows are quarantined; known at the end."""
+    """Counts of rows. The `failed` ones are quarantined; how many is known at the end."""
 
     total: int
     done: int
@@ -41,8 +39,20 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A value that was chosen for the user, and why."""
+
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatus:
-    """State and counts of one run. Failed rows, tokens and seconds are known at the end."""
+    """State and counts of one run. Failed rows, tokens and seconds are known at the end.
+
+    `choices` maps an option to what was chosen for it. Only the process that runs the job knows
+    them, so they are there after `wait` on a job that was submitted here, and empty otherwise.
+    """
 
     job: str
     output: str
@@ -56,6 +66,7 @@ class JobStatus:
     model: Model
     reason: str = ""
     hint: str = ""
+    choices: Mapping[str, Choice] = field(default_factory=dict, hash=False)
 
     @property
     def final(self) -> bool:
@@ -63,22 +74,26 @@ class JobStatus:
         return self.state in ("done", "failed", "cancelled")
 
     @classmethod
-    def of(cls, said: Mapping[str, Any]) -> JobStatus:
-        """From the JSON object; keys of a newer version are passed over."""
+    def of(cls, answer: Mapping[str, Any]) -> JobStatus:
+        """From the JSON of `bei-jobs status`; keys of a newer version are ignored."""
         return cls(
             **{
-                **known(cls, said),
-                "shards": Shards(**known(Shards, said["shards"])),
-                "rows": Rows(**known(Rows, said["rows"])),
-                "model": Model(**known(Model, said["model"])),
+                **known(cls, answer),
+                "shards": Shards(**known(Shards, answer["shards"])),
+                "rows": Rows(**known(Rows, answer["rows"])),
+                "model": Model(**known(Model, answer["model"])),
+                "choices": {
+                    name: Choice(**known(Choice, choice))
+                    for name, choice in answer.get("choices", {}).items()
+                },
             }
         )
 
     def or_fail(self) -> JobStatus:
-        """This, unless the job came to a bad end.
+        """This status, unless the job failed or was cancelled.
 
         Raises:
-            JobFailed: it failed or was cancelled, with reason and hint.
+            JobFailed: with reason and hint.
         """
         if self.state == "failed":
             raise JobFailed(self.reason, hint=self.hint)
@@ -90,6 +105,6 @@ class JobStatus:
         return self
 
 
-def known(kind: type[Any], said: Mapping[str, Any]) -> dict[str, Any]:
+def known(kind: type[Any], answer: Mapping[str, Any]) -> dict[str, Any]:
     """The keys that are fields of `kind`."""
-    return {field.name: said[field.name] for field in fields(kind) if field.name in said}
+    return {each.name: answer[each.name] for each in fields(kind) if each.name in answer}

@@ -14,10 +14,10 @@ PathLike: TypeAlias = str | os.PathLike[str]
 
 
 class SubmitOptions(TypedDict, total=False):
-    """The options of `bei-jobs submit`, with underscores for dashes; None leaves one as it is.
+    """The options of `bei-jobs submit`, with underscores for dashes; None is as good as unset.
 
-    docs/commands.md says what each means. Not among them are --json and --quiet, which are always
-    given, and --wait: that is `Job.wait`.
+    docs/commands.md explains each. Left out are --json and --quiet, which are always given, and
+    --wait, for which there is `Job.wait`.
     """
 
     job_file: PathLike | None
@@ -54,31 +54,31 @@ class SubmitOptions(TypedDict, total=False):
     max_failed_rows: int | str | None
 
 
-#: Those that take no value.
+#: Options without a value.
 _SWITCHES = frozenset({"normalize", "raw_scores", "add", "replace", "prune"})
-#: Those switches that have a --no- form; of the others, False is the same as nothing.
+#: Switches with a --no- form. False for one of the others is as good as unset.
 _NEGATED = frozenset({"normalize"})
-#: Those that take several values, joined by commas.
+#: Options with several values, joined by commas.
 _LISTS = frozenset({"keep", "device"})
 
 
 def submit_words(
     inputs: PathLike | Sequence[PathLike], options: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """What to type after `bei-jobs submit`.
+    """The words after `bei-jobs submit`.
 
     Raises:
-        UsageError: an option that there is not, or a value of a kind that none takes. What the
-            values mean is left to the command.
+        UsageError: an unknown option, or a value of a kind that the option cannot take. The
+            command itself checks what the values mean.
     """
     for name in options:
         if name not in SubmitOptions.__annotations__:
             raise UsageError(f"submit has no option {name!r}", hint=_advice(name))
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
-    # A broker's URL goes into the environment: it may hold a password, which `ps` would show. That
-    # there is none has to be said here, to win over a job file.
-    said = {name: value for name, value in options.items() if name != "broker" or value == ""}
-    given = [word for name, value in said.items() for word in _words(name, value)]
+    # A broker's URL goes into the environment: it may hold a password, which `ps` would show. An
+    # empty one has to be a word, to win over a job file.
+    spoken = {name: value for name, value in options.items() if name != "broker" or value == ""}
+    given = [word for name, value in spoken.items() for word in _words(name, value)]
     return (*given, "--", *(os.fspath(path) for path in paths))
 
 

@@ -1,4 +1,4 @@
-"""What a job left: its rows as a dataset, and the proof that they are all there."""
+"""The output of a job: its rows as a dataset, and the proof that they are complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What `verify` found. The output is sound where `ok`; if not, `problems` says why."""
+    """What `verify` found: whether the output is sound, and if not, the problems."""
 
     ok: bool
     job: str
@@ -29,13 +29,14 @@ class Verification:
 def read(output: PathLike) -> pyarrow.dataset.Dataset:
     """The rows of the newest finished run, in input order, from any store.
 
-    The dataset is of that run: read anew after the next one, which may drop parts.
+    The dataset stays that of this run. Call `read` again after the next one, which may delete
+    parts of this one.
 
     Args:
         output: directory or URI.
 
     Returns:
-        A dataset that reads as it is asked: `.to_table(columns=[…], filter=…)`, `.to_batches()`.
+        A lazy dataset: `.to_table(columns=[…], filter=…)`, `.to_batches()`.
 
     Raises:
         NotFound: no run is finished there.
@@ -43,15 +44,15 @@ def read(output: PathLike) -> pyarrow.dataset.Dataset:
     """
     import pyarrow.dataset
 
-    said = ask("files", "--", os.fspath(output))
-    if "://" not in said["output"]:
-        return pyarrow.dataset.dataset(said["files"], format="ipc")
+    answer = ask("files", "--", os.fspath(output))
+    if "://" not in answer["output"]:
+        return pyarrow.dataset.dataset(answer["files"], format="ipc")
     from fsspec.core import url_to_fs
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-    # Another process wrote it: what this one remembers of the directory is out of date.
-    fs, _ = url_to_fs(said["output"], use_listings_cache=False)
-    paths = [fs._strip_protocol(uri) for uri in said["files"]]
+    # Another process wrote the files: a listing that this one has cached may be out of date.
+    fs, _ = url_to_fs(answer["output"], use_listings_cache=False)
+    paths = [fs._strip_protocol(uri) for uri in answer["files"]]
     return pyarrow.dataset.dataset(paths, format="ipc", filesystem=PyFileSystem(FSSpecHandler(fs)))
 
 
@@ -65,6 +66,6 @@ def verify(output: PathLike) -> Verification:
         NotFound: no run is finished there.
         BeiJobsError: the store is out of reach.
     """
-    said = known(Verification, ask("verify", "--", os.fspath(output)))
-    lists = {name: tuple(said[name]) for name in ("precisions", "problems")}
-    return Verification(**{**said, **lists})
+    answer = known(Verification, ask("verify", "--", os.fspath(output)))
+    lists = {name: tuple(answer[name]) for name in ("precisions", "problems")}
+    return Verification(**{**answer, **lists})

@@ -94,6 +94,6 @@ def print_error(message: str, hint: str = "") -> None:
 
 def _as_json(words: Sequence[str], error: BeiJobsError, code: int) -> int:
     if "--json" in words:
-        said = {"error": error.message, "hint": error.hint, "exit_code": code}
-        click.echo(json.dumps({**said, "type": type(error).__name__}))
+        report = {"error": error.message, "hint": error.hint, "exit_code": code}
+        click.echo(json.dumps({**report, "type": type(error).__name__}))
     return code

@@ -15,11 +15,10 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from corpora import TINY
 
 import bei_jobs
 from workers.known_jobs import output_lock
-
-TINY = Path(__file__).parents[1] / "goldens" / "bert_mean"
 
 
 @pytest.fixture(scope="session")

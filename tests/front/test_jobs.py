@@ -34,6 +34,8 @@ def test_a_job_is_submitted_waited_for_and_described(
     assert (status.state, status.rows.computed, status.shards.done) == ("done", 20, 1)
     assert status.tokens > 0
     assert status.model.name.endswith("bert_mean")
+    assert status.choices["precision"].value == "float32"
+    assert status.choices["precision"].reason
     assert job.wait() == status
     assert job.status().state == "done"
 
