@@ -102,7 +102,7 @@ def test_what_is_found_beside_our_packages_hides_no_standard_library(installed: 
     # Such as a uuid for Python 2, which `pip install uuid` puts into site-packages to this day.
     (installed / "uuid.py").write_text("raise SyntaxError('Missing parentheses')\n")
     start = [sys.executable, "-P", installed / "bei_jobs" / "__main__.py"]
-    assert "no jobs are known here" in run(*start, "list")
+    assert run(*start, "list", "--json") == '{"jobs": []}\n'
 
 
 def test_a_program_that_found_us_in_a_folder_of_its_own_runs_the_command_line_of_that_folder(
