@@ -9,11 +9,13 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
 WORKDIR /app
 # The dependencies first, on empty packages: this layer stays cached while only code changes.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN mkdir pipeline workers jobs && touch pipeline/__init__.py workers/__init__.py jobs/__init__.py \
+RUN mkdir pipeline workers jobs bei_jobs \
+    && touch pipeline/__init__.py workers/__init__.py jobs/__init__.py bei_jobs/__init__.py \
     && pip install -c constraints.txt '.[s3,gcs,azure,demo]'
 COPY pipeline pipeline
 COPY workers workers
 COPY jobs jobs
+COPY bei_jobs bei_jobs
 RUN pip install --no-deps --force-reinstall .
 
 # Downloaded checkpoints; a volume here survives the container.

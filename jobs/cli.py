@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import click
 
-from pipeline.errors import BeiJobsError
+from pipeline.errors import BeiJobsError, Interrupted, UsageError
 
 #: Command → (module of jobs/, one line for --help). Modules are imported when they are run:
 #: `bei-jobs --help` and `status` must not wait for what only `submit` needs.
@@ -69,16 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = cli.main(words, prog_name="bei-jobs", standalone_mode=False)
     except BeiJobsError as error:
         print_error(error.message, error.hint)
-        code = _as_json(words, error.message, error.hint, error.exit_code)
+        code = _as_json(words, error, error.exit_code)
     except click.UsageError as error:
         error.show()
-        code = _as_json(words, error.format_message(), "", error.exit_code)
+        code = _as_json(words, UsageError(error.format_message()), error.exit_code)
     except click.ClickException as error:
         print_error(error.format_message())
-        code = _as_json(words, error.format_message(), "", error.exit_code)
+        code = _as_json(words, UsageError(error.format_message()), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         print_error("interrupted")
-        code = _as_json(words, "interrupted", "", 130)
+        code = _as_json(words, Interrupted("interrupted"), Interrupted.exit_code)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output went away: nobody is left to tell
         code = 0
@@ -92,7 +92,8 @@ def print_error(message: str, hint: str = "") -> None:
         click.echo(f"  → {hint}", err=True)
 
 
-def _as_json(words: Sequence[str], message: str, hint: str, code: int) -> int:
+def _as_json(words: Sequence[str], error: BeiJobsError, code: int) -> int:
     if "--json" in words:
-        click.echo(json.dumps({"error": message, "hint": hint, "exit_code": code}))
+        report = {"error": error.message, "hint": error.hint, "exit_code": code}
+        click.echo(json.dumps({**report, "type": type(error).__name__}))
     return code

@@ -5,8 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import pyarrow.parquet as pq
+import pytest
 from corpora import ROOT
+
+import bei_jobs
 
 
 def test_the_page_of_commands_is_up_to_date() -> None:
@@ -39,3 +44,32 @@ def test_the_table_of_models_and_the_list_that_is_printed_name_the_same() -> Non
     )
 
     assert {tuple(known) for known in TESTED_MODELS} == set(rows)
+
+
+@pytest.mark.parametrize(
+    ("page", "fence", "outputs"),
+    [
+        ("README.md", "py", ["corpus.embed"]),
+        ("docs/python.md", "python", ["corpus.embed", "articles.embed"]),
+    ],
+)
+def test_what_the_pages_show_of_bei_jobs_runs(
+    page: str, fence: str, outputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BEI_JOBS_STATE_DIR", str(tmp_path / "state"))
+    rows = pq.read_table(ROOT / "examples" / "corpus.parquet").slice(0, 20)
+    for name in ("corpus.parquet", "articles/one.parquet"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        pq.write_table(rows, tmp_path / name)
+    # Airflow itself is not here: its decorators hand the functions on, and the tasks run in turn.
+    (tmp_path / "airflow").mkdir()
+    (tmp_path / "airflow/sdk.py").write_text(
+        "def dag(**_): return lambda function: function\n"
+        "def task(function=None, **_): return function or (lambda function: function)\n"
+    )
+    text = (ROOT / page).read_text().replace("/data/", f"{tmp_path}/")
+    for block in re.findall(rf"^```{fence}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+        done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert [bei_jobs.verify(output).rows for output in outputs] == [20] * len(outputs)

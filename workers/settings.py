@@ -9,6 +9,10 @@
     BEI_JOBS_LEASE_SECONDS      how long a silent worker keeps the lease of its span
     BEI_JOBS_TASK_SECONDS       a span that runs longer counts as hung, and its process is killed;
                                 must be equal on all machines of a fleet
+    BEI_JOBS_NOTIFY_FD          an open file descriptor, 3 or above, of the program that starts
+                                `bei-jobs submit`. When the run is planned, one line of JSON is
+                                written to it (`jobs.notify`) and it is closed; if it closes
+                                without a line, planning failed
 
 This module is cheap to import: `bei-jobs --help` and `status` import it.
 """
@@ -26,6 +30,7 @@ from pipeline.errors import UsageError
 DEFAULT_LEASE_SECONDS = 30.0
 DEFAULT_TASK_SECONDS = 6 * 3600.0
 _MIN_TASK_SECONDS = 10.0
+_MIN_FD, _MAX_FD = 3, 2**31 - 1
 
 #: The connection of every client of this fleet to Redis, Celery's own included. Without a timeout
 #: a connection whose other end vanished hangs for ever.
@@ -47,6 +52,7 @@ class Settings:
     reconcile_seconds: float = 45.0
     lease_seconds: float = DEFAULT_LEASE_SECONDS
     task_seconds: float = DEFAULT_TASK_SECONDS
+    notify_fd: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -74,6 +80,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         state_dir=_directory(env, "state_dir", "XDG_STATE_HOME", home / ".local/state"),
         cache_dir=_directory(env, "cache_dir", "XDG_CACHE_HOME", home / ".cache"),
         broker=env.get("BEI_JOBS_BROKER") or None,
+        notify_fd=_descriptor(env, "notify_fd"),
         **{
             name: _seconds(env, name)
             for name in ("reconcile_seconds", "lease_seconds", "task_seconds")
@@ -103,6 +110,18 @@ def _seconds(env: Mapping[str, str], name: str) -> float:
         raise UsageError(
             f"{_variable(name)}={value!r} is not a number of seconds", hint="such as 45 or 0.5"
         ) from None
+
+
+def _descriptor(env: Mapping[str, str], name: str) -> int | None:
+    value = env.get(_variable(name))
+    if not value:
+        return None
+    if not (value.isascii() and value.isdigit() and _MIN_FD <= int(value) <= _MAX_FD):
+        raise UsageError(
+            f"{_variable(name)}={value!r} is not a file descriptor of {_MIN_FD} or above",
+            hint="0 to 2 are stdin, stdout and stderr",
+        )
+    return int(value)
 
 
 def _variable(name: str) -> str:

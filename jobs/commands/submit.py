@@ -95,6 +95,7 @@ def command(
     """
     from jobs.display import Display
     from jobs.launch import run_here, run_on_broker
+    from jobs.notify import notify
     from pipeline.planning.prepare import prepare
     from pipeline.request import Request
     from workers.devices import find_devices
@@ -110,6 +111,7 @@ def command(
     if device is not None and not broker:
         find_devices(device)  # a wrong name is reported before anything is written
     prepared = prepare(request, configuration.cache_dir)
+    notify(configuration.notify_fd, prepared.run, broker)
     display.show_choices(prepared.choices)
     if broker:
         return run_on_broker(prepared, broker, display, wait=wait)

@@ -1,0 +1,185 @@
+"""A job as its caller holds it: submitted, looked at, waited for, cancelled."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Unpack
+
+from bei_jobs.child import Child, Ended, StillRunning, ask, start
+from bei_jobs.errors import Interrupted, JobFailed, NotFound
+from bei_jobs.job_status import JobStatus
+from bei_jobs.options import PathLike, SubmitOptions, submit_words
+
+#: Between two looks at a job that another process runs: at first, and at most. Each doubles it.
+_LOOK_SECONDS = 1.0
+_LOOK_MAX_SECONDS = 15.0
+
+_GO_ON = "what is committed stays; the same submit goes on where it was"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run on one output. Unpickled, it is what `bei_jobs.job` returns: without its process.
+
+    A job without a broker belongs to the program that submitted it. It goes on when this object is
+    dropped, stops after its batch when `wait` is interrupted or Python exits, and runs to its end
+    when Python is killed. A job on a broker is not affected by any of this.
+    """
+
+    id: str
+    output: str
+    run: int
+    #: Of the fleet that runs it; "" for none, None for the one in the environment, if there is one.
+    broker: str | None = field(default=None, repr=False, compare=False)  # may hold a password
+    _child: Child | None = field(default=None, repr=False, compare=False)
+
+    def wait(self, timeout: float | None = None) -> JobStatus:
+        """Wait until the job is done.
+
+        An interrupt (Ctrl-C, or what Airflow and Dagster raise to end a task) stops a job that
+        runs here after its batch; a job on a broker goes on.
+
+        Args:
+            timeout: seconds; None waits for ever.
+
+        Returns:
+            The final status. Rows that could not be computed are counted in `rows.failed`.
+
+        Raises:
+            JobFailed: it failed or was cancelled, with reason and hint.
+            Interrupted: it was stopped; the same submit goes on where it was.
+            TimeoutError: it is not done; it goes on.
+            BeiJobsError: any other error of the command, such as StorageError.
+        """
+        if self._child is not None and self._child.is_ours:
+            return self._of_child(self._child, timeout)
+        if self.broker:
+            return JobStatus.of(self._ask("watch", "--quiet", timeout=timeout)).or_fail()
+        return self._look(timeout)
+
+    def status(self) -> JobStatus:
+        """How the job stands now, read from its output.
+
+        Raises:
+            BeiJobsError: its store or its broker is out of reach, or it is gone.
+        """
+        return JobStatus.of(self._ask("status"))
+
+    def cancel(self) -> JobStatus:
+        """Stop the job, wherever it runs; what is committed stays.
+
+        The processes that compute it notice within seconds and end after their batch.
+
+        Returns:
+            The status: cancelled, or done if the job was done before.
+
+        Raises:
+            BeiJobsError: its store is out of reach.
+        """
+        return JobStatus.of(self._ask("cancel"))
+
+    def log(self) -> str:
+        """The stderr of the job's process so far; "" for a job that another program submitted."""
+        return "" if self._child is None else self._child.err()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Without its process, which belongs to this one."""
+        return (Job, (self.id, self.output, self.run, self.broker))
+
+    def _of_child(self, child: Child, timeout: float | None) -> JobStatus:
+        try:
+            ended = child.wait(timeout)
+        except StillRunning:
+            raise self._late(timeout) from None
+        if ended.code < 0:
+            raise self._killed(ended)
+        status = JobStatus.of(ended.answer()).or_fail()
+        if status.final:
+            return status
+        if ended.code == Interrupted.exit_code:
+            done, total = status.rows.done, status.rows.total
+            raise Interrupted(f"stopped: {done:,} of {total:,} rows are committed", hint=_GO_ON)
+        raise JobFailed(f"the job {self.id} ended with {ended.how}:\n{ended.tail}", hint=_GO_ON)
+
+    def _killed(self, ended: Ended) -> Interrupted | JobFailed:
+        message = f"the process of job {self.id} was ended by {ended.how}"
+        if -ended.code in (signal.SIGTERM, signal.SIGINT):  # before it could stop by itself
+            return Interrupted(message, hint=_GO_ON)
+        return JobFailed(
+            f"{message}; the end of its stderr:\n{ended.tail}" if ended.tail else message,
+            hint=f"{_GO_ON}. If memory ran out, with a lower token_budget",
+        )
+
+    def _look(self, timeout: float | None) -> JobStatus:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = _LOOK_SECONDS
+        while not (status := self.status()).final:
+            if deadline is not None and time.monotonic() + pause > deadline:
+                raise self._late(timeout)
+            time.sleep(pause)
+            pause = min(2 * pause, _LOOK_MAX_SECONDS)
+        return status.or_fail()
+
+    def _late(self, timeout: float | None) -> TimeoutError:
+        return TimeoutError(f"the job {self.id} is not done after {timeout:g} s; it goes on")
+
+    def _ask(self, *command: str, timeout: float | None = None) -> dict[str, Any]:
+        """Ask by id, which names exactly this run; if it is unknown here, by the output, as long as
+        this run is its newest.
+        """
+        try:
+            return ask(*command, self.id, broker=self.broker, timeout=timeout)
+        except NotFound:
+            newest = ask("status", self.output, broker=self.broker, timeout=timeout)
+            if newest["job"] != self.id:
+                raise
+            return ask(*command, self.output, broker=self.broker, timeout=timeout)
+
+
+def submit(inputs: PathLike | Sequence[PathLike] = (), **options: Unpack[SubmitOptions]) -> Job:
+    """Plan a job and start it: `bei-jobs submit`, in a process of its own.
+
+    The same call again goes on where the last one stopped, and computes only what is missing.
+
+    Args:
+        inputs: files, directories, globs or URIs; none where `job_file` names them.
+        options: as on the command line, with underscores.
+
+    Returns:
+        The job, as soon as it is planned and running, or on the broker's queue.
+
+    Raises:
+        UsageError: options that do not make sense, alone or together.
+        InputError: an input that is missing, unreadable, empty or without the columns.
+        CheckpointError: a model that is not to be had.
+        OutputConflict: an output that holds something else.
+        StorageError: an output that cannot be written.
+        BrokerError: Redis is out of reach.
+    """
+    words = submit_words(inputs, options)
+    child, run = start("--quiet", "--no-wait", *words, broker=options.get("broker"))
+    if run is None:
+        raise child.wait().error()
+    if run["broker"]:
+        child.wait().answer()  # on the queue, or why not
+        return Job(run["job"], run["output"], run["run"], run["broker"])
+    return Job(run["job"], run["output"], run["run"], broker="", _child=child)
+
+
+def job(job: PathLike, broker: str | None = None) -> Job:
+    """An existing job, by its id or its output; of an output its newest run.
+
+    Args:
+        job: an id that this machine or the broker knows, or an output from anywhere.
+        broker: of the fleet that runs it; "" for none, None for the one in the environment.
+
+    Raises:
+        NotFound: there is none.
+        BeiJobsError: the store or the broker is out of reach.
+    """
+    status = ask("status", "--", os.fspath(job), broker=broker)
+    return Job(status["job"], status["output"], status["run"], broker)

@@ -1,0 +1,113 @@
+"""The options of `bei-jobs submit` as Python has them, and the words they become."""
+
+from __future__ import annotations
+
+import difflib
+import operator
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, SupportsIndex, TypeAlias, TypedDict
+
+from bei_jobs.errors import UsageError
+
+PathLike: TypeAlias = str | os.PathLike[str]
+
+
+class SubmitOptions(TypedDict, total=False):
+    """The options of `bei-jobs submit`, with underscores for dashes; None is as good as unset.
+
+    docs/commands.md explains each. Left out are --json and --quiet, which are always given, and
+    --wait, for which there is `Job.wait`.
+    """
+
+    job_file: PathLike | None
+    bei_config: PathLike | None
+    task: Literal["embed", "rerank", "classify", "tag"] | None
+    model: PathLike | None
+    revision: str | None
+    output: PathLike | None
+    text_column: str | None
+    query_column: str | None
+    documents_column: str | None
+    document_column: str | None
+    id_column: str | None
+    keep: str | Sequence[str] | None
+    prompt_name: str | None
+    prompt: str | None
+    max_length: int | None
+    truncate: Literal["right", "left", "error"] | None
+    dimensions: int | None
+    output_dtype: Literal["float32", "float16", "int8", "binary"] | None
+    normalize: bool | None
+    top_k: int | None
+    raw_scores: bool | None
+    aggregation: Literal["none", "simple", "first", "average", "max"] | None
+    precision: Literal["auto", "float32", "float16", "bfloat16", "int8"] | None
+    token_budget: int | None
+    rows_per_shard: int | None
+    limit: int | None
+    add: bool | None
+    replace: bool | None
+    prune: bool | None
+    device: str | Sequence[str] | None
+    broker: str | None
+    max_failed_rows: int | str | None
+
+
+#: Options without a value.
+_SWITCHES = frozenset({"normalize", "raw_scores", "add", "replace", "prune"})
+#: Switches with a --no- form. False for one of the others is as good as unset.
+_NEGATED = frozenset({"normalize"})
+#: Options with several values, joined by commas.
+_LISTS = frozenset({"keep", "device"})
+
+
+def submit_words(
+    inputs: PathLike | Sequence[PathLike], options: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """The words after `bei-jobs submit`.
+
+    Raises:
+        UsageError: an unknown option, or a value of a kind that the option cannot take. The
+            command itself checks what the values mean.
+    """
+    for name in options:
+        if name not in SubmitOptions.__annotations__:
+            raise UsageError(f"submit has no option {name!r}", hint=_advice(name))
+    paths = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+    # A broker's URL goes into the environment: it may hold a password, which `ps` would show. An
+    # empty one has to be a word, to win over a job file.
+    spoken = {name: value for name, value in options.items() if name != "broker" or value == ""}
+    given = [word for name, value in spoken.items() for word in _words(name, value)]
+    return (*given, "--", *(os.fspath(path) for path in paths))
+
+
+def _words(name: str, value: Any) -> Sequence[str]:
+    dashed = name.replace("_", "-")
+    if value is None:
+        return ()
+    if name in _SWITCHES:
+        if not isinstance(value, bool):
+            raise UsageError(f"{name} is {value!r}", hint="it takes True or False")
+        return (f"--{dashed}",) if value else (f"--no-{dashed}",) if name in _NEGATED else ()
+    # One word each, so that a value that begins with a dash is not taken for an option.
+    return (f"--{dashed}={_text(name, value)}",)
+
+
+def _text(name: str, value: Any) -> str:
+    if name in _LISTS and isinstance(value, Sequence) and not isinstance(value, str):
+        return ",".join(value)
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool):  # NumPy's integers too
+        return str(operator.index(value))
+    raise UsageError(f"{name} is {value!r}", hint="it takes one value, as on the command line")
+
+
+def _advice(name: str) -> str:
+    if name == "wait":
+        return "call wait() on the job that submit returns"
+    known = list(SubmitOptions.__annotations__)
+    if close := difflib.get_close_matches(name, known, n=1):
+        return f"did you mean {close[0]}?"
+    return f"it has {', '.join(known)}"

@@ -1,0 +1,71 @@
+"""The output of a job: its rows as a dataset, and the proof that they are complete."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bei_jobs.child import ask
+from bei_jobs.job_status import known
+from bei_jobs.options import PathLike
+
+if TYPE_CHECKING:
+    import pyarrow.dataset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What `verify` found: whether the output is sound, and if not, the problems."""
+
+    ok: bool
+    job: str
+    rows: int
+    parts: int
+    precisions: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def read(output: PathLike) -> pyarrow.dataset.Dataset:
+    """The rows of the newest finished run, in input order, from any store.
+
+    The dataset stays that of this run. Call `read` again after the next one, which may delete
+    parts of this one.
+
+    Args:
+        output: directory or URI.
+
+    Returns:
+        A lazy dataset: `.to_table(columns=[…], filter=…)`, `.to_batches()`.
+
+    Raises:
+        NotFound: no run is finished there.
+        BeiJobsError: the store is out of reach.
+    """
+    import pyarrow.dataset
+
+    answer = ask("files", "--", os.fspath(output))
+    if "://" not in answer["output"]:
+        return pyarrow.dataset.dataset(answer["files"], format="ipc")
+    from fsspec.core import url_to_fs
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    # Another process wrote the files: a listing that this one has cached may be out of date.
+    fs, _ = url_to_fs(answer["output"], use_listings_cache=False)
+    paths = [fs._strip_protocol(uri) for uri in answer["files"]]
+    return pyarrow.dataset.dataset(paths, format="ipc", filesystem=PyFileSystem(FSSpecHandler(fs)))
+
+
+def verify(output: PathLike) -> Verification:
+    """Read all of an output: every input row once, checksums, schema, provenance, finite values.
+
+    Args:
+        output: directory or URI.
+
+    Raises:
+        NotFound: no run is finished there.
+        BeiJobsError: the store is out of reach.
+    """
+    answer = known(Verification, ask("verify", "--", os.fspath(output)))
+    lists = {name: tuple(answer[name]) for name in ("precisions", "problems")}
+    return Verification(**{**answer, **lists})

@@ -1,0 +1,120 @@
+"""bei_jobs as a program uses it, on a machine of its own and with a tiny checkpoint."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from corpora import TINY
+
+import bei_jobs
+from workers.known_jobs import output_lock
+
+
+@pytest.fixture(scope="session")
+def checkpoint_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def own_machine(tmp_path: Path, checkpoint_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No option and no memory of another test or of the user; one thread a process."""
+    for name in list(os.environ):
+        if name.startswith("BEI_JOBS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("BEI_JOBS_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("BEI_JOBS_CACHE_DIR", str(checkpoint_cache))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def tiny() -> dict[str, Any]:
+    """The options of a job that takes no time."""
+    return {"model": TINY, "device": "cpu"}
+
+
+@pytest.fixture
+def submit(tiny: dict[str, Any]) -> Callable[..., bei_jobs.Job]:
+    """`bei_jobs.submit` with the tiny checkpoint."""
+    return partial(bei_jobs.submit, **tiny)
+
+
+@pytest.fixture
+def make_corpus(tmp_path: Path) -> Callable[..., Path]:
+    """Write a corpus of rows "0", "1", …; those in `null` have no text."""
+
+    def make(rows: int = 20, name: str = "corpus", null: tuple[int, ...] = ()) -> Path:
+        text = [None if row in null else f"number {row} " * (row % 9 + 1) for row in range(rows)]
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table({"id": [str(row) for row in range(rows)], "text": text}), path)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def corpus(make_corpus: Callable[..., Path]) -> Path:
+    """Twenty rows."""
+    return make_corpus()
+
+
+@pytest.fixture
+def busy(tmp_path: Path) -> Callable[[Path], AbstractContextManager[None]]:
+    """Hold an output as another job of this machine would: a job on it waits once it is planned."""
+
+    @contextmanager
+    def hold(output: Path) -> Iterator[None]:
+        with output_lock(tmp_path / "state", str(output), lambda holder: None):
+            yield
+
+    return hold
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Start a program that uses bei_jobs; the caller waits for it."""
+
+    def start(code: str, *arguments: object, alone: bool = False) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            cwd=tmp_path,
+            start_new_session=alone,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.fixture
+def job_processes() -> Callable[[], list[psutil.Process]]:
+    """The processes of this test's jobs, wherever they hang in the tree of processes."""
+
+    def find() -> list[psutil.Process]:
+        mine = os.environ["BEI_JOBS_STATE_DIR"]
+        return [process for process in psutil.process_iter() if _is_job(process, mine)]
+
+    return find
+
+
+def _is_job(process: psutil.Process, state_dir: str) -> bool:
+    try:
+        return (
+            "bei_jobs" in " ".join(process.cmdline())
+            and "submit" in process.cmdline()
+            and process.environ().get("BEI_JOBS_STATE_DIR") == state_dir
+        )
+    except psutil.Error:
+        return False
