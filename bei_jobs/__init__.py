@@ -6,7 +6,7 @@
     print(job.wait().rows.computed)
     table = bei_jobs.read(job.output).to_table(columns=["id", "embedding"])
 
-Every call runs the command line in a process of its own. Importing bei_jobs loads neither PyTorch
+Every call runs the command line in its own process. Importing bei_jobs loads neither PyTorch
 nor Celery, and none of the packages `jobs`, `workers` and `pipeline`, so that a program may have
 packages of these names.
 """

@@ -1,8 +1,8 @@
 """Where the command line starts: `bei-jobs`, `python -m bei_jobs`, and every call of `bei_jobs`.
 
 Python looks in the working directory and in PYTHONPATH before it looks among installed packages,
-and many projects have a `jobs/`, `workers/` or `pipeline/` of their own. So nothing of ours is
-imported before our installation comes first. Spawned processes inherit the order.
+and many projects have a `jobs/`, `workers/` or `pipeline/` of their own. So this installation is
+put first before anything else of it is imported. Spawned processes inherit the order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`bei-jobs COMMAND --json` in a process of its own: start it, read its answer, stop it.
+"""`bei-jobs COMMAND --json` in its own process: start it, read its answer, stop it.
 
 Whatever a job loads (PyTorch, Celery, CUDA) stays in that process. It leads a session of its own,
 so that the Ctrl-C of a terminal or a notebook reaches it only through `Child.wait`.
@@ -24,19 +24,19 @@ from bei_jobs.errors import BeiJobsError
 
 logger = logging.getLogger(__name__)
 
-#: By its path: whoever calls may have found this package where a new process would not look.
+# By its path: the caller may have found this package where a new process would not look.
 _MAIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
-#: How much of what a process said goes into an error.
+# Lines of stderr that an error quotes.
 _TAIL_LINES = 10
 
 
 class StillRunning(Exception):
-    """The timeout is over, and the process still runs."""
+    """The timeout has passed, and the process still runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What a process left behind."""
+    """How a process ended, and what it wrote."""
 
     code: int  # that of the command, or minus the signal that ended it
     out: str
@@ -70,7 +70,7 @@ class Ended:
             return _kind(answer.get("type", ""))(answer["error"], hint=answer.get("hint", ""))
         return BeiJobsError(
             f"bei-jobs ended with {self.how} and no answer; the end of its stderr:\n{self.tail}",
-            hint="a bug or a broken installation; or somebody ended it, or memory ran out",
+            hint="a bug, a broken installation, a kill, or not enough memory",
         )
 
     def _answer(self) -> dict[str, Any] | None:
@@ -87,12 +87,12 @@ def _kind(name: str) -> type[BeiJobsError]:
 
 
 class Child:
-    """One process. It outlives this object; when Python exits, it is told to stop."""
+    """One process. It outlives this object; when Python exits, it is asked to stop."""
 
     def __init__(
         self, words: Sequence[str], environment: Mapping[str, str], descriptors: Sequence[int] = ()
     ) -> None:
-        # Files, not pipes: a process that nobody reads from, or that outlives us, must not block.
+        # Files, not pipes: a process that nobody reads, or that outlives this one, must not block.
         self._out, self._err = _new_file(), _new_file()
         for file in (self._out, self._err):
             weakref.finalize(self, file.close)
@@ -101,7 +101,7 @@ class Child:
             stdin=subprocess.DEVNULL,
             stdout=self._out,
             stderr=self._err,
-            env={**os.environ, **environment},  # noqa: TID251  (handed on unread)
+            env={**os.environ, **environment},  # noqa: TID251  (passed on unread)
             pass_fds=descriptors,
             start_new_session=True,
         )
@@ -111,7 +111,7 @@ class Child:
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is a child of this very process, not of the one that this was forked from."""
+        """Whether it is a child of this process, not of the one that this was forked from."""
         return self._owner == os.getpid()
 
     def is_running(self) -> bool:
@@ -123,13 +123,13 @@ class Child:
         return _text(self._err.fileno())
 
     def wait(self, timeout: float | None = None) -> Ended:
-        """Wait for its end; whatever interrupts the wait stops the process.
+        """Wait for its end; any exception during the wait stops the process.
 
         Args:
-            timeout: seconds; None waits for ever.
+            timeout: seconds; None waits without limit.
 
         Raises:
-            StillRunning: the timeout is over.
+            StillRunning: the timeout has passed.
         """
         try:
             code = self._popen.wait(timeout)
@@ -141,20 +141,20 @@ class Child:
         return Ended(code, _text(self._out.fileno()), self.err())
 
     def stop(self) -> None:
-        """Have it stop between two batches, and wait until it has.
+        """Ask it to stop between two batches, and wait until it has.
 
         A second Ctrl-C meanwhile is passed on, and does not wait for the batch.
         """
-        self.tell_to_stop()
+        self.request_stop()
         try:
             self._popen.wait()
         except BaseException:
-            self.tell_to_stop()
+            self.request_stop()
             raise
 
-    def tell_to_stop(self) -> None:
-        """As Ctrl-C does, but by SIGTERM: a process inherits that its parent ignores SIGINT, as
-        workers of pools and background jobs of shells do.
+    def request_stop(self) -> None:
+        """As Ctrl-C does, but with SIGTERM: a child of a process that ignores SIGINT, such as a
+        pool worker or a background job of a shell, ignores it too.
         """
         self._popen.terminate()
 
@@ -165,7 +165,7 @@ def ask(*words: str, broker: str | None = None, timeout: float | None = None) ->
     Args:
         words: the command, without --json.
         broker: in place of the one in the environment.
-        timeout: seconds; None waits for ever.
+        timeout: seconds; None waits without limit.
 
     Returns:
         The JSON object it printed, whatever its exit code.
@@ -224,5 +224,5 @@ _running: set[Child] = set()
 def _stop_all() -> None:
     for child in list(_running):
         if child.is_running():
-            logger.warning("a job was told to stop: the program that submitted it ends")
-            child.tell_to_stop()
+            logger.warning("stopping a job: the program that submitted it is ending")
+            child.request_stop()

@@ -1,7 +1,7 @@
 """Every error a caller can meet: the tree of `pipeline/errors.py`, without importing `pipeline`.
 
-A program that uses bei_jobs may have a package of that name, and must still be able to import it.
-Type checkers would look there too: for them, errors.pyi repeats the tree.
+A program that uses bei_jobs may have its own package `pipeline`, which must stay importable. Type
+checkers would look there too: for them, errors.pyi repeats the tree.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""A job as its caller holds it: submitted, looked at, waited for, cancelled."""
+"""A job in the hands of its caller: submit it, look at it, wait for it, cancel it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from bei_jobs.errors import Interrupted, JobFailed, NotFound
 from bei_jobs.job_status import JobStatus
 from bei_jobs.options import PathLike, SubmitOptions, submit_words
 
-#: Between two looks at a job that another process runs: at first, and at most. Each doubles it.
+# Between two looks at a job that another process runs: the first interval doubles up to the last.
 _LOOK_SECONDS = 1.0
 _LOOK_MAX_SECONDS = 15.0
 
-_GO_ON = "what is committed stays; the same submit goes on where it was"
+_RESUME = "committed parts are kept; the same submit resumes"
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One run on one output. Unpickled, it is what `bei_jobs.job` returns: without its process.
 
-    A job without a broker belongs to the program that submitted it. It goes on when this object is
-    dropped, stops after its batch when `wait` is interrupted or Python exits, and runs to its end
-    when Python is killed. A job on a broker is not affected by any of this.
+    A job without a broker belongs to the program that submitted it. It continues when this object
+    is dropped, stops after its batch when `wait` is interrupted or Python exits, and runs to its
+    end when Python is killed. A job on a broker is not affected by any of this.
     """
 
     id: str
@@ -41,7 +41,7 @@ class Job:
         """Wait until the job is done.
 
         An interrupt (Ctrl-C, or what Airflow and Dagster raise to end a task) stops a job that
-        runs here after its batch; a job on a broker goes on.
+        runs here after its batch; a job on a broker continues.
 
         Args:
             timeout: seconds; None waits for ever.
@@ -51,8 +51,8 @@ class Job:
 
         Raises:
             JobFailed: it failed or was cancelled, with reason and hint.
-            Interrupted: it was stopped; the same submit goes on where it was.
-            TimeoutError: it is not done; it goes on.
+            Interrupted: it was stopped; the same submit resumes.
+            TimeoutError: it is not done yet, and continues.
             BeiJobsError: any other error of the command, such as StorageError.
         """
         if self._child is not None and self._child.is_ours:
@@ -62,15 +62,15 @@ class Job:
         return self._look(timeout)
 
     def status(self) -> JobStatus:
-        """How the job stands now, read from its output.
+        """The status of the job now, read from its output.
 
         Raises:
-            BeiJobsError: its store or its broker is out of reach, or it is gone.
+            BeiJobsError: its store or broker cannot be reached, or the job no longer exists.
         """
         return JobStatus.of(self._ask("status"))
 
     def cancel(self) -> JobStatus:
-        """Stop the job, wherever it runs; what is committed stays.
+        """Stop the job, wherever it runs; committed parts are kept.
 
         The processes that compute it notice within seconds and end after their batch.
 
@@ -78,7 +78,7 @@ class Job:
             The status: cancelled, or done if the job was done before.
 
         Raises:
-            BeiJobsError: its store is out of reach.
+            BeiJobsError: its store cannot be reached.
         """
         return JobStatus.of(self._ask("cancel"))
 
@@ -102,16 +102,16 @@ class Job:
             return status
         if ended.code == Interrupted.exit_code:
             done, total = status.rows.done, status.rows.total
-            raise Interrupted(f"stopped: {done:,} of {total:,} rows are committed", hint=_GO_ON)
-        raise JobFailed(f"the job {self.id} ended with {ended.how}:\n{ended.tail}", hint=_GO_ON)
+            raise Interrupted(f"stopped: {done:,} of {total:,} rows are committed", hint=_RESUME)
+        raise JobFailed(f"the job {self.id} ended with {ended.how}:\n{ended.tail}", hint=_RESUME)
 
     def _killed(self, ended: Ended) -> Interrupted | JobFailed:
         message = f"the process of job {self.id} was ended by {ended.how}"
         if -ended.code in (signal.SIGTERM, signal.SIGINT):  # before it could stop by itself
-            return Interrupted(message, hint=_GO_ON)
+            return Interrupted(message, hint=_RESUME)
         return JobFailed(
             f"{message}; the end of its stderr:\n{ended.tail}" if ended.tail else message,
-            hint=f"{_GO_ON}. If memory ran out, with a lower token_budget",
+            hint=f"{_RESUME}; if memory ran out, lower token_budget",
         )
 
     def _look(self, timeout: float | None) -> JobStatus:
@@ -125,7 +125,7 @@ class Job:
         return status.or_fail()
 
     def _late(self, timeout: float | None) -> TimeoutError:
-        return TimeoutError(f"the job {self.id} is not done after {timeout:g} s; it goes on")
+        return TimeoutError(f"the job {self.id} is not done after {timeout:g} s, and continues")
 
     def _ask(self, *command: str, timeout: float | None = None) -> dict[str, Any]:
         """Ask by id, which names exactly this run; if it is unknown here, by the output, as long as
@@ -143,7 +143,7 @@ class Job:
 def submit(inputs: PathLike | Sequence[PathLike] = (), **options: Unpack[SubmitOptions]) -> Job:
     """Plan a job and start it: `bei-jobs submit`, in a process of its own.
 
-    The same call again goes on where the last one stopped, and computes only what is missing.
+    The same call again resumes where the last one stopped, and computes only what is missing.
 
     Args:
         inputs: files, directories, globs or URIs; none where `job_file` names them.
@@ -155,10 +155,10 @@ def submit(inputs: PathLike | Sequence[PathLike] = (), **options: Unpack[SubmitO
     Raises:
         UsageError: options that do not make sense, alone or together.
         InputError: an input that is missing, unreadable, empty or without the columns.
-        CheckpointError: a model that is not to be had.
+        CheckpointError: a model that cannot be found.
         OutputConflict: an output that holds something else.
         StorageError: an output that cannot be written.
-        BrokerError: Redis is out of reach.
+        BrokerError: Redis cannot be reached.
     """
     words = submit_words(inputs, options)
     child, run = start("--quiet", "--no-wait", *words, broker=options.get("broker"))
@@ -179,7 +179,7 @@ def job(job: PathLike, broker: str | None = None) -> Job:
 
     Raises:
         NotFound: there is none.
-        BeiJobsError: the store or the broker is out of reach.
+        BeiJobsError: the store or the broker cannot be reached.
     """
     status = ask("status", "--", os.fspath(job), broker=broker)
     return Job(status["job"], status["output"], status["run"], broker)

@@ -1,4 +1,4 @@
-"""How a job stands, as `bei-jobs status --json` says it."""
+"""The status of a job, as `bei-jobs status --json` prints it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class JobStatus:
 
     @property
     def final(self) -> bool:
-        """Whether it will not change by itself."""
+        """Whether the job has ended."""
         return self.state in ("done", "failed", "cancelled")
 
     @classmethod
@@ -100,7 +100,7 @@ class JobStatus:
         if self.state == "cancelled":
             raise JobFailed(
                 self.reason or f"the job {self.job} was cancelled",
-                hint=self.hint or "what is committed stays; the same submit goes on where it was",
+                hint=self.hint or "committed parts are kept; the same submit resumes",
             )
         return self
 

@@ -14,15 +14,15 @@ PathLike: TypeAlias = str | os.PathLike[str]
 
 
 class SubmitOptions(TypedDict, total=False):
-    """The options of `bei-jobs submit`, with underscores for dashes; None is as good as unset.
+    """The options of `bei-jobs submit`, with underscores for dashes; None means that it is not set.
 
-    docs/commands.md explains each. Left out are --json and --quiet, which are always given, and
-    --wait, for which there is `Job.wait`.
+    docs/commands.md explains each. Missing are --json and --quiet, which are always given, and
+    --wait: use `Job.wait`.
     """
 
     job_file: PathLike | None
     bei_config: PathLike | None
-    task: Literal["embed", "rerank", "classify", "tag"] | None
+    task: str | None
     model: PathLike | None
     revision: str | None
     output: PathLike | None
@@ -56,7 +56,7 @@ class SubmitOptions(TypedDict, total=False):
 
 #: Options without a value.
 _SWITCHES = frozenset({"normalize", "raw_scores", "add", "replace", "prune"})
-#: Switches with a --no- form. False for one of the others is as good as unset.
+#: Switches with a --no- form. False for one of the others means that it is not set.
 _NEGATED = frozenset({"normalize"})
 #: Options with several values, joined by commas.
 _LISTS = frozenset({"keep", "device"})
@@ -76,9 +76,9 @@ def submit_words(
             raise UsageError(f"submit has no option {name!r}", hint=_advice(name))
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
     # A broker's URL goes into the environment: it may hold a password, which `ps` would show. An
-    # empty one has to be a word, to win over a job file.
-    spoken = {name: value for name, value in options.items() if name != "broker" or value == ""}
-    given = [word for name, value in spoken.items() for word in _words(name, value)]
+    # empty one is given as a word, so that it overrides a job file.
+    as_words = {name: value for name, value in options.items() if name != "broker" or value == ""}
+    given = [word for name, value in as_words.items() for word in _words(name, value)]
     return (*given, "--", *(os.fspath(path) for path in paths))
 
 

@@ -29,8 +29,8 @@ class Verification:
 def read(output: PathLike) -> pyarrow.dataset.Dataset:
     """The rows of the newest finished run, in input order, from any store.
 
-    The dataset stays that of this run. Call `read` again after the next one, which may delete
-    parts of this one.
+    The dataset is that of this run. Call `read` again after the next run, which may delete parts
+    of this one.
 
     Args:
         output: directory or URI.
@@ -39,8 +39,8 @@ def read(output: PathLike) -> pyarrow.dataset.Dataset:
         A lazy dataset: `.to_table(columns=[…], filter=…)`, `.to_batches()`.
 
     Raises:
-        NotFound: no run is finished there.
-        BeiJobsError: the store is out of reach.
+        NotFound: the output has no finished run.
+        BeiJobsError: the store cannot be reached.
     """
     import pyarrow.dataset
 
@@ -63,8 +63,8 @@ def verify(output: PathLike) -> Verification:
         output: directory or URI.
 
     Raises:
-        NotFound: no run is finished there.
-        BeiJobsError: the store is out of reach.
+        NotFound: the output has no finished run.
+        BeiJobsError: the store cannot be reached.
     """
     answer = known(Verification, ask("verify", "--", os.fspath(output)))
     lists = {name: tuple(answer[name]) for name in ("precisions", "problems")}

@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_error("interrupted")
         code = _as_json(words, Interrupted("interrupted"), Interrupted.exit_code)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output went away: nobody is left to tell
+        sys.stderr.close()  # the reader of stdout has gone: there is no one to report to
         code = 0
     sys.exit(code or 0)
 

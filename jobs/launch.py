@@ -8,13 +8,46 @@ from jobs.cli import print_error
 from jobs.display import Display
 from jobs.fleet import view_fleet
 from jobs.follow import follow
+from jobs.notify import notify
 from jobs.summary import exit_code, print_summary
 from pipeline.errors import UsageError
 from pipeline.output.status import job_status
-from pipeline.planning.prepare import Prepared
+from pipeline.planning.prepare import Prepared, prepare
+from pipeline.request import Request
 from workers.devices import device_choices, find_devices, fleet_choices
 from workers.foreground import all_reused, remember, run_in_foreground
-from workers.settings import Settings
+from workers.settings import Settings, load_settings
+
+
+def submit(
+    request: Request,
+    display: Display,
+    *,
+    device: str | None,
+    broker_url: str | None,
+    wait: bool,
+) -> int:
+    """Plan a job, run it here or enqueue it, print its summary and return the exit code.
+
+    Args:
+        request: what the user asked for.
+        display: what the user sees.
+        device: the value of --device; None for the default.
+        broker_url: Redis of the fleet; None or "" runs the job here.
+        wait: follow a job on the broker to its end.
+
+    Raises:
+        BeiJobsError: of planning, of the broker, or of the run.
+    """
+    settings = load_settings()
+    if device is not None and not broker_url:
+        find_devices(device)  # a wrong name is reported before anything is written
+    prepared = prepare(request, settings.cache_dir)
+    notify(settings.notify_fd, prepared.run, broker_url)
+    display.show_choices(prepared.choices)
+    if broker_url:
+        return run_on_broker(prepared, broker_url, display, wait=wait)
+    return run_here(prepared, settings, display, device)
 
 
 def run_here(prepared: Prepared, settings: Settings, display: Display, device: str | None) -> int:

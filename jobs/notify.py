@@ -1,6 +1,6 @@
-"""Tell the program that started `submit` that the run is planned: one line of JSON.
+"""Notify the program that started `submit` that the run is planned: one line of JSON.
 
-Without it, the program would learn nothing before the job's end. It names an open descriptor in
+Without it, the program would know nothing before the job ends. It names an open descriptor in
 BEI_JOBS_NOTIFY_FD, as systemd names a socket in NOTIFY_SOCKET.
 """
 
@@ -19,7 +19,7 @@ def notify(descriptor: int | None, run: Run, broker: str | None) -> None:
     not stop the job.
 
     Args:
-        descriptor: open for writing; None if nobody asked.
+        descriptor: open for writing; None if none is given.
         run: planned, or found finished.
         broker: the one that gets the run; None or "" if it runs here.
     """

@@ -32,8 +32,8 @@ DEFAULT_TASK_SECONDS = 6 * 3600.0
 _MIN_TASK_SECONDS = 10.0
 _MIN_FD, _MAX_FD = 3, 2**31 - 1
 
-#: The connection of every client of this fleet to Redis, Celery's own included. Without a timeout
-#: a connection whose other end vanished hangs for ever.
+# The connection of every client of this fleet to Redis, Celery's own included. Without a timeout,
+# a connection whose other end vanished hangs forever.
 REDIS_LINK = {
     "socket_timeout": 10.0,  # seconds
     "socket_connect_timeout": 5.0,  # seconds

@@ -86,7 +86,7 @@ def command(
     device: str | None,
     as_json: bool,
     quiet: bool,
-    **settings: Any,
+    **options: Any,
 ) -> int:
     """Run a job on INPUT: files, directories, globs or URIs of Parquet, Arrow, JSONL or CSV.
 
@@ -94,25 +94,17 @@ def command(
     resume a job or to pick up new input; only missing rows are computed.
     """
     from jobs.display import Display
-    from jobs.launch import run_here, run_on_broker
-    from jobs.notify import notify
-    from pipeline.planning.prepare import prepare
+    from jobs.launch import submit
     from pipeline.request import Request
-    from workers.devices import find_devices
-    from workers.settings import load_settings
 
-    settings["revision"] = own_revision(
-        click.get_current_context(), settings["model"], settings["revision"]
+    options["revision"] = own_revision(
+        click.get_current_context(), options["model"], options["revision"]
     )
-    settings["keep"] = tuple(name for names in settings["keep"] for name in names.split(","))
-    request = Request(inputs=inputs, **settings)
-    configuration = load_settings()
-    display = Display(as_json=as_json, quiet=quiet)
-    if device is not None and not broker:
-        find_devices(device)  # a wrong name is reported before anything is written
-    prepared = prepare(request, configuration.cache_dir)
-    notify(configuration.notify_fd, prepared.run, broker)
-    display.show_choices(prepared.choices)
-    if broker:
-        return run_on_broker(prepared, broker, display, wait=wait)
-    return run_here(prepared, configuration, display, device)
+    options["keep"] = tuple(name for names in options["keep"] for name in names.split(","))
+    return submit(
+        Request(inputs=inputs, **options),
+        Display(as_json=as_json, quiet=quiet),
+        device=device,
+        broker_url=broker,
+        wait=wait,
+    )

@@ -49,7 +49,9 @@ def test_there_are_the_options_of_the_command_line_and_no_others() -> None:
 def test_an_option_is_typed_as_the_command_line_takes_it(name: str) -> None:
     parameter = PARAMETERS[name]
     choices = [get_args(kind) for kind in kinds(name) if get_origin(kind) is Literal]
-    if isinstance(parameter.type, click.Choice):
+    if name == "task":  # one file per task: its names are not repeated here
+        assert kinds(name) == (str,)
+    elif isinstance(parameter.type, click.Choice):
         assert choices == [tuple(parameter.type.choices)]
     else:
         assert choices == []
