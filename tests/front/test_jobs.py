@@ -107,7 +107,7 @@ def test_a_cancelled_job_ends_and_says_so(
         assert job.cancel().state == "cancelled"
     with pytest.raises(bei_jobs.JobFailed, match="was cancelled") as ended:
         job.wait()
-    assert "goes on" in ended.value.hint
+    assert "resumes" in ended.value.hint
     assert submit(corpus).wait().state == "done"
 
 

@@ -447,6 +447,6 @@ def test_an_error_is_one_json_object_where_json_was_asked_for(
         bei("nonsense", "--json"),
     ):
         error = outcome.json
-        assert set(error) == {"error", "hint", "exit_code"}
+        assert set(error) == {"error", "hint", "exit_code", "type"}
         assert error["exit_code"] == outcome.code > 0
         assert error["error"] in outcome.err
