@@ -14,9 +14,10 @@ from bei_jobs.errors import Interrupted, JobFailed, NotFound
 from bei_jobs.job_status import JobStatus
 from bei_jobs.options import PathLike, SubmitOptions, submit_words
 
-# Between two looks at a job that another process runs: the first interval doubles up to the last.
-_LOOK_SECONDS = 1.0
-_LOOK_MAX_SECONDS = 15.0
+# Seconds between reads of the status of a job that another process runs: they double up to a
+# maximum.
+_POLL_SECONDS = 1.0
+_MAX_POLL_SECONDS = 15.0
 
 _RESUME = "committed parts are kept; the same submit resumes"
 
@@ -26,14 +27,14 @@ class Job:
     """One run on one output. Unpickled, it is what `bei_jobs.job` returns: without its process.
 
     A job without a broker belongs to the program that submitted it. It continues when this object
-    is dropped, stops after its batch when `wait` is interrupted or Python exits, and runs to its
-    end when Python is killed. A job on a broker is not affected by any of this.
+    is dropped, stops after the current batch when `wait` is interrupted or Python exits, and runs
+    to its end when Python is killed. A job on a broker is not affected by any of this.
     """
 
     id: str
     output: str
     run: int
-    #: Of the fleet that runs it; "" for none, None for the one in the environment, if there is one.
+    # Redis of the fleet that runs it; "" for none, None for the one that the environment names.
     broker: str | None = field(default=None, repr=False, compare=False)  # may hold a password
     _child: Child | None = field(default=None, repr=False, compare=False)
 
@@ -41,7 +42,7 @@ class Job:
         """Wait until the job is done.
 
         An interrupt (Ctrl-C, or what Airflow and Dagster raise to end a task) stops a job that
-        runs here after its batch; a job on a broker continues.
+        runs here after the current batch; a job on a broker continues.
 
         Args:
             timeout: seconds; None waits for ever.
@@ -59,7 +60,7 @@ class Job:
             return self._of_child(self._child, timeout)
         if self.broker:
             return JobStatus.of(self._ask("watch", "--quiet", timeout=timeout)).or_fail()
-        return self._look(timeout)
+        return self._poll(timeout)
 
     def status(self) -> JobStatus:
         """The status of the job now, read from its output.
@@ -72,7 +73,7 @@ class Job:
     def cancel(self) -> JobStatus:
         """Stop the job, wherever it runs; committed parts are kept.
 
-        The processes that compute it notice within seconds and end after their batch.
+        The processes that compute it notice within seconds and end after the current batch.
 
         Returns:
             The status: cancelled, or done if the job was done before.
@@ -87,14 +88,14 @@ class Job:
         return "" if self._child is None else self._child.err()
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Without its process, which belongs to this one."""
+        """Pickle the job without its process, which belongs to this Python process."""
         return (Job, (self.id, self.output, self.run, self.broker))
 
     def _of_child(self, child: Child, timeout: float | None) -> JobStatus:
         try:
             ended = child.wait(timeout)
         except StillRunning:
-            raise self._late(timeout) from None
+            raise self._timeout_error(timeout) from None
         if ended.code < 0:
             raise self._killed(ended)
         status = JobStatus.of(ended.answer()).or_fail()
@@ -106,7 +107,7 @@ class Job:
         raise JobFailed(f"the job {self.id} ended with {ended.how}:\n{ended.tail}", hint=_RESUME)
 
     def _killed(self, ended: Ended) -> Interrupted | JobFailed:
-        message = f"the process of job {self.id} was ended by {ended.how}"
+        message = f"the process of job {self.id} was killed by {ended.how}"
         if -ended.code in (signal.SIGTERM, signal.SIGINT):  # before it could stop by itself
             return Interrupted(message, hint=_RESUME)
         return JobFailed(
@@ -114,17 +115,17 @@ class Job:
             hint=f"{_RESUME}; if memory ran out, lower token_budget",
         )
 
-    def _look(self, timeout: float | None) -> JobStatus:
+    def _poll(self, timeout: float | None) -> JobStatus:
         deadline = None if timeout is None else time.monotonic() + timeout
-        pause = _LOOK_SECONDS
+        pause = _POLL_SECONDS
         while not (status := self.status()).final:
             if deadline is not None and time.monotonic() + pause > deadline:
-                raise self._late(timeout)
+                raise self._timeout_error(timeout)
             time.sleep(pause)
-            pause = min(2 * pause, _LOOK_MAX_SECONDS)
+            pause = min(2 * pause, _MAX_POLL_SECONDS)
         return status.or_fail()
 
-    def _late(self, timeout: float | None) -> TimeoutError:
+    def _timeout_error(self, timeout: float | None) -> TimeoutError:
         return TimeoutError(f"the job {self.id} is not done after {timeout:g} s, and continues")
 
     def _ask(self, *command: str, timeout: float | None = None) -> dict[str, Any]:

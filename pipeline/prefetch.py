@@ -20,7 +20,7 @@ _END = object()
 def prefetch(items: Iterator[Item], depth: int) -> Iterator[Iterator[Item]]:
     """Yield an iterator over `items` that is computed up to `depth` items ahead.
 
-    An exception in the producer is raised in place of its item. Leaving the block stops the
+    An exception in the producer is raised in place of its item. Leaving the context stops the
     producer at its next item and waits for it, so that no thread outlives its job.
     """
     ready: queue.Queue[tuple[object, BaseException | None]] = queue.Queue(maxsize=depth)

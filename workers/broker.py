@@ -167,7 +167,7 @@ class Broker:
 
     @contextmanager
     def ledger(self, job: str) -> Iterator[SpanLedger]:
-        """The ledger of a job's spans; errors inside the block become BrokerError."""
+        """The ledger of a job's spans; errors inside the context become BrokerError."""
         with self.errors():
             yield SpanLedger(self._client, job)
 
@@ -200,7 +200,7 @@ class Broker:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn the client's errors inside the block into BrokerError."""
+        """Turn the client's errors inside the context into BrokerError."""
         try:
             yield
         except redis.AuthenticationError as error:

@@ -24,7 +24,7 @@ from workers.celery_app import send
 from workers.known_jobs import JobRef, KnownJobs
 from workers.messages import (
     FINALIZE_JOB,
-    RUN_SHARD,
+    RUN_SPAN,
     Message,
     NewerMessage,
     queue_of,
@@ -145,7 +145,7 @@ def register_tasks(app: Celery, handler: Callable[[], MessageHandler]) -> None:
     """Add the tasks to `app`; `handler` is called in the process that runs them."""
 
     def run_shard(**kwargs: Any) -> None:
-        message = _read(handler(), RUN_SHARD, kwargs)
+        message = _read(handler(), RUN_SPAN, kwargs)
         if message is not None and not handler().run_shard(message):
             raise Reject("the worker is stopping", requeue=True)
 
@@ -155,7 +155,7 @@ def register_tasks(app: Celery, handler: Callable[[], MessageHandler]) -> None:
             handler().finalize_job(message)
 
     # Not shared: by default Celery adds a task to every app of the process.
-    app.task(name=RUN_SHARD, shared=False)(run_shard)
+    app.task(name=RUN_SPAN, shared=False)(run_shard)
     app.task(name=FINALIZE_JOB, shared=False)(finalize_job)
 
 

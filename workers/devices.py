@@ -43,7 +43,7 @@ def find_devices(option: str | None) -> Devices:
                 f"--device {name}: this machine has no such device",
                 hint=f"give one of {', '.join(sorted(available))}",
             )
-    return Devices(names, "asked for", chosen=False)
+    return Devices(names, "set by the user", chosen=False)
 
 
 def device_choices(devices: Devices) -> Choices:
@@ -55,13 +55,13 @@ def device_choices(devices: Devices) -> Choices:
 
 def fleet_choices(card: ModelCard, *, precision: str, token_budget: int | None) -> Choices:
     """What the workers of a fleet choose, each for its own device."""
-    choices: dict[str, Choice[object]] = {"device": Choice("auto", "each worker's own")}
+    choices: dict[str, Choice[object]] = {"device": Choice("auto", "each worker decides")}
     if precision == "auto":
         values = [f"{choose_precision('auto', card.config, d).value} on {word}" for d, word in
                   (("cpu", "a CPU"), ("cuda", "a GPU"))]  # fmt: skip
-        choices["precision"] = Choice("auto", f"each worker's own: {', '.join(values)}")
+        choices["precision"] = Choice("auto", f"each worker decides: {', '.join(values)}")
     if token_budget is None:
-        choices["token-budget"] = Choice("auto", "each worker's own, from its device's memory")
+        choices["token-budget"] = Choice("auto", "each worker decides, by its device's memory")
     return choices
 
 

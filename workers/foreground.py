@@ -196,7 +196,7 @@ def _check_ended(prepared: Prepared, tally: _Tally, *, interrupted: bool) -> Non
         )
     if n := output.superseded(run):
         raise JobFailed(
-            f"run {n} of {redact(output.uri)} replaced this run, run {run.n}",
+            f"run {n} of {redact(output.uri)} superseded this run, run {run.n}",
             hint=f"see its status with `bei-jobs status {redact(output.uri)}`",
         )
     if output.cancelled(run):
@@ -222,14 +222,14 @@ def _fail(output: Output, run: Run, failures: list[ShardResult]) -> None:
 
 @contextmanager
 def _cancelled_or_replaced(output: Output, run: Run) -> Iterator[threading.Event]:
-    """An event that is set when the run is cancelled or replaced while the block runs.
+    """An event that is set when the run is cancelled or superseded while the context is open.
 
     The store is polled in a thread, so that a slow store never delays the device.
     """
-    unwanted, block_ended = threading.Event(), threading.Event()
+    unwanted, closed = threading.Event(), threading.Event()
 
     def poll() -> None:
-        while not (unwanted.is_set() or block_ended.wait(_POLL_SECONDS)):
+        while not (unwanted.is_set() or closed.wait(_POLL_SECONDS)):
             with suppress(StorageError):  # the next poll asks again
                 if output.cancelled(run) or output.superseded(run):
                     unwanted.set()
@@ -239,7 +239,7 @@ def _cancelled_or_replaced(output: Output, run: Run) -> Iterator[threading.Event
     try:
         yield unwanted
     finally:
-        block_ended.set()
+        closed.set()
         thread.join()
 
 

@@ -23,13 +23,13 @@ _INTERVAL_SECONDS = 3.0
 
 
 class LeaseKeeper:
-    """Keeps the lease of one span while the block runs.
+    """Keeps the lease of one span while the context is open.
 
     Args:
         broker: holds the leases and live counters.
         output: shows whether the run was cancelled or replaced.
         run: the run of the span.
-        lease: already taken; renewed until the block ends, but not released.
+        lease: already taken; renewed until the context closes, but not released.
         lease_seconds: how long the lease lasts.
     """
 

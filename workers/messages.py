@@ -1,4 +1,4 @@
-"""Messages in the queue: which shards of which run. They hold no rows and no path to write to.
+"""Messages in the queue: which shards of which run. They hold no rows.
 
     {"v": 1, "job": id, "output": URI, "n": run number, "start": first shard, "count": shards}
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.output.plan import Span
 
-RUN_SHARD = "bei.run_shard"
+RUN_SPAN = "bei.run_shard"
 FINALIZE_JOB = "bei.finalize_job"
 
 # The only queue. Two fleets on one Redis use a database each: redis://host:6379/1.

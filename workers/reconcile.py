@@ -26,7 +26,7 @@ from pipeline.output.run import Run
 from pipeline.output.status import failure_reason
 from pipeline.spec import ShardResult
 from workers.broker import Broker
-from workers.messages import RUN_SHARD, Message
+from workers.messages import RUN_SPAN, Message
 from workers.span_ledger import Outstanding
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def ended(output: Output, run: Run) -> Literal["done", "failed", "cancelled", "s
     if output.cancelled(run):
         return "cancelled"
     if n := output.superseded(run):
-        logger.info("job %s: run %d of %s replaces it", run.job, n, output.uri)
+        logger.info("job %s: run %d of %s supersedes it", run.job, n, output.uri)
         return "superseded"
     return None
 
@@ -232,4 +232,4 @@ def _publish(broker: Broker, run: Run, spans: Sequence[Span]) -> None:
     from workers.celery_app import send  # celery takes a moment to import
 
     messages = [Message(run.job, run.output, run.n, span.start, span.count) for span in spans]
-    send(broker.app, RUN_SHARD, [message.to_kwargs() for message in messages])
+    send(broker.app, RUN_SPAN, [message.to_kwargs() for message in messages])

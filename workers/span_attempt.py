@@ -64,7 +64,7 @@ class SpanAttempt:
         self._attempt = uuid.uuid4().hex
         self._pending: dict[str, int] = {}  # shard id → index in the plan, without a result
         self._committed = 0  # shards
-        self._transient = False  # a failure was transient: pause before the span is sent again
+        self._transient = False  # whether a shard failed in a way that may pass
         self._started = time.monotonic()
 
     def run(self) -> bool:
@@ -85,7 +85,7 @@ class SpanAttempt:
 
     @contextmanager
     def _leased(self) -> Iterator[Lease | None]:
-        """Lease the span while the block runs; None where another live worker holds the lease."""
+        """Lease the span while the context is open; None if another live worker holds the lease."""
         owner = f"{socket.gethostname()}:{os.getpid()}:{self._attempt}"
         with self._broker.ledger(self._job.run.job) as ledger:
             lease = ledger.lease(self._span, owner, self._settings.lease_seconds)
@@ -156,7 +156,8 @@ class SpanAttempt:
     def _handle_error(self, error: Exception) -> None:
         """Handle an error that names no shard.
 
-        It fails a single pending shard. Of several, each is run alone next time.
+        Where one shard is pending, the error is that shard's. Where several are, none is blamed:
+        the reconcile loop sends each in its own span.
         """
         pending = list(self._pending.values())
         logger.error("job %s: %s: %s", self._job.run.job, self._span, error, exc_info=error)

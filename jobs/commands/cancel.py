@@ -14,7 +14,7 @@ from jobs.options import broker_option, job_argument, json_option
 def command(job: str, broker: str | None, as_json: bool) -> int:
     """Cancel JOB (a job id or an output URI). Committed parts are kept; use `retry` to resume.
 
-    Workers stop before their next batch. A finished job stays finished.
+    Workers and foreground runs stop within seconds. A finished job stays finished.
     """
     from jobs.find_job import find_job, open_broker
     from jobs.summary import EXIT_DONE, EXIT_FAILED, print_summary

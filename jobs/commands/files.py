@@ -18,12 +18,12 @@ def command(output: str, as_json: bool) -> None:
     Readers should use this list: other files may come and go while jobs run.
     """
     from pipeline.errors import NotFound
-    from pipeline.output.manifest import newest, read_parts
+    from pipeline.output.manifest import newest_finished, read_parts
     from pipeline.output.output import Output
     from pipeline.store.uris import redact
 
     store = Output(output)
-    newest_run = newest(store)
+    newest_run = newest_finished(store)
     if newest_run is None:
         raise NotFound(
             f"{redact(store.uri)} holds no finished job",

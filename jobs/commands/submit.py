@@ -49,7 +49,7 @@ from pipeline.tasks import TASKS
 @option(
     "--documents-column", default="documents", show_default=True, help="Column of lists of texts."
 )
-@option("--document-column", help="Rerank one pair per row.")
+@option("--document-column", help="Column of single documents: rerank pairs.")
 @option("--id-column", help="Passed through. Default: `id`, if the input has it.")
 @option("--keep", multiple=True, metavar="COLUMN", help="Columns to pass through: a,b or repeated.")
 @option("--prompt-name", help="Name of one of the model's prompts.")
@@ -68,7 +68,11 @@ from pipeline.tasks import TASKS
 @option("--aggregation", type=choice(Aggregation), default="simple", show_default=True)
 @option("--precision", type=choice(Precision), default="auto", show_default=True)
 @option("--token-budget", type=click.IntRange(min=1), help="Tokens per batch. Default: by device.")
-@option("--rows-per-shard", type=click.IntRange(min=1), help="For new and changed files.")
+@option(
+    "--rows-per-shard",
+    type=click.IntRange(min=1),
+    help="Of new and changed files. Default: 16384 or fewer.",
+)
 @option("--limit", type=click.IntRange(min=1), help="Process only the first N rows.")
 @option("--add", is_flag=True, help="Add these inputs to the output's existing ones.")
 @option("--replace", is_flag=True, help="Replace the output's existing inputs with these.")
@@ -94,7 +98,7 @@ def command(
     resume a job or to pick up new input; only missing rows are computed.
     """
     from jobs.display import Display
-    from jobs.launch import submit
+    from jobs.run_job import submit
     from pipeline.request import Request
 
     options["revision"] = own_revision(

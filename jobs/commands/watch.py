@@ -13,7 +13,10 @@ from jobs.options import broker_option, job_argument, json_option, quiet_option
 @json_option
 @quiet_option
 def command(job: str, broker: str | None, as_json: bool, quiet: bool) -> int:
-    """Follow JOB (a job id or an output URI) with a progress bar until it ends."""
+    """Follow JOB (a job id or an output URI) on a broker with a progress bar until it ends.
+
+    Needs --broker. Lost messages are sent again meanwhile.
+    """
     from jobs.display import Display
     from jobs.find_job import find_job
     from jobs.follow import follow

@@ -74,6 +74,17 @@ class ModelCard:
         """Published tensors that no output depends on."""
         return self.matched.unused if self.matched else ()
 
+    def has_leading_norm(self, dimensions: int | None) -> bool:
+        """Whether a LayerNorm comes before `dimensions` leading values are kept.
+
+        Nomic trained its leading dimensions so: model card of nomic-embed-text-v1.5.
+        """
+        return dimensions is not None and self.config.family == "nomic_bert"
+
+    def gives_unit_length(self, dimensions: int | None) -> bool:
+        """Whether vectors have unit length where the user does not say."""
+        return self.modules.normalize or self.has_leading_norm(dimensions)
+
     def identity(self) -> dict[str, Any]:
         """The facts that shape values, as the JSON that a job's space is hashed from.
 

@@ -1,4 +1,4 @@
-"""CUDA graphs of everything between token ids and rows: one launch per batch, not hundreds.
+"""CUDA graphs of everything between token ids and outputs: one launch per batch, not hundreds.
 
 On short texts and small models a GPU waits for the host to launch kernels; a graph is one launch.
 See `graph_shapes` for the shapes and `device/graph_capture` for the capture.
@@ -30,14 +30,14 @@ _CAPTURE_AT = 2
 # Graphs kept: lengths 32 … 8192 at a full budget, and the last batches of some blocks.
 _MAX_GRAPHS = 48
 
-Compute = Callable[[PackedBatch], Tensor]  # a packed batch → rows
+Compute = Callable[[PackedBatch], Tensor]  # a packed batch → outputs
 
 
 @dataclass(frozen=True, slots=True)
 class _Captured:
     graph: Any  # torch.cuda.CUDAGraph
     inputs: PackedBatch  # written before each replay
-    rows: Tensor  # written by each replay
+    outputs: Tensor  # written by each replay
 
 
 class CudaGraphs:
@@ -51,7 +51,7 @@ class CudaGraphs:
         Args:
             compute: what is captured; it must not wait for the device.
             device: a CUDA device.
-            per_token: whether rows belong to tokens, not to sequences.
+            per_token: whether outputs belong to tokens, not to sequences.
             limit: the most tokens of a sequence if the model has a position table, else None.
         """
         self._compute = compute
@@ -65,10 +65,10 @@ class CudaGraphs:
         self._failed = False  # a capture failed, so no other is tried
 
     def run(self, batch: Batch) -> Tensor | None:
-        """Rows of a batch on the device, None if it fits no shape.
+        """Outputs of a batch on the device, None if it fits no shape.
 
         A batch whose shape has no graph yet is computed in that shape too, so that the bits of a
-        row do not depend on what ran before.
+        output do not depend on what ran before.
 
         Raises:
             torch.OutOfMemoryError: the shape does not fit into the device's memory.
@@ -77,14 +77,14 @@ class CudaGraphs:
         if shape is None:
             return None
         filled = fill(batch, shape)
-        rows = batch.tokens if self._per_token else len(batch)
+        outputs = batch.tokens if self._per_token else len(batch)
         captured = self._graph_of(shape, filled)
         if captured is None:
-            return self._compute(pack_batch(filled, self._device))[:rows]
+            return self._compute(pack_batch(filled, self._device))[:outputs]
         _write(captured.inputs, filled)
         captured.graph.replay()
         # A copy: the next replay overwrites the original.
-        return captured.rows[:rows].clone()
+        return captured.outputs[:outputs].clone()
 
     @property
     def captured(self) -> tuple[GraphShape, ...]:
@@ -121,9 +121,9 @@ class CudaGraphs:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         inputs = pack_batch(filled, self._device)
-        graph, rows = capture(lambda: self._compute(inputs), self._stream, self._pool)
+        graph, outputs = capture(lambda: self._compute(inputs), self._stream, self._pool)
         logger.debug("captured %s", shape.name)
-        return _Captured(graph, inputs, rows)
+        return _Captured(graph, inputs, outputs)
 
 
 def _write(inputs: PackedBatch, filled: Filled) -> None:

@@ -1,9 +1,9 @@
-"""One model on one device: batches in, float32 rows out.
+"""One model on one device: batches in, float32 outputs out.
 
     engine = Engine(open_card("sentence-transformers/all-MiniLM-L6-v2"))
-    for batch, rows in engine.run(batches): ...
+    for batch, outputs in engine.run(batches): ...
 
-The engine keeps the order of batches, halves those that do not fit into memory, and repairs rows
+The engine keeps the order of batches, halves those that do not fit into memory, and repairs outputs
 that are not finite; its lane passes batches through the device.
 """
 
@@ -36,15 +36,15 @@ from pipeline.packing import Batch, gather
 
 logger = logging.getLogger(__name__)
 
-Rows = npt.NDArray[np.float32]
+Outputs = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class _Launched:
-    """A batch whose rows are computed or being computed."""
+    """A batch whose outputs are computed or being computed."""
 
     batch: Batch
-    rows: Arrival
+    outputs: Arrival
 
 
 class Engine:
@@ -58,10 +58,10 @@ class Engine:
         token_budget: tokens per batch where the user sets none.
         choices: the precision and the token budget, each with the reason for it.
         quantization: the scheme of int8 and its error on this model's weights; else "".
-        per_token: whether rows belong to tokens, not to sequences.
-        output_size: width of a row: dimensions of a vector, or number of classes.
+        per_token: whether outputs belong to tokens, not to sequences.
+        output_size: width of an output: dimensions of a vector, or number of classes.
         forward: the encoder in `precision`.
-        head: what turns hidden states into rows.
+        head: what turns hidden states into outputs.
         lane: passes batches through the device.
         graphs: the CUDA graphs, None if the encoder cannot be captured.
         token_limit: the most tokens per batch, set when one was too large for the device's memory.
@@ -119,7 +119,7 @@ class Engine:
         if self.forward.capturable:
             limit = self.config.max_length if self.config.position_table else None
             self.graphs = CudaGraphs(
-                self.rows, self._torch_device, per_token=self.per_token, limit=limit
+                self.outputs, self._torch_device, per_token=self.per_token, limit=limit
             )
         self._exact: ForwardPass | None = None
         self.token_limit: int | None = None
@@ -135,10 +135,11 @@ class Engine:
 
     def run(
         self, batches: Iterable[Batch], should_stop: Callable[[], bool] | None = None
-    ) -> Iterator[tuple[Batch, Rows]]:
+    ) -> Iterator[tuple[Batch, Outputs]]:
         """Compute batches in order.
 
-        A sequence whose values are not finite is computed again in float32. If they still are not
+        A sequence whose values are not finite is computed again in float32, unless that is the
+        engine's precision. If they still are not
         finite, or if it has no tokens, its values are NaN and the caller decides what to do.
 
         Args:
@@ -146,7 +147,7 @@ class Engine:
             should_stop: called before each batch.
 
         Yields:
-            Each batch with its rows: of an embedding model [S, output_size]; of a sequence
+            Each batch with its outputs: of an embedding model [S, output_size]; of a sequence
             classifier [S, classes], or [S] with a single class; of a token classifier
             [T, classes].
 
@@ -170,13 +171,13 @@ class Engine:
         with self.lane.placed():
             return _Launched(batch, self.lane.launch(lambda: self._fit(batch)))
 
-    def _finish(self, launched: _Launched) -> tuple[Batch, Rows]:
-        batch, rows = launched.batch, launched.rows().numpy()
-        broken = self._non_finite(batch, rows)
+    def _finish(self, launched: _Launched) -> tuple[Batch, Outputs]:
+        batch, outputs = launched.batch, launched.outputs().numpy()
+        broken = self._non_finite(batch, outputs)
         if broken.size:
             with self.lane.placed():
-                self._repair(batch, rows, broken)
-        return batch, rows
+                self._repair(batch, outputs, broken)
+        return batch, outputs
 
     def _check(self, batch: Batch) -> None:
         table, limit = self.config.position_table, self.config.max_length
@@ -226,39 +227,39 @@ class Engine:
 
     @torch.inference_mode()
     def _compute(self, batch: Batch, forward: ForwardPass) -> Tensor:
-        """Rows of a batch, on the device."""
+        """Outputs of a batch, on the device."""
         if batch.tokens == 0:
             return self._empty_rows(batch)
         if self.graphs is not None and forward is self.forward:
-            rows = self.graphs.run(batch)
-            if rows is not None:
-                return rows
+            outputs = self.graphs.run(batch)
+            if outputs is not None:
+                return outputs
         packed = pack_batch(batch, self._torch_device)
         return self.head(forward(packed), packed)
 
-    def rows(self, packed: PackedBatch) -> Tensor:
-        """Rows of a packed batch, on the device; this is what CUDA graphs capture."""
+    def outputs(self, packed: PackedBatch) -> Tensor:
+        """Outputs of a packed batch, on the device; this is what CUDA graphs capture."""
         return self.head(self.forward(packed), packed)
 
     def _empty_rows(self, batch: Batch) -> Tensor:
-        """Rows of sequences that all have no tokens."""
+        """Outputs of sequences that all have no tokens."""
         if self.per_token:
             return torch.empty(0, self.output_size, device=self._torch_device)
         single = self.output_size == 1 and not isinstance(self.head, SentenceHead)
         shape = (len(batch),) if single else (len(batch), self.output_size)
         return torch.full(shape, torch.nan, device=self._torch_device)
 
-    def _non_finite(self, batch: Batch, rows: Rows) -> npt.NDArray[np.int64]:
-        """Sequences with tokens whose rows are not all finite."""
-        if np.isfinite(rows).all():
+    def _non_finite(self, batch: Batch, outputs: Outputs) -> npt.NDArray[np.int64]:
+        """Sequences with tokens whose outputs are not all finite."""
+        if np.isfinite(outputs).all():
             return np.empty(0, dtype=np.int64)
-        finite = np.isfinite(rows).reshape(rows.shape[0], -1).all(axis=1)
+        finite = np.isfinite(outputs).reshape(outputs.shape[0], -1).all(axis=1)
         if self.per_token:
             owner = np.repeat(np.arange(len(batch)), np.diff(batch.cu_seqlens))
             return np.unique(owner[~finite])
         return np.flatnonzero(~finite & (np.diff(batch.cu_seqlens) > 0))
 
-    def _repair(self, batch: Batch, rows: Rows, broken: npt.NDArray[np.int64]) -> None:
+    def _repair(self, batch: Batch, outputs: Outputs, broken: npt.NDArray[np.int64]) -> None:
         """Compute broken sequences again in float32, in place; NaN if that is not finite either."""
         if self.precision != "float32" and self._exact is None:
             logger.warning("values overflow in %s: loading float32 as well", self.precision)
@@ -268,11 +269,11 @@ class Engine:
             target = slice(int(sequence), int(sequence) + 1)
             if self.per_token:
                 target = slice(int(offsets[sequence]), int(offsets[sequence + 1]))
-            exact: Rows = np.full_like(rows[target], np.nan)
+            exact: Outputs = np.full_like(outputs[target], np.nan)
             if self._exact is not None:
                 single = _select(batch, np.array([sequence]))
                 exact = self._compute(single, self._exact).cpu().numpy()
-            rows[target] = exact if np.isfinite(exact).all() else np.nan
+            outputs[target] = exact if np.isfinite(exact).all() else np.nan
 
 
 def _select(batch: Batch, sequences: npt.NDArray[np.int64]) -> Batch:

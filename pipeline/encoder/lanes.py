@@ -1,6 +1,6 @@
 """How batches pass through a device: a CPU and a GPU lane with one interface.
 
-A lane decides where and when a batch is computed, and brings its rows to the host; the engine
+A lane decides where and when a batch is computed, and brings its outputs to the host; the engine
 decides what is computed.
 """
 
@@ -25,15 +25,15 @@ from pipeline.encoder.graph_shapes import gpu_tokens
 _CPU_STREAMS = 8
 # Tokens of a batch on a CPU: enough to keep the matrix units busy, few enough for a core's caches.
 _CPU_TOKENS = 2048
-# Batches whose rows are copied to the host while later ones compute. The launching thread may wait
-# milliseconds for the GIL while another thread copies token ids, and a batch of a small model takes
-# two milliseconds.
+# Batches whose outputs are copied to the host while later ones compute. The launching thread may
+# wait milliseconds for the GIL while another thread copies token ids, and a batch of a small model
+# takes two milliseconds.
 _GPU_IN_FLIGHT = 4
 # What scaled_dot_product_attention may choose on a GPU. Not cuDNN, which it prefers on Hopper: it
 # plans every new shape, and almost every group of equal lengths is a new shape.
 _SDPA = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
-# Waits for the rows of a batch and returns them on the host.
+# Waits for the outputs of a batch and returns them on the host.
 Arrival = Callable[[], Tensor]
 
 
@@ -47,7 +47,7 @@ class Lane(Protocol):
 
     @property
     def ahead(self) -> int:
-        """Batches to launch before waiting for the rows of the first."""
+        """Batches to launch before waiting for the outputs of the first."""
         ...
 
     def placed(self) -> AbstractContextManager[None]:
@@ -55,7 +55,7 @@ class Lane(Protocol):
         ...
 
     def launch(self, compute: Callable[[], Tensor]) -> Arrival:
-        """Compute rows, now or in a thread, and start copying them to the host."""
+        """Compute outputs, now or in a thread, and start copying them to the host."""
         ...
 
     def release_memory(self) -> None:
@@ -82,15 +82,15 @@ class CpuLane:
     def launch(self, compute: Callable[[], Tensor]) -> Arrival:
         if self._pool is not None:
             return self._pool.submit(compute).result
-        rows = compute()
-        return lambda: rows
+        outputs = compute()
+        return lambda: outputs
 
     def release_memory(self) -> None:
         """Do nothing: torch caches no CPU memory."""
 
 
 class GpuLane:
-    """One stream computes while another copies rows of earlier batches to the host."""
+    """One stream computes while another copies outputs of earlier batches to the host."""
 
     ahead = _GPU_IN_FLIGHT
 
@@ -108,13 +108,13 @@ class GpuLane:
             yield
 
     def launch(self, compute: Callable[[], Tensor]) -> Arrival:
-        rows = compute()
-        host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+        outputs = compute()
+        host = torch.empty(outputs.shape, dtype=outputs.dtype, pin_memory=True)
         self._copies.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._copies):
-            host.copy_(rows, non_blocking=True)
-            # The allocator must not reuse the rows before the copy has read them.
-            rows.record_stream(self._copies)
+            host.copy_(outputs, non_blocking=True)
+            # The allocator must not reuse the outputs before the copy has read them.
+            outputs.record_stream(self._copies)
         copied = self._copies.record_event()
 
         def wait_for_copy() -> Tensor:

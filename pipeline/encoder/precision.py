@@ -28,9 +28,14 @@ def choose_precision(precision: str, config: EncoderConfig, device: str) -> Choi
             f"int8 is for a CPU; the device is {device}", hint="use --precision auto on a GPU"
         )
     if precision != "auto":
-        return Choice(precision, "asked for")
+        return Choice(precision, "set by the user")
     if not device.startswith("cuda"):
-        return Choice("float32", "on a CPU, auto means the authors' own float32")
+        return Choice("float32", "on a CPU, auto is float32, as in the model's own library")
     if config.half == "bfloat16":
-        return Choice("bfloat16", f"{device} multiplies in 16 bits; float16 may overflow here")
-    return Choice("float16", f"{device} multiplies in 16 bits; {config.family} fits its range")
+        return Choice(
+            "bfloat16", f"{device} computes faster in 16 bits, and float16 could overflow"
+        )
+    return Choice(
+        "float16",
+        f"{device} computes faster in 16 bits, and {config.family} does not overflow in float16",
+    )

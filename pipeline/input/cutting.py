@@ -21,7 +21,7 @@ _SHARD_MAX_BYTES = 256 << 20
 _FOOTER_THREADS = 16
 
 # The files of an earlier plan: (URI, version) → the file and its cuts.
-Previous = Mapping[tuple[str, str], tuple[InputFile, Sequence[Cut]]]
+EarlierCuts = Mapping[tuple[str, str], tuple[InputFile, Sequence[Cut]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,8 @@ def plan_inputs(
     list_columns: Sequence[str] = (),
     optional: Sequence[str] = (),
     rows_per_shard: int = 0,
-    output_width: int = 0,
-    previous: Previous | None = None,
+    row_bytes: int = 0,
+    previous: EarlierCuts | None = None,
     schema: pa.Schema | None = None,
 ) -> PlannedInputs:
     """Find the input files, read their footers and cut them into row ranges.
@@ -92,8 +92,8 @@ def plan_inputs(
             these names.
         list_columns: names of columns of lists of texts; likewise, list<large_string>.
         optional: columns that pass through if all files have them, such as the default id.
-        rows_per_shard: 0 for `default_rows_per_shard(output_width)`.
-        output_width: estimated bytes per output row.
+        rows_per_shard: 0 for `default_rows_per_shard(row_bytes)`.
+        row_bytes: estimated bytes per output row.
         previous: the files of an earlier plan; an unchanged file keeps its cuts, if they cover
             all its rows, and is not counted again.
         schema: that of an earlier plan of the same output. Every file is cast to it or refused,
@@ -104,7 +104,7 @@ def plan_inputs(
             type or incompatible types, or is named like an output column.
         StorageError: a store failed.
     """
-    rows_per_shard = rows_per_shard or default_rows_per_shard(output_width)
+    rows_per_shard = rows_per_shard or default_rows_per_shard(row_bytes)
     needed = tuple(dict.fromkeys([*optional, *columns, *text_columns, *list_columns]))
     listed, covered = discover(inputs), _covered(previous or {})
     unopened = {f for f in listed if schema is not None and (f.uri, f.version) in covered}
@@ -127,7 +127,7 @@ def plan_inputs(
     return PlannedInputs(tuple(sorted(files, key=_part_order)), planned_schema, partition)
 
 
-def _covered(previous: Previous) -> dict[tuple[str, str], tuple[InputFile, Sequence[Cut]]]:
+def _covered(previous: EarlierCuts) -> dict[tuple[str, str], tuple[InputFile, Sequence[Cut]]]:
     """The files whose cuts hold all of their rows: a limit may have left some out."""
     return {
         key: (file, cuts)

@@ -82,7 +82,7 @@ def read_manifest(output: Output, run: Run) -> Manifest | None:
         return Manifest.from_json(data)
 
 
-def newest(output: Output) -> tuple[Run, Manifest] | None:
+def newest_finished(output: Output) -> tuple[Run, Manifest] | None:
     """The highest finished run, which is the one that readers of the output use."""
     for n in reversed(output.run_numbers()):
         run = output.run(n)
@@ -128,7 +128,7 @@ def retract_if_unwanted(output: Output, run: Run, part: str) -> None:
 
 
 def _current_parts(output: Output, latest: Run) -> frozenset[str]:
-    finished = newest(output)
+    finished = newest_finished(output)
     return output.plan(latest).parts | (output.plan(finished[0]).parts if finished else frozenset())
 
 
@@ -185,7 +185,7 @@ def _list_parts(output: Output, plan: Plan, committed: dict[str, ObjectInfo]) ->
 
 def _listed_parts(output: Output) -> dict[str, dict[str, Any]]:
     """Part name → its row in the newest manifest's part list."""
-    last = newest(output)
+    last = newest_finished(output)
     if last is None:
         return {}
     return {row["part"]: row for row in read_parts(output, last[0]).to_pylist()}

@@ -6,6 +6,7 @@ import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
+from pipeline.encoder.card import ModelCard
 from pipeline.encoder.engine import Engine
 from pipeline.output.run import Run, now
 from pipeline.spec import NUMERICS_VERSION, Shard, ShardResult, schema_hash
@@ -29,7 +30,7 @@ def of_run(run: Run, engine: Engine, attempt: str) -> dict[str, object]:
         "revision": spec.model.revision,
         "sha256": spec.model.sha256,
         "fingerprint": spec.model.fingerprint,
-        "pooling": str(spec.encoder.get("pooling", "")),
+        "pooling": _pooling(engine.card),
         "prompt": spec.prompt,
         "dimensions": engine.output_size,
         "dtype": spec.output_dtype,
@@ -55,6 +56,11 @@ def of_shard(shard: Shard, result: ShardResult) -> dict[str, object]:
         "seconds": result.seconds,
         "written": now(),
     }
+
+
+def _pooling(card: ModelCard) -> str:
+    """How tokens become one vector; "" for a classifier."""
+    return str(list(card.modules.pooling)) if card.head == "embedding" else ""
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.output.manifest import Manifest, newest, read_manifest
+from pipeline.output.manifest import Manifest, newest_finished, read_manifest
 from pipeline.output.output import Output
 from pipeline.output.run import Run
 from pipeline.spec import ShardResult
@@ -87,7 +87,7 @@ def _ended(output: Output, run: Run) -> tuple[str, str, str] | None:
     if failed := output.failed(run):
         return "failed", failed["reason"], failed["hint"]
     if n := output.superseded(run):
-        return "cancelled", f"run {n} of this output took its place", ""
+        return "cancelled", f"run {n} of this output superseded it", ""
     return ("cancelled", "", "") if output.cancelled(run) else None
 
 
@@ -110,5 +110,5 @@ def _finished(run: Run, manifest: Manifest) -> JobStatus:
 
 def _finished_parts(output: Output) -> frozenset[str]:
     """The parts of the newest finished run, which an active run reuses."""
-    last = newest(output)
+    last = newest_finished(output)
     return frozenset() if last is None else output.plan(last[0]).parts

@@ -27,14 +27,17 @@ def check_request(request: Request) -> None:
                 "file first",
             )
     if request.prompt is not None and request.prompt_name is not None:
-        raise UsageError("--prompt and --prompt-name exclude each other", hint="give one of them")
+        raise UsageError(
+            "--prompt and --prompt-name cannot be used together", hint="give one of them"
+        )
     if request.add and request.limit is not None:
         raise UsageError(
-            "--add and --limit exclude each other: it is unclear which inputs the limit is for",
+            "--add and --limit cannot be used together: it is unclear which inputs the limit is "
+            "for",
             hint="try the new inputs with a separate --output first",
         )
     if request.add and request.replace:
-        raise UsageError("--add and --replace exclude each other", hint="give one of them")
+        raise UsageError("--add and --replace cannot be used together", hint="give one of them")
     _check_task_options(request)
 
 

@@ -6,6 +6,7 @@ from pipeline.choice import Choice, Choices
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.checkpoint import is_hub_name
 from pipeline.encoder.checkpoint.hub import DEFAULT_PACKAGE
+from pipeline.input.cutting import DEFAULT_ROWS_PER_SHARD, default_rows_per_shard
 from pipeline.request import Request
 from pipeline.spec import JobSpec
 from pipeline.store.uris import redact
@@ -26,10 +27,9 @@ def planning_choices(request: Request, spec: JobSpec, card: ModelCard, output: s
         stated = card.max_length is not None
         reason = "the model's own limit" if stated else "the model states no limit"
         choices["max-length"] = Choice(spec.max_length, reason)
-    if spec.prompt and request.prompt is None and request.prompt_name is None:
-        name = card.modules.default_prompt_name
-        choices["prompt"] = Choice(spec.prompt, f"the model's default prompt, named {name!r}")
-    return choices
+    if request.rows_per_shard is None:
+        choices["rows-per-shard"] = _rows_per_shard(request, card)
+    return choices | dict(find_task(request.task).choices(request, card))
 
 
 def revision_choice(card: ModelCard) -> Choice[object] | None:
@@ -41,6 +41,13 @@ def revision_choice(card: ModelCard) -> Choice[object] | None:
         return None
     package = DEFAULT_PACKAGE.replace("_", "-")
     return Choice("none", f"the published weights, from the package {package}")
+
+
+def _rows_per_shard(request: Request, card: ModelCard) -> Choice[object]:
+    rows = default_rows_per_shard(find_task(request.task).row_bytes(request, card))
+    if rows < DEFAULT_ROWS_PER_SHARD:
+        return Choice(rows, "at most, so that a part stays below 256 MB")
+    return Choice(rows, "at most; an unchanged file keeps its earlier cuts")
 
 
 def _id_column(spec: JobSpec) -> Choice[object]:

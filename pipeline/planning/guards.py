@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.errors import OutputConflict
-from pipeline.output.manifest import newest
+from pipeline.output.manifest import newest_finished
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.store.uris import redact
@@ -28,7 +28,7 @@ def guard_output(output: Output, previous: Plan | None, plan: Plan, *, prune: bo
 
 
 def _finished_plan(output: Output) -> Plan | None:
-    finished = newest(output)
+    finished = newest_finished(output)
     return None if finished is None else output.plan(finished[0])
 
 

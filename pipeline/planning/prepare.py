@@ -11,7 +11,7 @@ from pipeline.choice import Choices
 from pipeline.encoder.card import ModelCard
 from pipeline.errors import InputError, OutputConflict
 from pipeline.input.cutting import PlannedInputs, plan_inputs
-from pipeline.output.manifest import newest, sweep
+from pipeline.output.manifest import newest_finished, sweep
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan, make_plan
 from pipeline.output.run import Run, kept_schema
@@ -104,7 +104,7 @@ def _plan_inputs(
         list_columns=task.list_columns(request),
         output_columns=reserved_columns(),
         rows_per_shard=request.rows_per_shard or 0,
-        output_width=task.row_bytes(request, card),
+        row_bytes=task.row_bytes(request, card),
         previous=previous.cuts,
         schema=_fixed_schema(request, last),
     )
@@ -188,7 +188,7 @@ def _join(
     )
     if not same or output.cancelled(last) or output.failed(last):
         return None
-    finished = newest(output)
+    finished = newest_finished(output)
     if finished is not None and finished[0].n == last.n:
         if plan.missing(output.committed()):
             return None  # parts were deleted: the next run computes them again

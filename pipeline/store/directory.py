@@ -166,7 +166,7 @@ class Directory:
 class OpenedFile:
     """One input file opened for reading, as the seekable binary file that pyarrow takes.
 
-    A context manager; leaving the block closes it. Not to be shared between threads.
+    A context manager; leaving the context closes it. Not to be shared between threads.
 
     Raises:
         NotFound, AccessDenied, StorageError: from the constructor and from every read, so that

@@ -145,7 +145,7 @@ def filesystem(uri: str) -> tuple[Any, str]:
 
 @contextmanager
 def translated(uri: str) -> Iterator[None]:
-    """Translate errors of stores and their clients inside the block into the error tree.
+    """Translate errors of stores and their clients inside the context into the error tree.
 
     Raises:
         NotFound, AccessDenied, StoreFull, StorageError: each names the redacted `uri`. Errors

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.choice import Choices
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.config_values import HeadKind
 from pipeline.packing import Int64Array
@@ -119,6 +120,11 @@ class Task(ABC):
             UsageError: the model has no prompt of that name.
         """
         return ""
+
+    @classmethod
+    def choices(cls, request: Request, card: ModelCard) -> Choices:
+        """Options of the task alone that the user did not give, and what they were set to."""
+        return {}
 
     @classmethod
     def row_bytes(cls, request: Request, card: ModelCard) -> int:

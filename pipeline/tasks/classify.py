@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from pipeline.choice import Choice, Choices
 from pipeline.encoder.card import ModelCard
+from pipeline.request import Request
 from pipeline.spec import JobSpec
 from pipeline.tasks.base import BoolArray, Float32Array, Task, lists
 from pipeline.tasks.scores import sigmoid, softmax
@@ -37,9 +39,16 @@ class Classify(Task):
         self._labels = card.labels
         self._keeps_logits = spec.raw_scores or card.config.regression
         self._independent = card.config.multi_label or len(self._labels) == 1
-        default = len(self._labels) if card.config.multi_label else 1
-        self._top_k = min(spec.top_k or default, len(self._labels))
+        self._top_k = min(spec.top_k or _default_top_k(card), len(self._labels))
         self._tokenizer = TextTokenizer(tokenizer, spec.max_length, spec.truncate)
+
+    @classmethod
+    def choices(cls, request: Request, card: ModelCard) -> Choices:
+        if request.top_k is not None:
+            return {}
+        several = card.config.multi_label
+        reason = "labels do not exclude each other" if several else "labels exclude each other"
+        return {"top-k": Choice(_default_top_k(card), reason)}
 
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
         texts, invalid = text_values(rows.column(self._spec.text_column))
@@ -70,3 +79,7 @@ class Classify(Task):
         if self._keeps_logits:
             return logits
         return sigmoid(logits) if self._independent else softmax(logits)
+
+
+def _default_top_k(card: ModelCard) -> int:
+    return len(card.labels) if card.config.multi_label else 1

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.choice import Choice, Choices
 from pipeline.encoder.card import ModelCard
 from pipeline.errors import UsageError
 from pipeline.packing import Int8Array
@@ -62,6 +63,20 @@ class Embed(Task):
                 hint="use --truncate right or error, or --prompt '' for no prompt",
             )
         return prompt
+
+    @classmethod
+    def choices(cls, request: Request, card: ModelCard) -> Choices:
+        modules = card.modules
+        found: dict[str, Choice[object]] = {}
+        if request.normalize is None:
+            unit = card.gives_unit_length(request.dimensions)
+            reason = f"the model gives {'unit vectors' if unit else 'vectors of any length'}"
+            found["normalize"] = Choice("yes" if unit else "no", reason)
+        if request.prompt is None and request.prompt_name is None and modules.default_prompt_name:
+            name = modules.default_prompt_name
+            reason = f"the model's default prompt, named {name!r}"
+            found["prompt"] = Choice(cls.prompt(request, card), reason)
+        return found
 
     @classmethod
     def row_bytes(cls, request: Request, card: ModelCard) -> int:

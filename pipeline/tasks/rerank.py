@@ -66,7 +66,7 @@ class Rerank(Task):
     def check_request(cls, request: Request) -> None:
         if request.document_column is not None and request.documents_column != "documents":
             raise UsageError(
-                "--document-column and --documents-column exclude each other",
+                "--document-column and --documents-column cannot be used together",
                 hint="give the first for one pair per row, the second for a list of documents "
                 "per row",
             )
@@ -143,12 +143,12 @@ def _many_per_row(
     column = column.cast(pa.large_list(pa.large_string()))
     counts = column.value_lengths().fill_null(0).to_numpy()
     row_of = np.repeat(np.arange(len(column)), counts)
-    ranks = np.arange(len(row_of)) - np.repeat(np.cumsum(counts) - counts, counts)
+    positions = np.arange(len(row_of)) - np.repeat(np.cumsum(counts) - counts, counts)
     documents, invalid = text_values(column.flatten())
     errors = {int(row): f"{name} is null" for row in np.flatnonzero(column.is_null())}
     for i, text in enumerate(documents):
         if text is None:
-            document = f"{name}[{ranks[i]}]"
+            document = f"{name}[{positions[i]}]"
             reason = _about(document, invalid[i]) if i in invalid else f"{document} is null"
             errors.setdefault(int(row_of[i]), reason)
     return documents, row_of, errors

@@ -1,4 +1,6 @@
-"""Texts longer than the model's limit: overlapping chunks, each token's output from one of them.
+"""Long texts as overlapping chunks, for tasks that read all of a text: tag.
+
+The other tasks truncate: `pipeline.tokenize.texts` and `pairs`.
 
 A chunk overlaps the previous one by about a quarter of its size. It begins and ends between words
 if a word boundary is within half of the overlap. The last chunk is as full as the others. Each

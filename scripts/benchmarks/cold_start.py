@@ -23,7 +23,7 @@ from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL
 
 _SUBMIT = "from jobs.cli import main; main()"
 # What the native path has loaded by the time its first row is computed.
-_IMPORTS = "import jobs.cli, jobs.commands.submit, jobs.launch, pipeline.run, workers.local"
+_IMPORTS = "import jobs.cli, jobs.commands.submit, jobs.run_job, pipeline.run, workers.local"
 _FOREIGN = "transformers"
 
 

@@ -128,7 +128,7 @@ def test_a_job_whose_process_is_killed_failed_and_goes_on_when_submitted_again(
         job = submit(corpus)
         for process in job_processes():
             process.kill()
-        with pytest.raises(bei_jobs.JobFailed, match="ended by SIGKILL") as ended:
+        with pytest.raises(bei_jobs.JobFailed, match="killed by SIGKILL") as ended:
             job.wait()
     assert "token_budget" in ended.value.hint
     assert submit(corpus).wait().state == "done"

@@ -22,7 +22,7 @@ from fleet import Fleet, until
 from pipeline.output.manifest import read_parts
 from pipeline.output.output import find_run
 from workers.celery_app import make_app, send
-from workers.messages import MESSAGE_VERSION, QUEUE, RUN_SHARD, queue_of
+from workers.messages import MESSAGE_VERSION, QUEUE, RUN_SPAN, queue_of
 
 pytestmark = pytest.mark.integration
 
@@ -193,7 +193,7 @@ def test_a_message_of_a_newer_version_is_kept_for_newer_workers(
     fleet: Fleet, quick: Path, tmp_path: Path
 ) -> None:
     newer = {"v": MESSAGE_VERSION + 1, "shape": ["of", "things", "to", "come"]}
-    send(make_app(fleet.url), RUN_SHARD, [newer])
+    send(make_app(fleet.url), RUN_SPAN, [newer])
     worker = fleet.start()
     waiting = queue_of(MESSAGE_VERSION + 1)
     until(lambda: fleet.redis.llen(waiting), "the message in the newer queue")

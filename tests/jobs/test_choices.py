@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,12 @@ from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL
 
 # What `submit` chooses for this corpus by default.
 CHOSEN = {
-    "output", "id-column", "text-column", "max-length", "device", "precision", "token-budget",
+    "output", "id-column", "text-column", "max-length", "normalize", "rows-per-shard",
+    "device", "precision", "token-budget",
 }  # fmt: skip
 GIVEN = (
     "--id-column", "id", "--max-length", 32, "--device", "cpu", "--precision", "float32",
-    "--token-budget", 500,
+    "--token-budget", 500, "--no-normalize", "--rows-per-shard", 100,
 )  # fmt: skip
 
 
@@ -63,7 +66,26 @@ def test_quiet_prints_no_choice_and_json_has_them_all_the_same(bei: Bei, corpus:
     assert done.json["choices"].keys() == CHOSEN
 
 
-def test_a_default_prompt_and_the_columns_of_a_pair_are_choices(bei: Bei, tmp_path: Path) -> None:
+def test_a_prompt_and_the_labels_per_row_are_choices(bei: Bei, tmp_path: Path) -> None:
+    corpus = write_parquet(tmp_path / "corpus.parquet", 2)
+    words = ("submit", corpus, "--json", "--quiet")
+
+    prompted = bei(*words, "--model", _with_default_prompt(tmp_path))
+    labelled = bei(*words, "--model", GOLDENS / "go_emotions_roberta", "--task", "classify")
+
+    assert prompted.json["choices"]["prompt"]["value"] == "query: "
+    assert labelled.json["choices"]["top-k"]["value"] > 1
+    assert "normalize" not in labelled.json["choices"]
+
+
+def _with_default_prompt(folder: Path) -> Path:
+    model = Path(shutil.copytree(TINY, folder / "prompted"))
+    settings = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
+    (model / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    return model
+
+
+def test_the_columns_of_a_pair_are_choices(bei: Bei, tmp_path: Path) -> None:
     pairs = write_parquet(
         tmp_path / "pairs.parquet", 2, query=["a", "b"], documents=[["x", "y"], ["z"]]
     )

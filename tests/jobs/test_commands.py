@@ -206,7 +206,7 @@ def test_a_run_that_a_later_one_replaced_says_so_and_leaves_the_output_to_it(
     outcome = submit(folder, "--json")
     assert outcome.code == 1
     assert "run 2" in outcome.err
-    assert "took its place" in summarized(outcome, "cancelled")["reason"]
+    assert "superseded it" in summarized(outcome, "cancelled")["reason"]
     assert bei("verify", output).code == 0
     assert bei("status", output, "--json").json["rows"]["done"] == 30
 

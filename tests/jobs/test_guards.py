@@ -88,7 +88,7 @@ def test_files_that_vanish_in_two_steps_still_count_as_dropped(
     assert submit(folder, "--output", out).code == 0  # a, c, d: 30 rows each
     (folder / "d.jsonl").unlink()
     with monkeypatch.context() as patch:  # the run that drops d never gets to its end
-        patch.setattr("jobs.launch.run_here", lambda *_: 1)
+        patch.setattr("jobs.run_job.run_here", lambda *_: 1)
         submit(folder, "--output", out)
     (folder / "c.jsonl").unlink()
 

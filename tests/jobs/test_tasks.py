@@ -247,7 +247,7 @@ def test_a_model_that_cannot_do_the_task_is_refused_before_anything_is_written(
         (
             "rerank",
             ["--document-column", "d", "--documents-column", "e"],
-            "--document-column and --documents-column exclude each other",
+            "--document-column and --documents-column cannot be used together",
         ),
         ("rerank", ["--query-column", "documents"], "are the same column"),
     ],

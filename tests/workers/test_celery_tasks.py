@@ -24,7 +24,7 @@ from workers.celery_app import make_app
 from workers.celery_tasks import MessageHandler, check_version, register_tasks
 from workers.engine_cache import EngineCache
 from workers.known_jobs import KnownJobs
-from workers.messages import FINALIZE_JOB, MESSAGE_VERSION, QUEUE, RUN_SHARD, queue_of
+from workers.messages import FINALIZE_JOB, MESSAGE_VERSION, QUEUE, RUN_SPAN, queue_of
 from workers.reconcile import reconcile
 from workers.settings import Settings
 from workers.span_attempt import Device
@@ -115,7 +115,7 @@ def test_a_message_given_back_is_rejected_for_celery(
     app = make_app(redis_url)
     register_tasks(app, lambda: make_handler(lambda: True))
     with pytest.raises(Reject) as caught:
-        app.tasks[RUN_SHARD](**job.message(0, 4).to_kwargs())
+        app.tasks[RUN_SPAN](**job.message(0, 4).to_kwargs())
     assert caught.value.requeue
 
 
@@ -126,11 +126,11 @@ def test_the_last_span_has_the_job_reconciled(
     app = make_app(broker.url)
     register_tasks(app, lambda: handler)
     for shard in range(4):
-        app.tasks[RUN_SHARD](**job.message(shard).to_kwargs())
+        app.tasks[RUN_SPAN](**job.message(shard).to_kwargs())
     with app.connection_for_read() as connection:
         waiting = connection.SimpleQueue(app.amqp.queues[QUEUE])
         names = [waiting.get(block=False).headers["task"] for _ in range(5)]
-    assert names == [RUN_SHARD] * 4 + [FINALIZE_JOB]
+    assert names == [RUN_SPAN] * 4 + [FINALIZE_JOB]
     app.tasks[FINALIZE_JOB](**job.message(0, 0).to_kwargs())
     assert job.output.directory.exists(job.run.path("manifest.json"))
 
@@ -268,7 +268,7 @@ def test_a_newer_message_moves_to_the_newer_queue(
     app = make_app(redis_url)
     handler = make_handler()
     register_tasks(app, lambda: handler)
-    app.tasks[RUN_SHARD](v=MESSAGE_VERSION + 1, more="than we know")
+    app.tasks[RUN_SPAN](v=MESSAGE_VERSION + 1, more="than we know")
     assert raw.llen(QUEUE) == 0
     assert raw.llen(queue_of(MESSAGE_VERSION + 1)) == 1
 
@@ -279,5 +279,5 @@ def test_a_message_without_sense_is_dropped(
     app = make_app(redis_url)
     handler = make_handler()
     register_tasks(app, lambda: handler)
-    app.tasks[RUN_SHARD](n="1")
+    app.tasks[RUN_SPAN](n="1")
     assert "dropped" in caplog.text

@@ -146,9 +146,8 @@ class SentenceHead:
             for step, tensors in zip(body, card.module_tensors, strict=False)
         ]
         self.reads: Reads = _reads(modules.pooling, self._prompt_tokens)
-        # Nomic trained its leading dimensions after a LayerNorm: model card of v1.5.
-        self._layer_norm = dimensions is not None and card.config.family == "nomic_bert"
-        unit = modules.normalize or self._layer_norm
+        self._layer_norm = card.has_leading_norm(dimensions)
+        unit = card.gives_unit_length(dimensions)
         self._normalize = unit if normalize is None else normalize
         full = card.dimensions
         if dimensions is not None and not 1 <= dimensions <= full:

@@ -95,12 +95,12 @@ def test_a_filled_batch_gives_the_rows_of_the_batch_alone(
     ((_, expected),) = engine.run([batch])
     filled = fill(batch, shape)
     with torch.inference_mode():
-        rows = engine.rows(pack_batch(filled, torch.device("cpu"))).numpy()
+        rows = engine.outputs(pack_batch(filled, torch.device("cpu"))).numpy()
         # What the dummies hold must not matter.
         ids = filled.ids.copy()
         ids[batch.tokens :] = 7
         other = replace(filled, ids=ids)
-        again = engine.rows(pack_batch(other, torch.device("cpu"))).numpy()
+        again = engine.outputs(pack_batch(other, torch.device("cpu"))).numpy()
     count = batch.tokens if engine.per_token else len(batch)
     np.testing.assert_allclose(rows[:count], expected, rtol=0, atol=2e-5)
     np.testing.assert_allclose(again[:count], rows[:count], rtol=0, atol=2e-5)

@@ -13,7 +13,7 @@ import pytest
 from pipeline.errors import NotFound, OutputConflict, StorageError, UsageError
 from pipeline.output.manifest import (
     finalise,
-    newest,
+    newest_finished,
     read_manifest,
     read_parts,
     retract_if_unwanted,
@@ -200,7 +200,7 @@ def test_the_manifest_is_written_when_the_last_shard_is_there(store_uri: str) ->
     assert job_status(output, run).state == "queued"
     commit(output, run, plan, 1, 2, 3)
     assert finalise(output, run, plan, max_failed="1%") is None
-    assert newest(output) is None
+    assert newest_finished(output) is None
     state = job_status(output, run)
     assert (state.state, state.rows_done, state.shards_done) == ("running", 30, 3)
     commit(output, run, plan, 0)
@@ -208,7 +208,7 @@ def test_the_manifest_is_written_when_the_last_shard_is_there(store_uri: str) ->
     assert manifest is not None
     assert (manifest.rows, manifest.parts, manifest.computed) == (40, 4, 40)
     assert (manifest.tokens, manifest.truncated, manifest.seconds) == (120, 4, 2.0)
-    assert newest(output) == (run, manifest)
+    assert newest_finished(output) == (run, manifest)
     assert read_parts(output, run)["part"].to_pylist() == sorted(plan.parts)
     assert job_status(output, run).state == "done"
 
@@ -229,7 +229,7 @@ def test_a_run_that_a_higher_one_replaced_is_never_finalised(output: Output) -> 
     started(output, plan_of("b"), 2)
     assert finalise(output, run, plan, max_failed="1%") is None
     state = job_status(output, run)
-    assert (state.state, state.reason) == ("cancelled", "run 2 of this output took its place")
+    assert (state.state, state.reason) == ("cancelled", "run 2 of this output superseded it")
     assert output.committed().keys() == plan.parts
 
 
@@ -285,7 +285,7 @@ def test_a_job_with_more_failed_rows_than_its_budget_fails(
         return
     with pytest.raises(JobFailed, match="4 of 40 rows failed"):
         finalise(output, run, plan, max_failed=limit)
-    assert newest(output) is None
+    assert newest_finished(output) is None
     state = job_status(output, run)
     assert state.state == "failed"
     assert "4 of 40 rows failed" in state.reason
