@@ -96,7 +96,7 @@ def test_what_a_framework_raises_in_wait_stops_the_job_too(
             with pytest.raises(TaskEnded):
                 job.wait()
         assert job_processes() == []
-        with pytest.raises(bei_jobs.Interrupted, match="ended by SIGTERM"):
+        with pytest.raises(bei_jobs.Interrupted, match="killed by SIGTERM"):
             job.wait()
     finally:
         signal.signal(signal.SIGALRM, before)
