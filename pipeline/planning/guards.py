@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from pipeline.errors import OutputConflict
 from pipeline.output.manifest import newest_finished
 from pipeline.output.output import Output
@@ -23,8 +25,10 @@ def guard_output(output: Output, previous: Plan | None, plan: Plan, *, prune: bo
     """
     _refuse_inputs_inside(output, plan)
     if not prune:
+        committed = output.committed()
         for before in (previous, _finished_plan(output)):
-            _guard_rows(before, plan)
+            if before is not None:
+                _guard_rows(_committed_rows(before, committed), plan)
 
 
 def _finished_plan(output: Output) -> Plan | None:
@@ -46,22 +50,31 @@ def _refuse_inputs_inside(output: Output, plan: Plan) -> None:
             )
 
 
-def _guard_rows(before: Plan | None, after: Plan) -> None:
-    """Refuse to drop more than half of the rows without replacing them.
+def _committed_rows(plan: Plan, committed: Collection[str]) -> dict[str, int]:
+    """File URI → its rows that the output holds: planned rows without a part do not count."""
+    rows: dict[str, int] = {}
+    columns = (plan.table[name].to_pylist() for name in ("file", "rows", "part"))
+    for file, count, part in zip(*columns, strict=True):
+        if part in committed:
+            uri = plan.files[file].uri
+            rows[uri] = rows.get(uri, 0) + count
+    return rows
+
+
+def _guard_rows(held: Mapping[str, int], after: Plan) -> None:
+    """Refuse to drop more than half of the rows that an output holds without replacing them.
 
     Raises:
         OutputConflict: the message gives the numbers.
     """
-    if before is None:
-        return
-    old = {file.uri: sum(c.rows for c in before.cuts()[file.uri]) for file in before.files}
     cuts = after.cuts()
     new = {uri: sum(c.rows for c in cuts[uri]) for uri in cuts}
-    dropped = sum(max(0, rows - new.get(uri, 0)) for uri, rows in old.items())
-    added = sum(max(0, rows - old.get(uri, 0)) for uri, rows in new.items())
-    if dropped - added > before.rows / 2:
+    dropped = sum(max(0, rows - new.get(uri, 0)) for uri, rows in held.items())
+    added = sum(max(0, rows - held.get(uri, 0)) for uri, rows in new.items())
+    total = sum(held.values())
+    if dropped - added > total / 2:
         raise OutputConflict(
-            f"this run would drop {dropped} of the {before.rows} rows that the output holds "
+            f"this run would drop {dropped} of the {total} rows that the output holds "
             f"and add {added} new ones",
             hint="check that no input is missing, or drop the rows on purpose with --prune",
         )

@@ -77,6 +77,19 @@ def test_add_with_a_limit_is_refused(submit: Bei, folder: Path, tmp_path: Path) 
     assert "--limit" in refused.screen[0]
 
 
+def test_rows_that_were_planned_and_never_computed_cannot_be_dropped(
+    submit: Bei, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:  # the first run never computes a row
+        patch.setattr("jobs.run_job.run_here", lambda *_: 1)
+        submit(folder, "--output", out)
+
+    tried = submit(folder, "--output", out, "--limit", 2)
+
+    assert tried.code == 0, tried.err
+
+
 def test_files_that_vanish_in_two_steps_still_count_as_dropped(
     submit: Bei, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
