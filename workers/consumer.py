@@ -22,6 +22,8 @@ from typing import Any
 from billiard.process import current_process
 from celery import signals
 from celery.worker import WorkController, state
+from kombu.transport.redis import Channel
+from kombu.transport.virtual import Message
 
 from workers.broker import Broker
 from workers.celery_app import make_app
@@ -49,6 +51,7 @@ def consume(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     stop = multiprocessing.get_context("fork").Event()
+    Channel.Message = _Message
     app = make_app(broker_url, settings.task_seconds)
     register_tasks(app, _handler_of_this_process(settings, broker_url, tuple(devices), stop))
     signals.worker_process_init.connect(_ignore_sigterm)
@@ -67,6 +70,22 @@ def consume(
     ).start()
     controller.start()
     sys.exit(controller.exitcode or 0)
+
+
+class _Message(Message):
+    """A message whose acknowledgement fails loudly.
+
+    kombu logs and swallows a connection that breaks while a message is acknowledged. Celery then
+    waits for an acknowledgement that never comes and, with one message at a time, takes no other
+    one for ever. Raised, the error makes Celery connect again. The message may be delivered twice,
+    which is harmless.
+    """
+
+    def ack_log_error(self, logger: logging.Logger, errors: Any, multiple: bool = False) -> None:
+        self.ack(multiple=multiple)  # type: ignore[no-untyped-call]
+
+    def reject_log_error(self, logger: logging.Logger, errors: Any, requeue: bool = False) -> None:
+        self.reject(requeue=requeue)  # type: ignore[no-untyped-call]
 
 
 class _Controller(WorkController):  # type: ignore[misc]  # celery ships no types

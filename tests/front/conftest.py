@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -89,6 +90,8 @@ def python(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
             [sys.executable, "-c", code, *map(str, arguments)],
             cwd=tmp_path,
             start_new_session=alone,
+            # A suite that runs in the background of a shell ignores SIGINT, and so would this.
+            preexec_fn=_heed_interrupts,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -96,6 +99,10 @@ def python(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
         )
 
     return start
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -220,6 +220,22 @@ def test_a_job_finishes_across_a_restart_of_a_redis_that_keeps_nothing(
     assert "is back" in worker.log
 
 
+def test_a_worker_whose_span_ends_while_redis_is_away_takes_the_next_one_afterwards(
+    fleet: Fleet, server: RedisServer, slow: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    worker = fleet.start()
+    job = submit_slow(fleet, slow, out)
+    until(lambda: fleet.leases(job) and worker.remembers(), "a span under way")
+    before = len(parts(out))
+    server.kill()
+    until(lambda: len(parts(out)) > before, "a commit while Redis is away")
+    until(lambda: "Couldn't ack" in worker.log or "Connection to broker lost" in worker.log)
+    server.start()
+    fleet.finish(out)
+    fleet.check(out, 4 * SLOW_SHARD)
+
+
 def test_two_workers_on_an_object_store_give_what_one_process_gives(
     fleet: Fleet, s3: Any, slow: Path, tmp_path: Path
 ) -> None:
