@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from pipeline.errors import NotFound
 from pipeline.output.output import Output, find_run
 from pipeline.output.run import Run
-from workers.known_jobs import KnownJobs
+from workers.known_jobs import KnownJobs, is_job_id
 from workers.settings import Settings
 
 if TYPE_CHECKING:
     from workers.broker import Broker
-
-_JOB_ID = re.compile(r"[0-9a-f]{12}")
 
 
 def open_broker(url: str | None) -> Broker | None:
@@ -32,7 +29,7 @@ def find_job(job: str, settings: Settings, broker: Broker | None) -> tuple[Outpu
     Raises:
         NotFound: neither this machine nor the broker knows the id, or the output has no run.
     """
-    if not _JOB_ID.fullmatch(job):
+    if not is_job_id(job):
         return find_run(job)
     ref = broker.find(job) if broker else None
     ref = ref or KnownJobs(settings.state_dir).find(job)

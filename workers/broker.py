@@ -27,7 +27,7 @@ from redis.retry import Retry
 
 from pipeline.errors import BrokerError, UsageError
 from pipeline.store.uris import redact
-from workers.known_jobs import JobRef
+from workers.known_jobs import JobRef, parse_job_ref
 from workers.live_counters import Client, Progress, add_progress, forget_progress, read_progress
 from workers.messages import QUEUE
 from workers.settings import DEFAULT_LEASE_SECONDS, REDIS_LINK
@@ -134,7 +134,7 @@ class Broker:
     def jobs(self) -> list[JobRef]:
         """Every job submitted to this broker, newest first."""
         with self.errors():
-            refs = [_job_ref(text) for text in self._client.hvals(_JOBS)]
+            refs = [parse_job_ref(text) for text in self._client.hvals(_JOBS)]
         return sorted((ref for ref in refs if ref), key=lambda ref: ref.created, reverse=True)
 
     def open_jobs(self) -> list[JobRef]:
@@ -142,13 +142,13 @@ class Broker:
         with self.errors():
             ids = sorted(self._client.smembers(_OPEN))
             texts = self._client.hmget(_JOBS, ids) if ids else []
-        return [ref for text in texts if text and (ref := _job_ref(text))]
+        return [ref for text in texts if text and (ref := parse_job_ref(text))]
 
     def find(self, job: str) -> JobRef | None:
         """A job by id; None where it was not submitted to this broker or was forgotten."""
         with self.errors():
             text = self._client.hget(_JOBS, job)
-        return _job_ref(text) if text else None
+        return parse_job_ref(text) if text else None
 
     def take_turn(self, job: str, seconds: float) -> bool:
         """Claim a job for `seconds`; False where another worker did, which saves listings."""
@@ -230,17 +230,13 @@ def _is_message(text: str) -> bool:
     return isinstance(data, dict) and {"body", "headers", "properties"} <= data.keys()
 
 
-def _job_ref(text: str) -> JobRef | None:
-    """Parse a JobRef; None for a value that another program or version wrote."""
-    try:
-        return JobRef(**json.loads(text))
-    except (ValueError, TypeError):
-        return None
-
-
 def _worker_info(text: str) -> WorkerInfo | None:
+    """A heartbeat; None for a value that another program or version wrote."""
     try:
         data = json.loads(text)
-        return WorkerInfo(**{**data, "devices": tuple(data["devices"])})
-    except (ValueError, TypeError, KeyError):
+        info = WorkerInfo(**{**data, "devices": tuple(data["devices"])})
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
+    texts = (info.host, info.version, info.started, *info.devices)
+    fits = isinstance(info.pid, int) and all(isinstance(value, str) for value in texts)
+    return info if fits else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -19,6 +20,10 @@ from typing import IO
 
 from pipeline.output.run import Run
 from pipeline.spec import digest
+
+_JOB_ID = re.compile(r"[0-9a-f]{12}")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_MAX_RUN = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,34 @@ class JobRef:
     @classmethod
     def of(cls, run: Run) -> JobRef:
         return cls(run.job, run.output, run.n, run.created)
+
+
+def is_job_id(text: str) -> bool:
+    """Whether a text has the form of a job id."""
+    return _JOB_ID.fullmatch(text) is not None
+
+
+def parse_job_ref(text: str) -> JobRef | None:
+    """A job as a file or Redis holds it; None for anything that is not exactly one.
+
+    Both can be written by others: an id becomes the name of a file, and the rest is opened.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(data, dict):
+        return None
+    job, output, n, created = (data.get(name) for name in ("job", "output", "n", "created"))
+    if not (isinstance(job, str) and is_job_id(job)):
+        return None
+    if not (isinstance(output, str) and output) or "\0" in output:
+        return None
+    if not (isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= _MAX_RUN):
+        return None
+    if not (isinstance(created, str) and _TIME.fullmatch(created)):
+        return None
+    return JobRef(job, output, n, created)
 
 
 @contextmanager
@@ -89,9 +122,13 @@ class KnownJobs:
 
     def find(self, job: str) -> JobRef | None:
         """A job by id."""
-        with suppress(OSError, ValueError, TypeError):
-            return JobRef(**json.loads((self._folder / f"{job}.json").read_text()))
-        return None
+        if not is_job_id(job):
+            return None
+        try:
+            ref = parse_job_ref((self._folder / f"{job}.json").read_text())
+        except (OSError, UnicodeDecodeError):
+            return None
+        return ref if ref is not None and ref.job == job else None
 
     def all(self) -> list[JobRef]:
         """Every known job, newest first."""

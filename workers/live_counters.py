@@ -6,12 +6,14 @@ bei:job:<job>:pace:<decade>   hash  rows and tokens of ten seconds; expires afte
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 # redis-py's own types are a union over every protocol and kind of client.
 Client = Any
 
+_NUMBER = re.compile(r"-?\d{1,18}", re.ASCII)
 _BUCKET_SECONDS = 10
 _BUCKETS = 3  # complete buckets that a rate is taken over
 _KEEP_SECONDS = 60
@@ -56,12 +58,18 @@ def read_progress(client: Client, job: str) -> Progress:
         total, *buckets = pipe.execute()
     duration = _BUCKETS * _BUCKET_SECONDS
     return Progress(
-        rows=int(total.get("rows", 0)),
-        tokens=int(total.get("tokens", 0)),
-        updated=float(total.get("updated", 0)),
-        rows_per_second=max(0, sum(int(b.get("rows", 0)) for b in buckets)) / duration,
-        tokens_per_second=max(0, sum(int(b.get("tokens", 0)) for b in buckets)) / duration,
+        rows=_number(total, "rows"),
+        tokens=_number(total, "tokens"),
+        updated=float(_number(total, "updated")),
+        rows_per_second=max(0, sum(_number(b, "rows") for b in buckets)) / duration,
+        tokens_per_second=max(0, sum(_number(b, "tokens") for b in buckets)) / duration,
     )
+
+
+def _number(counters: dict[str, str], name: str) -> int:
+    """A counter; 0 where it is missing, or another program wrote something else."""
+    text = counters.get(name, "0")
+    return int(text) if _NUMBER.fullmatch(text) else 0
 
 
 def forget_progress(client: Client, job: str) -> None:

@@ -11,6 +11,8 @@ queue. Times are in seconds by Redis's own clock: those of the machines may diff
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,10 +23,17 @@ from redis.lock import Lock
 from pipeline.output.plan import Span
 from workers.live_counters import Client
 
+logger = logging.getLogger(__name__)
+
 # Messages may wait long behind those of other jobs. While the queue is not empty, a message is
 # sent again after this many times the patience, and then after twice as long each time, so that
 # the number of waiting copies grows only with the logarithm of the wait.
 _QUEUED_PATIENCES = 20
+
+# Others may write to Redis too: what does not look like an entry of a worker is no entry.
+_NUMBER = re.compile(r"-?\d{1,12}", re.ASCII)
+_FIELD = re.compile(r"(\d{1,12})\+(\d{1,3})", re.ASCII)  # spans are far shorter than 999 shards
+_ENTRY = re.compile(r"(\d{1,12}(?:\.\d{1,9})?) (\d{1,12})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +61,34 @@ class SpanLedger:
             patience_seconds: how long a message may take from an empty queue to a lease.
             queue_is_empty: whether no message is waiting.
         """
-        sent = {
-            _parse_field(text): value for text, value in self._client.hgetall(self._sent).items()
-        }
+        sent = self._read_sent()
         if not sent:
             return Outstanding((), ())
         leases = self._client.mget([self._lease_key(span) for span in sent])
         now = self._now()
         live: list[Span] = []
         lost: list[Span] = []
-        for (span, value), lease in zip(sent.items(), leases, strict=True):
-            sent_at, times = value.split()
-            wait = 1 if queue_is_empty else _QUEUED_PATIENCES * 2 ** min(int(times), 16)
-            overdue = now - float(sent_at) > patience_seconds * wait
+        for (span, (sent_at, times)), lease in zip(sent.items(), leases, strict=True):
+            wait = 1 if queue_is_empty else _QUEUED_PATIENCES * 2 ** min(times, 16)
+            overdue = now - sent_at > patience_seconds * wait
             (lost if overdue and not lease else live).append(span)
         return Outstanding(tuple(live), tuple(lost))
+
+    def _read_sent(self) -> dict[Span, tuple[float, int]]:
+        """Span → when it was last sent, and how often; fields that no worker wrote are deleted."""
+        sent: dict[Span, tuple[float, int]] = {}
+        invalid: list[str] = []
+        for text, value in self._client.hgetall(self._sent).items():
+            field, entry = _FIELD.fullmatch(text), _ENTRY.fullmatch(value)
+            if field and entry:
+                span = Span(int(field[1]), int(field[2]))
+                sent[span] = float(entry[1]), int(entry[2])
+            else:
+                invalid.append(text)
+        if invalid:
+            logger.error("dropped %d invalid entries of %s", len(invalid), self._sent)
+            self._client.hdel(self._sent, *invalid)
+        return sent
 
     def claim(self, span: Span) -> bool:
         """Claim the right to send a span; False where another process just did."""
@@ -109,7 +131,8 @@ class SpanLedger:
 
     def crashes(self) -> dict[int, int]:
         """Shard index → executions that began and never ended."""
-        return {int(k): int(n) for k, n in self._client.hgetall(self._crashes).items()}
+        fields = self._client.hgetall(self._crashes).items()
+        return {int(k): int(n) for k, n in fields if _NUMBER.fullmatch(k) and _NUMBER.fullmatch(n)}
 
     def forget(self) -> None:
         """Delete everything about the job; leases expire by themselves."""
@@ -159,8 +182,3 @@ class Lease:
 
 def _field(span: Span) -> str:
     return f"{span.start}+{span.count}"
-
-
-def _parse_field(text: str) -> Span:
-    start, _, count = text.partition("+")
-    return Span(int(start), int(count))

@@ -105,3 +105,27 @@ def test_nothing_is_left_of_a_job_that_is_forgotten(ledger: SpanLedger, raw: red
     ledger.started([1])
     ledger.forget()
     assert raw.keys("bei:job:*") == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("x", "1 1"),
+        ("0+1", "soon"),
+        ("0+1", "1"),
+        ("-1+1", "1 1"),
+        ("0+1+1", "1 1"),
+        ("٣+1", "1 1"),
+    ],
+)  # fmt: skip
+def test_what_no_worker_wrote_is_dropped_and_the_rest_counts(
+    ledger: SpanLedger, raw: redis.Redis, field: str, value: str
+) -> None:
+    other = Span(8, 2)
+    ledger.claim(other)
+    raw.hset("bei:job:job:sent", field, value)
+    raw.hset("bei:job:job:crashes", mapping={"x": "1", "3": "many", "4": "2"})
+
+    assert ledger.outstanding(60, queue_is_empty=True).live == (other,)
+    assert raw.hkeys("bei:job:job:sent") == ["8+2"]
+    assert ledger.crashes() == {4: 2}
