@@ -15,6 +15,7 @@ Imports redis but not celery, so that `bei-jobs status --broker` answers at once
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -222,12 +223,25 @@ class Broker:
 
 
 def _is_message(text: str) -> bool:
-    """Whether `text` is a kombu envelope, which Celery's consumer can read."""
+    """Whether `text` is a task of Celery's message protocol 2 in a kombu envelope.
+
+    Format: https://docs.celeryq.dev/en/stable/internals/protocol.html. Whatever lacks a part of it
+    ends Celery's consumer, each time that it is delivered.
+    """
     try:
         data = json.loads(text)
-    except ValueError:
+        headers, properties = data["headers"], data["properties"]
+        names = (headers["task"], headers["id"], properties["delivery_tag"])
+        args, kwargs, embed = json.loads(b64decode(data["body"], validate=True))
+    except (ValueError, TypeError, KeyError, RecursionError):
         return False
-    return isinstance(data, dict) and {"body", "headers", "properties"} <= data.keys()
+    return (
+        all(isinstance(name, str) for name in names)
+        and isinstance(properties.get("delivery_info"), dict)
+        and isinstance(args, list)
+        and isinstance(kwargs, dict)
+        and isinstance(embed, dict)
+    )
 
 
 def _worker_info(text: str) -> WorkerInfo | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import redis
@@ -98,3 +101,22 @@ def test_only_valid_messages_stay_when_the_queue_is_purged(
     raw.rpush(QUEUE, "[]")
     assert broker.purge_invalid_messages() == 5
     assert raw.llen(QUEUE) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"body": base64.b64encode(b"null").decode()}, {"body": base64.b64encode(b"[1]").decode()},
+        {"body": "not base64"}, {"body": None}, {"headers": None}, {"headers": {"task": 5}},
+        {"properties": {}}, {"properties": []},
+    ],
+)  # fmt: skip
+def test_an_envelope_without_a_task_in_it_is_no_message(
+    broker: Broker, raw: redis.Redis, change: dict[str, Any]
+) -> None:
+    broker.app.send_task("bei.run_shard", kwargs={"v": 1})
+    valid = raw.lindex(QUEUE, 0)
+    raw.lpush(QUEUE, json.dumps({**json.loads(valid), **change}))
+
+    assert broker.purge_invalid_messages() == 1
+    assert raw.lrange(QUEUE, 0, -1) == [valid]
