@@ -123,3 +123,17 @@ def test_the_tests_of_a_floor_import_no_higher_one(floor: str) -> None:
     }
 
     assert {path: found for path, found in higher.items() if found} == {}
+
+
+def test_no_pattern_repeats_a_group_possessively() -> None:
+    """`(...)*+` matches wrongly before Python 3.11.5 (cpython issue 106052); `(?>(...)*)` is right."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources(*PACKAGES)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str | bytes)
+        and re.search(r"\)[*+?}]\+", str(node.value))
+    ]
+
+    assert wrong == []

@@ -30,9 +30,11 @@ from pipeline.packing import Int64Array
 from pipeline.spec import Cut
 from pipeline.store.directory import OpenedFile
 
-# All quantifiers are possessive: without backtracking an unclosed quote does not match at all.
-_FIELD = rb'(?:"[^"]*+(?:""[^"]*+)*+"[^,\r\n]*+|(?!")[^,\r\n]*+)'
-_RECORD = re.compile(rb"(?:%b,)*+%b(?:\r\n|[\r\n])|(?s:(?P<incomplete>.+))" % (_FIELD, _FIELD))
+# Nothing backtracks, so that an unclosed quote does not match at all. Repeated groups are
+# `(?>(?:...)*)` and not `(?:...)*+`, which Python before 3.11.5 matches wrongly
+# (https://github.com/python/cpython/issues/106052).
+_FIELD = rb'(?:"[^"]*+(?>(?:""[^"]*+)*)"[^,\r\n]*+|(?!")[^,\r\n]*+)'
+_RECORD = re.compile(rb"(?>(?:%b,)*)%b(?:\r\n|[\r\n])|(?s:(?P<incomplete>.+))" % (_FIELD, _FIELD))
 _BLANK = frozenset({b"\n", b"\r", b"\r\n"})
 
 
