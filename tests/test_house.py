@@ -126,7 +126,7 @@ def test_the_tests_of_a_floor_import_no_higher_one(floor: str) -> None:
 
 
 def test_no_pattern_repeats_a_group_possessively() -> None:
-    """`(...)*+` matches wrongly before Python 3.11.5 (cpython issue 106052); `(?>(...)*)` is right."""
+    """Python before 3.11.5 matches `(...)*+` wrongly (cpython issue 106052): `(?>(...)*)`."""
     wrong = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in sources(*PACKAGES)
