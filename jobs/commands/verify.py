@@ -29,10 +29,16 @@ def command(output: str, as_json: bool) -> int:
         }
         click.echo(json.dumps(result))
     elif report.ok:
-        click.echo(f"ok: {report.rows:,} rows in {report.parts:,} parts, each exactly once")
+        click.echo(
+            f"ok: {_count(report.rows, 'row')} in {_count(report.parts, 'part')}, each exactly once"
+        )
     else:
-        click.echo(f"{len(report.problems)} problems in {report.parts:,} parts:")
+        click.echo(f"{_count(len(report.problems), 'problem')} in {_count(report.parts, 'part')}:")
         for problem in report.problems:
             click.echo(f"  {problem}")
         click.echo("  → delete the parts named above and run the job's submit command again")
     return 0 if report.ok else 1
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

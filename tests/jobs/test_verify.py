@@ -39,6 +39,7 @@ def problems(bei: Bei, output: Path) -> Callable[[], list[str]]:
         assert reported.json["ok"] is (not listed)
         assert reported.code == shown.code == (1 if listed else 0)
         assert all(problem in shown.out for problem in listed)
+        assert listed == [] or f"{len(listed)} problem{'s'[: len(listed) - 1]} in " in shown.out
         assert "Traceback" not in shown.err
         return listed
 
