@@ -46,6 +46,7 @@ class _OpenShard:
         return time.monotonic() - self._started
 
     def add(self, shard_slice: ShardSlice, table: pa.Table, failed: BoolArray) -> None:
+        """Append a slice's table; `failed` [rows] marks the rows that are quarantined as well."""
         if shard_slice.rows is None:
             return
         self._tables.append(table)

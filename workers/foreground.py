@@ -90,6 +90,7 @@ class _Tally:
         )
 
     def add(self, result: ShardResult) -> None:
+        """Count a shard that ended; a failed one counts no rows."""
         self.shards_ended += 1
         if result.error:
             self.failures.append(result)

@@ -96,6 +96,7 @@ class _Worker:
         self._exit_code = 0
 
     def run(self) -> int:
+        """Serve until a signal or a fault ends it; returns the exit code."""
         previous = {n: signal.signal(n, self._on_signal) for n in (signal.SIGTERM, signal.SIGINT)}
         logger.info("serving %s on %s", self._broker.name, ", ".join(self._info.devices))
         self._consumer.start()

@@ -17,19 +17,11 @@ def command(output: str, as_json: bool) -> None:
 
     Readers should use this list: other files may come and go while jobs run.
     """
-    from pipeline.errors import NotFound
-    from pipeline.output.manifest import newest_finished, read_parts
+    from pipeline.output.manifest import read_parts, require_finished
     from pipeline.output.output import Output
-    from pipeline.store.uris import redact
 
     store = Output(output)
-    newest_run = newest_finished(store)
-    if newest_run is None:
-        raise NotFound(
-            f"{redact(store.uri)} holds no finished job",
-            hint=f"see its status with `bei-jobs status {redact(output)}`",
-        )
-    run, manifest = newest_run
+    run, manifest = require_finished(store)
     uris = [store.directory.uri_of(name) for name in read_parts(store, run)["part"].to_pylist()]
     if as_json:
         click.echo(

@@ -125,9 +125,8 @@ def _listed(uri: str, root: str, infos: Sequence[ObjectInfo]) -> list[ListedFile
             partition = _partition(info.name)
             files.append(ListedFile(whole, info.name, info.version, info.size, *kind, partition))
     if not files:
-        raise InputError(
-            _no_input_message(uri, infos), hint=f"known suffixes are {_KNOWN_SUFFIXES}"
-        )
+        hint = f"known suffixes are {_KNOWN_SUFFIXES}" if infos else "check the path"
+        raise InputError(_no_input_message(uri, infos), hint=hint)
     return files
 
 

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from pipeline.errors import JobFailed
+from pipeline.errors import JobFailed, NotFound
 from pipeline.output.output import Output
 from pipeline.output.part_file import PartInfo, read_info
 from pipeline.output.plan import Plan
@@ -25,6 +25,7 @@ from pipeline.output.run import Run, now
 from pipeline.spec import failure_budget
 from pipeline.store.directory import ObjectInfo
 from pipeline.store.parquet_bytes import from_parquet, to_parquet
+from pipeline.store.uris import redact
 
 # Parts whose ends are read concurrently: each is a few small requests to a remote store.
 _READERS = 16
@@ -89,6 +90,20 @@ def newest_finished(output: Output) -> tuple[Run, Manifest] | None:
         if manifest := read_manifest(output, run):
             return run, manifest
     return None
+
+
+def require_finished(output: Output) -> tuple[Run, Manifest]:
+    """The highest finished run.
+
+    Raises:
+        NotFound: there is none.
+    """
+    if (finished := newest_finished(output)) is None:
+        uri = redact(output.uri)
+        raise NotFound(
+            f"{uri} holds no finished job", hint=f"see its status with `bei-jobs status {uri}`"
+        )
+    return finished
 
 
 def read_parts(output: Output, run: Run) -> pa.Table:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import BeiJobsError, NotFound, StorageError
 from pipeline.input.reading import read
-from pipeline.output.manifest import newest_finished, read_parts
+from pipeline.output.manifest import read_parts, require_finished
 from pipeline.output.output import Output
 from pipeline.output.part_file import PartInfo, checksum_holds, parse_info
 from pipeline.output.plan import Plan
@@ -49,13 +49,7 @@ def verify(output: Output) -> Verification:
     Raises:
         NotFound: there is no finished run.
     """
-    finished = newest_finished(output)
-    if finished is None:
-        raise NotFound(
-            f"{redact(output.uri)} holds no finished job",
-            hint="wait for the job to finish; `bei-jobs status` shows its progress",
-        )
-    run, manifest = finished
+    run, manifest = require_finished(output)
     plan = output.plan(run)
     listed = {row["part"]: row for row in read_parts(output, run).to_pylist()}
     problems = [*_coverage(run, plan), *_listing(output, run, plan, listed)]

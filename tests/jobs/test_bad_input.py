@@ -49,7 +49,8 @@ def output(tmp_path: Path) -> Path:
 
 
 def test_a_missing_file(submit: Bei, tmp_path: Path) -> None:
-    refused(submit(tmp_path / "no.parquet"), tmp_path / "no.parquet", "does not exist")
+    missing = tmp_path / "no.parquet"
+    refused(submit(missing), missing, "does not exist", "check the path")
     assert not (tmp_path / "no.embed").exists()
 
 
@@ -239,6 +240,12 @@ def test_an_unknown_command_is_refused(bei: Bei) -> None:
 
 
 # The model
+
+
+def test_a_model_without_a_name(submit: Bei, corpus: Path, output: Path) -> None:
+    """An unset variable in a script must not mean the working directory."""
+    refused(submit(corpus, "--model", ""), "model is empty", code=2)
+    assert not output.exists()
 
 
 def test_an_unknown_model(submit: Bei, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:

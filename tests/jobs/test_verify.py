@@ -279,4 +279,5 @@ def test_an_output_without_a_finished_job_is_an_error(bei: Bei, tmp_path: Path) 
     failed = bei("verify", tmp_path / "nothing")
     assert failed.code == 1
     assert "holds no finished job" in failed.err
+    assert f"bei-jobs status {tmp_path / 'nothing'}" in failed.err
     assert len(failed.screen) <= 6

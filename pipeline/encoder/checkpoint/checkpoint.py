@@ -19,6 +19,7 @@ from pipeline.encoder.checkpoint.safetensors_headers import weight_files
 from pipeline.errors import CheckpointError, UsageError
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
+_NAME_A_MODEL = "give an existing directory, a name such as BAAI/bge-base-en-v1.5, or a URI"
 
 # Tokenizer files that change what a checkpoint computes.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -80,8 +81,10 @@ def resolve(
 
     Raises:
         CheckpointError: the model cannot be found, fetched or read.
-        UsageError: a revision was given for something that has none.
+        UsageError: the name is empty, or a revision was given for something that has none.
     """
+    if not model:
+        raise UsageError("the name of the model is empty", hint=_NAME_A_MODEL)
     cache = cache_dir or Path.home() / ".cache" / "bei-jobs"
     revision = revision or None
     directory = Path(model).expanduser()
@@ -95,8 +98,7 @@ def resolve(
         return read_checkpoint(model, path, "", cache)
     if not is_hub_name(model):
         raise CheckpointError(
-            f"{model} is neither a directory nor a name on the hub",
-            hint="give an existing directory, a name such as BAAI/bge-base-en-v1.5, or a URI",
+            f"{model} is neither a directory nor a name on the hub", hint=_NAME_A_MODEL
         )
     path, commit = from_hub(model, revision, cache=cache, offline=offline)
     return read_checkpoint(model, path, commit, cache)
