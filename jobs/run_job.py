@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import click
 
 from jobs.cli import print_error
@@ -16,6 +18,7 @@ from pipeline.planning.prepare import Prepared, prepare
 from pipeline.request import Request
 from workers.devices import device_choices, find_devices, fleet_choices
 from workers.foreground import all_reused, remember, run_in_foreground
+from workers.local import open_devices
 from workers.settings import Settings, load_settings
 
 
@@ -40,21 +43,30 @@ def submit(
         BeiJobsError: of planning, of the broker, or of the run.
     """
     settings = load_settings()
-    if device is not None and not broker_url:
-        find_devices(device)  # a wrong name is reported before anything is written
-    prepared = prepare(request, settings.cache_dir)
-    notify(settings.notify_fd, prepared.run, broker_url)
-    display.show_choices(prepared.choices)
+
+    def plan() -> Prepared:
+        prepared = prepare(request, settings.cache_dir)
+        notify(settings.notify_fd, prepared.run, broker_url)
+        display.show_choices(prepared.choices)
+        return prepared
+
     if broker_url:
-        return run_on_broker(prepared, broker_url, display, wait=wait)
-    return run_here(prepared, settings, display, device)
+        return run_on_broker(plan(), broker_url, display, wait=wait)
+    return run_here(plan, (*request.inputs, request.output or ""), settings, display, device)
 
 
-def run_here(prepared: Prepared, settings: Settings, display: Display, device: str | None) -> int:
+def run_here(
+    plan: Callable[[], Prepared],
+    uris: Iterable[str],
+    settings: Settings,
+    display: Display,
+    device: str | None,
+) -> int:
     """Run a job in the foreground, print how it ended and return the exit code.
 
     Args:
-        prepared: the run.
+        plan: prepares the run, while the processes of the devices start.
+        uris: of the inputs and the output.
         settings: of this machine.
         display: what the user sees.
         device: the value of --device; None for the default.
@@ -63,23 +75,28 @@ def run_here(prepared: Prepared, settings: Settings, display: Display, device: s
         Interrupted: Ctrl-C; the same command resumes.
         JobFailed: shards failed, or too many rows.
     """
-    output, run = prepared.output, prepared.run
-    remember(prepared, settings)
-    if prepared.finished:
-        status = all_reused(job_status(output, run))
-        if not display.as_json:
-            click.echo("nothing to do: every row of these inputs is already computed", err=True)
-        print_summary(run, status, as_json=display.as_json, choices=display.choices)
-        return exit_code(status)
-    devices = find_devices(device)
-    display.show_choices(device_choices(devices))
-    outcome = run_in_foreground(prepared, settings, devices.names, display)
+    devices = find_devices(device)  # a wrong name is reported before anything is written
+    with open_devices(devices.names, uris, settings) as opened:
+        prepared = plan()
+        remember(prepared, settings)
+        if prepared.finished:
+            return _nothing_to_do(prepared, display)
+        display.show_choices(device_choices(devices))
+        outcome = run_in_foreground(prepared, settings, opened, display)
     if outcome.error is not None:
         if not display.as_json:
             raise outcome.error
         print_error(outcome.error.message, outcome.error.hint)
-    print_summary(run, outcome.status, as_json=display.as_json, choices=display.choices)
+    print_summary(prepared.run, outcome.status, as_json=display.as_json, choices=display.choices)
     return outcome.error.exit_code if outcome.error else exit_code(outcome.status)
+
+
+def _nothing_to_do(prepared: Prepared, display: Display) -> int:
+    status = all_reused(job_status(prepared.output, prepared.run))
+    if not display.as_json:
+        click.echo("nothing to do: every row of these inputs is already computed", err=True)
+    print_summary(prepared.run, status, as_json=display.as_json, choices=display.choices)
+    return exit_code(status)
 
 
 def run_on_broker(prepared: Prepared, broker_url: str, display: Display, *, wait: bool) -> int:

@@ -2,26 +2,32 @@
 
 The rows of a block are sorted and packed together. A block may hold rows of several shards and
 files, so that many small files still make full batches. Its slices say which rows belong to which
-shard.
+shard, and which of them are not computed: because an earlier attempt saved them, because they are
+refused, or because this attempt leaves them out.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import BeiJobsError, InputChanged, StorageError
 from pipeline.input import reading
 from pipeline.input.reading import SUBMIT_AGAIN
+from pipeline.output.open_shards import Places, Rows
 from pipeline.output.run import Run
+from pipeline.packing import Int8Array
 from pipeline.prefetch import map_in_order
 from pipeline.spec import Shard
 from pipeline.store.directory import file_info
 from pipeline.tasks import Task
-from pipeline.tokenize.texts import Tokens
+from pipeline.tokenize.texts import Tokens, no_tokens
 
 # Rows read at once: few enough that even long documents need little memory.
 READ_ROWS = 1024
@@ -34,6 +40,41 @@ _BLOCK_ROWS = 16_384
 _BLOCK_BYTES = 32 * 2**20
 
 
+class Fate(Enum):
+    """What happens to a row of a shard."""
+
+    COMPUTED = 0
+    SAVED = 1  # an earlier attempt computed it
+    REFUSED = 2  # it ended or broke its process
+    HELD = 3  # not in this attempt
+
+
+# Shard id → the value of each row's Fate, [rows]; a shard that is missing is computed.
+Fates = Mapping[str, Int8Array]
+
+
+class Watch(Protocol):
+    """Called around everything that may end the process, with the rows that it is done to."""
+
+    def begin(self, key: str, places: Places) -> None:
+        """Something is about to be done to these rows; `key` is unique until it is done."""
+        ...
+
+    def end(self, key: str) -> None:
+        """It is done."""
+        ...
+
+
+class NoWatch:
+    """Nobody wants to know."""
+
+    def begin(self, key: str, places: Places) -> None:
+        """Do nothing."""
+
+    def end(self, key: str) -> None:
+        """Do nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class ShardSlice:
     """Consecutive rows of one shard within a block, or the error that ended the shard."""
@@ -42,6 +83,14 @@ class ShardSlice:
     rows: pa.RecordBatch | None
     last: bool
     error: BeiJobsError | None = None
+    first: int = 0  # number in the shard of the first row
+    fate: Fate = Fate.COMPUTED
+
+    @property
+    def numbers(self) -> Rows:
+        """The numbers of the rows in their shard."""
+        count = 0 if self.rows is None else self.rows.num_rows
+        return np.arange(self.first, self.first + count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,29 +98,61 @@ class Block:
     """Tokenized rows of one or more shards, in input order."""
 
     slices: tuple[ShardSlice, ...]
-    rows: pa.RecordBatch
+    rows: pa.RecordBatch  # of the slices that are computed
     tokens: Tokens
+    number: int = 0
+
+    def places(self, rows: Rows) -> Places:
+        """Shards and row numbers of rows of the block; `rows` is ascending."""
+        places: dict[str, list[Rows]] = {}
+        start = 0
+        for item in computed_slices(self.slices):
+            stop = start + len(item.numbers)
+            inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)]
+            if inside.size:
+                places.setdefault(item.shard.id, []).append(inside - start + item.first)
+            start = stop
+        return {shard: np.concatenate(numbers) for shard, numbers in places.items()}
+
+
+def computed_slices(slices: Sequence[ShardSlice]) -> list[ShardSlice]:
+    """The slices whose rows are in `Block.rows`, in their order there."""
+    return [s for s in slices if s.rows is not None and s.fate is Fate.COMPUTED]
 
 
 def read_blocks(
-    run: Run, shards: Sequence[Shard], task: Task, width: int, *, threads: int = 1
+    run: Run,
+    shards: Sequence[Shard],
+    task: Task,
+    width: int,
+    *,
+    threads: int = 1,
+    fates: Fates | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[Block]:
     """Tokenize the rows of `shards`, block by block, `threads` blocks at once.
 
-    `width` is the number of output values per sequence, or per token.
+    Args:
+        run: of the shards.
+        shards: in input order.
+        task: of the run.
+        width: number of output values per sequence, or per token.
+        threads: blocks that are tokenized at once.
+        fates: of the rows that are not computed.
+        watch: told about the rows of each block around its tokenization.
     """
-    return map_in_order(
-        lambda slices: _block(slices, run, task), _groups(run, shards, task, width), threads
-    )
+    told = watch or NoWatch()
+    groups = enumerate(_groups(run, shards, task, width, fates or {}))
+    return map_in_order(lambda item: _block(*item, run, task, told), groups, threads)
 
 
 def _groups(
-    run: Run, shards: Sequence[Shard], task: Task, width: int
+    run: Run, shards: Sequence[Shard], task: Task, width: int, fates: Fates
 ) -> Iterator[list[ShardSlice]]:
     """The slices of each block."""
     slices: list[ShardSlice] = []
     rows, size, target_rows = 0, 0, _FIRST_BLOCK_ROWS
-    for shard_slice in _slices(run, shards):
+    for shard_slice in _by_fate(_slices(run, shards), fates):
         slices.append(shard_slice)
         if shard_slice.rows is not None:
             rows += shard_slice.rows.num_rows
@@ -91,11 +172,34 @@ def _memory_bytes(rows: pa.RecordBatch, task: Task, width: int) -> int:
     return text + (text * width if task.per_token else rows.num_rows * width * 4)
 
 
-def _block(slices: list[ShardSlice], run: Run, task: Task) -> Block:
-    batches = [item.rows for item in slices if item.rows is not None]
+def _by_fate(slices: Iterator[ShardSlice], fates: Fates) -> Iterator[ShardSlice]:
+    """Cut slices where the fate of their rows changes."""
+    for item in slices:
+        if item.rows is None or item.shard.id not in fates:
+            yield item
+            continue
+        values = fates[item.shard.id][item.first : item.first + item.rows.num_rows]
+        starts = [*np.flatnonzero(np.diff(values, prepend=values[0] - 1)), len(values)]
+        for start, stop in itertools.pairwise(starts):
+            yield replace(
+                item,
+                rows=item.rows.slice(start, stop - start),
+                last=item.last and stop == len(values),
+                first=item.first + int(start),
+                fate=Fate(values[start]),
+            )
+
+
+def _block(number: int, slices: list[ShardSlice], run: Run, task: Task, watch: Watch) -> Block:
+    batches = [item.rows for item in computed_slices(slices)]
     table = pa.Table.from_batches(batches, run.columns).combine_chunks()
     rows = table.to_batches()[0] if table.num_rows else _no_rows(run.columns)
-    return Block(tuple(slices), rows, task.tokenize(rows))
+    block = Block(tuple(slices), rows, no_tokens(0, {}), number)
+    key = f"block-{number}"
+    watch.begin(key, block.places(np.arange(rows.num_rows)))
+    block = replace(block, tokens=task.tokenize(rows))
+    watch.end(key)
+    return block
 
 
 def _slices(run: Run, shards: Sequence[Shard]) -> Iterator[ShardSlice]:
@@ -129,14 +233,17 @@ def _read(run: Run, shards: Sequence[Shard]) -> Iterator[ShardSlice]:
             if pending is not None:
                 _check_complete(pending, shards[index])
                 yield pending
+            shard, left = shards[index], unread_rows[index]
             unread_rows[index] -= batch.num_rows
-            pending = ShardSlice(shards[index], batch, last=unread_rows[index] == 0)
+            pending = ShardSlice(
+                shard, batch, last=unread_rows[index] == 0, first=shard.rows - left
+            )
         for shard, missing in zip(shards, unread_rows, strict=True):
             if missing:
                 raise _too_short(shard)
     except BeiJobsError:
         # The error is the next shard's: the pending one is complete, if its file is unchanged.
-        if pending is not None and pending.last and unread_rows[-1] and _unchanged(pending.shard):
+        if pending is not None and pending.last and unread_rows[-1] and unchanged(pending.shard):
             yield pending
         raise
     if pending is not None:
@@ -155,7 +262,8 @@ def _too_short(shard: Shard) -> InputChanged:
     )
 
 
-def _unchanged(shard: Shard) -> bool:
+def unchanged(shard: Shard) -> bool:
+    """Whether the input of a shard still is the version that was planned."""
     try:
         return file_info(shard.file.uri).version == shard.file.version
     except StorageError:

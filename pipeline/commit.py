@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import queue
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -12,78 +15,80 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
-from pipeline.blocks import Block, ShardSlice
+from pipeline.blocks import Block, Fate, ShardSlice, computed_slices, unchanged
+from pipeline.encode import Computed
 from pipeline.encoder.engine import Engine
 from pipeline.errors import BeiJobsError, InputError
+from pipeline.open_output import OpenOutput, UnsafeRows
 from pipeline.output.manifest import retract_if_unwanted
+from pipeline.output.open_shards import AttemptLog, Piece, delete_pieces, write_piece
 from pipeline.output.output import Output
 from pipeline.output.part_file import encode_part
 from pipeline.output.provenance import of_run, of_shard
 from pipeline.output.quarantine import write_quarantine
 from pipeline.output.run import Run
-from pipeline.packing import Int64Array
 from pipeline.spec import ROW_COLUMNS, Shard, ShardResult
-from pipeline.tasks.base import NON_FINITE, BoolArray, Float32Array, Task
+from pipeline.tasks.base import NON_FINITE, BoolArray, Task
+from pipeline.tokenize.texts import no_tokens
+
+logger = logging.getLogger(__name__)
+
+# How much work may be lost with a process.
+SAVE_SECONDS = 20.0
 
 # Computed blocks that wait for their columns to be built: how far the device may run ahead.
 _BLOCKS_BEHIND = 2
 
+# Shard id → its pieces, with their rows.
+Saved = Mapping[str, Sequence[tuple[Piece, pa.Table]]]
+
 FLOAT16_OVERFLOW = "a value of the vector is more than --output-dtype float16 can hold"
 
 
-class _OpenShard:
-    """The output of a shard whose last row is still to come."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._tables: list[pa.Table] = []
-        self._failed_rows: list[pa.Table] = []
-        self._rows = 0
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the previous shard ended."""
-        return time.monotonic() - self._started
-
-    def add(self, shard_slice: ShardSlice, table: pa.Table, failed: BoolArray) -> None:
-        """Append a slice's table; `failed` [rows] marks the rows that are quarantined as well."""
-        if shard_slice.rows is None:
-            return
-        self._tables.append(table)
-        if failed.any():
-            # Row by row, because pyarrow cannot filter every type that may be kept.
-            rows = [pa.table(shard_slice.rows).slice(row, 1) for row in np.flatnonzero(failed)]
-            self._failed_rows.append(
-                pa.concat_tables(rows)
-                .append_column("bei_row", pa.array(self._row_numbers(shard_slice, failed)))
-                .append_column("bei_error", table["error"].filter(pa.array(failed)))
-            )
-        self._rows += table.num_rows
-
-    def _row_numbers(self, shard_slice: ShardSlice, failed: BoolArray) -> Int64Array:
-        return np.flatnonzero(failed) + shard_slice.shard.first_row + self._rows
-
-    def table(self) -> pa.Table:
-        """All output rows in input order; they are released here."""
-        tables, self._tables = self._tables, []
-        return pa.concat_tables(tables)
-
-    def failed_rows(self) -> pa.Table:
-        """The input rows that failed, with `bei_row` and `bei_error`."""
-        return pa.concat_tables(self._failed_rows)
-
-
 class Committer:
-    """Takes computed blocks, commits each shard when its last row is there, reports the results."""
+    """Takes computed rows, commits each shard when its last row is there, reports the results.
 
-    def __init__(self, output: Output, run: Run, engine: Engine, task: Task, attempt: str) -> None:
+    What is computed of open shards is saved every SAVE_SECONDS and at the end.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        run: Run,
+        engine: Engine,
+        task: Task,
+        attempt: str,
+        *,
+        saved: Saved | None = None,
+        refused: Mapping[str, Mapping[int, str]] | None = None,
+        log: AttemptLog | None = None,
+    ) -> None:
+        """Prepare; entering the context starts the thread.
+
+        Args:
+            output: where the parts go.
+            run: of the shards.
+            engine: what computed the rows.
+            task: makes the columns.
+            attempt: the id of this attempt.
+            saved: shard id → pieces of earlier attempts with their rows.
+            refused: shard id → row → why it is not computed.
+            log: the records of this attempt; they are deleted when their rows are safe.
+        """
         self._output = output
         self._run = run
         self._task = task
+        self._attempt = attempt
+        self._saved = saved or {}
+        self._refused = refused or {}
+        self._log = log
         self._provenance = of_run(run, engine, attempt)
-        self._schema = pa.schema([*run.kept, *task.fields(), *ROW_COLUMNS])
-        self._shard = _OpenShard()
-        self._blocks: queue.Queue[tuple[Block, Float32Array] | None] = queue.Queue(_BLOCKS_BEHIND)
+        self._schema = part_schema(run, task)
+        self._shards: dict[str, OpenOutput] = {}
+        self._unsafe = UnsafeRows()
+        self._pieces = itertools.count()
+        self._last_save = self._last_asked = time.monotonic()
+        self._blocks: queue.Queue[Computed | None] = queue.Queue(_BLOCKS_BEHIND)
         self._results: queue.Queue[ShardResult] = queue.Queue()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="commit", daemon=True)
@@ -100,14 +105,22 @@ class Committer:
     ) -> None:
         self._stop()
 
-    def add(self, block: Block, outputs: Float32Array) -> None:
-        """Hand over a computed block; waits while the thread is too far behind."""
+    def add(self, computed: Computed) -> None:
+        """Hand over computed rows; waits while the thread is too far behind."""
         while True:
             self._raise()
             try:
-                return self._blocks.put((block, outputs), timeout=1)
+                return self._blocks.put(computed, timeout=1)
             except queue.Full:
                 continue  # check for an error of the thread again
+
+    def save_now(self) -> bool:
+        """Whether rows of incomplete blocks should be handed over too; True once each interval."""
+        moment = time.monotonic()
+        if moment - self._last_asked < SAVE_SECONDS:
+            return False
+        self._last_asked = moment
+        return True
 
     def finished(self) -> list[ShardResult]:
         """Shards that ended since the last call."""
@@ -137,26 +150,66 @@ class Committer:
     def _work(self) -> None:
         try:
             while (item := self._blocks.get()) is not None:
-                self._process(*item)
+                self._process(item)
+                if time.monotonic() - self._last_save > SAVE_SECONDS:
+                    self._save_all()
+            self._save_all()
         except BaseException as error:  # raised in the caller's thread by its next call
             self._error = error
 
-    def _process(self, block: Block, outputs: Float32Array) -> None:
-        table, failed = self._columns(block, outputs)
+    def _process(self, computed: Computed) -> None:
+        block = computed.block
+        self._unsafe.expect(block)
+        table, failed = self._columns(computed)
         start = 0
-        for shard_slice in block.slices:
-            rows = 0 if shard_slice.rows is None else shard_slice.rows.num_rows
-            self._shard.add(shard_slice, table.slice(start, rows), failed[start : start + rows])
-            start += rows
-            if shard_slice.last:
-                self._results.put(self._finish(shard_slice))
-                self._shard = _OpenShard()
+        for item in computed_slices(block.slices):
+            stop = start + len(item.numbers)
+            new = computed.rows[start:stop]
+            if new.any():
+                output = self._open(item.shard)
+                output.add(item, table.slice(start, stop - start), failed[start:stop], new)
+                self._unsafe.added(block, item.shard.id, int(new.sum()))
+            start = stop
+        if computed.complete:
+            for item in block.slices:
+                self._end_slice(item)
 
-    def _columns(self, block: Block, outputs: Float32Array) -> tuple[pa.Table, BoolArray]:
-        """The output rows of a block, and which of them failed."""
-        tokens = block.tokens
+    def _open(self, shard: Shard) -> OpenOutput:
+        if shard.id not in self._shards:
+            self._shards[shard.id] = OpenOutput(shard, self._saved.get(shard.id, ()))
+        return self._shards[shard.id]
+
+    def _end_slice(self, item: ShardSlice) -> None:
+        """Take what is not computed of a slice; if it is the last one, end its shard."""
+        output = self._open(item.shard)
+        if item.fate is Fate.REFUSED and item.rows is not None:
+            self._add_refused(output, item)
+        elif item.fate is Fate.SAVED:
+            output.add_saved(item)
+        if not item.last:
+            return
+        if item.error is not None or output.complete:
+            self._results.put(self._finish(item, output))
+        else:
+            self._save(output)  # some of its rows are held back
+        del self._shards[item.shard.id]
+
+    def _add_refused(self, output: OpenOutput, item: ShardSlice) -> None:
+        reasons = self._refused[item.shard.id]
+        errors = {row: reasons[int(number)] for row, number in enumerate(item.numbers)}
+        everything = np.ones(len(item.numbers), dtype=np.bool_)
+        block = Block((item,), item.rows, no_tokens(len(errors), errors))
+        nothing = np.zeros((0, 1), dtype=np.float32)
+        table, failed = self._columns(Computed(block, nothing, everything, complete=True))
+        output.add(item, table, failed, everything)
+
+    def _columns(self, computed: Computed) -> tuple[pa.Table, BoolArray]:
+        """The output rows of a block, and which of them failed; those to come count as failed."""
+        block, outputs, tokens = computed.block, computed.outputs, computed.block.tokens
         errors = dict(tokens.errors)
         row_of_output = tokens.token_rows if self._task.per_token else tokens.row_of
+        if outputs.shape[0] != row_of_output.shape[0]:  # no batch of the block is computed
+            outputs = np.zeros((row_of_output.shape[0], outputs.shape[1]), dtype=np.float32)
         if self._run.spec.output_dtype == "float16":
             overflows = (np.abs(outputs) > np.finfo(np.float16).max).any(axis=1)
             errors |= {int(row): FLOAT16_OVERFLOW for row in np.unique(row_of_output[overflows])}
@@ -167,37 +220,39 @@ class Committer:
         reasons = pa.array([errors.get(row) for row in range(tokens.rows)], pa.string())
         arrays = [
             *(block.rows.column(field.name) for field in self._run.kept),
-            *self._task.columns(block.rows, tokens, outputs, failed),
+            *self._task.columns(block.rows, tokens, outputs, failed | ~computed.rows),
             pa.array(tokens.n_tokens),
             pa.array(tokens.truncated),
             reasons,
         ]
         return pa.Table.from_arrays(arrays, schema=self._schema), failed
 
-    def _finish(self, last_slice: ShardSlice) -> ShardResult:
+    def _finish(self, last_slice: ShardSlice, output: OpenOutput) -> ShardResult:
         """Commit the shard that `last_slice` ends; an error becomes its result."""
         shard = last_slice.shard
         try:
             if last_slice.error is not None:
+                self._save(output)
                 raise last_slice.error
-            return self._commit(shard)
+            return self._commit(output)
         except pa.ArrowException as caught:
             error = InputError(
                 f"its output cannot be written: {caught}",
                 hint="omit the column that the message names from --keep",
             )
-            return self._failed(shard, error)
+            return self._failed(shard, output, error)
         except BeiJobsError as error:
-            return self._failed(shard, error)
+            return self._failed(shard, output, error)
 
-    def _failed(self, shard: Shard, error: BeiJobsError) -> ShardResult:
+    def _failed(self, shard: Shard, output: OpenOutput, error: BeiJobsError) -> ShardResult:
         return ShardResult(
-            shard.id, shard.part, shard.rows, seconds=self._shard.seconds, computed=False,
+            shard.id, shard.part, shard.rows, seconds=output.seconds, computed=False,
             error=f"{shard}: {error}", hint=error.hint, transient=error.transient,
+            kind=type(error).__name__,
         )  # fmt: skip
 
-    def _commit(self, shard: Shard) -> ShardResult:
-        table = self._shard.table()
+    def _commit(self, output: OpenOutput) -> ShardResult:
+        shard, table = output.shard, output.table()
         result = ShardResult(
             shard.id,
             shard.part,
@@ -205,13 +260,47 @@ class Committer:
             tokens=int(np.sum(table["n_tokens"].to_numpy(), dtype=np.int64)),
             truncated=int(np.sum(table["truncated"].to_numpy())),
             failed=len(table) - table["error"].null_count,
-            seconds=round(self._shard.seconds, 3),
+            seconds=round(output.seconds, 3),
         )
         if result.failed:
-            write_quarantine(self._output, self._run, shard, self._shard.failed_rows())
-        values = self._provenance | of_shard(shard, result)
+            write_quarantine(self._output, self._run, shard, output.failed_rows())
+        values = self._provenance | of_shard(shard, result, resumed=output.resumed)
         data = encode_part(table, values)
         committed_here = self._output.commit(shard.part, data)
         if committed_here:
             retract_if_unwanted(self._output, self._run, shard.part)
+        delete_pieces(self._output, output.pieces)
+        self._end_records(shard)
         return replace(result, computed=committed_here)
+
+    def _save_all(self) -> None:
+        """Save what is computed of the open shards."""
+        for output in self._shards.values():
+            self._save(output)
+        self._last_save = time.monotonic()
+
+    def _save(self, output: OpenOutput) -> None:
+        """Save the rows of an open shard that are not saved; where that fails, go on without."""
+        table = output.unsaved()
+        # An input that is changing may have given rows of another version.
+        if table is None or not unchanged(output.shard):
+            return
+        name = f"{self._attempt}-{next(self._pieces)}"
+        values = {**self._provenance, "shard": output.shard.id, "seconds": round(output.seconds, 3)}
+        try:
+            piece = write_piece(self._output, output.shard, name, table, values)
+        except BeiJobsError as error:
+            logger.warning("%d computed rows are not saved: %s", table.num_rows, error)
+            return
+        output.saved_as(piece)
+        self._end_records(output.shard)
+
+    def _end_records(self, shard: Shard) -> None:
+        for number in self._unsafe.safe(shard.id):
+            if self._log is not None:
+                self._log.end(str(number))
+
+
+def part_schema(run: Run, task: Task) -> pa.Schema:
+    """The columns of the parts of a run."""
+    return pa.schema([*run.kept, *task.fields(), *ROW_COLUMNS])

@@ -88,10 +88,10 @@ def _outputs(
     rows = task.sample(spec, texts)
     block = Block((), rows, task.tokenize(rows))
     budget = spec.token_budget or engine.token_budget
-    [(_, outputs)] = encode(
+    [computed] = encode(
         engine, iter([block]), task, budget, lambda: False, lambda rows, tokens: None
     )
-    return outputs, engine, int(block.tokens.ids.shape[0])
+    return computed.outputs, engine, int(block.tokens.ids.shape[0])
 
 
 def _cosines(outputs: npt.NDArray[np.float32], exact: npt.NDArray[np.float32]) -> dict[str, float]:

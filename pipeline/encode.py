@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.blocks import Block
+from pipeline.blocks import Block, NoWatch, Watch
 from pipeline.encoder.engine import Engine
-from pipeline.packing import Batch, gather, pack
+from pipeline.packing import Batch, Int64Array, gather, pack
 from pipeline.spec import OnBatch
-from pipeline.tasks.base import Float32Array, Task
+from pipeline.tasks.base import BoolArray, Float32Array, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """Rows of a block whose outputs are there."""
+
+    block: Block
+    outputs: Float32Array  # [S, width] or, with an output per token, [T, width], in block order
+    rows: BoolArray  # [R] the rows that are new since the block was last returned
+    complete: bool  # whether these are the last ones
 
 
 class _Pending:
@@ -20,20 +31,30 @@ class _Pending:
     def __init__(self, block: Block, per_token: bool) -> None:
         self.block = block
         self._per_token = per_token
+        row_of = block.tokens.row_of
         self._sequences_left = len(block.tokens.lengths)
-        self._firsts = np.unique(block.tokens.row_of, return_index=True)[1]
+        self._left_of_row = np.bincount(row_of, minlength=block.tokens.rows)
+        self._firsts = np.unique(row_of, return_index=True)[1]
         self._outputs: Float32Array | None = None
+        self._returned = np.zeros(block.tokens.rows, dtype=np.bool_)
 
     @property
     def complete(self) -> bool:
         return self._sequences_left == 0
 
-    @property
-    def outputs(self) -> Float32Array:
-        """[S, width] or, for tasks with an output per token, [T, width], in block order."""
-        if self._outputs is None:
-            return np.zeros((0, 1), dtype=np.float32)
-        return self._outputs
+    def take(self) -> Computed:
+        """The rows that were completed since the last call."""
+        new = (self._left_of_row == 0) & ~self._returned
+        self._returned |= new
+        outputs = self._outputs
+        if outputs is None:
+            outputs = np.zeros((0, 1), dtype=np.float32)
+        return Computed(self.block, outputs, new, self.complete)
+
+    def rows_of(self, batch: Batch) -> Int64Array:
+        """The rows of the block that have a sequence in the batch."""
+        rows: Int64Array = np.unique(self.block.tokens.row_of[batch.sequences])
+        return rows
 
     def put(self, batch: Batch, result: Float32Array) -> int:
         """Copy the results of a batch to the positions of its sequences in the block.
@@ -45,7 +66,7 @@ class _Pending:
         result = result.reshape(result.shape[0], -1)
         if self._outputs is None:
             size = tokens.ids.shape[0] if self._per_token else tokens.lengths.shape[0]
-            self._outputs = np.empty((size, result.shape[1]), dtype=np.float32)
+            self._outputs = np.zeros((size, result.shape[1]), dtype=np.float32)
         if self._per_token:
             for start, stop, sequence in zip(
                 batch.cu_seqlens[:-1], batch.cu_seqlens[1:], batch.sequences, strict=True
@@ -55,6 +76,7 @@ class _Pending:
         else:
             self._outputs[batch.sequences] = result
         self._sequences_left -= len(batch)
+        np.subtract.at(self._left_of_row, tokens.row_of[batch.sequences], 1)
         return int(np.isin(batch.sequences, self._firsts, assume_unique=True).sum())
 
 
@@ -65,31 +87,58 @@ def encode(
     token_budget: int,
     should_stop: Callable[[], bool],
     on_batch: OnBatch,
-) -> Iterator[tuple[Block, Float32Array]]:
-    """Run every block through the engine; complete blocks are returned in order.
+    *,
+    watch: Watch | None = None,
+    save_now: Callable[[], bool] = lambda: False,
+) -> Iterator[Computed]:
+    """Run every block through the engine; every row is returned once, blocks in order.
 
-    Batches of consecutive blocks follow one another without a gap. Once `should_stop` returns
-    true, no further batch is started, and incomplete blocks are not returned.
+    Batches of consecutive blocks follow one another without a gap. A block is returned when it is
+    complete, and what there is of it when it is time to save, or at the end. Once `should_stop`
+    returns true, no further batch is started.
+
+    Args:
+        engine: computes the batches.
+        blocks: consumed ahead of the results.
+        task: says whether there is an output per token.
+        token_budget: tokens per batch.
+        should_stop: called before each batch.
+        on_batch: called with the rows and tokens of each computed batch.
+        watch: told about the rows of each batch while the device has it.
+        save_now: whether what is computed should be returned, also of an incomplete block.
     """
+    told = watch or NoWatch()
     pending: deque[_Pending] = deque()
+    launched: deque[str] = deque()
 
     def batches() -> Iterator[Batch]:
         for block in blocks:
-            pending.append(_Pending(block, task.per_token))
+            pending.append(one := _Pending(block, task.per_token))
             tokens = block.tokens
-            for sequences in pack(tokens.lengths, token_budget):
+            for index, sequences in enumerate(pack(tokens.lengths, token_budget)):
                 if should_stop():
                     return
-                yield gather(tokens.ids, tokens.offsets, sequences, tokens.type_ids)
+                batch = gather(tokens.ids, tokens.offsets, sequences, tokens.type_ids)
+                launched.append(f"batch-{block.number}-{index}")
+                told.begin(launched[-1], block.places(one.rows_of(batch)))
+                yield batch
 
-    def complete() -> Iterator[tuple[Block, Float32Array]]:
+    def complete() -> Iterator[Computed]:
         while pending and pending[0].complete:
-            first = pending.popleft()
-            yield first.block, first.outputs
+            yield pending.popleft().take()
+
+    def incomplete() -> Iterator[Computed]:
+        for one in pending:
+            if (computed := one.take()).rows.any():
+                yield computed
 
     for batch, result in engine.run(batches()):
         # Blocks without sequences are complete from the start and have no batch.
         yield from complete()
         on_batch(pending[0].put(batch, result), batch.tokens)
+        told.end(launched.popleft())
         yield from complete()
+        if save_now():
+            yield from incomplete()
     yield from complete()
+    yield from incomplete()

@@ -7,18 +7,24 @@ by the size of blocks and shards, never by the input.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 
-from pipeline.blocks import read_blocks
-from pipeline.commit import Committer
+import numpy as np
+
+from pipeline.blocks import Fate, NoWatch, Watch, read_blocks
+from pipeline.commit import Committer, Saved, part_schema
 from pipeline.encode import encode
 from pipeline.encoder.engine import Engine
 from pipeline.encoder.tokenizer import load_tokenizer
+from pipeline.output.open_shards import ROW_FIELD, AttemptLog, Places, read_piece_table
 from pipeline.output.output import Output
 from pipeline.output.run import Run
+from pipeline.output.suspects import ShardWork
+from pipeline.packing import Int8Array
 from pipeline.prefetch import prefetch
 from pipeline.spec import OnBatch, Shard, ShardResult
-from pipeline.tasks import make_task
+from pipeline.tasks import Task, make_task
 
 # Tokenized blocks that wait for the device.
 _BLOCKS_AHEAD = 2
@@ -37,12 +43,14 @@ def run_shards(
     attempt: str,
     should_stop: Callable[[], bool] = lambda: False,
     on_batch: OnBatch = lambda rows, tokens: None,
+    works: Mapping[str, ShardWork] | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[ShardResult]:
     """Compute shards and commit each part as soon as its last row is computed.
 
     A shard that cannot be read or written becomes a result with `error`; the others continue.
     Once `should_stop` returns true, the work ends between two batches: committed parts are kept,
-    the remaining shards yield nothing.
+    what is computed of the remaining shards is saved, and they yield nothing.
 
     Args:
         run: the run the shards belong to.
@@ -52,19 +60,75 @@ def run_shards(
         attempt: the id of this attempt, stored in every part that it commits.
         should_stop: called before each batch.
         on_batch: called with the rows and tokens of each computed batch.
+        works: shard id → what not to compute of it. A shard with rows that are held back is saved
+            and yields nothing.
+        watch: told which rows are being tokenized and computed.
 
     Raises:
         EncodeError: the device failed in a way that a smaller batch does not fix.
+        StorageError: the output cannot be written.
     """
     task = make_task(run.spec, engine.card, load_tokenizer(engine.card))
     budget = run.spec.token_budget or engine.token_budget
     threads = _GPU_TOKENIZING_THREADS if engine.device.startswith("cuda") else 1
-    tokenized = read_blocks(run, shards, task, engine.output_size, threads=threads)
-    with (
-        Committer(output, run, engine, task, attempt) as committer,
-        prefetch(tokenized, _BLOCKS_AHEAD) as ahead,
-    ):
-        for block, outputs in encode(engine, ahead, task, budget, should_stop, on_batch):
-            committer.add(block, outputs)
-            yield from committer.finished()
-        yield from committer.close()
+    special = works or {}
+    saved = _read_saved(output, run, task, engine, special)
+    fates = {shard: _fates(work, saved) for shard, work in special.items()}
+    refused = {shard: work.refused for shard, work in special.items()}
+    with closing(AttemptLog(output, run, attempt)) as log:
+        recorded = _Recorded(log, watch or NoWatch())
+        tokenized = read_blocks(
+            run, shards, task, engine.output_size, threads=threads, fates=fates, watch=recorded
+        )
+        with (
+            Committer(
+                output, run, engine, task, attempt, saved=saved, refused=refused, log=log
+            ) as committer,
+            prefetch(tokenized, _BLOCKS_AHEAD) as ahead,
+        ):
+            for computed in encode(
+                engine, ahead, task, budget, should_stop, on_batch,
+                watch=recorded, save_now=committer.save_now,
+            ):  # fmt: skip
+                committer.add(computed)
+                yield from committer.finished()
+            yield from committer.close()
+
+
+class _Recorded:
+    """Records the rows of a block in the output before they are tokenized."""
+
+    def __init__(self, log: AttemptLog, watch: Watch) -> None:
+        self._log = log
+        self._watch = watch
+
+    def begin(self, key: str, places: Places) -> None:
+        if key.startswith("block-") and places:
+            self._log.begin(key.removeprefix("block-"), places)
+        self._watch.begin(key, places)
+
+    def end(self, key: str) -> None:
+        self._watch.end(key)
+
+
+def _read_saved(
+    output: Output, run: Run, task: Task, engine: Engine, works: Mapping[str, ShardWork]
+) -> Saved:
+    """The rows of the pieces that this engine may continue: those of its own precision."""
+    schema = part_schema(run, task).append(ROW_FIELD)
+    saved = {}
+    for shard, work in works.items():
+        fitting = (piece for piece in work.pieces if piece.precision == engine.precision)
+        tables = ((piece, read_piece_table(output, piece, schema)) for piece in fitting)
+        saved[shard] = [(piece, table) for piece, table in tables if table is not None]
+    return saved
+
+
+def _fates(work: ShardWork, saved: Saved) -> Int8Array:
+    fates = np.zeros(work.shard.rows, dtype=np.int8)
+    if work.held is not None:
+        fates[work.held] = Fate.HELD.value
+    fates[list(work.refused)] = Fate.REFUSED.value
+    for piece, _ in saved[work.shard.id]:
+        fates[piece.rows] = Fate.SAVED.value
+    return fates

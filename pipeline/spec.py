@@ -202,6 +202,7 @@ class ShardResult:
     error: str = ""  # not empty: the shard failed and has no part
     hint: str = ""
     transient: bool = False  # of a failed shard: whether a retry may succeed
+    kind: str = ""  # of a failed shard: the class of its error
 
 
 def shard_id(space: str, schema: str, file: InputFile, cut: Cut) -> str:

@@ -2,19 +2,77 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import pytest
 from hypothesis import settings
+
+from workers.device_process import DeviceProcess, DeviceThread
+from workers.engine_cache import EngineCache
 
 pytest_plugins = ["fixtures_encoder", "fixtures_redis", "fixtures_s3"]
 
 # A loaded machine is no reason to fail: how long an example takes says nothing here.
 settings.register_profile("bei-jobs", deadline=None)
 settings.load_profile("bei-jobs")
+
+
+class Resident(DeviceProcess):
+    """A device whose process stays for the next job that needs one like it."""
+
+    idle: ClassVar[dict[object, list[Resident]]] = {}
+
+    @classmethod
+    def take(cls, name: str, cache_dir: Path | None, batch_seconds: float) -> Resident:
+        # What a process takes from its environment, it keeps.
+        own = tuple(item for item in sorted(os.environ.items()) if item[0].startswith("AWS_"))
+        key = (name, cache_dir, batch_seconds, own)
+        waiting = cls.idle.setdefault(key, [])
+        device = waiting.pop() if waiting else cls(name, cache_dir, batch_seconds)
+        device.back = waiting
+        return device
+
+    back: list[Resident]
+
+    def close(self) -> None:
+        self.back.append(self)
+
+    def kill(self) -> None:
+        super().kill()
+        if self not in self.back:
+            self.back.append(self)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def devices_end_with_the_session() -> Iterator[None]:
+    yield
+    for waiting in Resident.idle.values():
+        for device in waiting:
+            DeviceProcess.kill(device)
+
+
+@pytest.fixture(autouse=True)
+def no_new_process_for_each_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process takes seconds to import torch: jobs in the foreground share those of others."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("workers.local.DeviceProcess", Resident.take)
+
+
+@pytest.fixture
+def device_in_this_process(
+    no_new_process_for_each_job: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs in the foreground compute in a thread of this process, where a test can reach."""
+
+    def device(name: str, cache_dir: Path | None, batch_seconds: float) -> DeviceThread:
+        return DeviceThread(name, EngineCache(cache_dir))
+
+    monkeypatch.setattr("workers.local.DeviceProcess", device)
 
 
 @pytest.fixture(params=["local", "memory", "s3"])

@@ -33,6 +33,13 @@ from workers.live_counters import Client, Progress, add_progress, forget_progres
 from workers.messages import QUEUE
 from workers.settings import DEFAULT_LEASE_SECONDS, REDIS_LINK
 from workers.span_ledger import SpanLedger
+from workers.step_back import (
+    Refusal,
+    delete_refusal,
+    forget_refusals,
+    read_refusals,
+    write_refusal,
+)
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -125,6 +132,7 @@ class Broker:
             self._client.srem(_OPEN, job)
             SpanLedger(self._client, job).forget()
             forget_progress(self._client, job)
+            forget_refusals(self._client, job)
 
     def forget(self, job: str) -> None:
         """Remove a job from the known ones; its output is not touched."""
@@ -165,6 +173,23 @@ class Broker:
         """Add rows and tokens that a device just computed; negative values take them back."""
         with self.errors():
             add_progress(self._client, job, rows, tokens)
+
+    def refuse(self, job: str, refusal: Refusal) -> None:
+        """Publish that a device has stepped back from a job."""
+        with self.errors():
+            write_refusal(self._client, job, refusal)
+
+    def take_back_refusal(self, job: str, refusal: Refusal) -> None:
+        """A device that had stepped back runs the job again."""
+        with self.errors():
+            delete_refusal(self._client, job, refusal)
+
+    def refusals(self, job: str) -> list[Refusal]:
+        """The devices of live workers that have stepped back from a job."""
+        live = {(worker.host, worker.pid) for worker in self.workers()}
+        with self.errors():
+            refusals = read_refusals(self._client, job)
+        return [refusal for refusal in refusals if (refusal.host, refusal.pid) in live]
 
     @contextmanager
     def ledger(self, job: str) -> Iterator[SpanLedger]:

@@ -9,12 +9,13 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from celery import Celery
 from celery.exceptions import Reject
 
-from pipeline.errors import BeiJobsError, OutputConflict
+from pipeline.errors import BeiJobsError, BrokerError, OutputConflict
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.output.run import Run
@@ -32,50 +33,80 @@ from workers.messages import (
 )
 from workers.reconcile import MAX_OUTSTANDING_SPANS, ended, reconcile
 from workers.settings import Settings
-from workers.span_attempt import Device, OpenJob, SpanAttempt
+from workers.shard_runner import Device
+from workers.span_attempt import OpenJob, SpanAttempt
+from workers.step_back import Refusal, StepBack
 
 logger = logging.getLogger(__name__)
 
 # Plans kept in memory, for jobs whose messages alternate.
 _JOBS_KEPT = 8
-# How long messages of a job that this process cannot run are dropped without reading the store.
-_REFUSED_SECONDS = 30.0
+# How long a message is held that this device cannot handle.
+_HOLD_SECONDS = 2.0
+_TICK_SECONDS = 0.1
 
 
 class MessageHandler:
-    """Handles messages on one device. Each process of the pool has one."""
+    """Handles messages on one device. Each process of the pool has one.
+
+    Args:
+        settings: of this machine.
+        broker: of the fleet.
+        known_jobs: of this machine.
+        device: computes.
+        step_back: from which jobs the device has stepped back.
+        should_stop: whether the worker was asked to stop.
+    """
 
     def __init__(
-        self, settings: Settings, broker: Broker, known_jobs: KnownJobs, device: Device
+        self,
+        settings: Settings,
+        broker: Broker,
+        known_jobs: KnownJobs,
+        device: Device,
+        step_back: StepBack,
+        should_stop: Callable[[], bool],
     ) -> None:
         self._settings = settings
         self._broker = broker
         self._known_jobs = known_jobs
         self._device = device
+        self._step_back = step_back
+        self._should_stop = should_stop
         self._jobs: OrderedDict[tuple[str, int], OpenJob] = OrderedDict()
-        self._refused: dict[str, float] = {}  # job → time by the monotonic clock
+        self._refusals: dict[str, Refusal] = {}
 
     def run_shard(self, message: Message) -> bool:
         """Run a span. False: this worker is stopping, and the message must be requeued."""
-        job = self._open_job(message)
-        if job is None:
-            return True
+        if self._step_back.remaining(message.job):
+            return self._hand_on(message)
         try:
-            if not SpanAttempt(self._settings, self._broker, self._device, job, message.span).run():
+            job = self._open_job(message)
+            if job is None:
+                return True
+            attempt = SpanAttempt(
+                self._settings, self._broker, self._device, job, message.span, self._should_stop
+            )
+            if not attempt.run():
                 return False
+            self._accept(message)
             self._request_reconcile(message)
-        except BeiJobsError as error:  # reconciling the job sends the span again
+        except BrokerError as error:  # reconciling the job sends the span again
             logger.error("job %s: %s", message.job, error)
+        except Exception as error:  # also of a library that is missing or a bug
+            self._refuse(message, error)
+            return self._hand_on(message)
         return True
 
     def finalize_job(self, message: Message) -> None:
         """Reconcile a job whose spans have ended or are running out."""
-        job = self._open_job(message)
-        if job is not None:
-            try:
+        if self._step_back.remaining(message.job):
+            return
+        try:
+            if (job := self._open_job(message)) is not None:
                 reconcile(self._broker, job.output, job.run, job.plan)
-            except BeiJobsError as error:
-                logger.warning("job %s: %s", message.job, error)
+        except BeiJobsError as error:
+            logger.warning("job %s: %s", message.job, error)
 
     def forward(self, kwargs: dict[str, Any], task: str, version: int) -> None:
         """Move a message that is too new for this worker to the queue of newer workers."""
@@ -88,20 +119,13 @@ class MessageHandler:
         send(self._broker.app, task, [kwargs], queue=queue)
 
     def _open_job(self, message: Message) -> OpenJob | None:
-        """The job of a message; None where it ended or this worker cannot run it."""
-        now = time.monotonic()
-        if now - self._refused.get(message.job, -_REFUSED_SECONDS) < _REFUSED_SECONDS:
-            return None
-        try:
-            job = self._load_job(message)
-            return None if ended(job.output, job.run) else job
-        except BeiJobsError as error:
-            # Not a failure of the job: other workers may be newer or have access to its store.
-            self._refused[message.job] = now
-            logger.error(
-                "job %s cannot run on this worker: %s (%s)", message.job, error, error.hint
-            )
-            return None
+        """The job of a message; None where it ended.
+
+        Raises:
+            BeiJobsError: this worker cannot run it.
+        """
+        job = self._load_job(message)
+        return None if ended(job.output, job.run) else job
 
     def _load_job(self, message: Message) -> OpenJob:
         key = (message.output, message.n)
@@ -116,6 +140,38 @@ class MessageHandler:
             if len(self._jobs) > _JOBS_KEPT:
                 self._jobs.popitem(last=False)
         return self._jobs[key]
+
+    def _refuse(self, message: Message, error: Exception) -> None:
+        refusal = self._step_back.refuse(message.job, error)
+        self._refusals[message.job] = refusal
+        with suppress(BrokerError):
+            self._broker.refuse(message.job, refusal)
+
+    def _accept(self, message: Message) -> None:
+        """The device ran a span of the job: if it had stepped back, it no longer does."""
+        if self._step_back.accept(message.job) and message.job in self._refusals:
+            with suppress(BrokerError):
+                self._broker.take_back_refusal(message.job, self._refusals.pop(message.job))
+
+    def _hand_on(self, message: Message) -> bool:
+        """Put a message that this device cannot handle behind all others, for another worker.
+
+        It is held for a moment, or workers that all refuse it would pass it round without a pause.
+        """
+        held_until = time.monotonic() + min(_HOLD_SECONDS, self._step_back.remaining(message.job))
+        while time.monotonic() < held_until:
+            if self._should_stop():
+                return False
+            time.sleep(_TICK_SECONDS)
+        try:
+            known = self._broker.find(message.job)
+            if known and (known.output, known.n) == (message.output, message.n):
+                with self._broker.ledger(message.job) as ledger:
+                    ledger.requeued(message.span)
+                send(self._broker.app, RUN_SPAN, [message.to_kwargs()])
+        except BrokerError as error:  # reconciling the job sends the span again
+            logger.error("job %s: %s", message.job, error)
+        return True
 
     def _request_reconcile(self, message: Message) -> None:
         """Request a reconciliation after the last span, and when half of the spans have ended."""

@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Sequence
@@ -28,10 +29,10 @@ from kombu.transport.virtual import Message
 from workers.broker import Broker
 from workers.celery_app import make_app
 from workers.celery_tasks import MessageHandler, register_tasks
-from workers.engine_cache import EngineCache
+from workers.device_process import DeviceProcess
 from workers.reconcile_loop import known_jobs_of
 from workers.settings import Settings
-from workers.span_attempt import Device
+from workers.step_back import StepBack
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,15 @@ def consume(
     stop = multiprocessing.get_context("fork").Event()
     Channel.Message = _Message
     app = make_app(broker_url, settings.task_seconds)
-    register_tasks(app, _handler_of_this_process(settings, broker_url, tuple(devices), stop))
-    signals.worker_process_init.connect(_ignore_sigterm)
+    handler = _handler_of_this_process(settings, broker_url, tuple(devices), stop)
+    register_tasks(app, handler)
+
+    def prepare_child(**_: Any) -> None:
+        # Stop with the parent, not on a signal that a service manager sends to all.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        handler()  # starts the device's process before the first message
+
+    signals.worker_process_init.connect(prepare_child, weak=False)
     controller = _Controller(
         app=app,
         pool_cls="prefork",
@@ -104,21 +112,20 @@ def _handler_of_this_process(
     settings: Settings, broker_url: str, devices: tuple[str, ...], stop: Event
 ) -> Any:
     """A function that makes this process's message handler at the first call, after the fork."""
+    worker_pid = os.getppid()
 
     @functools.cache
     def handler() -> MessageHandler:
         # A child that replaces a dead one gets its index, and so its device.
         name = devices[current_process().index]
         broker = Broker(broker_url, patience_seconds=settings.lease_seconds / 2)
-        device = Device(name, EngineCache(settings.cache_dir), stop.is_set)
-        return MessageHandler(settings, broker, known_jobs_of(settings, broker_url), device)
+        device = DeviceProcess(name, settings.cache_dir, settings.batch_seconds)
+        device.start()
+        step_back = StepBack(socket.gethostname(), worker_pid, name, settings.patience_seconds)
+        known_jobs = known_jobs_of(settings, broker_url)
+        return MessageHandler(settings, broker, known_jobs, device, step_back, stop.is_set)
 
     return handler
-
-
-def _ignore_sigterm(**_: Any) -> None:
-    """In a child: stop with the parent, not on a signal that a service manager sends to all."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _wait_for_stop(stop_pipe: Connection, stop: Event) -> None:

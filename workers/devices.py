@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
 
 from pipeline.choice import Choice, Choices
@@ -9,6 +11,9 @@ from pipeline.encoder.card import ModelCard
 from pipeline.encoder.precision import choose_precision
 from pipeline.errors import UsageError
 from pipeline.planning.choices import revision_choice
+
+# Of which at least one exists where a program can use a GPU: Linux, containers, and WSL.
+_NVIDIA_DRIVER = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +31,7 @@ def find_devices(option: str | None) -> Devices:
     Raises:
         UsageError: this machine lacks one of them.
     """
-    # torch takes seconds to import: only where a device is about to be used.
-    from pipeline.encoder.device.devices import gpu_count
-
-    count = gpu_count()
+    count = _gpu_count()
     if option is None:
         if count:
             names = tuple(f"cuda:{i}" for i in range(count))
@@ -44,6 +46,15 @@ def find_devices(option: str | None) -> Devices:
                 hint=f"give one of {', '.join(sorted(available))}",
             )
     return Devices(names, "set by the user", chosen=False)
+
+
+def _gpu_count() -> int:
+    """GPUs that torch sees. It takes seconds to import, so only where there is a driver."""
+    if sys.platform == "linux" and not any(map(os.path.exists, _NVIDIA_DRIVER)):
+        return 0
+    from pipeline.encoder.device.devices import gpu_count
+
+    return gpu_count()
 
 
 def device_choices(devices: Devices) -> Choices:

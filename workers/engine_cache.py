@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,16 +25,19 @@ class EngineCache:
 
     Args:
         cache_dir: of downloaded checkpoints; None for the default.
-        cards: of models that this process has just read.
     """
 
-    def __init__(self, cache_dir: Path | None, cards: Iterable[ModelCard] = ()) -> None:
+    def __init__(self, cache_dir: Path | None) -> None:
         self._cache_dir = cache_dir
-        self._cards = {_content(card): card for card in cards}
         self._resident: list[tuple[JobSpec, Engine]] = []  # the least recently used first
 
-    def get(self, spec: JobSpec, device: str) -> Engine:
+    def get(self, spec: JobSpec, device: str, card: ModelCard | None = None) -> Engine:
         """The engine for a spec, loaded on `device`.
+
+        Args:
+            spec: of the job.
+            device: a torch device.
+            card: of the model, if it was just read and need not be read again.
 
         Raises:
             CheckpointError: the model cannot be found, or is not the one in the spec.
@@ -46,16 +48,15 @@ class EngineCache:
                 break
         else:
             del self._resident[: len(self._resident) - _RESIDENT + 1]
-            resident = spec, self._load(spec, device)
+            resident = spec, self._load(spec, device, card)
         self._resident.append(resident)
         return resident[1]
 
-    def _load(self, spec: JobSpec, device: str) -> Engine:
+    def _load(self, spec: JobSpec, device: str, given: ModelCard | None) -> Engine:
         from pipeline.encoder.engine import Engine  # torch takes seconds to import
 
-        # A given card is used once: the files may have changed by the next load.
-        card = self._cards.pop((spec.model.sha256, spec.model.fingerprint), None)
-        card = card or verified_card(spec, self._cache_dir)
+        fits = given is not None and _content(given) == (spec.model.sha256, spec.model.fingerprint)
+        card = given if given is not None and fits else verified_card(spec, self._cache_dir)
         logger.info("loading %s on %s", spec.model.name, device)
         skipped = 0
         if spec.prompt and not card.modules.include_prompt:

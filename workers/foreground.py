@@ -17,6 +17,7 @@ from typing import Protocol
 from pipeline.choice import Choices
 from pipeline.errors import BeiJobsError, Interrupted, JobFailed, StorageError
 from pipeline.output.manifest import finalise
+from pipeline.output.open_shards import rows_kept
 from pipeline.output.output import MAX_ATTEMPTS, Output
 from pipeline.output.plan import Plan
 from pipeline.output.run import Run
@@ -25,7 +26,7 @@ from pipeline.planning.prepare import Prepared
 from pipeline.spec import JobSpec, ShardResult
 from pipeline.store.uris import redact
 from workers.known_jobs import JobRef, KnownJobs, output_lock
-from workers.local import LocalRun, compute_missing
+from workers.local import LocalDevice, LocalRun, compute_missing
 from workers.settings import Settings
 
 # How often the store is asked whether the run was cancelled or replaced.
@@ -74,7 +75,9 @@ class _Tally:
 
     reused_rows: int
     shards_ended: int  # including those that were already committed
+    kept_before: int  # rows that earlier attempts computed of open shards
     computed: int = 0
+    batched: int = 0  # rows that came back from a device
     tokens: int = 0
     truncated: int = 0
     failed_rows: int = 0
@@ -87,6 +90,7 @@ class _Tally:
         return cls(
             reused_rows=sum(n for i, n in enumerate(rows) if i not in missing),
             shards_ended=len(plan) - len(missing),
+            kept_before=rows_kept(output, plan),
         )
 
     def add(self, result: ShardResult) -> None:
@@ -103,7 +107,7 @@ class _Tally:
 
 
 def run_in_foreground(
-    prepared: Prepared, settings: Settings, devices: tuple[str, ...], observer: Observer
+    prepared: Prepared, settings: Settings, devices: tuple[LocalDevice, ...], observer: Observer
 ) -> Outcome:
     """Run a prepared job on this machine; wait first for other processes on the same output.
 
@@ -112,7 +116,7 @@ def run_in_foreground(
     Args:
         prepared: not finished.
         settings: of this machine.
-        devices: such as ("cpu",) or ("cuda:0", "cuda:1"): one process each where there are several.
+        devices: from `workers.local.open_devices`.
         observer: called when something happens.
     """
     started = time.monotonic()
@@ -122,7 +126,7 @@ def run_in_foreground(
         error: BeiJobsError | None = None
         observer.started(prepared.plan.rows, tally.reused_rows)
         try:
-            _run_to_end(prepared, settings, devices, observer, tally)
+            _run_to_end(prepared, devices, observer, tally)
         except (Interrupted, JobFailed) as stopped:
             error = stopped
         finally:
@@ -142,21 +146,21 @@ def all_reused(status: JobStatus) -> JobStatus:
 
 
 def _run_to_end(
-    prepared: Prepared,
-    settings: Settings,
-    devices: tuple[str, ...],
-    observer: Observer,
-    tally: _Tally,
+    prepared: Prepared, devices: tuple[LocalDevice, ...], observer: Observer, tally: _Tally
 ) -> None:
     output, run, plan = prepared.output, prepared.run, prepared.plan
+
+    def on_batch(rows: int, tokens: int) -> None:
+        tally.batched += rows
+        observer.batch(rows, tokens)
+
     with _stoppable(observer.stopping) as stop:
         for _ in range(MAX_ATTEMPTS):
             with _cancelled_or_replaced(output, run) as unwanted:
                 local = LocalRun(
                     devices,
-                    settings.cache_dir,
                     lambda unwanted=unwanted: stop.is_set() or unwanted.is_set(),  # type: ignore[misc]
-                    observer.batch,
+                    on_batch,
                     lambda choices: observer.chose(_not_set_by_user(choices, run.spec)),
                     prepared.card,
                 )
@@ -192,7 +196,7 @@ def _check_ended(prepared: Prepared, tally: _Tally, *, interrupted: bool) -> Non
     if interrupted and tally.shards_ended < len(plan):
         raise Interrupted(
             f"stopped: {tally.reused_rows + tally.computed:,} of {plan.rows:,} rows are committed "
-            f"in {redact(output.uri)}",
+            f"in {redact(output.uri)}{_kept_and_lost(output, plan, tally)}",
             hint="run the same command again to resume",
         )
     if n := output.superseded(run):
@@ -207,6 +211,15 @@ def _check_ended(prepared: Prepared, tally: _Tally, *, interrupted: bool) -> Non
         )
     if tally.failures:
         _fail(output, run, tally.failures)
+
+
+def _kept_and_lost(output: Output, plan: Plan, tally: _Tally) -> str:
+    """What became of the rows that were computed, but are in no part."""
+    kept = rows_kept(output, plan)
+    lost = max(0, tally.kept_before + tally.batched - tally.computed - kept)
+    words = [f"{kept:,} more are computed and kept"] if kept else []
+    words += [f"{lost:,} computed rows are lost"] if lost else []
+    return "".join(f", {word}" for word in words) or ", and no other row was computed"
 
 
 def _fail(output: Output, run: Run, failures: list[ShardResult]) -> None:

@@ -1,54 +1,89 @@
-"""Run shards without a broker: in this process, or in one process per device."""
+"""Run shards without a broker: each device of this machine in a process of its own."""
 
 from __future__ import annotations
 
-import multiprocessing
 import queue
+import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from multiprocessing.context import SpawnContext, SpawnProcess
-from pathlib import Path
-from typing import Any
 
 from pipeline.choice import Choices
 from pipeline.encoder.card import ModelCard
-from pipeline.errors import BeiJobsError, EncodeError
+from pipeline.errors import BeiJobsError
 from pipeline.output.output import MAX_ATTEMPTS, Output
-from pipeline.output.plan import Plan
+from pipeline.output.plan import Plan, Span
 from pipeline.output.run import Run
 from pipeline.spec import OnBatch, ShardResult
+from workers.device_process import DeviceProcess, DeviceThread
 from workers.engine_cache import EngineCache
+from workers.settings import Settings
+from workers.shard_runner import Calls, ShardRunner
+
+LocalDevice = DeviceProcess | DeviceThread
 
 
 @dataclass(frozen=True, slots=True)
 class LocalRun:
     """How a job runs on this machine."""
 
-    devices: tuple[str, ...]
-    cache_dir: Path | None
+    devices: tuple[LocalDevice, ...]
     should_stop: Callable[[], bool]
     on_batch: OnBatch
     on_choices: Callable[[Choices], None] = lambda choices: None  # for each loaded engine
     card: ModelCard | None = None  # of the model, if it was just read
 
 
+@contextmanager
+def open_devices(
+    names: Sequence[str], uris: Iterable[str], settings: Settings
+) -> Iterator[tuple[LocalDevice, ...]]:
+    """Devices of this machine for a job, whose processes start at once and end with the context.
+
+    After an error or a second signal they are killed.
+
+    Args:
+        names: such as "cpu" or "cuda:1".
+        uris: of the job's inputs and output: those in this process's memory need a thread of it.
+        settings: of this machine.
+    """
+    in_memory = any(uri.startswith("memory://") for uri in uris)
+    devices = tuple(
+        DeviceThread(name, EngineCache(settings.cache_dir))
+        if in_memory
+        else DeviceProcess(name, settings.cache_dir, settings.batch_seconds)
+        for name in names
+    )
+    try:
+        for device in devices:
+            device.start()
+        yield devices
+    except BaseException:
+        for device in devices:
+            device.kill()
+        raise
+    for device in devices:
+        device.close()
+
+
 def compute_missing(output: Output, run: Run, plan: Plan, local: LocalRun) -> Iterator[ShardResult]:
     """Compute the shards that are not committed, and yield the result of each.
 
     A shard that failed transiently is tried again after the others, up to MAX_ATTEMPTS times; each
-    shard is reported once, with its last result. Committed parts are kept when the run is stopped.
+    shard is reported once, with its last result. What is computed is kept when the run is stopped.
     """
     missing = plan.missing(output.committed())
     for attempt in range(1, MAX_ATTEMPTS + 1):
         retryable: list[ShardResult] = []
-        for result in _run_once(output, run, plan, missing, local):
-            if result.error:
-                output.record_failure(run, result, uuid.uuid4().hex[:8])
-            if result.error and result.transient and attempt < MAX_ATTEMPTS:
-                retryable.append(result)
-            else:
-                yield result
+        with closing(_run_once(output, run, plan, missing, local)) as results:
+            for result in results:
+                if result.error:
+                    output.record_failure(run, result, uuid.uuid4().hex[:8])
+                if result.error and result.transient and attempt < MAX_ATTEMPTS:
+                    retryable.append(result)
+                else:
+                    yield result
         parts = {result.part for result in retryable}
         missing = [i for i in missing if plan.table["part"][i].as_py() in parts]
         if not missing or local.should_stop():
@@ -57,130 +92,94 @@ def compute_missing(output: Output, run: Run, plan: Plan, local: LocalRun) -> It
 
 def _run_once(
     output: Output, run: Run, plan: Plan, missing: Sequence[int], local: LocalRun
-) -> Iterator[ShardResult]:
-    if not missing:
-        return
+) -> Generator[ShardResult, None, None]:
+    calls = Calls(local.should_stop, local.on_batch, local.on_choices)
     if len(local.devices) > 1 and len(missing) > 1:
-        yield from _on_devices(output, run, plan, missing, local)
-    else:
-        yield from _in_process(output, run, plan, missing, local)
-
-
-def _in_process(
-    output: Output, run: Run, plan: Plan, missing: Sequence[int], local: LocalRun
-) -> Iterator[ShardResult]:
-    from pipeline.run import run_shards
-
-    cards = () if local.card is None else (local.card,)
-    engine = EngineCache(local.cache_dir, cards).get(run.spec, local.devices[0])
-    local.on_choices(engine.choices)
-    yield from run_shards(
-        run,
-        list(plan.shards(missing)),
-        engine,
-        output,
-        attempt=uuid.uuid4().hex,
-        should_stop=local.should_stop,
-        on_batch=local.on_batch,
-    )
+        yield from _on_devices(output, run, plan, missing, local, calls)
+    elif missing:
+        runner = ShardRunner(local.devices[0], output, run, plan, calls, local.card)
+        yield from runner.compute(missing)
 
 
 def _on_devices(
-    output: Output, run: Run, plan: Plan, missing: Sequence[int], local: LocalRun
+    output: Output,
+    run: Run,
+    plan: Plan,
+    missing: Sequence[int],
+    local: LocalRun,
+    calls: Calls,
 ) -> Iterator[ShardResult]:
-    """Run one process per device; each takes the next span when it has finished one.
+    """Each device takes the next span when it has finished one. One that fails leaves its spans.
 
-    Processes are spawned, never forked: CUDA does not survive a fork.
+    Raises:
+        BeiJobsError: of the last device that failed, when none is left.
     """
-    context = multiprocessing.get_context("spawn")
-    spans: Any = context.Queue()
-    events: Any = context.Queue()
-    stop = context.Event()
-    for span in [*plan.spans(missing), *(None for _ in local.devices)]:
-        spans.put(span)  # one None per process marks the end
-    processes = [
-        _spawn(context, (output.uri, run.n, device, local.cache_dir, spans, events, stop))
-        for device in local.devices
-    ]
-    try:
-        yield from _relay(processes, events, stop, local)
-    finally:
-        stop.set()
-        for process in processes:
-            process.join(timeout=30)
-            process.kill()
-        spans.cancel_join_thread()
+    spans: queue.SimpleQueue[Span] = queue.SimpleQueue()
+    for span in plan.spans(missing):
+        spans.put(span)
+    events: queue.SimpleQueue[ShardResult | BaseException | None] = queue.SimpleQueue()
+    abandoned, lock = threading.Event(), threading.Lock()
 
+    def on_batch(rows: int, tokens: int) -> None:
+        with lock:
+            calls.on_batch(rows, tokens)
 
-def _spawn(context: SpawnContext, args: tuple[Any, ...]) -> SpawnProcess:
-    process = context.Process(target=_run_device, args=args, name=f"bei-jobs {args[2]}")
-    process.start()
-    return process
+    def on_choices(choices: Choices) -> None:
+        with lock:
+            calls.on_choices(choices)
+
+    def should_stop() -> bool:
+        return abandoned.is_set() or calls.should_stop()
+
+    def serve(device: LocalDevice) -> None:
+        own = Calls(should_stop, on_batch, on_choices)
+        runner = ShardRunner(device, output, run, plan, own, local.card)
+        end: BaseException | None = None
+        try:
+            while not should_stop():
+                span = spans.get_nowait()
+                try:
+                    for result in runner.compute(range(span.start, span.start + span.count)):
+                        events.put(result)
+                except BeiJobsError:
+                    spans.put(span)  # for another device
+                    raise
+        except queue.Empty:
+            pass
+        except BaseException as error:
+            end = error
+        events.put(end)
+
+    threads = [threading.Thread(target=serve, args=(d,), daemon=True) for d in local.devices]
+    with ExitStack() as stack:
+        for thread in threads:
+            thread.start()
+            stack.callback(thread.join)
+        stack.callback(abandoned.set)
+        try:
+            yield from _relay(events, len(threads))
+        except BaseException:  # such as a second Ctrl-C: do not wait for running batches
+            for device in local.devices:
+                device.kill()
+            raise
 
 
 def _relay(
-    processes: list[SpawnProcess], events: Any, stop: Any, local: LocalRun
+    events: queue.SimpleQueue[ShardResult | BaseException | None], running: int
 ) -> Iterator[ShardResult]:
-    """Relay the events of the processes until each has ended.
-
-    Raises:
-        EncodeError: a process died.
-        BeiJobsError: the error that ended a process.
-    """
-    running = len(processes)
+    """The results of all devices, until each has ended."""
+    errors: list[BaseException] = []
+    devices = running
     while running:
-        if local.should_stop():
-            stop.set()
         try:
-            kind, value = events.get(timeout=0.5)
+            event = events.get(timeout=1.0)  # a signal is handled between two waits
         except queue.Empty:
-            dead = [p for p in processes if p.exitcode not in (None, 0)]
-            if dead:
-                raise EncodeError(
-                    f"the process {dead[0].name} died with exit code {dead[0].exitcode}",
-                    hint="run the same command again to resume; if a process dies again, lower "
-                    "--token-budget",
-                ) from None
             continue
-        if kind == "batch":
-            local.on_batch(*value)
-        elif kind == "choices":
-            local.on_choices(value)
-        elif kind == "result":
-            yield value
-        elif kind == "error":
-            raise value
-        else:
-            running -= 1
-
-
-def _run_device(
-    uri: str, n: int, device: str, cache_dir: Path | None, spans: Any, events: Any, stop: Any
-) -> None:
-    """The main function of a device's process: takes spans, sends results."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and sets `stop`
-    from pipeline.run import run_shards
-
-    try:
-        output = Output(uri)
-        run = output.run(n)
-        plan = output.plan(run)
-        engine = EngineCache(cache_dir).get(run.spec, device)
-        events.put(("choices", engine.choices))
-        while (span := spans.get()) is not None and not stop.is_set():
-            shards = list(plan.shards(range(span.start, span.start + span.count)))
-            for result in run_shards(
-                run,
-                shards,
-                engine,
-                output,
-                attempt=uuid.uuid4().hex,
-                should_stop=stop.is_set,
-                on_batch=lambda rows, tokens: events.put(("batch", (rows, tokens))),
-            ):
-                events.put(("result", result))
-    except BeiJobsError as error:
-        events.put(("error", error))
-    events.put(("end", None))
+        if isinstance(event, ShardResult):
+            yield event
+            continue
+        running -= 1
+        if isinstance(event, BaseException):
+            errors.append(event)
+            if not isinstance(event, BeiJobsError) or len(errors) == devices:
+                raise event

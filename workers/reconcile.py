@@ -5,10 +5,7 @@ failed*, and plan and commits are in the store. So any process may reconcile a j
 number of times: the workers' parent processes every 30-60 s, `status`, `submit --wait`, a repeated
 submit.
 
-A shard that kills its process (out of memory, a crash in native code, the time limit) cannot
-record its failure. Instead, executions that began and never ended are counted: after the first the
-shard is sent alone, so that it takes no other shard with it, and after MAX_ATTEMPTS more it counts
-as failed.
+A job that every live worker has stepped back from (`workers.step_back`) fails, with their reasons.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ from typing import Literal
 
 from pipeline.errors import JobFailed
 from pipeline.output.manifest import finalise
-from pipeline.output.output import MAX_ATTEMPTS, Output
+from pipeline.output.output import Output
 from pipeline.output.plan import Plan, Span
 from pipeline.output.run import Run
 from pipeline.output.status import failure_reason
@@ -28,6 +25,7 @@ from pipeline.spec import ShardResult
 from workers.broker import Broker
 from workers.messages import RUN_SPAN, Message
 from workers.span_ledger import Outstanding
+from workers.step_back import Refusal, all_refuse
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +35,9 @@ MAX_OUTSTANDING_SPANS = 1024
 # A job is given up once this many shards failed, and more than succeeded: then the job itself is
 # at fault, not single shards.
 _HOPELESS_SHARDS = 64
+
+# Workers whose reasons are in the reason of a job that all refuse.
+_REASONS_SHOWN = 5
 
 _State = Literal["queued", "running", "done", "failed", "cancelled"]
 
@@ -84,6 +85,8 @@ def reconcile(broker: Broker, output: Output, run: Run, plan: Plan | None = None
         state = _finish(output, run, plan)
     elif snapshot.hopeless:
         state = _give_up(output, run, snapshot)
+    elif snapshot.refusals:
+        state = _refused_by_all(output, run, snapshot.refusals)
     else:
         return _send_missing(broker, run, plan, snapshot)
     if state in ("done", "failed", "cancelled"):
@@ -113,7 +116,7 @@ class _Snapshot:
     missing: Sequence[int]
     outstanding: Outstanding
     failures: dict[int, ShardResult]  # of missing shards that must not be tried again
-    crashes: dict[int, int]  # shard index → executions that began and never ended
+    refusals: Sequence[Refusal]  # of every live worker; empty if one may still run the job
 
     @property
     def done(self) -> int:
@@ -143,40 +146,15 @@ def _take_snapshot(broker: Broker, output: Output, run: Run, plan: Plan) -> _Sna
     empty = broker.queue_is_empty()
     with broker.ledger(run.job) as ledger:
         outstanding = ledger.outstanding(broker.patience_seconds, queue_is_empty=empty)
-        crashes = ledger.crashes()
     failures_by_id = output.failures(run)
     missing = plan.missing(output.committed())
     failures = {}
     if failures_by_id:
         ids = plan.table["shard"].to_pylist()
         failures = {i: failures_by_id[ids[i]] for i in missing if ids[i] in failures_by_id}
-    snapshot = _Snapshot(len(plan), missing, outstanding, failures, crashes)
-    for index in snapshot.unsent:
-        if crashes.get(index, 0) > MAX_ATTEMPTS:
-            failures[index] = _record_crash(broker, output, run, plan, index, crashes[index])
-    return snapshot
-
-
-def _record_crash(
-    broker: Broker, output: Output, run: Run, plan: Plan, index: int, times: int
-) -> ShardResult:
-    """Record the failure of a shard that kills its workers, which cannot record it themselves."""
-    shard = plan.shard(index)
-    result = ShardResult(
-        shard.id,
-        shard.part,
-        shard.rows,
-        computed=False,
-        error=f"{shard}: the process that ran it died {times} times without a result (killed, out "
-        "of memory, a crash in native code, or the time limit)",
-        hint="check the workers' logs and memory, then run `bei-jobs retry`, or submit again with "
-        "a lower --token-budget, which needs less memory",
-    )
-    logger.error("job %s: %s", run.job, result.error)
-    output.record_failure(run, result, "crashed")
-    with broker.ledger(run.job) as ledger:
-        ledger.resolved([index])
-    return result
+    devices = [(w.host, w.pid, device) for w in broker.workers() for device in w.devices]
+    refusals = all_refuse(broker.refusals(run.job), devices)
+    return _Snapshot(len(plan), missing, outstanding, failures, refusals)
 
 
 def _finish(output: Output, run: Run, plan: Plan) -> _State:
@@ -201,29 +179,33 @@ def _give_up(output: Output, run: Run, snapshot: _Snapshot) -> _State:
     return "failed"
 
 
+def _refused_by_all(output: Output, run: Run, refusals: Sequence[Refusal]) -> _State:
+    """Mark a job as failed that no live worker can run."""
+    lines = [f"{one.host} ({one.device}): {one.reason}" for one in refusals[:_REASONS_SHOWN]]
+    if len(refusals) > _REASONS_SHOWN:
+        lines.append(f"… and {len(refusals) - _REASONS_SHOWN} more")
+    reason = "no worker can run this job:\n  " + "\n  ".join(lines)
+    hint = refusals[0].hint or "repair the workers"
+    output.fail(run, reason, f"{hint}; then run `bei-jobs retry`")
+    logger.error("job %s failed: %s", run.job, reason)
+    return "failed"
+
+
 def _send_missing(broker: Broker, run: Run, plan: Plan, snapshot: _Snapshot) -> Reconciled:
     live = len(snapshot.outstanding.live)
     with broker.ledger(run.job) as ledger:
         for span in snapshot.outstanding.lost:
             ledger.drop(span)
         room = max(0, MAX_OUTSTANDING_SPANS - live)
-        claimed = [span for span in _unsent_spans(plan, snapshot)[:room] if ledger.claim(span)]
+        claimed = [span for span in plan.spans(snapshot.unsent)[:room] if ledger.claim(span)]
     # If Redis goes away between claiming and sending, the spans count as lost in the queue.
     _publish(broker, run, claimed)
     sent, outstanding = len(claimed), live + len(claimed)
     if claimed:
         logger.info("job %s: sent %d spans, %d outstanding", run.job, sent, outstanding)
-    state: _State = "running" if snapshot.done or snapshot.crashes else "queued"
+    state: _State = "running" if snapshot.done or snapshot.outstanding.leased else "queued"
     failed = len(snapshot.failures)
     return Reconciled(state, len(plan), snapshot.done, failed, outstanding, sent)
-
-
-def _unsent_spans(plan: Plan, snapshot: _Snapshot) -> list[Span]:
-    """Spans over the unsent shards, in input order; each suspect of a crash alone."""
-    suspects = [i for i in snapshot.unsent if snapshot.crashes.get(i)]
-    others = [i for i in snapshot.unsent if not snapshot.crashes.get(i)]
-    alone = [Span(i, 1) for i in suspects]
-    return sorted([*plan.spans(others), *alone], key=lambda span: span.start)
 
 
 def _publish(broker: Broker, run: Run, spans: Sequence[Span]) -> None:

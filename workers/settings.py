@@ -9,6 +9,10 @@
     BEI_JOBS_LEASE_SECONDS      how long a silent worker keeps the lease of its span
     BEI_JOBS_TASK_SECONDS       a span that runs longer counts as hung, and its process is killed;
                                 must be equal on all machines of a fleet
+    BEI_JOBS_BATCH_SECONDS      a device that computes no batch for this long is taken for hung, and
+                                its process is replaced
+    BEI_JOBS_PATIENCE_SECONDS   how long a worker tries again to run a job that it cannot run before
+                                its refusal counts; a job that all workers refuse fails
     BEI_JOBS_NOTIFY_FD          an open file descriptor, 3 or above, of the program that starts
                                 `bei-jobs submit`. When the run is planned, one line of JSON is
                                 written to it (`jobs.notify`) and it is closed; if it closes
@@ -29,7 +33,14 @@ from pipeline.errors import UsageError
 
 DEFAULT_LEASE_SECONDS = 30.0
 DEFAULT_TASK_SECONDS = 6 * 3600.0
-_MIN_TASK_SECONDS = 10.0
+# The settings that are times, and the least value of each.
+_TIMES = {
+    "reconcile_seconds": 0.1,
+    "lease_seconds": 0.5,
+    "task_seconds": 10.0,
+    "batch_seconds": 0.5,
+    "patience_seconds": 0.0,
+}
 _MIN_FD, _MAX_FD = 3, 2**31 - 1
 
 # The connection of every client of this fleet to Redis, Celery's own included. Without a timeout,
@@ -52,14 +63,12 @@ class Settings:
     reconcile_seconds: float = 45.0
     lease_seconds: float = DEFAULT_LEASE_SECONDS
     task_seconds: float = DEFAULT_TASK_SECONDS
+    batch_seconds: float = 600.0
+    patience_seconds: float = 180.0
     notify_fd: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("reconcile_seconds", 0.1),
-            ("lease_seconds", 0.5),
-            ("task_seconds", _MIN_TASK_SECONDS),
-        ):
+        for name, least in _TIMES.items():
             if not getattr(self, name) >= least:  # also refuses NaN
                 value = getattr(self, name)
                 raise UsageError(f"{_variable(name)} must be at least {least:g}, got {value:g}")
@@ -81,11 +90,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         cache_dir=_directory(env, "cache_dir", "XDG_CACHE_HOME", home / ".cache"),
         broker=env.get("BEI_JOBS_BROKER") or None,
         notify_fd=_descriptor(env, "notify_fd"),
-        **{
-            name: _seconds(env, name)
-            for name in ("reconcile_seconds", "lease_seconds", "task_seconds")
-            if env.get(_variable(name))
-        },
+        **{name: _seconds(env, name) for name in _TIMES if env.get(_variable(name))},
     )
 
 

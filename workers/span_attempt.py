@@ -8,22 +8,37 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 
-from pipeline.errors import BeiJobsError, BrokerError, CheckpointError
+from pipeline.errors import (
+    AccessDenied,
+    BeiJobsError,
+    BrokerError,
+    InputChanged,
+    NotFound,
+    StorageError,
+    StoreFull,
+)
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan, Span
 from pipeline.output.run import Run
-from pipeline.run import run_shards
 from pipeline.spec import ShardResult
+from pipeline.store.uris import is_local
 from workers.broker import Broker
-from workers.engine_cache import EngineCache
 from workers.lease_keeper import LeaseKeeper
 from workers.settings import Settings
+from workers.shard_runner import Calls, Device, ShardRunner
 from workers.span_ledger import Lease, SpanLedger
 
 logger = logging.getLogger(__name__)
+
+# Errors of a shard that say nothing about it: the store, the disk or the network of this worker.
+_OF_THE_WORKER = {e.__name__ for e in (StorageError, NotFound, AccessDenied, StoreFull)}
+
+
+class CannotRun(BeiJobsError):
+    """This worker cannot run the job, for a reason that another one need not share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,47 +50,51 @@ class OpenJob:
     plan: Plan
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
-    """One device of this machine, with the engines that are loaded on it.
-
-    `should_stop` says whether the worker was asked to stop; it is called between batches.
-    """
-
-    name: str  # such as "cpu" or "cuda:1"
-    engines: EngineCache
-    should_stop: Callable[[], bool]
-
-
 class SpanAttempt:
     """One attempt at the missing shards of a span.
 
     Failures of shards are recorded in the output, not raised.
+
+    Args:
+        settings: of this machine.
+        broker: holds the lease.
+        device: computes.
+        job: of the span.
+        span: which shards.
+        should_stop: whether the worker was asked to stop; called between batches.
     """
 
     def __init__(
-        self, settings: Settings, broker: Broker, device: Device, job: OpenJob, span: Span
+        self,
+        settings: Settings,
+        broker: Broker,
+        device: Device,
+        job: OpenJob,
+        span: Span,
+        should_stop: Callable[[], bool],
     ) -> None:
         self._settings = settings
         self._broker = broker
         self._device = device
         self._job = job
         self._span = span
+        self._stop_asked = should_stop
         self._attempt = uuid.uuid4().hex
         self._pending: dict[str, int] = {}  # shard id → index in the plan, without a result
-        self._committed = 0  # shards
         self._transient = False  # whether a shard failed in a way that may pass
         self._started = time.monotonic()
 
     def run(self) -> bool:
-        """Compute the span. False: it was stopped, and the message must be requeued."""
+        """Compute the span. False: it was stopped, and the message must be requeued.
+
+        Raises:
+            BeiJobsError: this worker cannot run the job.
+        """
         with self._leased() as lease:
             if lease is None:
                 logger.info("job %s: %s is leased to another worker", self._job.run.job, self._span)
                 return True
             self._pending = self._missing()
-            with self._advisory_ledger() as ledger:
-                ledger.started(self._pending.values())
             keeper = LeaseKeeper(
                 self._broker, self._job.output, self._job.run, lease, self._settings.lease_seconds
             )
@@ -105,89 +124,61 @@ class SpanAttempt:
 
     def _compute(self, keeper: LeaseKeeper) -> None:
         """Run the pending shards and record the result of each."""
-        run, uncommitted = self._job.run, _UncommittedCount(keeper)
+        uncommitted = _UncommittedCount(keeper)
+        calls = Calls(lambda: self._should_stop(keeper), uncommitted.add)
+        runner = ShardRunner(self._device, self._job.output, self._job.run, self._job.plan, calls)
         try:
-            engine = self._device.engines.get(run.spec, self._device.name)
-            for result in run_shards(
-                run,
-                list(self._job.plan.shards(self._pending.values())),
-                engine,
-                self._job.output,
-                attempt=self._attempt,
-                should_stop=lambda: self._should_stop(keeper),
-                on_batch=uncommitted.add,
-            ):
-                uncommitted.committed(result)
-                self._record(result)
-        except CheckpointError as error:  # every shard of this job fails on this machine
-            for index in list(self._pending.values()):
-                self._record(self._failure(index, error, transient=False))
-        except Exception as error:  # including bugs, MemoryError and the soft time limit
-            self._handle_error(error)
+            with closing(runner.compute(list(self._pending.values()))) as results:
+                for result in results:
+                    uncommitted.committed(result)
+                    self._record(result)
         finally:
             uncommitted.take_back()
 
     def _should_stop(self, keeper: LeaseKeeper) -> bool:
-        if self._device.should_stop() or keeper.job_ended:
-            return True
-        # A long span is requeued well before it reaches the time limit. At least one shard is
-        # committed each time, so that it ends at some point.
-        return bool(self._committed) and self._overtime()
+        # A long span is requeued well before it reaches the time limit; what it computed is kept.
+        return self._stop_asked() or keeper.job_ended or self._overtime()
 
     def _overtime(self) -> bool:
         return time.monotonic() - self._started > self._settings.task_seconds / 2
 
     def _record(self, result: ShardResult) -> None:
-        """Record the result of a shard; a failure is written to the output."""
-        index = self._pending.pop(result.shard)
-        if result.error:
-            logger.error("job %s: %s", self._job.run.job, result.error)
-            self._transient |= result.transient
-            try:
-                self._job.output.record_failure(self._job.run, result, self._attempt[:8])
-            except BeiJobsError as error:  # the shard then counts as not tried
-                logger.error("job %s: failure not recorded: %s", self._job.run.job, error)
-        else:
-            logger.debug("job %s: %s, %d rows", self._job.run.job, result.part, result.rows)
-            self._committed += 1
-        with self._advisory_ledger() as ledger:
-            ledger.resolved([index])
+        """Record the result of a shard; a failure is written to the output.
 
-    def _handle_error(self, error: Exception) -> None:
-        """Handle an error that names no shard.
-
-        Where one shard is pending, the error is that shard's. Where several are, none is blamed:
-        the reconcile loop sends each in its own span.
+        Raises:
+            CannotRun: the error need not be the shard's.
         """
-        pending = list(self._pending.values())
-        logger.error("job %s: %s: %s", self._job.run.job, self._span, error, exc_info=error)
-        if len(pending) == 1:
-            transient = error.transient if isinstance(error, BeiJobsError) else True
-            self._record(self._failure(pending[0], error, transient=transient))
+        if not result.error:
+            del self._pending[result.shard]
+            logger.debug("job %s: %s, %d rows", self._job.run.job, result.part, result.rows)
+            return
+        if self._of_this_worker(result):
+            raise CannotRun(result.error, hint=result.hint)
+        del self._pending[result.shard]
+        logger.error("job %s: %s", self._job.run.job, result.error)
+        if result.kind == InputChanged.__name__:
+            result = replace(result, transient=True)  # until others have seen it too
+        self._transient |= result.transient
+        try:
+            self._job.output.record_failure(self._job.run, result, self._attempt[:8])
+        except BeiJobsError as error:  # the shard then counts as not tried
+            logger.error("job %s: failure not recorded: %s", self._job.run.job, error)
 
-    def _failure(self, index: int, error: Exception, *, transient: bool) -> ShardResult:
-        shard = self._job.plan.shard(index)
-        message = str(error) if isinstance(error, BeiJobsError) else _with_type(error)
-        return ShardResult(
-            shard.id,
-            shard.part,
-            shard.rows,
-            computed=False,
-            error=f"{shard}: {message}",
-            hint=error.hint if isinstance(error, BeiJobsError) else "see the worker's log",
-            transient=transient,
-        )
+    def _of_this_worker(self, result: ShardResult) -> bool:
+        """Whether another worker might see something else."""
+        if result.kind == InputChanged.__name__:
+            # A path may be another file on another machine, or not be mounted; a URI is the same.
+            return is_local(self._job.plan.shard(self._pending[result.shard]).file.uri)
+        return result.kind in _OF_THE_WORKER
 
     def _finish(self, keeper: LeaseKeeper) -> bool:
-        stopped = bool(self._pending) and self._should_stop(keeper)
+        stopped = bool(self._pending) and not keeper.job_ended
         with self._advisory_ledger() as ledger:
             if stopped:
-                ledger.stopped(self._pending.values())
-            if stopped and not keeper.job_ended:
                 ledger.requeued(self._span)
             elif not self._transient:
                 ledger.ended(self._span)
-        return not stopped or keeper.job_ended
+        return not stopped
 
     @contextmanager
     def _advisory_ledger(self) -> Iterator[SpanLedger]:
@@ -197,10 +188,6 @@ class SpanAttempt:
                 yield ledger
         except BrokerError as error:
             logger.warning("%s", error)
-
-
-def _with_type(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 class _UncommittedCount:

@@ -1,9 +1,8 @@
-"""What Redis knows of a job's spans: when they were sent, who runs them, and crashes of workers.
+"""What Redis knows of a job's spans: when they were sent, and who runs them.
 
     bei:job:<job>:sent                   hash    "start+count" → "<time last sent> <times sent>"
     bei:job:<job>:times                  hash    "start+count" → times sent
     bei:job:<job>:lease:<start>+<count>  string  "<host>:<pid>:<attempt>", expires unless renewed
-    bei:job:<job>:crashes                hash    shard index → executions that began, never ended
 
 A span is *outstanding* while it is leased, or was sent so recently that it may still wait in the
 queue. Times are in seconds by Redis's own clock: those of the machines may differ by hours.
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -31,7 +29,6 @@ logger = logging.getLogger(__name__)
 _QUEUED_PATIENCES = 20
 
 # Others may write to Redis too: what does not look like an entry of a worker is no entry.
-_NUMBER = re.compile(r"-?\d{1,12}", re.ASCII)
 _FIELD = re.compile(r"(\d{1,12})\+(\d{1,3})", re.ASCII)  # spans are far shorter than 999 shards
 _ENTRY = re.compile(r"(\d{1,12}(?:\.\d{1,9})?) (\d{1,12})", re.ASCII)
 
@@ -42,6 +39,7 @@ class Outstanding:
 
     live: tuple[Span, ...]
     lost: tuple[Span, ...]  # neither leased nor likely to be waiting in the queue
+    leased: int = 0  # of the live ones
 
 
 class SpanLedger:
@@ -52,7 +50,6 @@ class SpanLedger:
         self._prefix = f"bei:job:{job}:"
         self._sent = f"{self._prefix}sent"
         self._times = f"{self._prefix}times"
-        self._crashes = f"{self._prefix}crashes"
 
     def outstanding(self, patience_seconds: float, *, queue_is_empty: bool) -> Outstanding:
         """Separate the spans that are under way from those that got lost.
@@ -72,7 +69,7 @@ class SpanLedger:
             wait = 1 if queue_is_empty else _QUEUED_PATIENCES * 2 ** min(times, 16)
             overdue = now - sent_at > patience_seconds * wait
             (lost if overdue and not lease else live).append(span)
-        return Outstanding(tuple(live), tuple(lost))
+        return Outstanding(tuple(live), tuple(lost), sum(lease is not None for lease in leases))
 
     def _read_sent(self) -> dict[Span, tuple[float, int]]:
         """Span → when it was last sent, and how often; fields that no worker wrote are deleted."""
@@ -116,33 +113,9 @@ class SpanLedger:
         """A lease on a span, not yet taken."""
         return Lease(self._client, self._lease_key(span), owner, seconds)
 
-    def started(self, shards: Iterable[int]) -> None:
-        """Note that an execution of these shards begins: it counts as a crash until it ends."""
-        self._count(shards, 1)
-
-    def stopped(self, shards: Iterable[int]) -> None:
-        """Note that an execution was stopped before these shards, which is not a crash."""
-        self._count(shards, -1)
-
-    def resolved(self, shards: Sequence[int]) -> None:
-        """Note that these shards are committed or recorded as failed: forget their crashes."""
-        if shards:
-            self._client.hdel(self._crashes, *map(str, shards))
-
-    def crashes(self) -> dict[int, int]:
-        """Shard index → executions that began and never ended."""
-        fields = self._client.hgetall(self._crashes).items()
-        return {int(k): int(n) for k, n in fields if _NUMBER.fullmatch(k) and _NUMBER.fullmatch(n)}
-
     def forget(self) -> None:
         """Delete everything about the job; leases expire by themselves."""
-        self._client.delete(self._sent, self._times, self._crashes)
-
-    def _count(self, shards: Iterable[int], by: int) -> None:
-        with self._client.pipeline(transaction=False) as pipe:
-            for shard in shards:
-                pipe.hincrby(self._crashes, str(shard), by)
-            pipe.execute()
+        self._client.delete(self._sent, self._times, f"{self._prefix}crashes")  # the last of 0.1
 
     def _lease_key(self, span: Span) -> str:
         return f"{self._prefix}lease:{_field(span)}"

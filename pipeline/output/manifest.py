@@ -18,6 +18,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from pipeline.errors import JobFailed, NotFound
+from pipeline.output.open_shards import forget_deaths, sweep_pieces
 from pipeline.output.output import Output
 from pipeline.output.part_file import PartInfo, read_info
 from pipeline.output.plan import Plan
@@ -177,6 +178,8 @@ def finalise(output: Output, run: Run, plan: Plan, *, max_failed: str) -> Manife
     if not output.directory.create(run.path("manifest.json"), data):
         return read_manifest(output, run)
     sweep(output)
+    sweep_pieces(output)
+    forget_deaths(output, run)
     return manifest
 
 

@@ -176,7 +176,7 @@ class Output:
         by_shard: dict[str, list[ShardResult]] = {}
         for item in self.directory.list(run.path("failures/")):
             data = self.read_json(item.name)
-            result = ShardResult(**{k: data[k] for k in ShardResult.__slots__})
+            result = ShardResult(**{k: data[k] for k in ShardResult.__slots__ if k in data})
             by_shard.setdefault(result.shard, []).append(result)
         return {
             shard: results[-1]
@@ -187,7 +187,7 @@ class Output:
     def forget_failures(self, run: Run) -> int:
         """Reset the attempts of failed shards; returns how many failure records were deleted."""
         items = list(self.directory.list(run.path("failures/")))
-        for item in items:
+        for item in (*items, *self.directory.list(run.path("attempts/"))):
             self.directory.delete(item.name)
         self.directory.delete(run.path("failed.json"))
         self.directory.delete(run.path("cancelled.json"))

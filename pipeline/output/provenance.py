@@ -42,8 +42,11 @@ def of_run(run: Run, engine: Engine, attempt: str) -> dict[str, object]:
     }
 
 
-def of_shard(shard: Shard, result: ShardResult) -> dict[str, object]:
-    """The values of one part: its rows and their counts."""
+def of_shard(shard: Shard, result: ShardResult, *, resumed: int = 0) -> dict[str, object]:
+    """The values of one part: its rows and their counts.
+
+    `resumed` is the number of rows that an earlier attempt had computed.
+    """
     return {
         "shard": shard.id,
         "input": redact(shard.file.uri),
@@ -55,6 +58,7 @@ def of_shard(shard: Shard, result: ShardResult) -> dict[str, object]:
         "failed": result.failed,
         "seconds": result.seconds,
         "written": now(),
+        **({"resumed": resumed} if resumed else {}),
     }
 
 

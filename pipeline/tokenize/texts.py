@@ -59,6 +59,20 @@ class Tokens:
         return int(self.n_tokens.shape[0])
 
 
+def no_tokens(rows: int, errors: dict[int, str]) -> Tokens:
+    """Tokens of rows without a sequence, with the reason for each."""
+    zero = np.zeros(rows, dtype=np.int32)
+    return Tokens(
+        ids=np.zeros(0, dtype=np.int32),
+        offsets=np.zeros(1, dtype=np.int64),
+        row_of=np.zeros(0, dtype=np.int64),
+        n_tokens=zero,
+        truncated=zero.astype(np.bool_),
+        errors=errors,
+        char_spans=np.zeros((0, 2), dtype=np.int32),
+    )
+
+
 class TextTokenizer:
     """A tokenizer with one limit and one truncation policy; safe to share between threads.
 

@@ -281,6 +281,7 @@ def test_an_output_that_is_a_file(submit: Bei, corpus: Path, tmp_path: Path) -> 
     assert (tmp_path / "out").read_text() == "a file"
 
 
+@pytest.mark.usefixtures("device_in_this_process")
 def test_an_output_on_a_full_disk(
     submit: Bei, bei: Bei, corpus: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

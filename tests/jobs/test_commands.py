@@ -102,6 +102,7 @@ def stopped(corpus: Path, output: Path, monkeypatch: pytest.MonkeyPatch, submit:
         return submit(corpus, *words)
 
 
+@pytest.mark.usefixtures("device_in_this_process")
 def test_an_interrupted_submit_reports_how_far_it_came(
     submit: Bei, corpus: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +125,7 @@ def test_a_failed_submit_reports_its_state_and_reason_in_json(
     assert "20 of 20 rows failed" in outcome.err
 
 
+@pytest.mark.usefixtures("device_in_this_process")
 def test_a_cancelled_job_stays_cancelled_until_it_is_submitted_or_retried(
     submit: Bei, bei: Bei, corpus: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +143,7 @@ def test_a_cancelled_job_stays_cancelled_until_it_is_submitted_or_retried(
     assert bei("verify", output).code == 0
 
 
+@pytest.mark.usefixtures("device_in_this_process")
 def test_retry_makes_a_cancelled_job_active_again_under_its_own_id(
     submit: Bei, bei: Bei, corpus: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +166,7 @@ def test_a_finished_job_cannot_be_cancelled(
     assert bei("status", output).code == 0
 
 
+@pytest.mark.usefixtures("device_in_this_process")
 def test_a_job_in_the_foreground_stops_when_it_is_cancelled_from_elsewhere(
     submit: Bei, bei: Bei, corpus: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +186,7 @@ def test_a_job_in_the_foreground_stops_when_it_is_cancelled_from_elsewhere(
     assert bei("files", output).code == 1
 
 
+@pytest.mark.usefixtures("device_in_this_process")
 def test_a_run_that_a_later_one_replaced_says_so_and_leaves_the_output_to_it(
     submit: Bei, bei: Bei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -439,6 +439,7 @@ def test_a_vector_depends_neither_on_shards_nor_on_batches(
     np.testing.assert_allclose(found["alone"], found["one"], atol=1e-6)
 
 
+@pytest.mark.usefixtures("device_in_this_process")
 def test_many_small_files_share_batches(
     submit: Bei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

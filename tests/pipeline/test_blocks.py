@@ -57,7 +57,7 @@ class Source:
 
 def use(source: Source, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(module, "reading", source)
-    patch.setattr(module, "_unchanged", lambda shard: True)
+    patch.setattr(module, "unchanged", lambda shard: True)
 
 
 def slices(given: list[Shard]) -> list[ShardSlice]:

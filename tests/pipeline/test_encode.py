@@ -77,9 +77,10 @@ def test_every_row_comes_back_once_in_order_whatever_the_budget(
             lambda rows, tokens: calls.append((rows, tokens)),
         )
     )
-    assert [block for block, _ in out] == blocks
-    for block, outputs in out:
-        tokens = block.tokens
+    assert [computed.block for computed in out] == blocks
+    assert all(computed.complete and computed.rows.all() for computed in out)
+    for computed in out:
+        tokens, outputs = computed.block.tokens, computed.outputs
         if per_token and tokens.ids.size:
             np.testing.assert_array_equal(outputs[:, 0], tokens.ids)
         elif tokens.ids.size:
@@ -91,11 +92,65 @@ def test_every_row_comes_back_once_in_order_whatever_the_budget(
     assert all(size <= max(budget, longest) for size in device.batches)
 
 
-def test_when_stopped_no_block_comes_back_incomplete() -> None:
+def test_when_stopped_every_computed_row_comes_back() -> None:
     blocks = [make_block([5] * 4) for _ in range(3)]
     asked = iter([False] * 6 + [True] * 100)  # four batches of the first, two of the second
     task: Any = SimpleNamespace(per_token=False)
     device: Any = Device(per_token=False)
     out = list(encode(device, iter(blocks), task, 5, lambda: next(asked), lambda *_: None))
-    assert [block for block, _ in out] == blocks[:1]
+    assert [(one.block, int(one.rows.sum()), one.complete) for one in out] == [
+        (blocks[0], 4, True),
+        (blocks[1], 2, False),
+    ]
     assert len(device.batches) == 6
+
+
+@settings(deadline=None)
+@given(
+    st.lists(Lengths, min_size=1, max_size=4),
+    st.integers(1, 60),
+    st.integers(0, 2),
+    st.integers(0, 40),
+    st.data(),
+)
+def test_every_computed_row_comes_back_once_however_often_it_is_saved(
+    lengths: list[list[int]], budget: int, behind: int, stop_after: int, data: st.DataObject
+) -> None:
+    blocks = [make_block(each) for each in lengths]
+    task: Any = SimpleNamespace(per_token=False)
+    started, finished, rows_done = [], set(), 0
+
+    class Watch:
+        def begin(self, key: str, places: object) -> None:
+            started.append(key)
+
+        def end(self, key: str) -> None:
+            finished.add(key)
+
+    def count(rows: int, tokens: int) -> None:
+        nonlocal rows_done
+        rows_done += rows
+
+    out = list(
+        encode(
+            Device(False, behind),  # type: ignore[arg-type]
+            iter(blocks),
+            task,
+            budget,
+            lambda: len(started) >= stop_after,
+            count,
+            watch=Watch(),
+            save_now=lambda: data.draw(st.booleans()),
+        )
+    )
+    assert set(started) == finished
+    assert len(started) <= stop_after
+    for block in blocks:
+        mine = [one for one in out if one.block is block]
+        times = sum((one.rows.astype(int) for one in mine), np.zeros(block.tokens.rows, int))
+        assert times.max(initial=0) <= 1
+        assert sum(one.complete for one in mine) <= 1
+        assert not mine or mine[-1].complete == bool(times.all()) or not times.all()
+    computed = sum(int(one.rows.sum()) for one in out)
+    without = sum(n == 0 for each in lengths for n in each)
+    assert rows_done <= computed <= rows_done + without

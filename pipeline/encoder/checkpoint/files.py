@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import CheckpointError
 
-_ABSENT = object()
+
+class _Absent(Enum):
+    """In place of the content of a file that is missing; itself again after it was pickled."""
+
+    ABSENT = 0
+
+
+_ABSENT = _Absent.ABSENT
+
 
 # Hints of several errors.
 DOWNLOAD_AGAIN = "download the checkpoint again: the file is damaged or incomplete"

@@ -1,0 +1,266 @@
+"""What the store keeps of a shard that has no part yet: computed rows, and attempts that died.
+
+    _bei/open/<shard>/<attempt>-<n>.arrow          a piece: computed rows that are in no part yet
+    _bei/runs/<n>/attempts/<attempt>-<block>.json  rows that an attempt is working on
+
+A piece is written when an attempt stops, and every half minute, so that little is lost with a
+process. Whoever computes the shard next takes its rows from there; the pieces go when the part is
+there. They belong to the shard, not to a run: the next run uses them too.
+
+An attempt record is created before anything is done to its rows, and deleted when they are safe.
+One that is left over means that the process died with these rows in its hands: a *death* of each.
+A supervisor that saw the death replaces it by a record of the rows that were really in flight, with
+the reason. A record of an attempt that still lives counts as a death too: that is rare, and
+harmless, since a row is given up only after it died alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.errors import StorageError
+from pipeline.output.output import Output
+from pipeline.output.part_file import checksum_holds, encode_part, parse_info, read_info
+from pipeline.output.plan import Plan
+from pipeline.output.run import Run
+from pipeline.spec import NUMERICS_VERSION, Shard
+
+logger = logging.getLogger(__name__)
+
+OPEN = "_bei/open/"
+# The last column of a piece: the numbers of its rows in the shard. Others may have its name.
+ROW_FIELD = pa.field("_row_in_shard", pa.int64())
+_ROWS = "rows_held"  # the same numbers as ranges in the metadata of the piece
+
+Rows = npt.NDArray[np.int64]  # row numbers in a shard, from 0, ascending
+Mask = npt.NDArray[np.bool_]  # [rows of a shard]
+Places = Mapping[str, Rows]  # shard id → its rows
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Computed rows of an open shard."""
+
+    name: str
+    rows: Rows
+    precision: str
+    seconds: float  # spent computing
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """Rows that a process had in its hands when it died, hung, or when an error was raised."""
+
+    places: Places
+    reason: str  # in words that complete "the row …"; "" if nobody saw it
+
+    @property
+    def rows(self) -> int:
+        """Rows of all shards."""
+        return sum(rows.size for rows in self.places.values())
+
+
+class AttemptLog:
+    """The records of one attempt: what it is working on."""
+
+    def __init__(self, output: Output, run: Run, attempt: str) -> None:
+        self._directory = output.directory
+        self._prefix = run.path(f"attempts/{attempt}-")
+        self._open: set[str] = set()
+
+    def begin(self, key: str, places: Places) -> None:
+        """Record, before anything is done to them, that the attempt works on these rows.
+
+        Raises:
+            StorageError: the output cannot be written.
+        """
+        name = f"{self._prefix}{key}.json"
+        self._directory.create(name, _death_json(Death(places, "")))
+        self._open.add(name)
+
+    def end(self, key: str) -> None:
+        """Delete the record of rows that are safe."""
+        self._forget(f"{self._prefix}{key}.json")
+
+    def close(self) -> None:
+        """Delete all records: the attempt ends without a death."""
+        for name in tuple(self._open):
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        self._open.discard(name)
+        # Where it cannot be deleted, its rows count as having died once, which is harmless.
+        with suppress(StorageError):
+            self._directory.delete(name)
+
+
+def record_death(output: Output, run: Run, attempt: str, death: Death) -> None:
+    """Replace the records that a dead attempt left by one of what its supervisor saw.
+
+    Raises:
+        StorageError: the output cannot be read or written; the records that are left count.
+    """
+    directory, prefix = output.directory, run.path(f"attempts/{attempt}-")
+    left = [item.name for item in directory.list(prefix)]
+    if death.places:
+        directory.create(f"{prefix}died.json", _death_json(death))
+    for name in left:
+        directory.delete(name)
+
+
+def read_deaths(output: Output, run: Run) -> list[Death]:
+    """The deaths of a run. One listing, and one read for each.
+
+    Raises:
+        StorageError: the output cannot be read.
+    """
+    deaths = []
+    for item in output.directory.list(run.path("attempts/")):
+        try:
+            deaths.append(_read_death(output.directory.read(item.name)))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            logger.warning("%s/%s is no record of an attempt: ignored", output.uri, item.name)
+        except StorageError:  # deleted since it was listed
+            continue
+    return deaths
+
+
+def forget_deaths(output: Output, run: Run) -> None:
+    """Delete every attempt record of a run."""
+    for item in list(output.directory.list(run.path("attempts/"))):
+        output.directory.delete(item.name)
+
+
+def piece_names(output: Output) -> dict[str, list[str]]:
+    """Shard id → the names of its pieces. One listing.
+
+    Raises:
+        StorageError: the output cannot be read.
+    """
+    names: dict[str, list[str]] = {}
+    for item in output.directory.list(OPEN, recursive=True):
+        names.setdefault(item.name.removeprefix(OPEN).partition("/")[0], []).append(item.name)
+    return names
+
+
+def read_pieces(output: Output, names: Iterable[str], rows: int) -> list[Piece]:
+    """Which of the `rows` rows of a shard its pieces hold; one small read for each."""
+    pieces = (_read_piece(output, name, rows) for name in names)
+    return [piece for piece in pieces if piece is not None]
+
+
+def rows_kept(output: Output, plan: Plan) -> int:
+    """Rows of the shards of a plan that are in pieces, and in no part."""
+    names = piece_names(output)
+    if not names:
+        return 0
+    shards, rows = plan.table["shard"].to_pylist(), plan.table["rows"].to_pylist()
+    limits = dict(zip(shards, rows, strict=True))
+    return sum(
+        len({row for piece in read_pieces(output, names[one], limits[one]) for row in piece.rows})
+        for one in names.keys() & limits.keys()
+    )
+
+
+def write_piece(
+    output: Output, shard: Shard, name: str, table: pa.Table, values: Mapping[str, object]
+) -> Piece:
+    """Save computed rows of an open shard.
+
+    Args:
+        output: of the job.
+        shard: the shard; its input must be known to be unchanged since the rows were read.
+        name: unique among all attempts.
+        table: the rows as the part will hold them, and ROW_FIELD, ascending.
+        values: provenance, as of the part.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    rows: Rows = table.column(table.num_columns - 1).to_numpy()
+    path = f"{OPEN}{shard.id}/{name}.arrow"
+    output.directory.create(path, encode_part(table, {**values, _ROWS: ranges_of(rows)}))
+    return Piece(path, rows, str(values["precision"]), float(str(values["seconds"])))
+
+
+def read_piece_table(output: Output, piece: Piece, schema: pa.Schema) -> pa.Table | None:
+    """The rows of a piece; None where it is damaged or was written for another schema."""
+    try:
+        data = output.directory.read(piece.name)
+        sound = checksum_holds(data, parse_info(piece.name, data))
+        table = pa.ipc.open_file(pa.BufferReader(data)).read_all() if sound else None
+    except (StorageError, pa.ArrowException, OSError) as error:
+        logger.warning("%s is not used: %s", piece.name, error)
+        return None
+    if table is None or table.schema.remove_metadata() != schema:
+        logger.warning("%s is not used: it is damaged or of another schema", piece.name)
+        return None
+    return table
+
+
+def delete_pieces(output: Output, names: Iterable[str]) -> None:
+    """Delete pieces whose part is there; a piece that stays is swept when the run is finished."""
+    for name in names:
+        with suppress(StorageError):
+            output.directory.delete(name)
+
+
+def sweep_pieces(output: Output) -> None:
+    """Delete all pieces: of a finished run every part is there."""
+    for item in list(output.directory.list(OPEN, recursive=True)):
+        output.directory.delete(item.name)
+
+
+def ranges_of(rows: Rows) -> list[list[int]]:
+    """Row numbers as [first, count] ranges."""
+    if not rows.size:
+        return []
+    starts = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)
+    counts = np.diff(np.append(starts, rows.size))
+    return [[int(rows[start]), int(count)] for start, count in zip(starts, counts, strict=True)]
+
+
+def rows_in(ranges: Sequence[Sequence[int]], limit: int) -> Rows:
+    """The row numbers of [first, count] ranges.
+
+    Raises:
+        ValueError: a range is not within the `limit` rows of a shard.
+    """
+    mask = np.zeros(limit, dtype=np.bool_)
+    for first, count in ranges:
+        if not (first >= 0 and count > 0 and first + count <= limit):
+            raise ValueError(f"rows {first}+{count} of {limit}")
+        mask[first : first + count] = True
+    return np.flatnonzero(mask)
+
+
+def _read_piece(output: Output, name: str, rows: int) -> Piece | None:
+    try:
+        values = read_info(output.directory, name).values
+        held = rows_in(json.loads(values[_ROWS]), rows)
+        fits = values["numerics_version"] == str(NUMERICS_VERSION)
+        seconds = float(values["seconds"])
+        return Piece(name, held, values["precision"], seconds) if fits else None
+    except (StorageError, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s is not used: %s", name, error)
+        return None
+
+
+def _death_json(death: Death) -> bytes:
+    places = {shard: ranges_of(rows) for shard, rows in death.places.items()}
+    return json.dumps({"places": places, "reason": death.reason}).encode()
+
+
+def _read_death(data: bytes) -> Death:
+    value = json.loads(data)
+    limit = max((first + count for r in value["places"].values() for first, count in r), default=0)
+    places = {str(shard): rows_in(r, limit) for shard, r in value["places"].items()}
+    return Death(places, str(value["reason"]))

@@ -1,0 +1,170 @@
+"""What a device's process does: it computes the orders of its parent, and says what it does.
+
+Events, in the order in which they are sent:
+
+    ("loaded", Choices)                   the model is on the device
+    ("begin", (key, Places))              something is done to these rows from now on …
+    ("end", key)                          … until now
+    ("batch", (rows, tokens))             a batch was computed
+    ("result", ShardResult)               a shard has ended
+    ("over", None | BeiJobsError | str)   the order is over; a str is an exception that names no row
+
+They are written before anything happens to the rows, so that a parent knows what was in flight when
+the pipe closes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from pipeline.encoder.card import ModelCard
+from pipeline.errors import BeiJobsError
+from pipeline.output.open_shards import Places
+from pipeline.output.output import Output
+from pipeline.output.plan import Plan
+from pipeline.output.run import Run
+from pipeline.output.suspects import ShardWork
+from workers.engine_cache import EngineCache
+
+logger = logging.getLogger(__name__)
+
+LOG_FORMAT = "%(asctime)s %(process)d %(levelname)s %(message)s"
+
+_PR_SET_PDEATHSIG = 1
+
+Event = tuple[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Shards of a run to compute."""
+
+    output: str
+    n: int
+    indexes: Sequence[int]  # in the plan
+    works: dict[str, ShardWork] = field(default_factory=dict)  # by shard id, where not plain
+    attempt: str = ""
+    card: ModelCard | None = None  # of the model, if the parent has just read it
+
+
+class _Sender:
+    """Sends the events of one order; from several threads."""
+
+    def __init__(self, send: Callable[[Event], None]) -> None:
+        self._send = send
+        self._lock = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            self._send(event)
+
+    def begin(self, key: str, places: Places) -> None:
+        self(("begin", (key, places)))
+
+    def end(self, key: str) -> None:
+        self(("end", key))
+
+
+def serve(link: Connection, device: str, cache_dir: Path | None, logged: dict[str, int]) -> None:
+    """The main function of a device's process."""
+    _die_with_parent()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the parent decides
+    if logged:
+        logging.basicConfig(format=LOG_FORMAT)
+    for name, level in logged.items():
+        logging.getLogger(name).setLevel(level)
+    orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
+    stop = threading.Event()
+    threading.Thread(target=_receive, args=(link, orders, stop), daemon=True).start()
+    import pipeline.run  # noqa: F401  # torch, while the parent still plans
+
+    engines, plans = EngineCache(cache_dir), dict[tuple[str, int], tuple[Run, Plan]]()
+    while (order := orders.get()) is not None:
+        execute(order, device, engines, link.send, stop, plans)
+    # Without the exit handlers of libraries, which may hang on a broken device.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _receive(
+    link: Connection, orders: queue.SimpleQueue[Order | None], stop: threading.Event
+) -> None:
+    try:
+        while (item := link.recv()) != "quit":
+            if item == "stop":
+                stop.set()
+            else:
+                stop.clear()
+                orders.put(item)
+    except (EOFError, OSError):
+        os._exit(1)  # the parent is gone, and nobody would take the results
+    stop.set()
+    orders.put(None)
+
+
+def execute(
+    order: Order,
+    device: str,
+    engines: EngineCache,
+    send: Callable[[Event], None],
+    stop: threading.Event,
+    plans: dict[tuple[str, int], tuple[Run, Plan]],
+) -> None:
+    """Run an order and send its events. Never raises."""
+    outcome: BeiJobsError | str | None = None
+    sender = _Sender(send)
+    try:
+        from pipeline.run import run_shards
+
+        output = Output(order.output)
+        run, plan = _open(output, order, plans)
+        engine = engines.get(run.spec, device, order.card)
+        sender(("loaded", engine.choices))
+        for result in run_shards(
+            run,
+            list(plan.shards(order.indexes)),
+            engine,
+            output,
+            attempt=order.attempt,
+            should_stop=stop.is_set,
+            on_batch=lambda rows, tokens: sender(("batch", (rows, tokens))),
+            works=order.works,
+            watch=sender,
+        ):
+            sender(("result", result))
+    except BeiJobsError as error:
+        outcome = error
+    except Exception as error:  # of a row, of a library, or of this program
+        logger.debug("%s", order.output, exc_info=error)
+        outcome = f"{type(error).__name__}: {error}"
+    sender(("over", outcome))
+
+
+def _open(
+    output: Output, order: Order, plans: dict[tuple[str, int], tuple[Run, Plan]]
+) -> tuple[Run, Plan]:
+    # The run is read each time: after an output is deleted, a new submit gets the same numbers.
+    key, run = (order.output, order.n), output.run(order.n)
+    if key not in plans or plans[key][0] != run:
+        plans.clear()
+        plans[key] = run, output.plan(run)
+    return plans[key]
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies, even inside a call that hangs."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

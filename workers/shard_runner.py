@@ -1,0 +1,289 @@
+"""Compute shards on a device whose process may die: find the rows at fault, keep everything else.
+
+Who calls this survives the device's process. What was learnt is in the output
+(`pipeline.output.open_shards`), so another process may continue where this one is killed.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.choice import Choices
+from pipeline.encoder.card import ModelCard
+from pipeline.errors import BeiJobsError, EncodeError
+from pipeline.output.open_shards import (
+    Death,
+    Places,
+    Rows,
+    piece_names,
+    read_deaths,
+    read_pieces,
+    record_death,
+)
+from pipeline.output.output import Output
+from pipeline.output.plan import Plan
+from pipeline.output.run import Run
+from pipeline.output.suspects import OpenShard, ShardWork
+from pipeline.spec import OnBatch, ShardResult, failure_budget
+from workers.device_main import Event, Order
+from workers.device_process import DeviceDied
+
+logger = logging.getLogger(__name__)
+
+# How often the work may end without a row to blame and without a result.
+_MAX_UNEXPLAINED = 3
+# Deaths in a row without one computed batch: then the device is at fault, not its rows. A bisection
+# may need log2 of the rows that a device holds.
+_MAX_DEATHS = 20
+# Rows that may be guilty, if --max-failed-rows allows fewer: a job of few rows is worth it too.
+_MIN_GUILTY = 10
+
+
+class Device(Protocol):
+    """What computes orders: `DeviceProcess` or `DeviceThread`."""
+
+    device: str
+
+    def run(self, order: Order, should_stop: Callable[[], bool]) -> Iterator[Event]: ...
+    def kill(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """What the runner asks and tells its caller."""
+
+    should_stop: Callable[[], bool]
+    on_batch: OnBatch = lambda rows, tokens: None
+    on_choices: Callable[[Choices], None] = lambda choices: None
+
+
+class ShardRunner:
+    """Computes shards of one run on one device.
+
+    Args:
+        device: computes them.
+        output: of the run.
+        run: of the shards.
+        plan: of the run.
+        calls: of the caller.
+        card: of the model, if it was just read.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        output: Output,
+        run: Run,
+        plan: Plan,
+        calls: Calls,
+        card: ModelCard | None = None,
+    ) -> None:
+        self._device = device
+        self._output = output
+        self._run = run
+        self._plan = plan
+        self._calls = calls
+        self._card = card
+        self._unexplained = 0
+        self._deaths = 0  # since a batch was computed
+        self._one_by_one = False
+        self._max_guilty = max(_MIN_GUILTY, failure_budget(run.spec.max_failed_rows, plan.rows))
+        self.stopped = False
+
+    def compute(self, indexes: Sequence[int]) -> Generator[ShardResult, None, None]:
+        """Compute shards and yield the result of each, unless it is told to stop.
+
+        Raises:
+            BeiJobsError: no shard can be computed here, such as for a model that cannot be loaded.
+        """
+        index_of = dict(zip(self._ids(indexes), indexes, strict=True))
+        before: object = None
+        while index_of:
+            if self._calls.should_stop():
+                self.stopped = True
+                return
+            open_shards = self._survey(index_of)
+            for hopeless in self._hopeless(open_shards):
+                del index_of[hopeless.shard]
+                yield hopeless
+            order = self._next_order(list(index_of.values()), open_shards)
+            now = len(index_of), sum(_known(one) for one in open_shards.values())
+            if now == before and (failure := self._no_progress(order)):
+                del index_of[failure.shard]
+                yield failure
+                continue
+            before = now
+            for result in self._attempt(order):
+                index_of.pop(result.shard, None)
+                self._unexplained = 0
+                yield result
+        self.stopped = self._calls.should_stop()
+
+    def _ids(self, indexes: Sequence[int]) -> list[str]:
+        ids: list[str] = self._plan.table["shard"].take(list(indexes)).to_pylist()
+        return ids
+
+    def _survey(self, index_of: dict[str, int]) -> dict[int, OpenShard]:
+        """Index → shard, for those of which something is saved, or rows died."""
+        names, deaths = piece_names(self._output), read_deaths(self._output, self._run)
+        ids = names.keys() | {shard for death in deaths for shard in death.places}
+        found = {}
+        for index in (index_of[one] for one in ids if one in index_of):
+            shard = self._plan.shard(index)
+            pieces = read_pieces(self._output, names.get(shard.id, ()), shard.rows)
+            found[index] = OpenShard.of(shard, pieces, deaths)
+        return found
+
+    def _next_order(self, indexes: list[int], open_shards: dict[int, OpenShard]) -> Order:
+        """Everything but the suspects; if nothing else is left, the next trial."""
+        works = {i: one.without_suspects() for i, one in open_shards.items()}
+        todo = [i for i in indexes if i not in works or not open_shards[i].only_suspects]
+        if not todo:
+            index = next(i for i in indexes if i in open_shards)
+            trial = open_shards[index].trial()
+            assert trial is not None
+            logger.info("trying %s of %s", _amount(trial), trial.shard)
+            return self._order([index], {index: trial})
+        return self._order(todo[:1] if self._one_by_one else todo, works)
+
+    def _order(self, indexes: list[int], works: dict[int, ShardWork]) -> Order:
+        special = {works[i].shard.id: works[i] for i in indexes if i in works}
+        special = {shard: work for shard, work in special.items() if not work.plain}
+        card, self._card = self._card, None  # its files may have changed by the next load
+        return Order(self._output.uri, self._run.n, indexes, special, uuid.uuid4().hex, card)
+
+    def _attempt(self, order: Order) -> Iterator[ShardResult]:
+        """Run an order; if it ends badly, record which rows were in flight."""
+        in_flight = _InFlight()
+        try:
+            for kind, value in self._device.run(order, self._calls.should_stop):
+                if kind == "result":
+                    in_flight.ended(value.shard)
+                    yield value
+                elif kind == "over" and value is not None:
+                    self._over(order, in_flight, value)
+                else:
+                    self._tell(kind, value, in_flight)
+        except DeviceDied as died:
+            if died.loading:
+                raise EncodeError(
+                    f"the process of {self._device.device} died while it loaded the model: it "
+                    f"{died}",
+                    hint="check that the machine has enough memory for the model",
+                ) from died
+            self._record(order, in_flight, str(died))
+
+    def _tell(self, kind: str, value: object, in_flight: _InFlight) -> None:
+        if kind == "begin":
+            in_flight.begin(*value)  # type: ignore[misc]
+        elif kind == "end":
+            in_flight.end(str(value))
+        elif kind == "batch":
+            self._deaths = 0
+            self._calls.on_batch(*value)  # type: ignore[misc]
+        elif kind == "loaded":
+            self._calls.on_choices(value)  # type: ignore[arg-type]
+
+    def _over(self, order: Order, in_flight: _InFlight, outcome: BeiJobsError | str) -> None:
+        """An order ended early, by an error that is not a shard's."""
+        if isinstance(outcome, BeiJobsError) and not isinstance(outcome, EncodeError):
+            raise outcome
+        if self._device.device.startswith("cuda"):
+            self._device.kill()  # an error of the device stays with its process
+        self._record(order, in_flight, f"raised {outcome}")
+
+    def _record(self, order: Order, in_flight: _InFlight, reason: str) -> None:
+        places = in_flight.places()
+        rows = sum(numbers.size for numbers in places.values())
+        who = {0: "something", 1: "the one row tried"}.get(rows, f"one of {rows} rows")
+        logger.error("%s: %s %s", self._device.device, who, reason)
+        record_death(self._output, self._run, order.attempt, Death(places, reason))
+        self._deaths += 1
+        if self._deaths >= _MAX_DEATHS:
+            raise EncodeError(
+                f"{self._device.device} computes nothing: the last attempt {reason}",
+                hint="check the device and the machine's memory; see the log",
+            )
+
+    def _hopeless(self, open_shards: dict[int, OpenShard]) -> list[ShardResult]:
+        """The shards with suspects, as failures, once too many rows are guilty."""
+        guilty = [reason for one in open_shards.values() for reason in one.refused().values()]
+        if len(guilty) <= self._max_guilty:
+            return []
+        message = f"{len(guilty)} rows cannot be computed; the last one {guilty[-1]}"
+        hint = "see the log for the cause; if the rows are at fault, raise --max-failed-rows"
+        return [
+            self._failure(index, message, hint)
+            for index, one in open_shards.items()
+            if one.suspects().any()
+        ]
+
+    def _no_progress(self, order: Order) -> ShardResult | None:
+        """The failure of a shard that ends without a result or a row to blame, each time."""
+        self._one_by_one = True
+        self._unexplained += 1
+        if self._unexplained < _MAX_UNEXPLAINED:
+            return None
+        self._unexplained = 0
+        message = "computing it ends without a result, and no row of it is to blame"
+        return self._failure(order.indexes[0], message, "see the log for the cause")
+
+    def _failure(self, index: int, message: str, hint: str) -> ShardResult:
+        shard = self._plan.shard(index)
+        return ShardResult(
+            shard.id, shard.part, shard.rows,
+            computed=False, error=f"{shard}: {message}", hint=hint, kind=EncodeError.__name__,
+        )  # fmt: skip
+
+
+class _InFlight:
+    """The rows that a process has in its hands."""
+
+    def __init__(self) -> None:
+        self._now: dict[str, Places] = {}
+        self._blocks: list[Places] = []
+        self._ended: set[str] = set()
+
+    def begin(self, key: str, places: Places) -> None:
+        self._now[key] = places
+        if key.startswith("block-"):
+            self._blocks.append(places)
+
+    def end(self, key: str) -> None:
+        self._now.pop(key, None)
+
+    def ended(self, shard: str) -> None:
+        """A shard has a result."""
+        self._ended.add(shard)
+
+    def places(self) -> Places:
+        """What is being tokenized or computed; without that, what is in no part yet."""
+        now = _union([places for places in self._now.values() if places])
+        if now:
+            return now
+        blocks = _union(self._blocks)
+        return {shard: rows for shard, rows in blocks.items() if shard not in self._ended}
+
+
+def _union(places: Sequence[Places]) -> dict[str, Rows]:
+    rows: dict[str, list[Rows]] = {}
+    for one in places:
+        for shard, numbers in one.items():
+            rows.setdefault(shard, []).append(numbers)
+    return {shard: np.unique(np.concatenate(numbers)) for shard, numbers in rows.items()}
+
+
+def _known(shard: OpenShard) -> int:
+    """A number that grows with what is known of a shard."""
+    return len(shard.groups) + sum(piece.rows.size for piece in shard.pieces)
+
+
+def _amount(work: ShardWork) -> str:
+    rows = 0 if work.held is None else int((~work.held).sum())
+    return "one row" if rows == 1 else f"{rows} rows"
