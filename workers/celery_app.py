@@ -6,6 +6,7 @@ running one forever: a lost message is sent again from the plan.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,7 +31,7 @@ def make_app(url: str, task_seconds: float = DEFAULT_TASK_SECONDS) -> Celery:
     """
     app = Celery("bei-jobs", broker=url, set_as_current=False)
     app.conf.update(
-        **_messages(), **_delivery(task_seconds), **_connection(), **_transport(task_seconds)
+        **_messages(), **_delivery(task_seconds), **_connection(url), **_transport(task_seconds)
     )
     return app
 
@@ -96,8 +97,11 @@ def _delivery(task_seconds: float) -> dict[str, Any]:
     }
 
 
-def _connection() -> dict[str, Any]:
+def _connection(url: str) -> dict[str, Any]:
     return {
+        # Without options in the URL, kombu gives the password to whoever answers, whatever their
+        # certificate. Options in the URL (`ssl_ca_certs`, `ssl_cert_reqs`) replace this one.
+        "broker_use_ssl": url.startswith("rediss://") and {"ssl_cert_reqs": ssl.CERT_REQUIRED},
         # Once started, a worker survives any outage of its broker (default: 100 attempts).
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
