@@ -3,7 +3,7 @@
 Known are the jobs that Redis lists as open and those in this machine's own files, so that a Redis
 that lost everything gets its jobs back.
 
-    <state_dir>/queues/<16 hex of the broker's URL>/jobs/<job>.json    as in `workers.known_jobs`
+    <state_dir>/queues/<16 hex of the broker's name>/jobs/<job>.json    as in `workers.known_jobs`
 
 A file is removed when its job has ended. Workers on one machine may share the directory.
 """
@@ -17,6 +17,7 @@ from pipeline.errors import BeiJobsError
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.output.run import Run
+from pipeline.store.uris import redact
 from workers.broker import Broker
 from workers.known_jobs import JobRef, KnownJobs
 from workers.reconcile import reconcile
@@ -27,7 +28,8 @@ logger = logging.getLogger(__name__)
 
 def known_jobs_of(settings: Settings, broker_url: str) -> KnownJobs:
     """The open jobs of one broker that this machine remembers; each broker has its own folder."""
-    name = hashlib.sha256(broker_url.encode()).hexdigest()[:16]
+    # Without the password: a new one changes nothing, and the name is no help in guessing it.
+    name = hashlib.sha256(redact(broker_url).encode()).hexdigest()[:16]
     return KnownJobs(settings.state_dir / "queues" / name)
 
 

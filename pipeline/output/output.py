@@ -29,7 +29,7 @@ from pipeline.output.plan import Plan
 from pipeline.output.run import FORMAT_VERSION, RUNS, Run, kept_schema, now
 from pipeline.spec import NOT_IDENTITY, NUMERICS_VERSION, JobSpec, ShardResult, schema_hash
 from pipeline.store.directory import Directory, ObjectInfo
-from pipeline.store.uris import redact
+from pipeline.store.uris import redact, refuse_credentials
 
 # A shard counts as failed after this many transient failures.
 MAX_ATTEMPTS = 3
@@ -41,9 +41,14 @@ _PART = re.compile(r"part-.+-[0-9a-f]{8}-\d{12,}-[0-9a-f]{16}\.arrow")
 
 
 class Output:
-    """Reads and writes the objects under one output prefix."""
+    """Reads and writes the objects under one output prefix.
+
+    Raises:
+        UsageError: its URI holds a password or a signature.
+    """
 
     def __init__(self, uri: str) -> None:
+        refuse_credentials(uri)
         self.directory = Directory(uri)
         self.uri = self.directory.uri
 

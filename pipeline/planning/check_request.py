@@ -6,7 +6,7 @@ import dataclasses
 
 from pipeline.errors import UsageError
 from pipeline.request import Request
-from pipeline.store.uris import redact
+from pipeline.store.uris import refuse_credentials
 from pipeline.tasks import TASKS, find_task
 
 
@@ -19,13 +19,7 @@ def check_request(request: Request) -> None:
     if not request.inputs:
         raise UsageError("no INPUT", hint="bei-jobs submit corpus.parquet")
     for uri in (*request.inputs, request.output or "", request.model):
-        if redact(uri) != uri:
-            raise UsageError(
-                f"{redact(uri)} was given with a password or a signature, which the job would "
-                "store unencrypted",
-                hint="set credentials in the environment (AWS_*, GOOGLE_*, AZURE_*), or fetch the "
-                "file first",
-            )
+        refuse_credentials(uri)
     if request.prompt is not None and request.prompt_name is not None:
         raise UsageError(
             "--prompt and --prompt-name cannot be used together", hint="give one of them"

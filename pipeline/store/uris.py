@@ -94,6 +94,21 @@ def redact(uri: str) -> str:
     return "::".join(_redacted_link(link) for link in uri.split("::"))
 
 
+def refuse_credentials(uri: str) -> None:
+    """Check that `uri` may be stored and printed as it is.
+
+    Raises:
+        UsageError: it holds a password or a signature.
+    """
+    if redact(uri) != uri:
+        raise UsageError(
+            f"{redact(uri)} was given with a password or a signature, which the job would "
+            "store unencrypted",
+            hint="set credentials in the environment (AWS_*, GOOGLE_*, AZURE_*), or fetch the "
+            "file first",
+        )
+
+
 def _redacted_link(uri: str) -> str:
     if is_local(uri):
         return uri
