@@ -18,9 +18,10 @@ COPY jobs jobs
 COPY bei_jobs bei_jobs
 RUN pip install --no-deps --force-reinstall .
 
-# Downloaded checkpoints; a volume here survives the container.
-ENV HF_HOME=/models
-RUN useradd --create-home bei && mkdir /models && chown bei /models
+# Downloaded checkpoints, and what this machine remembers of jobs: all that is written outside of
+# /tmp, so that the root file system may be read-only. A volume here survives the container.
+ENV HF_HOME=/models BEI_JOBS_CACHE_DIR=/models/bei-jobs BEI_JOBS_STATE_DIR=/state
+RUN useradd --create-home bei && mkdir /models /state && chown bei /models /state
 USER bei
 WORKDIR /home/bei
 

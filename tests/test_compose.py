@@ -72,6 +72,36 @@ def test_the_image_starts_the_console_script() -> None:
     assert entry_points == [list(scripts)]
 
 
+def test_the_image_writes_only_where_a_container_has_volumes() -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    (volumes,) = {tuple(SERVICES[name]["volumes"]) for name in OURS}
+    mounted = [volume.partition(":")[2] for volume in volumes]
+    variables = {
+        name: value
+        for line in lines
+        if line.startswith("ENV ")
+        for name, value in (pair.split("=") for pair in line.split()[1:])
+        if value.startswith("/")
+    }
+    assert set(variables) == {"HF_HOME", "BEI_JOBS_CACHE_DIR", "BEI_JOBS_STATE_DIR"}
+    assert {f"/{path.split('/')[1]}" for path in variables.values()} == set(mounted)
+    # A new volume gets the owner that its directory has in the image.
+    assert any(line.endswith(f"chown bei {' '.join(mounted)}") for line in lines)
+    assert "USER bei" in lines
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_a_worker_has_no_rights_that_it_does_not_need(service: str) -> None:
+    rights = {key: SERVICES[service].get(key) for key in ("read_only", "cap_drop", "security_opt")}
+    assert rights == {
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+    }
+    assert SERVICES[service]["tmpfs"] == ["/tmp"]
+    assert not {"privileged", "cap_add", "user"} & SERVICES[service].keys()
+
+
 def test_the_broker_keeps_its_queue_over_a_restart_and_under_memory_pressure(
     redis_server: Callable[..., RedisServer],
 ) -> None:

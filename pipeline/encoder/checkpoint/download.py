@@ -49,7 +49,8 @@ def fetch(uri: str, cache: Path, *, offline: bool) -> Path:
     appear atomically; two processes that download at once end with the same directory.
 
     Raises:
-        CheckpointError: the scheme is not safe, or the files cannot be listed or read.
+        CheckpointError: the scheme is not safe, the files cannot be listed or read, or the cache
+            cannot be written.
     """
     if uri.lower().startswith("http://"):
         raise CheckpointError(
@@ -68,16 +69,29 @@ def fetch(uri: str, cache: Path, *, offline: bool) -> Path:
             f"{_bare(uri)} is not in the cache, and offline mode is on",
             hint="run once with a network, or name a directory",
         )
-    (cache / "models").mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache / "models", prefix=".partial-") as partial:
-        staged = Path(partial) / "model"
-        staged.mkdir()
-        with _store_errors(uri):
-            download_files(uri, staged, Path(partial))
-        placed = _place(staged, cache)
-    for ref in (pointer, cache / "refs" / digest(uri)):
-        write_atomically(ref, placed.name)
+    with _cache_errors(cache):
+        (cache / "models").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache / "models", prefix=".partial-") as partial:
+            staged = Path(partial) / "model"
+            staged.mkdir()
+            with _store_errors(uri):
+                download_files(uri, staged, Path(partial))
+            placed = _place(staged, cache)
+        for ref in (pointer, cache / "refs" / digest(uri)):
+            write_atomically(ref, placed.name)
     return placed
+
+
+@contextmanager
+def _cache_errors(cache: Path) -> Iterator[None]:
+    """Turn an error of the cache's disk into one that says how to choose another directory."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"the checkpoint cannot be kept in {cache}: {error.strerror}",
+            hint="set BEI_JOBS_CACHE_DIR to a directory that can be written",
+        ) from error
 
 
 @contextmanager
