@@ -92,7 +92,7 @@ def serve(link: Connection, device: str, cache_dir: Path | None, logged: dict[st
 
     engines, plans = EngineCache(cache_dir), dict[tuple[str, int], tuple[Run, Plan]]()
     while (order := orders.get()) is not None:
-        execute(order, device, engines, link.send, stop, plans)
+        execute(order, device, engines, link.send, stop.is_set, plans)
     # Without the exit handlers of libraries, which may hang on a broken device.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -120,7 +120,7 @@ def execute(
     device: str,
     engines: EngineCache,
     send: Callable[[Event], None],
-    stop: threading.Event,
+    should_stop: Callable[[], bool],
     plans: dict[tuple[str, int], tuple[Run, Plan]],
 ) -> None:
     """Run an order and send its events. Never raises."""
@@ -139,7 +139,7 @@ def execute(
             engine,
             output,
             attempt=order.attempt,
-            should_stop=stop.is_set,
+            should_stop=should_stop,
             on_batch=lambda rows, tokens: sender(("batch", (rows, tokens))),
             works=order.works,
             watch=sender,

@@ -165,7 +165,11 @@ class DeviceThread:
     def run(self, order: Order, should_stop: Callable[[], bool]) -> Iterator[Event]:
         """As of DeviceProcess; it cannot die."""
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        stop = threading.Event()
+        abandoned = threading.Event()
+
+        def stop() -> bool:
+            return abandoned.is_set() or should_stop()
+
         work = threading.Thread(
             target=execute, args=(order, self.device, self._engines, events.put, stop, {})
         )
@@ -173,15 +177,9 @@ class DeviceThread:
         try:
             event: Event = ("", None)
             while event[0] != "over":
-                if should_stop():
-                    stop.set()
-                try:
-                    event = events.get(timeout=_TICK_SECONDS)
-                except queue.Empty:
-                    continue
-                yield event
+                yield (event := events.get())
         finally:
-            stop.set()
+            abandoned.set()
             work.join()
 
     def kill(self) -> None:

@@ -96,6 +96,7 @@ def stopped(corpus: Path, output: Path, monkeypatch: pytest.MonkeyPatch, submit:
     with monkeypatch.context() as patch:
         patch.setattr(Output, "commit", commit_then_interrupt)
         patch.setattr("workers.foreground._Stop.is_set", lambda self: stop.is_set())
+        patch.setattr("pipeline.blocks.READ_ROWS", 1)  # so that the device cannot run far ahead
         patch.setattr("pipeline.blocks._FIRST_BLOCK_ROWS", 1)
         patch.setattr("pipeline.blocks._BLOCK_ROWS", 1)
         words = ("--token-budget", 1, "--rows-per-shard", 10, "--output", output, "--json")
