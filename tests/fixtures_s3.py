@@ -6,11 +6,19 @@ moto and boto3 are imported where they are used: a machine that runs `tests/gpu`
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
+
+from pipeline.store import retry
+
+# A store that fails for good is given up within a second, and throttling slows no test.
+PATIENT_FOR_A_MOMENT = retry.Policy(
+    base=0.01, cap=0.05, budget=1, sleep=lambda seconds: time.sleep(min(seconds, 0.05))
+)
 
 ACCESS_KEY = "AKIATESTTESTTESTTEST"
 SECRET_KEY = "secret/of+the/tests+that/must+never/be+seen"
@@ -33,7 +41,8 @@ class S3Server:
 
         self.fault: Fault | None = None
         self.requests: list[tuple[str, str]] = []  # method, path
-        self._moto: Wsgi = DomainDispatcherApplication(create_backend_app)
+        self._app: Wsgi = DomainDispatcherApplication(create_backend_app)
+        self._writes = threading.Lock()
         self._server = make_server(
             "127.0.0.1", 0, self._serve, threaded=True, request_handler=MotoRequestHandler
         )
@@ -49,6 +58,16 @@ class S3Server:
         status, body = answer
         start(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
         return [body]
+
+    def _moto(self, request: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer a request; writes one after the other.
+
+        moto checks the condition of a write and then stores it, so of two at once both can win.
+        """
+        if request["REQUEST_METHOD"] in ("GET", "HEAD"):
+            return self._app(request, start)
+        with self._writes:
+            return self._app(request, start)
 
     def make_bucket(self) -> str:
         import boto3
@@ -80,6 +99,8 @@ def s3(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Serv
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_process.endpoint)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(retry, "policy", PATIENT_FOR_A_MOMENT)
+    monkeypatch.setattr(retry, "load", retry.Load())
     s3_process.fault = None
     s3_process.requests.clear()
     yield s3_process

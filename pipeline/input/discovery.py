@@ -14,7 +14,8 @@ from fsspec.core import has_magic
 from pipeline.errors import InputError, NotFound
 from pipeline.store.backends import info_version
 from pipeline.store.directory import Directory, ObjectInfo, file_info
-from pipeline.store.uris import absolute, filesystem, is_local, redact, translated
+from pipeline.store.retry import call
+from pipeline.store.uris import absolute, filesystem, is_local, redact
 
 _FORMATS = {
     ".parquet": "parquet",
@@ -187,8 +188,7 @@ def _glob(uri: str) -> tuple[str, list[ObjectInfo]]:
     segments = uri.split("/")
     first = next(i for i, segment in enumerate(segments) if has_magic(segment))
     root = "/".join(segments[:first]) or "/"
-    with translated(uri):
-        matched = list(_matches(uri, root))
+    matched = call(uri, lambda: list(_matches(uri, root)))
     folders = {f"{info.name[:i]}/" for info in matched for i in _slashes(info.name)}
     outputs = [folder for folder in sorted(folders) if _is_output(f"{root}/{folder}")]
     return root, _outside(outputs, matched, frozenset(segments[first:]))

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from stat import S_ISDIR
 from typing import Any, BinaryIO, Protocol, cast
 
@@ -29,6 +30,7 @@ _STALE_SECONDS = 24 * 3600
 _NO_HARD_LINKS = frozenset(
     {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 )
+_PAGE_FILES = 1000
 _MEMORY_LOCK = threading.Lock()
 
 
@@ -47,10 +49,9 @@ class Store(Protocol):
     def create(self, name: str, data: bytes | memoryview) -> None: ...
     def replace(self, name: str, data: bytes | memoryview) -> None: ...
     def read(self, name: str) -> bytes: ...
-    def open(self, name: str) -> BinaryIO: ...
     def info(self, name: str) -> ObjectInfo: ...
     def delete(self, name: str) -> None: ...
-    def list(self, prefix: str, recursive: bool, after: str) -> Iterator[ObjectInfo]: ...
+    def list(self, prefix: str, recursive: bool, after: str) -> Iterator[list[ObjectInfo]]: ...
 
 
 def store_of(root: str) -> Store:
@@ -131,11 +132,8 @@ class LocalStore:
                         os.unlink(entry.path)
 
     def read(self, name: str) -> bytes:
-        with self.open(name) as file:
+        with open(os.path.join(self.root, name), "rb") as file:
             return file.read()
-
-    def open(self, name: str) -> BinaryIO:
-        return open(os.path.join(self.root, name), "rb")
 
     def info(self, name: str) -> ObjectInfo:
         stat = os.stat(path := os.path.join(self.root, name))
@@ -147,11 +145,12 @@ class LocalStore:
         with suppress(FileNotFoundError):
             os.unlink(os.path.join(self.root, name))
 
-    def list(self, prefix: str, recursive: bool, after: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, recursive: bool, after: str) -> Iterator[list[ObjectInfo]]:
         folder, slash, stem = prefix.rpartition("/")
-        for info in self._walk(folder + slash, stem, recursive):
-            if os.fsencode(info.name) > os.fsencode(after):
-                yield info
+        walk = self._walk(folder + slash, stem, recursive)
+        rest = (info for info in walk if os.fsencode(info.name) > os.fsencode(after))
+        while page := list(islice(rest, _PAGE_FILES)):
+            yield page
 
     def _walk(self, folder: str, stem: str, recursive: bool) -> Iterator[ObjectInfo]:
         """Files below `folder` ("" or ending in "/") in byte order of their whole names."""
@@ -209,10 +208,6 @@ class RemoteStore:
         fs, path = self._at(name)
         return cast(bytes, fs.cat_file(path))
 
-    def open(self, name: str) -> BinaryIO:
-        fs, path = self._at(name)
-        return cast(BinaryIO, fs.open(path, "rb"))
-
     def info(self, name: str) -> ObjectInfo:
         fs, path = self._at(name)
         info = fs.info(path)
@@ -225,7 +220,7 @@ class RemoteStore:
         with suppress(FileNotFoundError):
             fs.rm_file(path)
 
-    def list(self, prefix: str, recursive: bool, after: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, recursive: bool, after: str) -> Iterator[list[ObjectInfo]]:
         fs, root = self._at("")
         folder = prefix.rpartition("/")[0]
         _, base = self._at(folder)
@@ -233,10 +228,12 @@ class RemoteStore:
             infos = fs.find(base, maxdepth=None if recursive else 1, detail=True)
         except FileNotFoundError:
             return
+        page = []
         for path in sorted(infos, key=os.fsencode):
             name = path[len(root) :].lstrip("/")
             if name.startswith(prefix) and os.fsencode(name) > os.fsencode(after):
-                yield ObjectInfo(name, infos[path]["size"], info_version(infos[path]))
+                page.append(ObjectInfo(name, infos[path]["size"], info_version(infos[path])))
+        yield page
 
 
 class MemoryStore(RemoteStore):
@@ -262,7 +259,7 @@ class S3Store(RemoteStore):
 
     __slots__ = ()
 
-    def list(self, prefix: str, recursive: bool, after: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, recursive: bool, after: str) -> Iterator[list[ObjectInfo]]:
         """List page by page, 1,000 keys in memory; the API returns keys in byte order.
 
         https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
@@ -277,10 +274,11 @@ class S3Store(RemoteStore):
             request["Delimiter"] = "/"
         while True:
             page = fs.call_s3("list_objects_v2", **request)
-            for item in page.get("Contents", ()):
-                if not item["Key"].endswith("/"):  # a "folder" made in a web console
-                    name = item["Key"][len(base) :]
-                    yield ObjectInfo(name, item["Size"], info_version(item))
+            yield [
+                ObjectInfo(item["Key"][len(base) :], item["Size"], info_version(item))
+                for item in page.get("Contents", ())
+                if not item["Key"].endswith("/")  # a "folder" made in a web console
+            ]
             if not page.get("IsTruncated"):
                 return
             request["ContinuationToken"] = page["NextContinuationToken"]

@@ -2,10 +2,12 @@
 
 Creating a file *is* a commit, so `Directory.create` has to be right in cases that a plain write
 may get wrong: two writers, a lost response, a full disk, a store that ignores the condition.
+Every call of a store goes through `pipeline.store.retry`.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -18,11 +20,13 @@ from pipeline.errors import NotFound, StorageError
 from pipeline.store.backends import (
     TMP,
     LocalStore,
+    MemoryStore,
     ObjectInfo,
     Store,
     stat_version,
     store_of,
 )
+from pipeline.store.retry import call, failure_kind
 from pipeline.store.uris import absolute, filesystem, is_local, redact, translated
 
 __all__ = [
@@ -42,7 +46,8 @@ class Directory:
     It holds only the URI, so it may be pickled, shared between threads and carried across a
     fork. Names are relative, "/"-separated, and taken literally (no glob).
 
-    Every method raises NotFound, AccessDenied, StoreFull or StorageError when the store fails.
+    Every method tries a call again while that can help (see `pipeline.store.retry`), and raises
+    NotFound, AccessDenied, StoreFull or StorageError when the store fails.
     """
 
     __slots__ = ("uri",)
@@ -66,7 +71,8 @@ class Directory:
 
         On any error of the write the file is read back, because the write may have been applied
         and only its response lost. The stored bytes decide: put a unique id into `data` where it
-        matters which writer won, since equal bytes count as this call's.
+        matters which writer won, since equal bytes count as this call's. Only a write that left
+        nothing is tried again.
 
         Raises:
             ValueError: `data` is empty (S3 clients write an empty body unconditionally).
@@ -74,42 +80,36 @@ class Directory:
         view = _view(data)
         if not len(view):
             raise ValueError(f"{name}: an empty file cannot be created exclusively")
-        with translated(self.uri_of(name)):
-            try:
-                self._store.create(_checked(name), view)
-            except Exception:
-                if (holds_data := self._holds(name, view)) is None:
-                    raise
-                return holds_data
-        return True
+        return call(self.uri_of(name), lambda: self._create(_checked(name), view))
 
-    def _holds(self, name: str, data: bytes | memoryview) -> bool | None:
-        """Whether `name` holds `data`; None if it cannot be read back."""
+    def _create(self, name: str, data: bytes | memoryview) -> bool:
+        store = self._store
         try:
-            same_size = self.info(name).size == len(data)
-            return same_size and self.read(name) == data
-        except StorageError:
-            return None
+            store.create(name, data)
+        except Exception as error:
+            try:
+                return store.read(name) == data
+            except Exception as unread:
+                if failure_kind(unread) is None:
+                    raise error from error.__cause__
+                raise  # who won is known after the next try
+        return True
 
     def put(self, name: str, data: Data) -> None:
         """Write or overwrite `name`; for advisory files only. Readers see old or new bytes."""
-        with translated(self.uri_of(name)):
-            self._store.replace(_checked(name), _view(data))
+        call(self.uri_of(name), lambda: self._store.replace(_checked(name), _view(data)))
 
     def read(self, name: str) -> bytes:
         """The whole content of `name`."""
-        with translated(self.uri_of(name)):
-            return self._store.read(_checked(name))
+        return call(self.uri_of(name), lambda: self._store.read(_checked(name)))
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str) -> OpenedFile:
         """A seekable binary file over `name` that reads only the ranges asked for."""
-        with translated(self.uri_of(name)):
-            return self._store.open(_checked(name))
+        return OpenedFile(self.uri_of(_checked(name)))
 
     def info(self, name: str) -> ObjectInfo:
         """Size and version of `name`."""
-        with translated(self.uri_of(name)):
-            return self._store.info(_checked(name))
+        return call(self.uri_of(name), lambda: self._store.info(_checked(name)))
 
     def exists(self, name: str) -> bool:
         """Whether `name` is a file here."""
@@ -121,8 +121,7 @@ class Directory:
 
     def delete(self, name: str) -> None:
         """Remove `name`, if it exists."""
-        with translated(self.uri_of(name)):
-            self._store.delete(_checked(name))
+        call(self.uri_of(name), lambda: self._store.delete(_checked(name)))
 
     def list(
         self, prefix: str = "", *, recursive: bool = False, after: str = ""
@@ -136,8 +135,21 @@ class Directory:
 
         A directory that does not exist has no files; a bucket that does not exist is NotFound.
         """
-        with translated(self.uri_of(prefix)):
-            yield from self._store.list(prefix, recursive, after)
+        pages: Iterator[list[ObjectInfo]] | None = None
+        last = after
+
+        def next_page() -> list[ObjectInfo] | None:
+            nonlocal pages
+            pages = pages or self._store.list(prefix, recursive, last)
+            try:
+                return next(pages, None)
+            except Exception:
+                pages = None  # a generator that raised has ended: go on after `last`
+                raise
+
+        while (page := call(self.uri_of(prefix), next_page)) is not None:
+            yield from page
+            last = page[-1].name if page else last
 
     def probe(self) -> None:
         """Check that files can be created here, and each only once.
@@ -155,12 +167,13 @@ class Directory:
                     "create only if it is missing, so two workers could both commit a part",
                     hint="use a store with conditional writes (AWS S3, MinIO, GCS, Azure, a disk)",
                 )
-        finally:
-            with suppress(StorageError):  # the error of the write is more useful
-                self.delete(name)
+        except StorageError:
+            with suppress(StorageError), translated(self.uri):  # this error is more useful
+                self._store.delete(name)
+            raise
+        self.delete(name)
         if isinstance(store := self._store, LocalStore):
-            with translated(self.uri):
-                store.sweep()
+            call(self.uri, store.sweep)
 
 
 class OpenedFile:
@@ -182,19 +195,32 @@ class OpenedFile:
                 which suits a reader of row groups.
         """
         self.uri = uri
-        with translated(uri):
-            self._file = _open(uri, sequential)
+        self._sequential = sequential
+        self._file = call(uri, self._open)
+
+    def _open(self) -> BinaryIO:
+        return _open(self.uri, self._sequential)
 
     def version(self) -> str:
         """The version of the opened file; for a remote file, the version now at its URI."""
-        with translated(self.uri):
-            if is_local(self.uri):
-                return stat_version(os.fstat(self._file.fileno()))
-            return file_info(self.uri).version
+        if is_local(self.uri):
+            return call(self.uri, lambda: stat_version(os.fstat(self._file.fileno())))
+        return file_info(self.uri).version
 
     def read(self, size: int = -1) -> bytes:
-        with translated(self.uri):
-            return self._file.read(size)
+        position = self._file.tell()
+
+        def read_range() -> bytes:
+            if self._file.tell() != position:  # what failed read a part of it
+                self._file.seek(position)
+            try:
+                return self._file.read(size)
+            except OSError as error:
+                if error.errno == errno.ESTALE:  # for this handle it never passes (NFS)
+                    self._file = self._open()
+                raise
+
+        return call(self.uri, read_range)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         with translated(self.uri):
@@ -231,7 +257,7 @@ def _open(uri: str, sequential: bool) -> BinaryIO:
         return open(absolute(uri), "rb")
     if uri.startswith("memory://"):
         parent, _, name = uri.rpartition("/")
-        return store_of(parent).open(name)
+        return MemoryStore(parent).open(name)
     fs, path = filesystem(uri)
     cache = "readahead" if sequential else "none"
     file: BinaryIO = fs.open(path, "rb", cache_type=cache, block_size=8 << 20)
@@ -245,8 +271,7 @@ def file_info(uri: str) -> ObjectInfo:
         NotFound: there is no file, or `uri` is a directory.
     """
     parent, _, name = uri.rpartition("/")
-    with translated(uri):
-        return store_of(parent or "/").info(name)
+    return call(uri, lambda: store_of(parent or "/").info(name))
 
 
 def _view(data: Data) -> bytes | memoryview:

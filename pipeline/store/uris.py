@@ -38,13 +38,13 @@ _SECRET_PARAMETER = re.compile(r"(?i)sig|token|key|secret|cred|passw|auth|policy
 _URI_IN_TEXT = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 _DETAIL_MAX_CHARS = 300
 
-# s3fs retries five times, and botocore's own retries multiply that (25 PUTs on a constant 503).
-# One botocore retry is kept for the 5xx codes that s3fs does not retry.
+# botocore's retries, which s3fs would multiply, are off; s3fs' own in `filesystem`. Only
+# `pipeline.store.retry` retries.
 _S3_OPTIONS: Mapping[str, Any] = {
     "config_kwargs": {
-        "retries": {"max_attempts": 1},
+        "retries": {"total_max_attempts": 1},
         "connect_timeout": 10,  # seconds
-        "read_timeout": 60,  # seconds without a byte
+        "read_timeout": 30,  # seconds without a byte
         "max_pool_connections": 32,
     }
 }
@@ -155,12 +155,18 @@ def filesystem(uri: str) -> tuple[Any, str]:
             f"{redact(uri)}: {protocol}:// is not a known kind of store",
             hint="give a local path, or a URI such as s3://bucket/path or gs://bucket/path",
         ) from error
+    if protocol in _OPTIONS:
+        fs.retries = 1  # tries, in s3fs' words
     return fs, path
 
 
 @contextmanager
-def translated(uri: str) -> Iterator[None]:
+def translated(uri: str, note: str = "") -> Iterator[None]:
     """Translate errors of stores and their clients inside the context into the error tree.
+
+    Args:
+        uri: what the context is about.
+        note: added to the message.
 
     Raises:
         NotFound, AccessDenied, StoreFull, StorageError: each names the redacted `uri`. Errors
@@ -171,7 +177,7 @@ def translated(uri: str) -> Iterator[None]:
     except BeiJobsError:
         raise
     except Exception as error:
-        translation = _translate(error, redact(uri), local=is_local(uri))
+        translation = _translate(error, redact(uri), note, local=is_local(uri))
         if translation is None:
             raise
         # A traceback refers to its frames and their callers. An exception that is also a local
@@ -184,25 +190,24 @@ def translated(uri: str) -> Iterator[None]:
             del translation
 
 
-def _translate(error: Exception, uri: str, *, local: bool) -> StorageError | None:
-    code = _response_code(error)
+def _translate(error: Exception, uri: str, note: str, *, local: bool) -> StorageError | None:
+    code, _ = store_answer(error)
     if isinstance(error, FileNotFoundError) or code in {"NoSuchBucket", "NoSuchKey", "404"}:
         problem = "its bucket does not exist" if code == "NoSuchBucket" else "does not exist"
-        return NotFound(f"{uri}: {problem}", hint="check the spelling, or create the bucket")
+        return NotFound(f"{uri}: {problem}{note}", hint="check the spelling, or create the bucket")
     if _is_refusal(error, code):
         # The store's own message may contain an account or a request; the code is enough.
         return AccessDenied(
-            f"{uri}: access denied ({code or _reason(error)})", hint=_access_hint(local)
+            f"{uri}: access denied ({code or _reason(error)}){note}", hint=_access_hint(local)
         )
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return StoreFull(
-            f"{uri}: no space left ({error.strerror})",
+            f"{uri}: no space left ({error.strerror}){note}",
             hint="free some space and run the same command again; committed parts are kept",
         )
     if isinstance(error, OSError) or _library(error) in _CLIENT_LIBRARIES:
-        return StorageError(
-            f"{uri}: {type(error).__name__}: {_detail(error)}", hint=_retry_hint(local)
-        )
+        what = f"the store answered {code}" if code else type(error).__name__
+        return StorageError(f"{uri}: {what}: {_detail(error)}{note}", hint=_retry_hint(local))
     return None
 
 
@@ -214,17 +219,21 @@ def _is_refusal(error: Exception, code: str) -> bool:
     )
 
 
-def _response_code(error: BaseException | None) -> str:
-    """The store's own error code: botocore's (s3fs keeps it in the cause), Google's or Azure's."""
+def store_answer(error: BaseException | None) -> tuple[str, int]:
+    """The store's own error code and the HTTP status; "" and 0 if it did not answer.
+
+    They are botocore's (s3fs keeps it in the cause), Google's, Azure's or aiohttp's.
+    """
     while error is not None:
         response = getattr(error, "response", None)
         if isinstance(response, dict):
-            return str(response.get("Error", {}).get("Code", ""))
-        for attribute in ("code", "status_code"):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            return str(response.get("Error", {}).get("Code", "")), int(status)
+        for attribute in ("code", "status_code", "status"):
             if str(code := getattr(error, attribute, "")).isdigit():
-                return str(code)
+                return str(code), int(code)
         error = error.__cause__
-    return ""
+    return "", 0
 
 
 def _library(error: Exception) -> str:
@@ -236,7 +245,8 @@ def _reason(error: Exception) -> str:
 
 
 def _detail(error: Exception) -> str:
-    text = _URI_IN_TEXT.sub(lambda match: redact(match.group()), str(error))
+    text = getattr(error, "strerror", None) or str(error)  # without "[Errno 16]"
+    text = _URI_IN_TEXT.sub(lambda match: redact(match.group()), text)
     return " ".join(text.split())[:_DETAIL_MAX_CHARS]
 
 
