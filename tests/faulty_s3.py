@@ -13,6 +13,7 @@ import random
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -146,8 +147,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "cut":
             self.close_connection = True
             return
-        self._answer(answer, content[: len(content) // 2] if fault == "truncate" else content)
-        self.close_connection = fault == "truncate"
+        with suppress(ConnectionError):  # the client gave up
+            self._answer(answer, content[: len(content) // 2] if fault == "truncate" else content)
+        if fault == "truncate":
+            self.close_connection = True
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve  # noqa: N815
 

@@ -6,7 +6,6 @@ moto and boto3 are imported where they are used: a machine that runs `tests/gpu`
 from __future__ import annotations
 
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -15,17 +14,34 @@ import pytest
 
 from pipeline.store import retry
 
-# A store that fails for good is given up within a second, and throttling slows no test.
-PATIENT_FOR_A_MOMENT = retry.Policy(
-    base=0.01, cap=0.05, budget=1, sleep=lambda seconds: time.sleep(min(seconds, 0.05))
-)
-
 ACCESS_KEY = "AKIATESTTESTTESTTEST"
 SECRET_KEY = "secret/of+the/tests+that/must+never/be+seen"
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 # Gets a request and the app that answers it; returns None to let the request through.
 Fault = Callable[[dict[str, Any], Wsgi], tuple[str, bytes] | None]
+
+
+class Clock:
+    """Time that passes only by sleeping, which takes none: for the retries of a test."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slept: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Retry as always, on a clock of the test's own."""
+    clock = Clock()
+    policy = retry.Policy(clock=lambda: clock.now, sleep=clock.sleep)
+    monkeypatch.setattr(retry, "policy", policy)
+    monkeypatch.setattr(retry, "load", retry.Load())
+    return clock
 
 
 class S3Server:
@@ -90,7 +106,7 @@ def s3_process() -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def s3(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+def s3(s3_process: S3Server, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     """The server, with this process (and its children) configured to use it."""
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CONFIG_FILE"):
         monkeypatch.delenv(name, raising=False)
@@ -99,8 +115,6 @@ def s3(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Serv
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_process.endpoint)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(retry, "policy", PATIENT_FOR_A_MOMENT)
-    monkeypatch.setattr(retry, "load", retry.Load())
     s3_process.fault = None
     s3_process.requests.clear()
     yield s3_process

@@ -38,8 +38,9 @@ _SECRET_PARAMETER = re.compile(r"(?i)sig|token|key|secret|cred|passw|auth|policy
 _URI_IN_TEXT = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 _DETAIL_MAX_CHARS = 300
 
-# botocore's retries, which s3fs would multiply, are off; s3fs' own in `filesystem`. Only
-# `pipeline.store.retry` retries.
+# Only `pipeline.store.retry` retries: botocore's retries, which s3fs would multiply, are off, and
+# s3fs' own in `filesystem`. What has no switch: aiohttp sends a request once more where a kept
+# connection was closed without an answer (RFC 9112).
 _S3_OPTIONS: Mapping[str, Any] = {
     "config_kwargs": {
         "retries": {"total_max_attempts": 1},
@@ -229,14 +230,16 @@ def store_answer(error: BaseException | None) -> tuple[str, int]:
         if isinstance(response, dict):
             status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             return str(response.get("Error", {}).get("Code", "")), int(status)
-        for attribute in ("code", "status_code", "status"):
+        # The `code` of aiohttp's errors is 400 for a body that is cut.
+        names = ("status",) if _library(error) == "aiohttp" else ("code", "status_code")
+        for attribute in names:
             if str(code := getattr(error, attribute, "")).isdigit():
                 return str(code), int(code)
         error = error.__cause__
     return "", 0
 
 
-def _library(error: Exception) -> str:
+def _library(error: BaseException) -> str:
     return type(error).__module__.partition(".")[0]
 
 

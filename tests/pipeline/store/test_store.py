@@ -17,10 +17,9 @@ from typing import Any
 
 import fsspec
 import pytest
-from fixtures_s3 import PATIENT_FOR_A_MOMENT
 
 from pipeline.errors import AccessDenied, NotFound, StorageError, StoreFull, UsageError
-from pipeline.store import backends, retry
+from pipeline.store import backends
 from pipeline.store.directory import Directory, OpenedFile, file_info
 from pipeline.store.uris import absolute, redact
 
@@ -302,7 +301,7 @@ def test_a_write_whose_response_was_lost_counts_as_created(s3: Any) -> None:
     s3.fault = lose_responses
     s3.requests.clear()
     assert directory.create("part.arrow", b"attempt 1")
-    assert [method for method, _ in s3.requests] == ["PUT", "HEAD", "GET"]
+    assert [method for method, _ in s3.requests] == ["PUT", "GET"]
 
 
 def test_a_lost_response_over_another_attempts_part_does_not(s3: Any) -> None:
@@ -323,7 +322,7 @@ def test_a_write_that_was_never_applied_is_an_error(s3: Any) -> None:
         directory.create("part.arrow", b"attempt 1")
     assert caught.value.transient
     attempts = [path for method, path in s3.requests if method == "PUT" and "part" in path]
-    assert len(attempts) <= 10
+    assert len(attempts) <= 40  # a minute's
 
 
 def test_an_object_larger_than_one_request_is_created_only_once(s3: Any) -> None:
@@ -365,11 +364,12 @@ def test_missing_credentials_are_access_denied(s3: Any, monkeypatch: pytest.Monk
         fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
-def test_an_endpoint_that_does_not_answer_is_transient(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_does_not_answer_is_transient(
+    clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:hunter2@127.0.0.1:9")
-    monkeypatch.setattr(retry, "policy", PATIENT_FOR_A_MOMENT)
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     try:
         with pytest.raises(StorageError, match="s3://bucket/out") as caught:
