@@ -12,6 +12,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import BinaryIO, Self, TypeAlias
 
 import pyarrow as pa
@@ -26,7 +27,7 @@ from pipeline.store.backends import (
     stat_version,
     store_of,
 )
-from pipeline.store.retry import call, failure_kind
+from pipeline.store.retry import call, failure_kind, forget
 from pipeline.store.uris import absolute, filesystem, is_local, redact, translated
 
 __all__ = [
@@ -88,11 +89,14 @@ class Directory:
             store.create(name, data)
         except Exception as error:
             try:
-                return store.read(name) == data
+                holds_data = store.read(name) == data
             except Exception as unread:
-                if failure_kind(unread) is None:
-                    raise error from error.__cause__
-                raise  # who won is known after the next try
+                if failure_kind(unread) is not None:
+                    raise  # who won is known after the next try
+                forget(unread)
+                raise error from error.__cause__
+            forget(error)
+            return holds_data
         return True
 
     def put(self, name: str, data: Data) -> None:
@@ -108,8 +112,8 @@ class Directory:
             if failure_kind(error) is None:
                 raise
             with suppress(Exception):  # the error of the write is more useful
-                if store.read(name) == data:
-                    return  # only the response was lost
+                if store.read(name) == data:  # only the response was lost
+                    return forget(error)
             raise
 
     def read(self, name: str) -> bytes:
@@ -208,11 +212,8 @@ class OpenedFile:
                 which suits a reader of row groups.
         """
         self.uri = uri
-        self._sequential = sequential
+        self._open = partial(_open, uri, sequential)
         self._file = call(uri, self._open)
-
-    def _open(self) -> BinaryIO:
-        return _open(self.uri, self._sequential)
 
     def version(self) -> str:
         """The version of the opened file; for a remote file, the version now at its URI."""

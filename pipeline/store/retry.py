@@ -10,7 +10,6 @@ import errno
 import logging
 import random
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -142,12 +141,22 @@ def call(uri: str, operation: Callable[[], T]) -> T:
             if kind is None or not tries.may_go_on(kind):
                 with translated(uri, tries.summary()):
                     raise
-            # As in `translated`: what failed must not keep the bytes of a part alive.
-            traceback.clear_frames(error.__traceback__)
+            forget(error)
         else:
             tries.succeeded()
             return result
         tries.back_off(kind)
+
+
+def forget(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error that was dealt with, and of those that it came from.
+
+    The clients' frames hold their errors, whose tracebacks hold the frames: that circle would keep
+    what the callers hold, such as the bytes of a part, alive until a garbage collection.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 class _Tries:
@@ -211,7 +220,7 @@ class _Tries:
 
 def failure_kind(error: Exception) -> str | None:
     """Why a call that failed may succeed if it is repeated as it is; None if it will not."""
-    if isinstance(error, FileExistsError | FileNotFoundError | PermissionError):
+    if isinstance(error, FileExistsError):  # Azure answers 409
         return None
     code, status = store_answer(error)
     if code or status:

@@ -38,13 +38,14 @@ def words(place: str) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize(
-    ("fault", "methods", "share"),
-    [("500", (), 0.2), ("503", (), 0.2), ("409", ("PUT",), 0.3), ("truncate", ("GET",), 0.3)],
+    ("faults", "methods", "share"),
+    [(("500", "503"), (), 0.1), (("409",), ("PUT",), 0.3), (("truncate",), ("GET",), 0.3)],
 )
 def test_a_job_on_a_store_that_often_fails(
-    submit: Bei, bei: Bei, place: str, faulty_s3: FaultyS3, fault: str, methods, share: float
+    submit: Bei, bei: Bei, place: str, faulty_s3: FaultyS3, faults, methods, share: float
 ) -> None:
-    faulty_s3.inject(fault, methods=methods, share=share)
+    for fault in faults:
+        faulty_s3.inject(fault, methods=methods, share=share)
     done = submit(*words(place), "--json")
     assert done.code == 0, done.err
     assert done.json["rows"]["computed"] == ROWS

@@ -46,6 +46,13 @@ def s3fs_error(code: str, status: int, number: int = errno.EIO) -> OSError:
     return error
 
 
+def azure_exists() -> FileExistsError:
+    error = FileExistsError("BlobAlreadyExists")
+    error.__cause__ = Exception("its blob exists")
+    error.__cause__.status_code = 409  # type: ignore[attr-defined]
+    return error
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -86,7 +93,7 @@ def test_what_may_pass_is_tried_until_it_does(clock: Clock, error: Exception) ->
         s3fs_error("InvalidRange", 416),
         s3fs_error("NotImplemented", 501),
         s3fs_error("XMinioStorageFull", 507),
-        FileExistsError(errno.EEXIST, "File exists"),
+        azure_exists(),
         PermissionError(errno.EACCES, "Permission denied"),
         OSError(errno.ENOSPC, "No space left on device"),
         StorageError("already ours"),
@@ -247,14 +254,12 @@ def test_throttling_slows_every_call_of_the_process_down_for_a_while(clock: Cloc
 
 def test_a_local_call_waits_for_no_store(clock: Clock, tmp_path: Path) -> None:
     retry.load.slow_down(clock.now)
-    Directory(str(tmp_path)).put("x", b"x")
+    for _ in range(3):
+        Directory(str(tmp_path)).put("x", b"x")
     assert clock.slept == []
 
 
 def test_what_failed_before_a_success_keeps_nothing_alive(clock: Clock, tmp_path: Path) -> None:
-    class Part:
-        pass
-
     def commit() -> weakref.ref[Part]:
         part, failures = Part(), [TimeoutError()]
 
@@ -351,6 +356,30 @@ def test_a_lost_answer_is_decided_when_the_store_can_be_read_again(
     faulty_s3.inject("500", methods=("HEAD", "GET"), times=3)
     assert not directory.create("part", b"attempt 2")
     assert directory.read("part") == b"attempt 1"
+
+
+class Part(bytearray):
+    """Bytes that tell when they are gone."""
+
+
+def test_a_write_that_failed_at_first_keeps_no_bytes(
+    directory: Directory, faulty_s3: FaultyS3
+) -> None:
+    def commit(name: str) -> weakref.ref[Part]:
+        part = Part(b"x")
+        assert directory.create(name, part)
+        return weakref.ref(part)
+
+    commit("warm-up")
+    faulty_s3.inject("500", methods=("PUT",), times=2)
+    faulty_s3.inject("cut", methods=("PUT",), times=2)
+    gc.collect()
+    gc.disable()
+    try:
+        assert commit("part")() is None
+    finally:
+        gc.enable()
+    assert len(faulty_s3.faults) == 4
 
 
 def test_racing_writers_agree_on_one_winner_while_the_store_fails(
