@@ -15,16 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.encoder.architecture import transformers_config
+from pipeline.encoder.architecture.config_bounds import check_sizes
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
 from pipeline.encoder.architecture.recognise import recognise
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
-from pipeline.encoder.checkpoint.config_values import HeadKind, head_kind, model_class
+from pipeline.encoder.checkpoint.config_values import (
+    HeadKind,
+    head_kind,
+    is_whole,
+    model_class,
+)
 from pipeline.encoder.checkpoint.module_tensors import module_tensors
 from pipeline.encoder.checkpoint.safetensors_headers import (
     MatchedTensors,
     TensorInfo,
     parameters,
-    read_tensors,
 )
 from pipeline.encoder.checkpoint.sentence_modules import (
     DenseModule,
@@ -32,6 +37,8 @@ from pipeline.encoder.checkpoint.sentence_modules import (
     SentenceModules,
     read_modules,
 )
+from pipeline.encoder.checkpoint.shown import shown
+from pipeline.encoder.checkpoint.tokenizer_check import check_tokenizer
 from pipeline.errors import CheckpointError
 
 # transformers writes 10^30 where a tokenizer has no limit.
@@ -158,7 +165,10 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
     Raises:
         CheckpointError: its files contradict each other, or bei-jobs cannot compute it.
     """
-    tensors = read_tensors(checkpoint.folder)
+    if (outline := checkpoint.files.tokenizer) is not None:
+        check_tokenizer(checkpoint.folder / "tokenizer.json", outline)
+    tensors = checkpoint.files.tensors
+    check_sizes(checkpoint, tensors)
     recognised = recognise(checkpoint, tensors)
     config = recognised.config if recognised else transformers_config.read_settings(checkpoint)
     modules = read_modules(checkpoint.files, checkpoint.config)
@@ -222,9 +232,9 @@ def _max_length(
 def _tokenizer_limit(checkpoint: Checkpoint) -> int | None:
     file = checkpoint.folder / "tokenizer_config.json"
     limit = checkpoint.files.json(file).get("model_max_length")
-    if not isinstance(limit, int | float | None):
+    if limit is not None and not is_whole(limit):
         raise CheckpointError(
-            f"{file} sets model_max_length = {limit!r}, which is not a valid length"
+            f"{file} sets model_max_length = {shown(limit)}, which is not a valid length"
         )
     return None if limit is None else int(min(limit, _NO_LIMIT))
 

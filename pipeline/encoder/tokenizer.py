@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, normalizers, processors
 
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.checkpoint import VOCABULARY_FILES, Checkpoint
+from pipeline.encoder.checkpoint.read_json import read_json
+from pipeline.encoder.checkpoint.shown import one_line, shown
+from pipeline.encoder.checkpoint.tokenizer_check import check_tokenizer
+from pipeline.encoder.checkpoint.tokenizer_outline import outline
 from pipeline.errors import CheckpointError
 
 # An Egyptian hieroglyph: no vocabulary has it, and no normalizer drops it.
@@ -37,9 +43,9 @@ def load_tokenizer(card: ModelCard) -> Tokenizer:
     checkpoint = card.checkpoint
     settings = checkpoint.files.json(checkpoint.folder / "tokenizer_config.json")
     tokenizer = _read(checkpoint)
-    _check_unknown_token(tokenizer, checkpoint)
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    _check_unknown_token(tokenizer, checkpoint)
     if settings.get("add_eos_token"):
         _append_end(tokenizer, settings, checkpoint)
     if settings.get("add_prefix_space") or _last_part(checkpoint.name) in _ADD_PREFIX_SPACE:
@@ -62,7 +68,7 @@ def _read(checkpoint: Checkpoint) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises bare Exception
-        raise CheckpointError(f"{file} is not a tokenizer: {error}") from error
+        raise CheckpointError(f"{file} is not a tokenizer: {one_line(error)}") from error
 
 
 def _check_unknown_token(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
@@ -71,7 +77,8 @@ def _check_unknown_token(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
         tokenizer.encode(_UNKNOWN_CHARACTER)
     except Exception as error:  # tokenizers raises bare Exception
         raise CheckpointError(
-            f"the tokenizer of {checkpoint.folder} has no token for unknown characters: {error}",
+            f"the tokenizer of {checkpoint.folder} has no token for unknown characters: "
+            f"{one_line(error)}",
             hint="download the checkpoint again: its unknown token is not in its vocabulary",
         ) from error
 
@@ -96,11 +103,17 @@ def _convert(checkpoint: Checkpoint) -> Tokenizer:
     try:
         built = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         backend: Tokenizer = built.backend_tokenizer
-    except Exception as error:  # the conversion raises many kinds of errors
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # many kinds, and panics of Rust, which are no Exception
         raise CheckpointError(
-            f"{folder} has no tokenizer.json and none can be built: {error}",
+            f"{folder} has no tokenizer.json and none can be built: {one_line(error)}",
             hint=_ADD_TOKENIZER,
         ) from error
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "tokenizer.json"
+        backend.save(str(file))
+        check_tokenizer(file, outline(read_json(file), file), folder)
     return backend
 
 
@@ -124,7 +137,7 @@ def _append_end(tokenizer: Tokenizer, settings: Mapping[str, Any], checkpoint: C
     if end is None or end_id is None:
         raise CheckpointError(
             f"{checkpoint.folder / 'tokenizer_config.json'} sets add_eos_token but its eos_token "
-            f"{end!r} is not in the vocabulary"
+            f"{shown(end)} is not in the vocabulary"
         )
     if tokenizer.encode("a").ids[-1:] == [end_id]:
         return

@@ -17,6 +17,7 @@ from pipeline.encoder.checkpoint.config_values import (
     regression,
 )
 from pipeline.encoder.checkpoint.safetensors_headers import TensorInfo
+from pipeline.encoder.checkpoint.shown import one_line, shown
 from pipeline.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -57,10 +58,10 @@ def config_errors(checkpoint: Checkpoint) -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        raise CheckpointError(f"{file} lacks {error}, which a {kind} needs") from error
+        raise CheckpointError(f"{file} lacks {error}, which a {one_line(kind)} needs") from error
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise CheckpointError(
-            f"{file} is not the config of a {kind}: {error}",
+            f"{file} is not the config of a {one_line(kind)}: {one_line(error)}",
             hint=RESTORE_CONFIG,
         ) from error
 
@@ -74,7 +75,7 @@ def check_supported(config: Config, allowed: Mapping[str, tuple[object, ...]]) -
     for key, values in allowed.items():
         if key in config and config[key] not in values:
             raise CheckpointError(
-                f"config.json sets {key} = {config[key]!r}; supported for model_type "
+                f"config.json sets {key} = {shown(config[key])}; supported for model_type "
                 f"{config['model_type']!r}: {', '.join(map(repr, values))}",
                 hint="check whether config.json was edited: no published checkpoint of this family "
                 "needs this value",
@@ -88,9 +89,8 @@ def activation(name: object) -> Activation:
         CheckpointError: bei-jobs does not compute it.
     """
     if not isinstance(name, str) or name not in _ACTIVATIONS:
-        raise CheckpointError(
-            f"config.json names the activation {name!r}; known: {', '.join(sorted(_ACTIVATIONS))}"
-        )
+        known = ", ".join(sorted(_ACTIVATIONS))
+        raise CheckpointError(f"config.json names the activation {shown(name)}; known: {known}")
     return _ACTIVATIONS[name]
 
 
@@ -149,7 +149,7 @@ def rope(config: Config, dim: int) -> Rope | None:
     for key in ("rope_scaling", "rope_parameters"):
         given = config.get(key) or {}
         if not isinstance(given, dict):
-            raise ValueError(f"{key} is {given!r}, which is not an object")
+            raise ValueError(f"{key} is {shown(given)}, which is not an object")
         scaling.update(given)
     theta = float(scaling.get("rope_theta") or config.get("rope_theta") or 10_000.0)
     kind = scaling.get("rope_type") or scaling.get("type") or "default"

@@ -155,7 +155,7 @@ def gemma3(config: Config, tensors: Tensors) -> Family | None:
         # A causal window counts the token itself; a bidirectional one spans both sides.
         windows=windows(kinds, window - 1 if causal else window // 2),
         qk_norm="per_head",
-        attention_scale=float(config.get("query_pre_attn_scalar", 256)) ** -0.5,
+        attention_scale=size(config, "query_pre_attn_scalar", 256) ** -0.5,
         embedding_scale=hidden**0.5,
         float16_overflows=True,
     )

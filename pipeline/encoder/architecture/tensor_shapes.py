@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
+from pipeline.encoder.checkpoint.header_entries import Shape
 from pipeline.encoder.checkpoint.safetensors_headers import (
     MatchedTensors,
-    Shape,
     TensorInfo,
     list_some,
 )

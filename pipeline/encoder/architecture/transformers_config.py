@@ -8,6 +8,7 @@ from pipeline.encoder.architecture.config_keys import RESTORE_CONFIG, config_err
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.checkpoint.config_values import head_kind, labels, multi_label, regression
+from pipeline.encoder.checkpoint.shown import one_line, shown
 from pipeline.errors import CheckpointError
 
 # A hint of several errors.
@@ -50,8 +51,13 @@ def _settings(checkpoint: Checkpoint, config: Any) -> EncoderConfig:
         regression=regression(checkpoint.config),
         # The range of its activations is unknown, and bfloat16 has the range of float32.
         half="bfloat16",
-        max_length=getattr(config, "max_position_embeddings", None),
+        max_length=_positions(config),
     )
+
+
+def _positions(config: Any) -> int | None:
+    positions = getattr(config, "max_position_embeddings", None)
+    return None if positions is None else int(positions)
 
 
 def read_config(checkpoint: Checkpoint) -> Any:
@@ -73,13 +79,13 @@ def read_config(checkpoint: Checkpoint) -> Any:
             else "transformers does not know it either"
         )
         raise CheckpointError(
-            f"{checkpoint.name}: bei-jobs does not know the model_type {kind!r}, and {reason}",
+            f"{checkpoint.name}: bei-jobs does not know the model_type {shown(kind)}, and {reason}",
             hint=_alternative(str(kind)),
         ) from error
     except Exception as error:  # transformers validates values with its own kinds of errors
         raise CheckpointError(
             f"{checkpoint.folder / 'config.json'} is not the config of a "
-            f"{checkpoint.config.get('model_type')}: {' '.join(str(error).split())}",
+            f"{one_line(checkpoint.config.get('model_type'))}: {one_line(error)}",
             hint=RESTORE_CONFIG,
         ) from error
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from pipeline.encoder.checkpoint.bounds import MAX_SIZE
+from pipeline.encoder.checkpoint.shown import one_line, shown
 from pipeline.errors import CheckpointError
 
 # A parsed config.json.
@@ -40,9 +42,16 @@ def size(config: Config, key: str, default: int | None = None, *, minimum: int =
     value = config[key] if default is None else config.get(key)
     if value is None:
         value = default
-    if not isinstance(value, int | float) or value < minimum or value != int(value):
-        raise ValueError(f"{key} is {value!r}, which is not a valid size")
+    if value is None or not is_whole(value) or not minimum <= value <= MAX_SIZE:
+        raise ValueError(f"{key} is {shown(value)}, which is not a valid size")
     return int(value)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value of JSON is a whole number; old exports write some as floats."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, int) or value.is_integer()  # NaN and Infinity are not
 
 
 def labels(config: Config) -> tuple[str, ...]:
@@ -53,18 +62,18 @@ def labels(config: Config) -> tuple[str, ...]:
     """
     named = config.get("id2label") or {}
     count = config.get("num_labels", 2)
-    if not isinstance(named, dict) or not isinstance(count, int):
+    if not isinstance(named, dict) or not isinstance(count, int) or isinstance(count, bool):
         raise CheckpointError(
-            f"config.json sets id2label = {named!r} and num_labels = {count!r}; they must be an "
-            "object and a number"
+            f"config.json sets id2label = {shown(named)} and num_labels = {shown(count)}; they "
+            "must be an object and a number"
         )
     if not named:
         return tuple(f"LABEL_{i}" for i in range(count))
     numbers = [str(i) for i in range(len(named))]
     if sorted(map(str, named)) != sorted(numbers):
         raise CheckpointError(
-            f"config.json has the id2label keys {', '.join(map(str, named))}; they must be "
-            "0, 1, 2, …"
+            f"config.json has the id2label keys {one_line(', '.join(map(str, named)))}; they must "
+            "be 0, 1, 2, …"
         )
     by_number = {str(key): str(name) for key, name in named.items()}
     return tuple(by_number[number] for number in numbers)

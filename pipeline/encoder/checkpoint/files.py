@@ -1,12 +1,22 @@
-"""The JSON files of a checkpoint, parsed and kept so that each is read once."""
+"""The JSON files and safetensors headers of a checkpoint, kept so that each is read once."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from pipeline.encoder.checkpoint.bounds import MAX_MODULES, MAX_NAME_CHARACTERS
+from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN, canonical_json, read_json
+from pipeline.encoder.checkpoint.safetensors_headers import (
+    TensorInfo,
+    merge_headers,
+    read_header,
+    weight_files,
+)
+from pipeline.encoder.checkpoint.shown import shown
+from pipeline.encoder.checkpoint.tokenizer_outline import TokenizerOutline, outline
 from pipeline.errors import CheckpointError
 
 
@@ -19,13 +29,8 @@ class _Absent(Enum):
 _ABSENT = _Absent.ABSENT
 
 
-# Hints of several errors.
-DOWNLOAD_AGAIN = "download the checkpoint again: the file is damaged or incomplete"
-NAME_CHECKPOINT = "name a directory or repository that holds a transformers checkpoint"
-
-
 class CheckpointFiles:
-    """The JSON files below one directory, each parsed when it is first used.
+    """The files below one directory, each parsed when it is first used.
 
     Args:
         path: the checkpoint's directory, with modules.json or config.json.
@@ -34,6 +39,8 @@ class CheckpointFiles:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._parsed: dict[Path, Any] = {}
+        self._headers: dict[Path, Mapping[str, TensorInfo]] = {}
+        self._outline: TokenizerOutline | None = None
 
     @property
     def folder(self) -> Path:
@@ -71,10 +78,13 @@ class CheckpointFiles:
             or not all(isinstance(entry, dict) for entry in entries)
         ):
             raise CheckpointError(f"{listing} holds no list of modules", hint=DOWNLOAD_AGAIN)
+        if len(entries) > MAX_MODULES:
+            raise CheckpointError(
+                f"{listing} names {len(entries):,} modules; at most {MAX_MODULES} are computed",
+                hint=DOWNLOAD_AGAIN,
+            )
         for entry in entries:
-            folder = Path(_folder_of(entry))
-            if folder.is_absolute() or ".." in folder.parts:
-                raise CheckpointError(f"{listing} names {str(folder)!r}, outside the checkpoint")
+            _check_folder(_folder_of(entry), listing)
         return entries
 
     def json(self, file: Path) -> dict[str, Any]:
@@ -90,28 +100,65 @@ class CheckpointFiles:
             raise CheckpointError(f"{file} is not a JSON object", hint=DOWNLOAD_AGAIN)
         return content
 
+    def header(self, file: Path) -> Mapping[str, TensorInfo]:
+        """The tensors of one safetensors file by name.
+
+        Raises:
+            CheckpointError: the file is not safetensors.
+        """
+        if file not in self._headers:
+            self._headers[file] = read_header(file)
+        return self._headers[file]
+
+    @property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Every tensor of the encoder's own files under its modern name, shards merged.
+
+        Raises:
+            CheckpointError: a file is missing or is not safetensors.
+        """
+        return merge_headers(self.header(file) for file in weight_files(self.folder))
+
+    @property
+    def tokenizer(self) -> TokenizerOutline | None:
+        """tokenizer.json without its vocabulary, None if there is no such file.
+
+        Raises:
+            CheckpointError: it is not a JSON object.
+        """
+        file = self.folder / "tokenizer.json"
+        if self._outline is None and file.is_file():
+            self._outline = outline(read_json(file), file)
+        return self._outline
+
     def canonical(self, file: Path) -> bytes:
-        """A JSON file in a form that does not depend on white space and the order of keys."""
-        # Not kept: tokenizer.json may have tens of megabytes, and nothing else reads it here.
-        content = parse_json(file) if file.name == "tokenizer.json" else self._value(file)
-        return json.dumps(content, sort_keys=True, ensure_ascii=False).encode()
+        """A JSON file in a form that does not depend on white space and the order of keys.
+
+        Raises:
+            CheckpointError: the file is not JSON.
+        """
+        if file.name != "tokenizer.json":
+            return canonical_json(self._value(file), file)
+        # Not kept: it may have tens of megabytes, and nothing else reads its vocabulary here.
+        content = read_json(file)
+        self._outline = outline(content, file)
+        return canonical_json(content, file)
 
     def _value(self, file: Path) -> Any:
         if file not in self._parsed:
-            self._parsed[file] = parse_json(file) if file.is_file() else _ABSENT
+            self._parsed[file] = read_json(file) if file.is_file() else _ABSENT
         return self._parsed[file]
 
 
-def parse_json(file: Path) -> Any:
-    """The value in a JSON file.
-
-    Raises:
-        CheckpointError: the file is not JSON.
-    """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # UnicodeDecodeError is one too
-        raise CheckpointError(f"{file} is not valid JSON: {error}", hint=DOWNLOAD_AGAIN) from error
+def _check_folder(name: str, listing: Path) -> None:
+    """Raise a CheckpointError for a module's folder that is not an ordinary one below."""
+    folder = Path(name)
+    if folder.is_absolute() or ".." in folder.parts:
+        raise CheckpointError(f"{listing} names {shown(name)}, outside the checkpoint")
+    if len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
+        raise CheckpointError(
+            f"{listing} names {shown(name)}, which is no name of a folder", hint=DOWNLOAD_AGAIN
+        )
 
 
 def _folder_of(entry: dict[str, Any]) -> str:

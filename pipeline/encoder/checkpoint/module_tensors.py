@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline.encoder.checkpoint.files import CheckpointFiles
+from pipeline.encoder.checkpoint.header_entries import Shape
 from pipeline.encoder.checkpoint.safetensors_headers import (
-    Shape,
     TensorInfo,
     check_floats,
-    read_header,
+    list_some,
     weight_files,
 )
 from pipeline.encoder.checkpoint.sentence_modules import (
@@ -30,8 +30,11 @@ def module_tensors(files: CheckpointFiles, step: Module) -> Mapping[str, TensorI
     if isinstance(step, NormalizeModule):
         return {}
     required = _module_shapes(step)
-    (file,) = weight_files(files.path / step.folder)
-    header = read_header(file)
+    found = weight_files(files.path / step.folder)
+    if len(found) > 1:
+        raise CheckpointError(f"{found[0].parent} has its weights in {len(found):,} files, not one")
+    (file,) = found
+    header = files.header(file)
     shapes = {name: info.shape for name, info in header.items()}
     if shapes != required:
         raise CheckpointError(
@@ -55,4 +58,4 @@ def _module_shapes(step: DenseModule | LayerNormModule) -> dict[str, Shape]:
 
 
 def _listed(shapes: Mapping[str, Shape]) -> str:
-    return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items()))
+    return list_some([f"{name} {list(shape)}" for name, shape in sorted(shapes.items())])

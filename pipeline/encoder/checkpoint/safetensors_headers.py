@@ -6,18 +6,28 @@ a JSON header). Nothing here reads weights, imports torch, or unpickles.
 
 from __future__ import annotations
 
-import json
 import re
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.encoder.checkpoint.files import DOWNLOAD_AGAIN, NAME_CHECKPOINT
+from pipeline.encoder.checkpoint.bounds import (
+    MAX_JSON_BYTES,
+    MAX_NAME_CHARACTERS,
+    MAX_SHARDS,
+    MAX_TENSORS,
+)
+from pipeline.encoder.checkpoint.header_entries import Shape, header_entries, no_duplicates
+from pipeline.encoder.checkpoint.read_json import (
+    DOWNLOAD_AGAIN,
+    NAME_CHECKPOINT,
+    opened,
+    parse_json,
+    read_json,
+)
+from pipeline.encoder.checkpoint.shown import one_line, shown
 from pipeline.errors import CheckpointError
 
-# The format's own limit on a header.
-MAX_HEADER_BYTES = 100_000_000
 # Most names in one message: enough to see the pattern, not a thousand lines.
 MAX_LISTED = 24
 INDEX_NAME = "model.safetensors.index.json"
@@ -47,9 +57,6 @@ UNUSED_TOKEN_WEIGHTS = re.compile(r"^classifier\.(weight|bias)$")
 UNUSED_PREDICTION = re.compile(r"^(head\.(dense|norm)|decoder)\.(weight|bias)$")
 
 
-Shape = tuple[int, ...]
-
-
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """The file, dtype and shape of one published tensor."""
@@ -73,8 +80,10 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     else:
         raise _no_safetensors(folder)
     for name in names:
-        if Path(name).name != name:
-            raise CheckpointError(f"{folder / INDEX_NAME} names {name!r}, outside its own folder")
+        if Path(name).name != name or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
+            raise CheckpointError(
+                f"{folder / INDEX_NAME} names {shown(name)}, outside its own folder"
+            )
         if not (folder / name).is_file():
             raise CheckpointError(
                 f"{folder} lacks {name}, which its index names",
@@ -85,15 +94,17 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 def _shards(index: Path) -> tuple[str, ...]:
     """The files that an index names, each once."""
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{index} is not JSON: {error}", hint=DOWNLOAD_AGAIN) from error
+    content = read_json(index)
     files = content.get("weight_map") if isinstance(content, dict) else None
     names = tuple(dict.fromkeys(map(str, files.values()))) if isinstance(files, dict) else ()
     if not names:
         raise CheckpointError(
             f"{index} has no weight_map that names a file for each tensor", hint=DOWNLOAD_AGAIN
+        )
+    if len(names) > MAX_SHARDS:
+        raise CheckpointError(
+            f"{index} names {len(names):,} files; at most {MAX_SHARDS:,} are read",
+            hint=DOWNLOAD_AGAIN,
         )
     return names
 
@@ -120,37 +131,52 @@ def pickle_error(where: str, files: Sequence[str]) -> CheckpointError:
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
-    """The tensors of one safetensors file by name.
+    """The tensors of one safetensors file by name; their bytes fill the file without gaps.
 
     Raises:
         CheckpointError: the file is not safetensors.
     """
+    with opened(file) as (handle, size):
+        length = int.from_bytes(handle.read(8), "little")
+        if size < 8 or length > min(MAX_JSON_BYTES, size - 8):
+            raise _not_safetensors(file, f"a header of {length:,} bytes in a file of {size:,}")
+        text = handle.read(length)
     try:
-        with file.open("rb") as handle:
-            (length,) = struct.unpack("<Q", handle.read(8))
-            if length > MAX_HEADER_BYTES:
-                raise ValueError(f"a header of {length} bytes")
-            header = json.loads(handle.read(length))
-        header.pop("__metadata__", None)
-        return {
-            name: TensorInfo(name, file, entry["dtype"], tuple(entry["shape"]))
-            for name, entry in header.items()
-        }
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{file} is not a safetensors file: {error}", hint=DOWNLOAD_AGAIN
-        ) from error
+        entries = header_entries(parse_json(text, file, no_duplicates), size - 8 - length)
+    except (ValueError, KeyError, TypeError, AttributeError, CheckpointError) as error:
+        raise _not_safetensors(file, str(error)) from error
+    return {name: TensorInfo(name, file, *entry) for name, entry in entries.items()}
+
+
+def _not_safetensors(file: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{file} is not a safetensors file: {one_line(reason)}", hint=DOWNLOAD_AGAIN
+    )
+
+
+def merge_headers(headers: Iterable[Mapping[str, TensorInfo]]) -> dict[str, TensorInfo]:
+    """The tensors of all shards under their modern names.
+
+    Raises:
+        CheckpointError: there are more tensors, or larger ones, than an encoder has.
+    """
+    tensors: dict[str, TensorInfo] = {}
+    for header in headers:
+        for name, info in header.items():
+            for pattern, replacement in _LEGACY:
+                name = pattern.sub(replacement, name)
+            tensors[name] = info
+        if len(tensors) > MAX_TENSORS:
+            raise CheckpointError(
+                f"{info.file.parent} has more than {MAX_TENSORS:,} tensors",
+                hint="check that this is the checkpoint of a text encoder",
+            )
+    return tensors
 
 
 def read_tensors(folder: Path) -> dict[str, TensorInfo]:
     """Every tensor of a checkpoint under its modern name, shards merged."""
-    tensors: dict[str, TensorInfo] = {}
-    for file in weight_files(folder):
-        for name, info in read_header(file).items():
-            for pattern, replacement in _LEGACY:
-                name = pattern.sub(replacement, name)
-            tensors[name] = info
-    return tensors
+    return merge_headers(read_header(file) for file in weight_files(folder))
 
 
 def parameters(tensors: Iterable[TensorInfo]) -> int:
@@ -177,7 +203,7 @@ def check_floats(infos: Iterable[TensorInfo], where: str) -> None:
 def list_some(names: Sequence[str]) -> str:
     """Names for a message, at most MAX_LISTED of them and the number of the others."""
     more = len(names) - MAX_LISTED
-    return ", ".join(names[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(one_line, names[:MAX_LISTED])) + (f" and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.encoder.checkpoint.config_values import Config, model_class, size
+from pipeline.encoder.checkpoint.bounds import MAX_PROMPT_CHARACTERS
+from pipeline.encoder.checkpoint.config_values import Config, is_whole, model_class, size
 from pipeline.encoder.checkpoint.files import CheckpointFiles
+from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN
+from pipeline.encoder.checkpoint.shown import one_line, shown
 from pipeline.errors import CheckpointError
 
 PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
@@ -130,7 +133,7 @@ def _kind(entry: Mapping[str, Any], listing: Path) -> str:
     package, _, kind = str(entry.get("type", "")).rpartition(".")
     if package.split(".")[0] != "sentence_transformers":
         raise CheckpointError(
-            f"{listing} names the module {entry.get('type')!r}: code of the checkpoint's own, "
+            f"{listing} names the module {shown(entry.get('type'))}: code of the checkpoint's own, "
             "which bei-jobs never runs",
             hint="use a checkpoint with modules of sentence-transformers only",
         )
@@ -177,7 +180,7 @@ def _step(kind: str, folder: str, settings: Mapping[str, Any], listing: Path) ->
     if kind == "Dense":
         return (_dense(folder, settings, listing),)
     raise CheckpointError(
-        f"{listing} names the module {kind}, which bei-jobs does not compute",
+        f"{listing} names the module {one_line(kind)}, which bei-jobs does not compute",
         hint="use a checkpoint with these modules only: Transformer, Pooling, Dense, LayerNorm, "
         "Dropout, Normalize",
     )
@@ -188,13 +191,13 @@ def _dense(folder: str, settings: Mapping[str, Any], listing: Path) -> DenseModu
     name = activation.rpartition(".")[2]
     if not activation.startswith("torch.") or name not in DENSE_ACTIVATIONS:
         raise CheckpointError(
-            f"{listing.parent / folder / 'config.json'} names the activation {activation!r}",
+            f"{listing.parent / folder / 'config.json'} names the activation {shown(activation)}",
             hint=f"use one of {', '.join(DENSE_ACTIVATIONS)} of torch.nn",
         )
     for key in ("module_input_name", "module_output_name"):
         if settings.get(key) not in (None, "sentence_embedding"):
             raise CheckpointError(
-                f"{listing.parent / folder / 'config.json'} sets {key} = {settings[key]!r}; "
+                f"{listing.parent / folder / 'config.json'} sets {key} = {shown(settings[key])}; "
                 "bei-jobs applies Dense to the pooled vector only"
             )
     return DenseModule(
@@ -221,8 +224,9 @@ def _pooling(settings: Mapping[str, Any], folder: Path) -> tuple[PoolingMode, ..
     names = modes if isinstance(modes, list) else [modes]
     unknown = [name for name in names if name not in POOLING_MODES]
     if unknown:
+        listed = one_line(", ".join(map(shown, unknown)))
         raise CheckpointError(
-            f"{folder / 'config.json'} names the pooling {', '.join(map(repr, unknown))}",
+            f"{folder / 'config.json'} names the pooling {listed}",
             hint=f"use one of {', '.join(POOLING_MODES)}",
         )
     return tuple(mode for name in names for mode in POOLING_MODES if mode == name)
@@ -246,9 +250,9 @@ def _finish(
     settings = files.json(file)
     prompts, default = _prompts(files, path / "config_sentence_transformers.json")
     length = settings.get("max_seq_length")
-    if length is not None and (not isinstance(length, int | float) or length < 1):
+    if length is not None and not (is_whole(length) and length >= 1):
         raise CheckpointError(
-            f"{file} sets max_seq_length = {length!r}, which is not a valid length"
+            f"{file} sets max_seq_length = {shown(length)}, which is not a valid length"
         )
     return SentenceModules(
         transformer,
@@ -268,7 +272,13 @@ def _prompts(files: CheckpointFiles, file: Path) -> tuple[dict[str, str], str | 
     prompts, default = content.get("prompts") or {}, content.get("default_prompt_name")
     if not isinstance(prompts, dict) or not isinstance(default, str | None):
         raise CheckpointError(
-            f"{file} does not map names to prompts: prompts = {prompts!r}, "
-            f"default_prompt_name = {default!r}"
+            f"{file} does not map names to prompts: prompts = {shown(prompts)}, "
+            f"default_prompt_name = {shown(default)}"
         )
-    return {str(k): "" if v is None else str(v) for k, v in prompts.items()}, default
+    texts = {str(k): "" if v is None else str(v) for k, v in prompts.items()}
+    if any(len(text) > MAX_PROMPT_CHARACTERS for text in texts.values()):
+        raise CheckpointError(
+            f"{file} has a prompt of more than {MAX_PROMPT_CHARACTERS:,} characters",
+            hint=DOWNLOAD_AGAIN,
+        )
+    return texts, default

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from pipeline.encoder.architecture.encoder_config import EncoderConfig, Reads
 from pipeline.encoder.card import ModelCard
-from pipeline.encoder.checkpoint.files import DOWNLOAD_AGAIN
+from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN
 from pipeline.encoder.checkpoint.safetensors_headers import TensorInfo
 from pipeline.encoder.checkpoint.sentence_modules import (
     LayerNormModule,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.encoder.architecture.encoder_config import Reads
 from pipeline.encoder.card import ModelCard
-from pipeline.encoder.checkpoint.files import DOWNLOAD_AGAIN
+from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN
 from pipeline.encoder.checkpoint.safetensors_headers import MatchedTensors
 from pipeline.encoder.model.encoder import Encoder, load_weights
 from pipeline.encoder.model.heads import ClassifierHead, LogitsHead, SentenceHead

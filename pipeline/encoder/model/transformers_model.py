@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.encoder.architecture.config_keys import RESTORE_CONFIG
 from pipeline.encoder.architecture.encoder_config import Reads
 from pipeline.encoder.architecture.transformers_config import LIST_MODELS, read_config
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
-from pipeline.encoder.checkpoint.config_values import HeadKind, model_class
+from pipeline.encoder.checkpoint.config_values import model_class
 from pipeline.encoder.checkpoint.safetensors_headers import (
     UNUSED,
     UNUSED_POOLER,
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 # The longest sequence of a group may exceed the shortest by a quarter plus this many tokens.
 _PADDING_SLACK_TOKENS = 8
+# Weights that may be missing, as of a pooler that nothing reads, are no more than that.
+_SLACK_PARAMETERS = 20_000_000
 
 
 class TransformersModel:
@@ -58,7 +61,7 @@ class TransformersModel:
         config = read_config(checkpoint)
         self._head = card.head
         self._reads = reads
-        self._model = _load(checkpoint, config, card.head, dtype).to(device).eval()
+        self._model = _load(card, config, dtype).to(device).eval()
         pad = getattr(config, "pad_token_id", None)
         self._padding = 0 if pad is None else int(pad)
         logger.warning(
@@ -115,10 +118,11 @@ def _pad(flat: Tensor, mask: Tensor, value: int) -> Tensor:
     return padded
 
 
-def _load(checkpoint: Checkpoint, config: Any, head: HeadKind, dtype: torch.dtype) -> Any:
+def _load(card: ModelCard, config: Any, dtype: torch.dtype) -> Any:
     """Load the class that has the head and check that no weight is random or dropped."""
     import transformers
 
+    checkpoint, head = card.checkpoint, card.head
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     auto: Any = transformers.AutoModel
     if head == "sequence_classifier":
@@ -128,6 +132,8 @@ def _load(checkpoint: Checkpoint, config: Any, head: HeadKind, dtype: torch.dtyp
     elif config.is_encoder_decoder or model_class(checkpoint.config).endswith("EncoderModel"):
         auto = transformers.AutoModelForTextEncoding
     try:
+        with torch.device("meta"):
+            _check_parameters(card, auto.from_config(config, trust_remote_code=False))
         model, info = auto.from_pretrained(
             checkpoint.folder,
             config=config,
@@ -143,6 +149,20 @@ def _load(checkpoint: Checkpoint, config: Any, head: HeadKind, dtype: torch.dtyp
         ) from error
     _check_keys(checkpoint, info)
     return model
+
+
+def _check_parameters(card: ModelCard, empty: Any) -> None:
+    """Refuse a config of a far larger model than the files hold.
+
+    transformers fills every missing weight with random numbers before it says which are missing.
+    """
+    wanted = sum(parameter.numel() for parameter in empty.parameters())
+    if wanted > 2 * card.parameters + _SLACK_PARAMETERS:
+        raise CheckpointError(
+            f"{card.checkpoint.folder / 'config.json'} describes {wanted:,} parameters, but the "
+            f"weights have {card.parameters:,}",
+            hint=RESTORE_CONFIG,
+        )
 
 
 def _check_keys(checkpoint: Checkpoint, info: dict[str, Any]) -> None:

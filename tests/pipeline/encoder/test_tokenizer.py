@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -105,6 +107,21 @@ def test_truncation_and_padding_of_the_file_are_switched_off(bent: Bent) -> None
     ]
     assert lengths[0] < lengths[1]
     assert lengths[1] > 4
+
+
+def test_endless_padding_of_the_file_is_never_computed(bent: Bent) -> None:
+    checkpoint = bent("bert_mean")
+    saved = load_tokenizer(fresh_card(checkpoint))
+    saved.enable_padding(length=10**12)
+    saved.save(str(checkpoint.path / "tokenizer.json"))
+    code = (
+        "from pipeline.encoder.card import open_card;"
+        "from pipeline.encoder.tokenizer import load_tokenizer;"
+        f"print(len(load_tokenizer(open_card({str(checkpoint.path)!r})).encode('a').ids))"
+    )
+    # In a process of its own: where memory runs out, the library ends the process.
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "3\n", done.stderr
 
 
 def test_vocabulary_files_alone_make_the_same_tokenizer(bent: Bent) -> None:

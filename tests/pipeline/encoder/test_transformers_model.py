@@ -129,3 +129,12 @@ def test_a_sequence_longer_than_its_neighbours_is_padded_in_a_group_of_its_own()
     from pipeline.encoder.model.transformers_model import group_similar_lengths
 
     assert list(group_similar_lengths([0, 100, 199, 210, 214])) == [(0, 2), (2, 4)]
+
+
+def test_a_config_of_a_far_larger_model_is_refused_before_its_weights_are_made(
+    bent: Bent,
+) -> None:
+    sizes = {"num_hidden_layers": 400, "hidden_dim": 1000}
+    checkpoint = bent("bert_mean", model_type="distilbert", **sizes)
+    with pytest.raises(CheckpointError, match=r"describes 27,\d{3},\d{3} parameters, but the weig"):
+        open_engine(checkpoint)

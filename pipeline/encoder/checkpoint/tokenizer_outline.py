@@ -1,0 +1,79 @@
+"""tokenizer.json without its vocabulary: the steps that a text goes through, as written there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.encoder.checkpoint.bounds import MAX_ADDED_TOKENS, MAX_STEPS
+from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN, check_depth
+from pipeline.encoder.checkpoint.shown import shown
+from pipeline.errors import CheckpointError
+
+Step = Mapping[str, Any]
+
+# Stage → the key under which a Sequence lists its steps.
+_NESTED = {
+    "normalizer": "normalizers",
+    "pre_tokenizer": "pretokenizers",
+    "post_processor": "processors",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerOutline:
+    """The steps of each stage, those of sequences in a row, and the settings of the model."""
+
+    normalizer: tuple[Step, ...]
+    pre_tokenizer: tuple[Step, ...]
+    post_processor: tuple[Step, ...]
+    model: Mapping[str, Any]  # without vocab and merges
+
+
+def outline(content: Any, file: Path) -> TokenizerOutline:
+    """The outline of a parsed tokenizer.json.
+
+    Raises:
+        CheckpointError: it is not an object, or has more steps or added tokens than any published.
+    """
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} is not a JSON object", hint=DOWNLOAD_AGAIN)
+    added = content.get("added_tokens")
+    if isinstance(added, list) and len(added) > MAX_ADDED_TOKENS:
+        raise CheckpointError(
+            f"{file} has {len(added):,} added_tokens; at most {MAX_ADDED_TOKENS:,} are read",
+            hint=DOWNLOAD_AGAIN,
+        )
+    stages = {}
+    for stage, nested in _NESTED.items():
+        check_depth(content.get(stage), file)
+        stages[stage] = _steps(content.get(stage), nested, f"{file}: {stage}")
+    model = content.get("model")
+    settings = dict(model) if isinstance(model, dict) else {}
+    for vocabulary in ("vocab", "merges"):
+        settings.pop(vocabulary, None)
+    return TokenizerOutline(**stages, model=settings)
+
+
+def _steps(stage: Any, nested: str, where: str) -> tuple[Step, ...]:
+    """The steps of a stage in order."""
+    waiting, steps = [stage] if stage else [], []
+    while waiting:
+        step = waiting.pop(0)
+        if not isinstance(step, dict):
+            raise CheckpointError(
+                f"{where} holds {shown(step)}, which is no step", hint=DOWNLOAD_AGAIN
+            )
+        inner = step.get(nested)
+        if isinstance(inner, list):
+            waiting[:0] = inner[: MAX_STEPS + 1]
+        else:
+            steps.append(step)
+        if len(steps) + len(waiting) > MAX_STEPS:
+            raise CheckpointError(
+                f"{where} has more than {MAX_STEPS} steps; published tokenizers have at most 7",
+                hint=DOWNLOAD_AGAIN,
+            )
+    return tuple(steps)
