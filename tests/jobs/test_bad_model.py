@@ -57,6 +57,8 @@ def message(told: Any) -> str:
         ("qwen3_causal_last", {"num_key_value_heads": 3}, "not a multiple of 3 key heads"),
         ("qwen3_causal_last", {"rope_scaling": "x"}, "rope_scaling is 'x'"),
         ("qwen3_causal_last", {"rope_scaling": {"type": "linear"}}, "lacks 'factor'"),
+        ("gte_new_ntk", {"rope_scaling": {"type": "ntk", "factor": -1}}, "rope_scaling is -1.0"),
+        ("embeddinggemma", {"query_pre_attn_scalar": -5}, "query_pre_attn_scalar is -5"),
         ("embeddinggemma", {"layer_types": ["full_attention"]}, "of 1 layers where there are 6"),
         ("modernbert_cls", {"global_attn_every_n_layers": 0}, "global_attn_every_n_layers is 0"),
         ("voyage_nano", {"num_labels": "many"}, "num_labels is 'many'"),

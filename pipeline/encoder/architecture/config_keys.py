@@ -158,6 +158,8 @@ def rope(config: Config, dim: int) -> Rope | None:
     if kind == "default":
         return Rope(theta, dim)
     factor = float(scaling["factor"])
+    if not factor > 0:
+        raise ValueError(f"the factor of rope_scaling is {factor}")
     if kind == "linear":
         return Rope(theta, dim, factor)
     if kind == "ntk":
