@@ -12,6 +12,7 @@ import re
 import resource
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import product
 
 # Address space: of Python and the library, and what a vocabulary needs, which is measured at up to
@@ -48,7 +49,8 @@ def limit(kind: int, most: int) -> None:
     """Limit a resource of this process, unless a lower limit is set already."""
     hard = resource.getrlimit(kind)[1]
     most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(kind, (most, most))
+    with suppress(ValueError, OSError):  # macOS has no limit on the address space
+        resource.setrlimit(kind, (most, most))
 
 
 def texts(expressions: list[str]) -> Iterator[str]:
