@@ -4,6 +4,7 @@
     ├── UsageError                  2   options that do not make sense together
     ├── InputError                  1   an input cannot be listed, opened, read or cast
     │   └── InputChanged            1   an input is not the version that was planned
+    │       └── InputMissing        1   an input is not there any more, or not on this machine
     ├── CheckpointError             1   a model cannot be found, trusted, matched or loaded
     ├── StorageError                1   a store refused or failed
     │   ├── NotFound                1   the object, bucket or directory does not exist
@@ -55,6 +56,10 @@ class InputError(BeiJobsError):
 
 class InputChanged(InputError):
     """An input is no longer the version that was planned."""
+
+
+class InputMissing(InputChanged):
+    """An input is not there any more, or not on this machine."""
 
 
 class CheckpointError(BeiJobsError):

@@ -16,6 +16,7 @@ from pipeline.errors import (
     BeiJobsError,
     BrokerError,
     InputChanged,
+    InputMissing,
     NotFound,
     StorageError,
     StoreFull,
@@ -34,7 +35,9 @@ from workers.span_ledger import Lease, SpanLedger
 logger = logging.getLogger(__name__)
 
 # Errors of a shard that say nothing about it: the store, the disk or the network of this worker.
-_OF_THE_WORKER = {e.__name__ for e in (StorageError, NotFound, AccessDenied, StoreFull)}
+_OF_THE_WORKER = {
+    e.__name__ for e in (StorageError, NotFound, AccessDenied, StoreFull, InputMissing)
+}
 
 
 class CannotRun(BeiJobsError):
@@ -157,7 +160,7 @@ class SpanAttempt:
         del self._pending[result.shard]
         logger.error("job %s: %s", self._job.run.job, result.error)
         if result.kind == InputChanged.__name__:
-            result = replace(result, transient=True)  # until others have seen it too
+            result = replace(result, transient=True)  # until a second and third look
         self._transient |= result.transient
         try:
             self._job.output.record_failure(self._job.run, result, self._attempt[:8])
@@ -165,10 +168,11 @@ class SpanAttempt:
             logger.error("job %s: failure not recorded: %s", self._job.run.job, error)
 
     def _of_this_worker(self, result: ShardResult) -> bool:
-        """Whether another worker might see something else."""
+        """Whether this or another worker might see something else."""
         if result.kind == InputChanged.__name__:
-            # A path may be another file on another machine, or not be mounted; a URI is the same.
-            return is_local(self._job.plan.shard(self._pending[result.shard]).file.uri)
+            # A path may be another file on another machine; a URI is the same everywhere.
+            uri = self._job.plan.shard(self._pending[result.shard]).file.uri
+            return is_local(uri) and len(self._broker.workers()) > 1
         return result.kind in _OF_THE_WORKER
 
     def _finish(self, keeper: LeaseKeeper) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from redis.exceptions import LockError
 from redis.lock import Lock
@@ -39,7 +39,7 @@ class Outstanding:
 
     live: tuple[Span, ...]
     lost: tuple[Span, ...]  # neither leased nor likely to be waiting in the queue
-    leased: int = 0  # of the live ones
+    leased: int = field(default=0, compare=False)  # of the live ones
 
 
 class SpanLedger:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pyarrow as pa
 
-from pipeline.errors import BeiJobsError, InputChanged, InputError, NotFound
+from pipeline.errors import BeiJobsError, InputChanged, InputError, InputMissing, NotFound
 from pipeline.input.discovery import TEXT_FORMATS, ListedFile, discover
 from pipeline.input.formats import ContentError, FileSummary, open_reader
 from pipeline.spec import Cut, InputFile
@@ -20,6 +20,7 @@ _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 # The hint of every InputChanged.
 SUBMIT_AGAIN = "submit again to plan the new version of the file"
+_FIND_IT = "put it back, or mount it on this machine, or submit again without it"
 
 
 def inspect(listed: ListedFile, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
@@ -92,7 +93,7 @@ def _reading(file: InputFile | ListedFile) -> Iterator[OpenedFile]:
     try:
         opened = OpenedFile(file.uri, sequential=file.format in TEXT_FORMATS)
     except NotFound as error:
-        raise InputChanged(f"{uri} no longer exists", hint=SUBMIT_AGAIN) from error
+        raise InputMissing(f"{uri} no longer exists", hint=_FIND_IT) from error
     with opened:
         _check_version(file, opened)
         try:
@@ -110,7 +111,7 @@ def _check_version(file: InputFile | ListedFile, opened: OpenedFile) -> None:
     try:
         version = opened.version()
     except NotFound as error:
-        raise InputChanged(f"{redact(file.uri)} no longer exists", hint=SUBMIT_AGAIN) from error
+        raise InputMissing(f"{redact(file.uri)} no longer exists", hint=_FIND_IT) from error
     if version != file.version:
         raise InputChanged(f"{redact(file.uri)} changed since it was planned", hint=SUBMIT_AGAIN)
 

@@ -19,11 +19,12 @@ from pipeline.planning.prepare import prepare
 from pipeline.request import Request
 from workers.broker import Broker
 from workers.celery_tasks import MessageHandler
+from workers.device_process import DeviceThread
 from workers.engine_cache import EngineCache
 from workers.known_jobs import KnownJobs
 from workers.messages import QUEUE, read_message
 from workers.settings import Settings
-from workers.span_attempt import Device
+from workers.step_back import StepBack
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -84,8 +85,9 @@ def make_handler(settings: Settings, broker: Broker, known_jobs: KnownJobs) -> M
     """A message handler on the CPU; `should_stop` is called before each batch."""
 
     def make(should_stop: Callable[[], bool] = lambda: False) -> MessageHandler:
-        device = Device("cpu", EngineCache(settings.cache_dir), should_stop)
-        return MessageHandler(settings, broker, known_jobs, device)
+        device = DeviceThread("cpu", EngineCache(settings.cache_dir))
+        step_back = StepBack("host", 1, "cpu", patience_seconds=60)
+        return MessageHandler(settings, broker, known_jobs, device, step_back, should_stop)
 
     return make
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import redis
 from celery.exceptions import Reject
@@ -17,19 +18,31 @@ from fixtures_redis import RedisServer
 from planned import Job, MakeHandler, MakeJob
 
 from pipeline.errors import OutputConflict, StorageError
-from pipeline.output.output import Output
+from pipeline.output.output import MAX_ATTEMPTS, Output
+from pipeline.output.part_file import read_info
 from pipeline.output.plan import Span
-from workers.broker import Broker
+from pipeline.store.parquet_bytes import from_parquet
+from pipeline.tokenize.texts import TextTokenizer, Tokens
+from workers.broker import Broker, WorkerInfo
 from workers.celery_app import make_app
 from workers.celery_tasks import MessageHandler, check_version, register_tasks
+from workers.device_process import DeviceThread
 from workers.engine_cache import EngineCache
 from workers.known_jobs import KnownJobs
 from workers.messages import FINALIZE_JOB, MESSAGE_VERSION, QUEUE, RUN_SPAN, queue_of
 from workers.reconcile import reconcile
 from workers.settings import Settings
-from workers.span_attempt import Device
+from workers.step_back import StepBack
 
 pytestmark = pytest.mark.integration
+
+
+def handler_of(
+    settings: Settings, broker: Broker, known_jobs: KnownJobs, should_stop: Callable[[], bool]
+) -> MessageHandler:
+    device = DeviceThread("cpu", EngineCache(settings.cache_dir))
+    step_back = StepBack("host", 1, "cpu", patience_seconds=60)
+    return MessageHandler(settings, broker, known_jobs, device, step_back, should_stop)
 
 
 def test_a_span_is_computed_and_its_lease_released(
@@ -38,7 +51,7 @@ def test_a_span_is_computed_and_its_lease_released(
     assert handler.run_shard(job.message(1, 2))
     assert job.committed == [1, 2]
     assert raw.keys("*:lease:*") == []
-    assert raw.hgetall(f"bei:job:{job.run.job}:crashes") == {}
+    assert list(job.output.directory.list(job.run.path("attempts/"))) == []
 
 
 def test_a_span_that_another_worker_holds_is_left_to_it(
@@ -86,8 +99,7 @@ def test_a_worker_that_stops_gives_the_message_back(
     reconcile(broker, job.output, job.run)
     assert not make_handler(lambda: True).run_shard(job.message(0, 4))
     assert job.committed == []
-    with broker.ledger(job.run.job) as ledger:
-        assert set(ledger.crashes().values()) <= {0}
+    assert list(job.output.directory.list(job.run.path("attempts/"))) == []
     assert broker.progress(job.run.job).rows == 0
 
 
@@ -103,8 +115,7 @@ def test_a_span_that_takes_long_keeps_its_lease(
         return False
 
     short = replace(settings, lease_seconds=0.5)
-    device = Device("cpu", EngineCache(settings.cache_dir), wait_for_a_renewal)
-    MessageHandler(short, broker, known_jobs, device).run_shard(job.message(0, 4))
+    handler_of(short, broker, known_jobs, wait_for_a_renewal).run_shard(job.message(0, 4))
     assert job.committed == [0, 1, 2, 3]
     assert min(seen) > 0
 
@@ -154,19 +165,29 @@ def test_messages_of_a_job_that_ended_come_to_nothing(
     assert job.committed == []
 
 
-def test_a_checkpoint_that_differs_here_fails_the_span_for_good(
-    make_job: MakeJob, handler: MessageHandler, tmp_path: Path
+def test_a_checkpoint_that_differs_here_makes_the_worker_step_back(
+    make_job: MakeJob, handler: MessageHandler, broker: Broker, tmp_path: Path, raw: redis.Redis
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(TINY, model)
     job = make_job(model=str(model))
+    reconcile(broker, job.output, job.run)
+    waiting = raw.llen(QUEUE)
     config = model / "sentence_bert_config.json"
     config.write_text('{"max_seq_length": 5}')
+    broker.heartbeat(WorkerInfo("host", 1, "1", ("cpu",), "now"), 60)
     assert handler.run_shard(job.message(1, 2))
-    failures = job.output.failures(job.run)
-    assert set(failures) == {job.plan.shard(1).id, job.plan.shard(2).id}
-    assert all("was submitted with" in failure.error for failure in failures.values())
-    assert all(failure.hint for failure in failures.values())
+    assert job.output.failures(job.run) == {}
+    (refusal,) = broker.refusals(job.run.job)
+    assert "was submitted with" in refusal.reason
+    assert refusal.hint
+    assert not refusal.final
+    assert raw.llen(QUEUE) == waiting + 1  # handed on to others
+    config.unlink()
+    shutil.copytree(TINY, model, dirs_exist_ok=True)
+    handler.run_shard(job.message(1, 2))
+    assert job.committed == [1, 2]
+    assert broker.refusals(job.run.job) == []
 
 
 def test_a_broken_shard_is_written_down_and_its_neighbours_are_computed(
@@ -177,7 +198,7 @@ def test_a_broken_shard_is_written_down_and_its_neighbours_are_computed(
         write_parquet(corpora / f"{name}.parquet", 10)
     job = make_job(corpus=corpora)
     damage(corpora / "b.parquet")
-    for shard in range(3):
+    for shard in (0, *[1] * MAX_ATTEMPTS, 2):  # looked at again before it counts as changed
         handler.run_shard(job.message(shard))
     assert job.committed == [0, 2]
     (failure,) = job.output.failures(job.run).values()
@@ -188,20 +209,31 @@ def damage(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20] + b"x" * 20)
 
 
-def test_an_error_that_names_no_shard_is_pinned_down_by_trying_each_alone(
-    job: Job, handler: MessageHandler, broker: Broker, monkeypatch: pytest.MonkeyPatch
+def test_a_row_that_raises_is_quarantined_and_costs_nothing_else(
+    job: Job, handler: MessageHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def burst(*_: object, **__: object) -> None:
-        raise MemoryError("no room")
+    encode = TextTokenizer.encode
+    (guilty,) = texts_of(job, [13])
 
-    monkeypatch.setattr("workers.span_attempt.run_shards", burst)
-    handler.run_shard(job.message(0, 2))
-    with broker.ledger(job.run.job) as ledger:
-        assert ledger.crashes() == {0: 1, 1: 1}  # suspects: sent alone from now on
-    for _ in range(3):
-        handler.run_shard(job.message(1))
-    (failure,) = job.output.failures(job.run).values()
-    assert "rows 10-19: MemoryError: no room" in failure.error
+    def raising(self: TextTokenizer, texts: list[str], prompt: str = "") -> Tokens:
+        if guilty in texts:
+            raise MemoryError("no room")
+        return encode(self, texts, prompt)
+
+    monkeypatch.setattr(TextTokenizer, "encode", raising)
+    assert handler.run_shard(job.message(0, 4))
+    assert job.committed == [0, 1, 2, 3]
+    assert job.output.failures(job.run) == {}
+    infos = [read_info(job.output.directory, shard.part) for shard in job.plan.shards()]
+    assert [info.count("failed") for info in infos] == [0, 1, 0, 0]
+    (name,) = (item.name for item in job.output.directory.list("_bei/quarantine/"))
+    (row,) = from_parquet(job.output.directory.read(name)).to_pylist()
+    assert (row["bei_row"], row["bei_error"]) == (13, "raised MemoryError: no room")
+
+
+def texts_of(job: Job, rows: list[int]) -> list[str]:
+    texts = pq.read_table(job.run.inputs[0])["text"].to_pylist()
+    return [texts[row] for row in rows]
 
 
 def test_a_store_that_cannot_be_reached_costs_no_attempt(
@@ -232,8 +264,8 @@ def test_work_continues_when_redis_goes_away_in_the_middle(
         server.kill()
         return False
 
-    device = Device("cpu", EngineCache(settings.cache_dir), stop_redis_once)
-    MessageHandler(settings, Broker(server.url), known_jobs, device).run_shard(job.message(0, 4))
+    handler = handler_of(settings, Broker(server.url), known_jobs, stop_redis_once)
+    handler.run_shard(job.message(0, 4))
     assert job.committed == [0, 1, 2, 3]
 
 
@@ -251,7 +283,8 @@ def test_a_job_planned_by_other_numbers_is_left_to_other_workers(
         assert handler.run_shard(job.message(0, 4))
     assert job.committed == []
     assert job.output.failures(job.run) == {}
-    assert caplog.text.count("cannot run on this worker") == 1  # logged once, not for each message
+    assert "steps back" in caplog.text
+    assert "results differ" in caplog.text
 
 
 def test_an_output_that_this_worker_cannot_see_is_no_failure_of_the_job(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
-import pickle
-import queue
-import threading
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,16 @@ import torch
 from corpora import write_parquet
 from prepared import prepared_run
 
-from pipeline.errors import CheckpointError, EncodeError, StorageError, StoreFull
+from pipeline.errors import CheckpointError, StorageError, StoreFull
 from pipeline.output.manifest import finalise
+from pipeline.output.open_shards import OPEN, rows_kept
 from pipeline.output.output import MAX_ATTEMPTS, Output
+from pipeline.output.part_file import read_info
 from pipeline.output.verify import verify
 from pipeline.planning.prepare import Prepared
 from pipeline.spec import ModelIdentity, OnBatch, ShardResult
-from workers.local import LocalRun, _relay, _run_device, compute_missing
+from workers.local import LocalRun, compute_missing, open_devices
+from workers.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -42,14 +43,18 @@ def job(tmp_path: Path) -> Prepared:
 
 def run_locally(
     job: Prepared,
-    *devices: str,
+    devices: int = 0,
+    *,
     on_batch: OnBatch = lambda rows, tokens: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[ShardResult]:
-    local_run = LocalRun(
-        devices or ("cpu",), Path(job.output.uri).parent / "cache", should_stop, on_batch
-    )
-    return list(compute_missing(job.output, job.run, job.plan, local_run))
+    """Compute what is missing, in so many processes; 0 for a thread of this one."""
+    cache = Path(job.output.uri).parent / "cache"
+    settings = Settings(state_dir=cache, cache_dir=cache)
+    uris = () if devices else ("memory://",)
+    with open_devices(["cpu"] * (devices or 1), uris, settings) as opened:
+        local_run = LocalRun(opened, should_stop, on_batch)
+        return list(compute_missing(job.output, job.run, job.plan, local_run))
 
 
 def test_only_missing_shards_are_computed(job: Prepared) -> None:
@@ -114,13 +119,12 @@ def test_two_devices_give_the_rows_of_one(job: Prepared, tmp_path: Path) -> None
     alone = prepared_run(tmp_path / "other", corpus, rows_per_shard=10)
     run_locally(alone)
     batches: list[int] = []
-    results = run_locally(job, "cpu", "cpu", on_batch=lambda rows, tokens: batches.append(rows))
+    results = run_locally(job, 2, on_batch=lambda rows, tokens: batches.append(rows))
     assert sorted(result.part for result in results) == sorted(job.plan.parts)
     assert all(result.computed for result in results)
     assert sum(batches) == 40
     assert finalise(job.output, job.run, job.plan, max_failed="0") is not None
     assert verify(job.output).ok
-    assert multiprocessing.active_children() == []
     for one, other in zip(job.plan.shards(), alone.plan.shards(), strict=True):
         tables = []
         for run, shard in ((job, one), (alone, other)):
@@ -129,78 +133,100 @@ def test_two_devices_give_the_rows_of_one(job: Prepared, tmp_path: Path) -> None
         assert tables[0].equals(tables[1])
 
 
-def test_a_device_process_that_dies_is_an_error_and_the_next_try_resumes(
-    job: Prepared,
-) -> None:
-    def kill_one(rows: int, tokens: int) -> None:
-        for process in multiprocessing.active_children()[:1]:
-            process.kill()
+def test_a_device_process_that_dies_is_replaced_and_nobody_notices(job: Prepared) -> None:
+    killed = []
 
-    with pytest.raises(EncodeError, match=r"bei-jobs cpu died with exit code -9") as caught:
-        run_locally(job, "cpu", "cpu", on_batch=kill_one)
-    assert "run the same command again" in caught.value.hint
-    assert multiprocessing.active_children() == []
-    run_locally(job)
+    def kill_one(rows: int, tokens: int) -> None:
+        if not killed:
+            killed.append(multiprocessing.active_children()[0])
+            killed[0].kill()
+
+    results = run_locally(job, 2, on_batch=kill_one)
+    assert killed
+    assert sorted(result.part for result in results) == sorted(job.plan.parts)
+    assert not any(result.failed or result.error for result in results)
     assert finalise(job.output, job.run, job.plan, max_failed="0") is not None
     assert verify(job.output).ok
 
 
-def serve(job: Prepared, monkeypatch: pytest.MonkeyPatch, stop: threading.Event) -> list[Any]:
-    """The body of a device's process, in this one; what it sends to its parent."""
-    monkeypatch.setattr("signal.signal", lambda *_: None)
-    spans: queue.Queue[Any] = queue.Queue()
-    events: queue.Queue[Any] = queue.Queue()
-    for span in [*job.plan.spans(), None]:
-        spans.put(span)
-    put = events.put
-
-    def stop_after_first_batch(event: tuple[str, Any]) -> None:
-        put(event)
-        if event[0] == "batch":
-            stop.set()
-
-    monkeypatch.setattr(events, "put", stop_after_first_batch)
-    cache = Path(job.output.uri).parent / "cache"
-    _run_device(job.output.uri, job.run.n, "cpu", cache, spans, events, stop)
-    return [events.get() for _ in range(events.qsize())]
-
-
-def test_a_device_process_that_is_told_to_stop_leaves_whole_parts(
-    job: Prepared, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    events = serve(job, monkeypatch, threading.Event())
-    assert events[-1] == ("end", None)
-    results = [value for kind, value in events if kind == "result"]
-    assert {result.part for result in results} == job.output.committed().keys()
-    assert len(results) < len(job.plan)
-
-
-def test_a_device_process_that_cannot_continue_tells_its_parent_why(
-    job: Prepared, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_cannot_be_loaded_is_the_error_of_the_run(job: Prepared) -> None:
     model = ModelIdentity(job.run.spec.model.name, "", "00" * 32, "00" * 32)
-    other = replace(job.run, spec=replace(job.run.spec, model=model))
-    monkeypatch.setattr(Output, "run", lambda self, n: other)
-    (kind, error), end = serve(job, monkeypatch, threading.Event())
-    assert (kind, end) == ("error", ("end", None))
-    assert isinstance(error, CheckpointError)
-    assert pickle.loads(pickle.dumps(error)).hint == error.hint != ""
+    data = job.run.to_json()
+    data["spec"]["model"] = asdict(model)
+    job.output.directory.put(job.run.path("run.json"), json.dumps(data).encode())
+    for devices in (0, 1, 2):
+        with pytest.raises(CheckpointError, match="differ from what the job") as caught:
+            run_locally(job, devices)
+        assert caught.value.hint
+    assert job.output.failures(job.run) == {}
 
 
-def test_the_parent_relays_the_events_of_its_processes_and_stops_them() -> None:
-    batches: list[tuple[int, int]] = []
-    events: queue.Queue[Any] = queue.Queue()
-    result = ShardResult("s", "p", 10)
-    for event in [("batch", (3, 9)), ("result", result), ("end", None), ("end", None)]:
-        events.put(event)
-    stop = threading.Event()
-    local_run = LocalRun(
-        ("cpu", "cpu"), None, lambda: bool(batches), lambda *batch: batches.append(batch)
+def test_what_is_computed_of_an_open_shard_is_kept_when_a_run_is_stopped(
+    tmp_path: Path,
+) -> None:
+    corpus = write_parquet(tmp_path / "c.parquet", 200)
+    job = prepared_run(tmp_path, corpus, token_budget=100)
+    stopped_after = 3
+    seen: list[int] = []
+    run_locally(
+        job,
+        on_batch=lambda rows, tokens: seen.append(rows),
+        should_stop=lambda: len(seen) >= stopped_after,
     )
-    processes: Any = [None, None]
-    assert list(_relay(processes, events, stop, local_run)) == [result]
-    assert batches == [(3, 9)]
-    assert stop.is_set()
-    events.put(("error", StoreFull("full")))
-    with pytest.raises(StoreFull):
-        list(_relay(processes, events, stop, local_run))
+    assert job.output.committed() == {}
+    kept = rows_kept(job.output, job.plan)
+    assert kept == sum(seen) > 0
+    again: list[int] = []
+    (result,) = run_locally(job, on_batch=lambda rows, tokens: again.append(rows))
+    assert sum(again) == 200 - kept
+    assert (result.rows, result.failed) == (200, 0)
+    info = read_info(job.output.directory, result.part)
+    assert info.values["resumed"] == str(kept)
+    assert rows_kept(job.output, job.plan) == 0  # gone when the part is there
+    (tmp_path / "whole").mkdir()
+    whole = prepared_run(tmp_path / "whole", corpus, token_budget=100)
+    run_locally(whole)
+    assert _rows(job) == _rows(whole)
+
+
+def _rows(job: Prepared) -> list[dict[str, Any]]:
+    tables = []
+    for shard in job.plan.shards():
+        with pa.ipc.open_file(Path(job.output.uri) / shard.part) as reader:
+            tables.append(reader.read_all().replace_schema_metadata(None))
+    rows: list[dict[str, Any]] = pa.concat_tables(tables).to_pylist()
+    return rows
+
+
+def test_a_damaged_piece_is_computed_again(tmp_path: Path) -> None:
+    job = prepared_run(tmp_path, write_parquet(tmp_path / "c.parquet", 200), token_budget=100)
+    seen: list[int] = []
+    run_locally(
+        job, on_batch=lambda rows, tokens: seen.append(rows), should_stop=lambda: len(seen) >= 3
+    )
+    (name,) = (item.name for item in job.output.directory.list(OPEN, recursive=True))
+    path = Path(job.output.uri) / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    (result,) = run_locally(job)
+    assert (result.rows, result.failed) == (200, 0)
+    assert verify_parts(job)
+
+
+def verify_parts(job: Prepared) -> bool:
+    assert finalise(job.output, job.run, job.plan, max_failed="0") is not None
+    return verify(job.output).ok
+
+
+def test_an_input_that_changes_meanwhile_leaves_no_piece(tmp_path: Path) -> None:
+    corpus = write_parquet(tmp_path / "c.parquet", 200)
+    job = prepared_run(tmp_path, corpus, token_budget=100)
+    seen: list[int] = []
+
+    def change(rows: int, tokens: int) -> None:
+        seen.append(rows)
+        corpus.touch()
+
+    run_locally(job, on_batch=change, should_stop=lambda: len(seen) >= 3)
+    assert rows_kept(job.output, job.plan) == 0

@@ -15,10 +15,11 @@ from pipeline.output.plan import Span
 from pipeline.output.status import job_status
 from pipeline.spec import ShardResult
 from workers import reconcile as module
-from workers.broker import Broker
+from workers.broker import Broker, WorkerInfo
 from workers.celery_tasks import MessageHandler
 from workers.messages import QUEUE
 from workers.reconcile import reconcile
+from workers.step_back import Refusal
 
 pytestmark = pytest.mark.integration
 
@@ -157,33 +158,49 @@ def test_a_shard_that_failed_transiently_is_sent_until_its_attempts_are_used_up(
     assert Span(1, 1) not in queued()
 
 
-def test_suspects_of_a_crash_are_sent_alone(
-    make_job: MakeJob, broker: Broker, queued: Queued, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipeline.output.plan._SPANS_PER_JOB", 1)
-    job = make_job(shards=6)
-    with broker.ledger(job.run.job) as ledger:
-        ledger.started([2, 3])
-    reconcile(broker, job.output, job.run)
-    assert queued() == [Span(0, 2), Span(2, 1), Span(3, 1), Span(4, 2)]
+def refuse(broker: Broker, job: Job, host: str, *, final: bool, device: str = "cpu") -> None:
+    broker.refuse(job.run.job, Refusal(host, 7, device, f"no disk on {host}", "buy", 9.0, final))
 
 
-def test_a_shard_that_keeps_killing_its_process_is_given_up(
-    job: Job, broker: Broker, queued: Queued
+def test_a_job_fails_once_every_live_worker_has_refused_it_for_good(
+    job: Job, broker: Broker
 ) -> None:
-    with broker.ledger(job.run.job) as ledger:
-        for _ in range(MAX_ATTEMPTS):
-            ledger.started([2])
-    reconcile(broker, job.output, job.run)
-    assert Span(2, 1) in queued()  # not yet
-    with broker.ledger(job.run.job) as ledger:
-        ledger.started([2])
-        ledger.drop(Span(2, 1))
-    reconciled = reconcile(broker, job.output, job.run)
-    assert (reconciled.sent, reconciled.failed) == (0, 1)
-    (failure,) = job.output.failures(job.run).values()
-    assert "rows 20-29" in failure.error
-    assert "died 4 times" in failure.error
+    for host in ("a", "b"):
+        broker.heartbeat(WorkerInfo(host, 7, "1", ("cpu",), "now"), 60)
+    refuse(broker, job, "a", final=True)
+    assert not reconcile(broker, job.output, job.run).final
+    refuse(broker, job, "b", final=False)  # it still tries
+    assert not reconcile(broker, job.output, job.run).final
+    refuse(broker, job, "gone", final=True)
+    refuse(broker, job, "b", final=True)
+    assert reconcile(broker, job.output, job.run).state == "failed"
+    failed = job.output.failed(job.run)
+    assert failed is not None
+    assert "a (cpu): no disk on a" in failed["reason"]
+    assert "b (cpu): no disk on b" in failed["reason"]
+    assert "gone" not in failed["reason"]
+    assert failed["hint"].startswith("buy")
+    assert broker.refusals(job.run.job) == []
+
+
+def test_a_worker_with_one_device_left_may_still_run_a_job(job: Job, broker: Broker) -> None:
+    broker.heartbeat(WorkerInfo("a", 7, "1", ("cuda:0", "cuda:1"), "now"), 60)
+    refuse(broker, job, "a", final=True, device="cuda:1")
+    assert not reconcile(broker, job.output, job.run).final
+
+
+def test_without_a_worker_a_job_waits(job: Job, broker: Broker) -> None:
+    refuse(broker, job, "gone", final=True)
+    assert not reconcile(broker, job.output, job.run).final
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "{}", '{"host": 1}', "[" * 10**5])
+def test_what_no_worker_wrote_refuses_nothing(
+    job: Job, broker: Broker, raw: redis.Redis, text: str
+) -> None:
+    raw.hset(f"bei:job:{job.run.job}:stepped_back", "x", text)
+    assert broker.refusals(job.run.job) == []
+    assert not reconcile(broker, job.output, job.run).final
 
 
 def test_a_job_is_given_up_early_when_nothing_of_it_succeeds(
@@ -233,13 +250,9 @@ def test_a_retried_job_starts_with_all_its_attempts(
     for shard in (0, 2, 3):
         handler.run_shard(job.message(shard))
     fail(job, 1)
-    with broker.ledger(job.run.job) as ledger:
-        ledger.started([1])
     assert reconcile(broker, job.output, job.run).state == "failed"
     job.output.forget_failures(job.run)
     assert reconcile(broker, job.output, job.run).sent == 1
-    with broker.ledger(job.run.job) as ledger:
-        assert ledger.crashes() == {}
 
 
 def test_messages_are_published_after_a_flush_on_the_same_broker(

@@ -92,17 +92,8 @@ def test_a_lease_that_redis_lost_is_taken_again(ledger: SpanLedger, raw: redis.R
     lease.release()  # fine
 
 
-def test_an_execution_that_is_stopped_is_no_crash(ledger: SpanLedger) -> None:
-    ledger.started([1, 2, 3])
-    ledger.started([3])
-    ledger.resolved([1])
-    ledger.stopped([2])
-    assert {shard: n for shard, n in ledger.crashes().items() if n} == {3: 2}
-
-
 def test_nothing_is_left_of_a_job_that_is_forgotten(ledger: SpanLedger, raw: redis.Redis) -> None:
     ledger.claim(SPAN)
-    ledger.started([1])
     ledger.forget()
     assert raw.keys("bei:job:*") == []
 
@@ -124,8 +115,5 @@ def test_what_no_worker_wrote_is_dropped_and_the_rest_counts(
     other = Span(8, 2)
     ledger.claim(other)
     raw.hset("bei:job:job:sent", field, value)
-    raw.hset("bei:job:job:crashes", mapping={"x": "1", "3": "many", "4": "2"})
-
     assert ledger.outstanding(60, queue_is_empty=True).live == (other,)
     assert raw.hkeys("bei:job:job:sent") == ["8+2"]
-    assert ledger.crashes() == {4: 2}
