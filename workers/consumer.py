@@ -60,6 +60,9 @@ def consume(
     def prepare_child(**_: Any) -> None:
         # Stop with the parent, not on a signal that a service manager sends to all.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # The pool marks its children as daemons, which may have no children. This one has one, and
+        # that ends with its parent.
+        multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
         handler()  # starts the device's process before the first message
 
     signals.worker_process_init.connect(prepare_child, weak=False)
