@@ -55,9 +55,20 @@ def prepare(request: Request, cache_dir: Path) -> Prepared:
     """
     check_request(request)
     output = Output(request.output or default_output(request.inputs, request.task))
-    last = output.latest()
-    inputs = _inputs(request, last, output)
-    card = resolve_model(request, cache_dir)
+    card: ModelCard | None = None
+    while True:
+        last = output.latest()
+        inputs = _inputs(request, last, output)
+        card = card or resolve_model(request, cache_dir)
+        if prepared := _prepare_after(last, request, inputs, card, output):
+            return prepared
+        # Another submit started a run meanwhile, perhaps for other inputs: plan again after it.
+
+
+def _prepare_after(
+    last: Run | None, request: Request, inputs: tuple[str, ...], card: ModelCard, output: Output
+) -> Prepared | None:
+    """Plan the run after `last`, or join `last`; None if the output has a higher run by then."""
     previous = Previous.of(output, last)
     planned = _plan_inputs(request, inputs, card, previous, last)
     spec = make_spec(request, card, planned)
@@ -65,7 +76,11 @@ def prepare(request: Request, cache_dir: Path) -> Prepared:
     guard_output(output, previous.plan, plan, prune=request.prune)
     output.directory.probe()
     output.claim(spec, planned.schema)
-    run, finished = _start(output, spec, inputs, request, planned, plan)
+    started = _start(output, last, spec, inputs, request, planned, plan)
+    if started is None:
+        return None
+    sweep(output)
+    run, finished = started
     choices = planning_choices(request, spec, card, output.uri)
     return Prepared(output, run, plan, card, choices, finished)
 
@@ -144,37 +159,33 @@ def _plan(
 
 def _start(
     output: Output,
+    last: Run | None,
     spec: JobSpec,
     inputs: tuple[str, ...],
     request: Request,
     planned: PlannedInputs,
     plan: Plan,
-) -> tuple[Run, bool]:
+) -> tuple[Run, bool] | None:
     """Join the last run if it has this plan and can still be finished, else start the next.
 
     Returns:
-        The run, and whether it was already finished.
+        The run, and whether it was already finished; None if the output has a run above `last`.
     """
-    while True:
-        last = output.latest()
-        if last is not None and (joined := _join(output, last, spec, inputs, plan)):
-            sweep(output)
-            return joined
-        run = Run(
-            output=output.uri,
-            n=last.n + 1 if last else 1,
-            spec=spec,
-            inputs=inputs,
-            columns=planned.schema,
-            plan=plan.digest,
-            files=len(plan.files),
-            shards=len(plan),
-            rows=plan.rows,
-            limit=request.limit,
-        )
-        if output.start(run, plan) is not None:
-            sweep(output)
-            return run, False
+    if last is not None and (joined := _join(output, last, spec, inputs, plan)):
+        return None if output.superseded(last) else joined
+    run = Run(
+        output=output.uri,
+        n=last.n + 1 if last else 1,
+        spec=spec,
+        inputs=inputs,
+        columns=planned.schema,
+        plan=plan.digest,
+        files=len(plan.files),
+        shards=len(plan),
+        rows=plan.rows,
+        limit=request.limit,
+    )
+    return (run, False) if output.start(run, plan) else None
 
 
 def _join(
