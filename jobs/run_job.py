@@ -123,7 +123,7 @@ def run_on_broker(prepared: Prepared, broker_url: str, display: Display, *, wait
             fleet_choices(prepared.card, precision=spec.precision, token_budget=spec.token_budget)
         )
         broker.register(run)
-        reconcile(broker, output, run)
+        reconcile(broker, output, run, prepared.plan)
     if wait:
         return follow(output, run, broker, display)
     status = job_status(output, run)

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args
 
@@ -150,6 +150,11 @@ class InputFile:
         safe = _UNSAFE_BYTES.sub(b"_", self.path.replace("/", ".").encode())
         return safe.decode("ascii")[:_SLUG_MAX_CHARS]
 
+    @property
+    def part_prefix(self) -> str:
+        """What the names of all parts of the file begin with."""
+        return f"part-{self.slug}-{hashlib.sha256(self.uri.encode()).hexdigest()[:8]}-"
+
 
 @dataclass(frozen=True, slots=True)
 class Cut:
@@ -179,8 +184,7 @@ class Shard:
     @property
     def part(self) -> str:
         """The name of the part that commits this shard; its byte order is the input order."""
-        uri = hashlib.sha256(self.file.uri.encode()).hexdigest()[:8]
-        return f"part-{self.file.slug}-{uri}-{self.cut.first_row:012d}-{self.id}.arrow"
+        return part_name(self.file.part_prefix, self.cut.first_row, self.id)
 
     def __str__(self) -> str:
         last = self.cut.first_row + self.cut.rows - 1
@@ -211,7 +215,25 @@ def shard_id(space: str, schema: str, file: InputFile, cut: Cut) -> str:
     Resuming, retrying, a nightly rerun and adding files all mean computing the shards whose part
     is missing. This hash decides whether an existing part is the right one.
     """
-    return digest(space, schema, file.uri, file.version, cut.first_row, cut.rows)
+    return shard_ids(space, schema, file)(cut)
+
+
+def shard_ids(space: str, schema: str, file: InputFile) -> Callable[[Cut], str]:
+    """`shard_id` of the cuts of one file: what they share is hashed once."""
+    shared = _canonical_json([space, schema, file.uri, file.version]).removesuffix("]")
+    hashed = hashlib.sha256(shared.encode())
+
+    def of(cut: Cut) -> str:
+        copy = hashed.copy()
+        copy.update(f",{cut.first_row},{cut.rows}]".encode())
+        return copy.hexdigest()[:16]
+
+    return of
+
+
+def part_name(prefix: str, first_row: int, shard: str) -> str:
+    """The name of a part, from `InputFile.part_prefix`, its first row and its shard's id."""
+    return f"{prefix}{first_row:012d}-{shard}.arrow"
 
 
 def schema_hash(schema: pa.Schema) -> str:
@@ -221,8 +243,22 @@ def schema_hash(schema: pa.Schema) -> str:
 
 def digest(*values: Any) -> str:
     """16 hex digits of the SHA-256 over the canonical JSON of `values`."""
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(_canonical_json(values).encode()).hexdigest()[:16]
+
+
+def digest_of_names(batches: Iterable[Sequence[str]]) -> str:
+    """`digest` of one list of names that comes in batches, so that it is never held as a whole."""
+    hashed, comma = hashlib.sha256(b"[["), ""
+    for names in batches:
+        if names:
+            hashed.update((comma + _canonical_json(names)[1:-1]).encode())
+            comma = ","
+    hashed.update(b"]]")
+    return hashed.hexdigest()[:16]
+
+
+def _canonical_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def failure_budget(limit: str, rows: int) -> int:

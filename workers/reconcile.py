@@ -150,8 +150,10 @@ def _take_snapshot(broker: Broker, output: Output, run: Run, plan: Plan) -> _Sna
     missing = plan.missing(output.committed())
     failures = {}
     if failures_by_id:
-        ids = plan.table["shard"].to_pylist()
-        failures = {i: failures_by_id[ids[i]] for i in missing if ids[i] in failures_by_id}
+        still_missing = set(missing)
+        for index, (shard,) in enumerate(plan.values("shard")):
+            if shard in failures_by_id and index in still_missing:
+                failures[index] = failures_by_id[shard]
     devices = [(w.host, w.pid, device) for w in broker.workers() for device in w.devices]
     refusals = all_refuse(broker.refusals(run.job), devices)
     return _Snapshot(len(plan), missing, outstanding, failures, refusals)

@@ -10,19 +10,20 @@ finishing a nightly run costs as much as its new parts.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.errors import JobFailed, NotFound
 from pipeline.output.open_shards import forget_deaths, sweep_pieces
 from pipeline.output.output import Output
 from pipeline.output.part_file import PartInfo, read_info
-from pipeline.output.plan import Plan
+from pipeline.output.plan import Plan, row_values, table_of
 from pipeline.output.run import Run, now
+from pipeline.prefetch import map_in_order
 from pipeline.spec import failure_budget
 from pipeline.store.directory import ObjectInfo
 from pipeline.store.parquet_bytes import from_parquet, to_parquet
@@ -121,16 +122,16 @@ def sweep(output: Output) -> None:
     The parts are listed before the plans are read, so that parts of a run that started meanwhile
     are kept.
     """
-    committed = output.committed()
+    unplanned = set(output.committed())
     latest = output.latest()
-    if latest is None:
+    if latest is None or not unplanned:
         return
-    current = _current_parts(output, latest)
+    for plan in _current_plans(output, latest):
+        unplanned.difference_update(part for (part,) in plan.values("part"))
     if output.superseded(latest):
         return  # the newer run sweeps
-    for name in committed:
-        if name not in current:
-            output.drop(name)
+    for name in sorted(unplanned):
+        output.drop(name)
 
 
 def retract_if_unwanted(output: Output, run: Run, part: str) -> None:
@@ -139,13 +140,17 @@ def retract_if_unwanted(output: Output, run: Run, part: str) -> None:
     That run may have listed the parts before this one was committed. Without this, the flat glob
     would find a part that no manifest lists.
     """
-    if (n := output.superseded(run)) and part not in _current_parts(output, output.run(n)):
+    n = output.superseded(run)
+    if n and not any(part in plan.parts for plan in _current_plans(output, output.run(n))):
         output.drop(part)
 
 
-def _current_parts(output: Output, latest: Run) -> frozenset[str]:
+def _current_plans(output: Output, latest: Run) -> Iterator[Plan]:
+    """The plans of the highest run and of the newest finished one, one at a time."""
+    yield output.plan(latest)
     finished = newest_finished(output)
-    return output.plan(latest).parts | (output.plan(finished[0]).parts if finished else frozenset())
+    if finished and finished[0].n != latest.n:
+        yield output.plan(finished[0])
 
 
 def finalise(output: Output, run: Run, plan: Plan, *, max_failed: str) -> Manifest | None:
@@ -184,49 +189,48 @@ def finalise(output: Output, run: Run, plan: Plan, *, max_failed: str) -> Manife
 
 
 def _list_parts(output: Output, plan: Plan, committed: dict[str, ObjectInfo]) -> pa.Table:
-    listed = _listed_parts(output)
-    rows: dict[str, dict[str, Any]] = {}
-    unread: list[ObjectInfo] = []
-    for name in plan.table["part"].to_pylist():
-        item, row = committed[name], listed.get(name)
-        if row is not None and (row["version"], row["bytes"]) == (item.version, item.size):
-            rows[name] = row
-        else:
-            rows[name] = {}  # a placeholder that keeps input order
-            unread.append(item)
-    with ThreadPoolExecutor(_READERS) as pool:
-        infos = pool.map(lambda item: read_info(output.directory, item.name), unread)
-        for item, info in zip(unread, infos, strict=True):
-            rows[item.name] = _part_row(item, info)
-    return pa.Table.from_pylist(list(rows.values()), PARTS_SCHEMA)
+    """One row per part of the plan, with the columns of PARTS_SCHEMA."""
+
+    def row(part: str, listed: tuple[Any, ...]) -> tuple[Any, ...]:
+        item, known = committed[part], dict(zip(PARTS_SCHEMA.names, listed, strict=True))
+        if (known["version"], known["bytes"]) == (item.version, item.size):
+            return listed
+        return _part_values(item, read_info(output.directory, part))
+
+    planned = zip(plan.values("part"), row_values(_listed_parts(output, plan)), strict=True)
+    rows = map_in_order(lambda pair: row(pair[0][0], pair[1]), planned, _READERS)
+    return table_of(rows, PARTS_SCHEMA)
 
 
-def _listed_parts(output: Output) -> dict[str, dict[str, Any]]:
-    """Part name → its row in the newest manifest's part list."""
+def _listed_parts(output: Output, plan: Plan) -> pa.Table:
+    """What the newest manifest says about each part of the plan; nulls where it lists none."""
     last = newest_finished(output)
-    if last is None:
-        return {}
-    return {row["part"]: row for row in read_parts(output, last[0]).to_pylist()}
+    listed = PARTS_SCHEMA.empty_table() if last is None else read_parts(output, last[0])
+    return listed_for(plan, listed.select(PARTS_SCHEMA.names))
 
 
-def _part_row(item: ObjectInfo, info: PartInfo) -> dict[str, Any]:
-    counts = {key: info.count(key) for key in ("rows", "tokens", "truncated", "failed")}
-    texts = {key: info.values[key] for key in ("checksum", "attempt", "job", "precision", "device")}
-    return {
+def listed_for(plan: Plan, listed: pa.Table) -> pa.Table:
+    """The rows of a part list in the order of a plan's shards; nulls where a part is not listed."""
+    return listed.take(pc.index_in(plan.table["part"], value_set=listed["part"]))
+
+
+def _part_values(item: ObjectInfo, info: PartInfo) -> tuple[Any, ...]:
+    values = {
+        **info.values,
+        **{key: info.count(key) for key in ("rows", "tokens", "truncated", "failed")},
+        "seconds": float(info.values["seconds"]),
         "part": item.name,
         "bytes": item.size,
         "version": item.version,
-        "seconds": float(info.values["seconds"]),
-        **counts,
-        **texts,
     }
+    return tuple(values[name] for name in PARTS_SCHEMA.names)
 
 
 def _totals(run: Run, parts: pa.Table) -> Manifest:
     def total(name: str, table: pa.Table = parts) -> int:
-        return int(sum(table[name].to_pylist()))
+        return int(pc.sum(table[name]).as_py() or 0)
 
-    computed = parts.filter([job == run.job for job in parts["job"].to_pylist()])
+    computed = parts.filter(pc.equal(parts["job"], run.job))
     return Manifest(
         job=run.job,
         run=run.n,
@@ -237,16 +241,12 @@ def _totals(run: Run, parts: pa.Table) -> Manifest:
         failed=total("failed"),
         tokens=total("tokens"),
         truncated=total("truncated"),
-        seconds=round(float(sum(computed["seconds"].to_pylist())), 3),
+        seconds=round(float(pc.sum(computed["seconds"]).as_py() or 0), 3),
         bytes=total("bytes"),
-        precisions=_distinct(parts["precision"].to_pylist()),
+        precisions=tuple(sorted(parts["precision"].unique().to_pylist())),
         space=run.spec.space,
         finished=now(),
     )
-
-
-def _distinct(values: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(set(values)))
 
 
 def _check_budget(manifest: Manifest, limit: str) -> None:

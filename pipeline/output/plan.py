@@ -6,19 +6,26 @@ the missing shards are always the plan minus the commits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice, pairwise
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipeline.spec import Cut, InputFile, Shard, digest, shard_id
+from pipeline.spec import Cut, InputFile, Shard, digest_of_names, part_name, shard_ids
 from pipeline.store.parquet_bytes import from_parquet, to_parquet
 
 # A span is about this fraction of a job, so that workers are evenly loaded.
 _SPANS_PER_JOB = 256
 # A longer span would lose too much work with a worker.
 _SPAN_MAX_SHARDS = 64
+
+# Rows of a table that are Python objects at once.
+_BATCH_ROWS = 8192
 
 _FILES = "bei_files"  # key of the file table in the Parquet metadata
 
@@ -48,74 +55,86 @@ class Plan:
     @cached_property
     def rows(self) -> int:
         """Rows of all shards."""
-        return sum(self.table["rows"].to_pylist())
+        return int(pc.sum(self.table["rows"]).as_py() or 0)
 
     @cached_property
     def parts(self) -> frozenset[str]:
         """The names of all parts."""
-        return frozenset(self.table["part"].to_pylist())
+        return frozenset(part for (part,) in self.values("part"))
 
     @cached_property
     def digest(self) -> str:
         """16 hex digits over the part names, equal for plans with the same shards."""
-        return digest(self.table["part"].to_pylist())
+        batches = self.table["part"].chunks
+        return digest_of_names(
+            batch.slice(start, _BATCH_ROWS).to_pylist()
+            for batch in batches
+            for start in range(0, len(batch), _BATCH_ROWS)
+        )
+
+    def values(self, *columns: str) -> Iterator[tuple[Any, ...]]:
+        """The values of `columns`, shard by shard; those of a few thousand are held at once."""
+        yield from row_values(self.table.select(columns))
 
     def shard(self, index: int) -> Shard:
         """The shard at `index` in input order."""
-        row = {name: self.table[name][index].as_py() for name in self.table.column_names}
-        cut = Cut(row["first_row"], row["rows"], row["byte_offset"])
-        return Shard(self.files[row["file"]], cut, row["shard"])
+        return next(self.shards([index]))
 
     def shards(self, indexes: Iterable[int] | None = None) -> Iterator[Shard]:
-        """The shards at `indexes` (by default all), created one at a time."""
-        for index in range(len(self)) if indexes is None else indexes:
-            yield self.shard(index)
+        """The shards at `indexes` (by default all), created a few thousand at a time."""
+        table = self.table.select(("file", "first_row", "rows", "byte_offset", "shard"))
+        for start, count in _consecutive(range(len(self)) if indexes is None else indexes):
+            for file, *cut, shard in row_values(table.slice(start, count)):
+                yield Shard(self.files[file], Cut(*cut), shard)
 
     def missing(self, committed: Iterable[str] | Mapping[str, object]) -> list[int]:
         """Indexes of the shards whose part is not among `committed` names."""
         names = committed if isinstance(committed, (set, frozenset, Mapping)) else set(committed)
-        return [i for i, part in enumerate(self.table["part"].to_pylist()) if part not in names]
+        return [i for i, (part,) in enumerate(self.values("part")) if part not in names]
 
     def spans(self, indexes: Sequence[int] | None = None) -> list[Span]:
         """Group shards into spans: runs of one file, at most 64, about 1/256 of the plan."""
-        files = self.table["file"].to_pylist()
         max_shards = min(_SPAN_MAX_SHARDS, max(1, len(self) // _SPANS_PER_JOB))
-        spans: list[Span] = []
-        for index in range(len(self)) if indexes is None else indexes:
-            last = spans[-1] if spans else None
-            if (
-                last is not None
-                and last.start + last.count == index
-                and last.count < max_shards
-                and files[last.start] == files[index]
-            ):
-                spans[-1] = Span(last.start, last.count + 1)
-            else:
-                spans.append(Span(index, 1))
-        return spans
+        chosen = np.asarray(range(len(self)) if indexes is None else indexes, dtype=np.int64)
+        files = self.table["file"].to_numpy()[chosen]
+        follows = (np.diff(chosen) == 1) & (np.diff(files) == 0)
+        bounds = [0, *(np.flatnonzero(~follows) + 1).tolist(), len(chosen)]
+        return [
+            Span(int(chosen[at]), min(max_shards, end - at))
+            for start, end in pairwise(bounds)
+            for at in range(start, end, max_shards)
+        ]
 
     def cuts(self) -> dict[str, list[Cut]]:
         """File URI → its cuts, in row order; an unchanged file keeps them in the next run."""
-        by_uri: dict[str, list[Cut]] = {file.uri: [] for file in self.files}
-        for file, first, rows, offset in zip(
-            *(self.table[n].to_pylist() for n in ("file", "first_row", "rows", "byte_offset")),
-            strict=True,
+        by_file: list[list[Cut]] = [[] for _ in self.files]
+        for file, first_row, rows, offset in self.values(
+            "file", "first_row", "rows", "byte_offset"
         ):
-            by_uri[self.files[file].uri].append(Cut(first, rows, offset))
-        return by_uri
+            by_file[file].append(Cut(first_row, rows, offset))
+        return {file.uri: cuts for file, cuts in zip(self.files, by_file, strict=True)}
+
+    def rows_by_file(self, chosen: Container[str] | None = None) -> dict[str, int]:
+        """File URI → its planned rows, or those of them whose part is among `chosen` names."""
+        rows = dict.fromkeys((file.uri for file in self.files), 0)
+        for file, count, part in self.values("file", "rows", "part"):
+            if chosen is None or part in chosen:
+                rows[self.files[file].uri] += count
+        return rows
 
     def to_bytes(self) -> bytes:
         """One Parquet file: the shards are its rows, the files are in its metadata."""
-        files = pa.Table.from_pylist([_file_row(file) for file in self.files], _FILE_SCHEMA)
+        files = table_of(map(_file_values, self.files), _FILE_SCHEMA)
         return to_parquet(self.table.replace_schema_metadata({_FILES: to_parquet(files)}))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Plan:
         """Read back what `to_bytes` wrote."""
         table = from_parquet(data)
-        rows = from_parquet(table.schema.metadata[_FILES.encode()]).to_pylist()
+        rows = from_parquet(table.schema.metadata[_FILES.encode()]).select(_FILE_SCHEMA.names)
         files = tuple(
-            InputFile(**{**row, "partition": tuple(map(tuple, row["partition"]))}) for row in rows
+            InputFile(*(*values, tuple(map(tuple, partition))))
+            for *values, partition in row_values(rows)
         )
         return cls(files, table.replace_schema_metadata(None))
 
@@ -131,23 +150,69 @@ def make_plan(
         schema: `schema_hash` of the id and kept columns.
     """
     files: list[InputFile] = []
-    shards: list[tuple[int, Shard]] = []
-    for file, cuts in cut_files:
-        files.append(file)
-        shards += [
-            (len(files) - 1, Shard(file, cut, shard_id(space, schema, file, cut))) for cut in cuts
-        ]
-    shards.sort(key=lambda pair: pair[1].part)
-    columns = {
-        "file": pa.array([index for index, _ in shards], pa.int32()),
-        "first_row": pa.array([shard.first_row for _, shard in shards], pa.int64()),
-        "rows": pa.array([shard.rows for _, shard in shards], pa.int64()),
-        "byte_offset": pa.array([shard.cut.byte_offset for _, shard in shards], pa.int64()),
-        "shard": pa.array([shard.id for _, shard in shards], pa.string()),
-        "part": pa.array([shard.part for _, shard in shards], pa.string()),
-    }
-    return Plan(tuple(files), pa.table(columns))
+    table = table_of(_shards(cut_files, files, space, schema), _SHARD_SCHEMA)
+    order = pc.sort_indices(table["part"]).to_numpy()
+    if (np.diff(order.astype(np.int64)) != 1).any():  # files usually come in input order
+        table = table.take(order)
+    return Plan(tuple(files), table)
 
+
+def _shards(
+    cut_files: Iterable[tuple[InputFile, Sequence[Cut]]],
+    files: list[InputFile],
+    space: str,
+    schema: str,
+) -> Iterator[tuple[int, int, int, int, str, str]]:
+    """The rows of a plan's table as they come; each file is added to `files`."""
+    for index, (file, cuts) in enumerate(cut_files):
+        files.append(file)
+        prefix, id_of = file.part_prefix, shard_ids(space, schema, file)
+        for cut in cuts:
+            shard = id_of(cut)
+            part = part_name(prefix, cut.first_row, shard)
+            yield index, cut.first_row, cut.rows, cut.byte_offset, shard, part
+
+
+def table_of(rows: Iterator[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+    """The rows as a table; those of one batch are held as Python objects."""
+    batches = []
+    while batch := list(islice(rows, _BATCH_ROWS)):
+        columns = zip(*batch, strict=True)
+        arrays = [pa.array(next(columns), field.type) for field in schema]
+        batches.append(pa.record_batch(arrays, schema))
+    return pa.Table.from_batches(batches, schema)
+
+
+def row_values(table: pa.Table) -> Iterator[tuple[Any, ...]]:
+    """The values of each row; those of a few thousand rows are Python objects at once."""
+    for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def _consecutive(indexes: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Runs of consecutive indexes, as (first, count), in the order given."""
+    first = count = 0
+    for index in indexes:
+        if count and index == first + count:
+            count += 1
+            continue
+        if count:
+            yield first, count
+        first, count = index, 1
+    if count:
+        yield first, count
+
+
+_SHARD_SCHEMA = pa.schema(
+    [
+        ("file", pa.int32()),
+        ("first_row", pa.int64()),
+        ("rows", pa.int64()),
+        ("byte_offset", pa.int64()),
+        ("shard", pa.string()),
+        ("part", pa.string()),
+    ]
+)
 
 _FILE_SCHEMA = pa.schema(
     [
@@ -163,14 +228,8 @@ _FILE_SCHEMA = pa.schema(
 )
 
 
-def _file_row(file: InputFile) -> dict[str, object]:
-    return {
-        "uri": file.uri,
-        "path": file.path,
-        "version": file.version,
-        "size": file.size,
-        "rows": file.rows,
-        "format": file.format,
-        "compression": file.compression,
-        "partition": [list(pair) for pair in file.partition],
-    }
+def _file_values(file: InputFile) -> tuple[Any, ...]:
+    return (
+        file.uri, file.path, file.version, file.size, file.rows, file.format, file.compression,
+        [list(pair) for pair in file.partition],
+    )  # fmt: skip

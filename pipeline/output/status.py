@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pyarrow.compute as pc
+
 from pipeline.output.manifest import Manifest, newest_finished, read_manifest
 from pipeline.output.output import Output
+from pipeline.output.plan import Plan
 from pipeline.output.run import Run
 from pipeline.spec import ShardResult
 
@@ -49,12 +52,14 @@ def job_status(output: Output, run: Run) -> JobStatus:
     plan = output.plan(run)
     committed = output.committed()
     failures = output.failures(run)
-    earlier = _finished_parts(output)
-    rows = plan.table["rows"].to_pylist()
-    parts = plan.table["part"].to_pylist()
-    done_parts = [(part, n) for part, n in zip(parts, rows, strict=True) if part in committed]
-    done = sum(n for _, n in done_parts)
-    reused = sum(n for part, n in done_parts if part in earlier)
+    shards_done = done = reused = 0
+    for (part, rows), earlier in zip(
+        plan.values("part", "rows"), _in_finished(output, plan), strict=True
+    ):
+        if part in committed:
+            shards_done += 1
+            done += rows
+            reused += rows if earlier else 0
     state, reason, hint = _ended(output, run) or (
         "running" if done > reused else "queued",
         "",
@@ -63,7 +68,7 @@ def job_status(output: Output, run: Run) -> JobStatus:
     return JobStatus(
         state=state,
         shards=len(plan),
-        shards_done=len(done_parts),
+        shards_done=shards_done,
         shards_failed=len(failures),
         rows=plan.rows,
         rows_done=done,
@@ -108,7 +113,10 @@ def _finished(run: Run, manifest: Manifest) -> JobStatus:
     )
 
 
-def _finished_parts(output: Output) -> frozenset[str]:
-    """The parts of the newest finished run, which an active run reuses."""
+def _in_finished(output: Output, plan: Plan) -> list[bool]:
+    """For each shard, whether its part is one of the newest finished run's, to be reused."""
     last = newest_finished(output)
-    return frozenset() if last is None else output.plan(last[0]).parts
+    if last is None:
+        return [False] * len(plan)
+    earlier = output.plan(last[0]).table["part"]
+    return [bool(value) for value in pc.is_in(plan.table["part"], value_set=earlier).to_numpy()]

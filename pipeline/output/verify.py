@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +12,12 @@ import pyarrow.compute as pc
 
 from pipeline.errors import BeiJobsError, NotFound, StorageError
 from pipeline.input.reading import read
-from pipeline.output.manifest import read_parts, require_finished
+from pipeline.output.manifest import listed_for, read_parts, require_finished
 from pipeline.output.output import Output
 from pipeline.output.part_file import PartInfo, checksum_holds, parse_info
-from pipeline.output.plan import Plan
+from pipeline.output.plan import Plan, row_values
 from pipeline.output.run import Run
+from pipeline.prefetch import map_in_order
 from pipeline.spec import ROW_COLUMNS, Shard, schema_hash, shard_id
 from pipeline.store.uris import redact
 
@@ -25,6 +25,7 @@ from pipeline.store.uris import redact
 _READERS = 4
 # Input rows read at once to compare ids.
 _ID_ROWS = 16_384
+_Names: TypeAlias = "pa.Array | pa.ChunkedArray"
 _ROW_COLUMN_NAMES = tuple(field.name for field in ROW_COLUMNS)
 
 
@@ -51,18 +52,19 @@ def verify(output: Output) -> Verification:
     """
     run, manifest = require_finished(output)
     plan = output.plan(run)
-    listed = {row["part"]: row for row in read_parts(output, run).to_pylist()}
-    problems = [*_coverage(run, plan), *_listing(output, run, plan, listed)]
+    parts = read_parts(output, run)
+    problems = [*_coverage(run, plan), *_listing(output, run, plan, parts["part"])]
+    checker = _PartChecker(output, run)
+    listed = row_values(listed_for(plan, parts.select(["part", "checksum", "bytes"])))
     rows = 0
     schemas: dict[pa.Schema, list[str]] = {}
-    with ThreadPoolExecutor(_READERS) as pool:
-        for part, schema, part_rows, part_problems in pool.map(
-            lambda shard: _check_part(output, run, shard, listed.get(shard.part)), plan.shards()
-        ):
-            rows += part_rows
-            problems += part_problems
-            if schema is not None:
-                schemas.setdefault(schema, []).append(part)
+    for part, schema, part_rows, part_problems in map_in_order(
+        lambda pair: checker.check(*pair), zip(plan.shards(), listed, strict=True), _READERS
+    ):
+        rows += part_rows
+        problems += part_problems
+        if schema is not None:
+            schemas.setdefault(schema, []).append(part)
     problems += _one_schema(schemas)
     if rows != manifest.rows:
         problems.append(f"the manifest says {manifest.rows} rows, but the parts hold {rows}")
@@ -70,7 +72,7 @@ def verify(output: Output) -> Verification:
         problems.append(
             f"parts were computed in different precisions: {', '.join(manifest.precisions)}"
         )
-    return Verification(run.job, rows, len(listed), tuple(problems), manifest.precisions)
+    return Verification(run.job, rows, parts.num_rows, tuple(problems), manifest.precisions)
 
 
 def _coverage(run: Run, plan: Plan) -> Iterator[str]:
@@ -88,45 +90,80 @@ def _coverage(run: Run, plan: Plan) -> Iterator[str]:
             yield f"{redact(file.uri)}: {row} of {file.rows} rows are planned"
 
 
-def _listing(
-    output: Output, run: Run, plan: Plan, listed: dict[str, dict[str, Any]]
-) -> Iterator[str]:
+def _listing(output: Output, run: Run, plan: Plan, listed: pa.ChunkedArray) -> Iterator[str]:
     """Check that the plan, the part list and the stored parts are the same set."""
-    committed = output.committed()
-    latest = output.run_numbers()[-1]
-    planned = plan.parts if latest == run.n else plan.parts | output.plan(output.run(latest)).parts
-    for name in sorted(plan.parts - listed.keys()):
+    planned = plan.table["part"]
+    names = (item.name for item in output.directory.list())
+    stored = pa.array([name for name in names if name.endswith(".arrow")], pa.string())
+    strays, latest = _names_not_in(stored, planned), output.run_numbers()[-1]
+    if latest != run.n:
+        strays = _names_not_in(strays, output.plan(output.run(latest)).table["part"])
+    for name in _names_not_in(planned, listed).to_pylist():
         yield f"{name} is planned but not in the manifest's part list"
-    for name in sorted(listed.keys() - plan.parts):
+    for name in _names_not_in(listed, planned).to_pylist():
         yield f"{name} is in the manifest's part list but not planned"
-    for name in sorted(plan.parts - committed.keys()):
+    for name in _names_not_in(planned, stored).to_pylist():
         yield f"{name} is missing"
-    stored = {item.name for item in output.directory.list() if item.name.endswith(".arrow")}
-    for name in sorted(stored - planned):
+    for name in sorted(strays.to_pylist()):
         yield f"{name} is in the output but in no plan; a reader of *.arrow would see its rows"
 
 
-def _check_part(
-    output: Output, run: Run, shard: Shard, row: dict[str, Any] | None
-) -> tuple[str, pa.Schema | None, int, list[str]]:
-    """The name of a part, its columns, its number of rows, and its problems."""
-    try:
-        data = output.directory.read(shard.part)
-        info = parse_info(shard.part, data)
-        with pa.ipc.open_file(pa.BufferReader(data)) as reader:
-            table = reader.read_all()
-    except NotFound:
-        return shard.part, None, 0, []  # reported by `_listing`
-    except (StorageError, pa.ArrowException, OSError) as error:
-        return shard.part, None, 0, [f"{shard.part} cannot be read: {error}"]
-    problems = [*_integrity(data, info, row), *_provenance(run, shard, info)]
-    if problem := _columns(run, info.schema):
-        problems.append(problem)
-    else:
-        problems += [*_rows(shard, info, table), *_values(run, table)]
-        problems += _ids(run, shard, table)
-    messages = [f"{shard.part}: {problem}" for problem in problems]
-    return shard.part, info.schema, table.num_rows, messages
+def _names_not_in(names: _Names, others: _Names) -> _Names:
+    return names.filter(pc.invert(pc.is_in(names, value_set=others)))
+
+
+class _PartChecker:
+    """Checks the parts of one run; what they share is derived once."""
+
+    def __init__(self, output: Output, run: Run) -> None:
+        self._output = output
+        self._run = run
+        self._kept = run.kept
+        self._expected = {
+            "space": run.spec.space,
+            "schema": schema_hash(run.kept),
+            "sha256": run.spec.model.sha256,
+            "task": run.spec.task,
+        }
+
+    def check(
+        self, shard: Shard, listed: tuple[Any, ...]
+    ) -> tuple[str, pa.Schema | None, int, list[str]]:
+        """The name of a part, its columns, its number of rows, and its problems.
+
+        `listed` is what the manifest says of it: name, checksum, bytes; nulls if it lists none.
+        """
+        part = shard.part
+        try:
+            data = self._output.directory.read(part)
+            info = parse_info(part, data)
+            with pa.ipc.open_file(pa.BufferReader(data)) as reader:
+                table = reader.read_all()
+        except NotFound:
+            return part, None, 0, []  # reported by `_listing`
+        except (StorageError, pa.ArrowException, OSError) as error:
+            return part, None, 0, [f"{part} cannot be read: {error}"]
+        problems = [*_integrity(data, info, listed), *self._provenance(shard, info)]
+        if problem := _columns(self._kept, info.schema):
+            problems.append(problem)
+        else:
+            problems += [*_rows(shard, info, table), *_values(len(self._kept), table)]
+            problems += _ids(self._run, shard, table)
+        return part, info.schema, table.num_rows, [f"{part}: {problem}" for problem in problems]
+
+    def _provenance(self, shard: Shard, info: PartInfo) -> Iterator[str]:
+        expected = {
+            **self._expected,
+            "shard": shard.id,
+            "input_version": shard.file.version,
+            "first_row": str(shard.first_row),
+        }
+        for key, value in expected.items():
+            if info.values.get(key) != value:
+                yield f"its {key} is {info.values.get(key)!r}, not {value!r}"
+        space, schema = expected["space"], expected["schema"]
+        if shard_id(space, schema, shard.file, shard.cut) != shard.id:
+            yield "its shard id does not follow from the plan"
 
 
 def _ids(run: Run, shard: Shard, table: pa.Table) -> Iterator[str]:
@@ -159,9 +196,8 @@ def _one_schema(schemas: dict[pa.Schema, list[str]]) -> Iterator[str]:
                 yield f"{part}: its columns are {_text(schema)}; most parts have {_text(common)}"
 
 
-def _columns(run: Run, schema: pa.Schema) -> str:
+def _columns(kept: pa.Schema, schema: pa.Schema) -> str:
     """The problem with a part's columns, if any: kept ones come first, ROW_COLUMNS last."""
-    kept = run.kept
     last = tuple(schema.names[-len(_ROW_COLUMN_NAMES) :])
     if [*schema][: len(kept)] == [*kept] and last == _ROW_COLUMN_NAMES:
         return ""
@@ -173,31 +209,14 @@ def _text(schema: pa.Schema) -> str:
     return "(" + ", ".join(f"{field.name} {field.type}" for field in schema) + ")"
 
 
-def _integrity(data: bytes, info: PartInfo, row: dict[str, Any] | None) -> Iterator[str]:
+def _integrity(data: bytes, info: PartInfo, listed: tuple[Any, ...]) -> Iterator[str]:
+    part, checksum, size = listed
     if not checksum_holds(data, info):
         yield "its checksum does not match its bytes"
-    if row is not None and row["checksum"] != info.values.get("checksum"):
+    if part is not None and checksum != info.values.get("checksum"):
         yield "it is not the part that the manifest lists"
-    if row is not None and row["bytes"] != len(data):
-        yield f"it has {len(data)} bytes, but the manifest says {row['bytes']}"
-
-
-def _provenance(run: Run, shard: Shard, info: PartInfo) -> Iterator[str]:
-    schema = schema_hash(run.kept)
-    expected = {
-        "space": run.spec.space,
-        "schema": schema,
-        "shard": shard.id,
-        "sha256": run.spec.model.sha256,
-        "task": run.spec.task,
-        "input_version": shard.file.version,
-        "first_row": str(shard.first_row),
-    }
-    for key, value in expected.items():
-        if info.values.get(key) != value:
-            yield f"its {key} is {info.values.get(key)!r}, not {value!r}"
-    if shard_id(run.spec.space, schema, shard.file, shard.cut) != shard.id:
-        yield "its shard id does not follow from the plan"
+    if part is not None and size != len(data):
+        yield f"it has {len(data)} bytes, but the manifest says {size}"
 
 
 def _rows(shard: Shard, info: PartInfo, table: pa.Table) -> Iterator[str]:
@@ -210,10 +229,13 @@ def _rows(shard: Shard, info: PartInfo, table: pa.Table) -> Iterator[str]:
         yield f"its metadata says {info.values.get('failed')} failed rows, but it holds {failed}"
 
 
-def _values(run: Run, table: pa.Table) -> Iterator[str]:
-    """Check that results are null exactly where there is an error, and finite elsewhere."""
+def _values(kept: int, table: pa.Table) -> Iterator[str]:
+    """Check that results are null exactly where there is an error, and finite elsewhere.
+
+    They are the columns after the first `kept` ones.
+    """
     error = table["error"].is_valid()
-    for name in table.column_names[len(run.kept) : -len(_ROW_COLUMN_NAMES)]:
+    for name in table.column_names[kept : -len(_ROW_COLUMN_NAMES)]:
         column = table[name]
         if not pc.all(pc.equal(column.is_null(), error)).as_py() and table.num_rows:
             yield f"{name} is not null exactly where there is an error"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from pipeline.errors import OutputConflict
 from pipeline.output.manifest import newest_finished
@@ -28,7 +28,8 @@ def guard_output(output: Output, previous: Plan | None, plan: Plan, *, prune: bo
         committed = output.committed()
         for before in (previous, _finished_plan(output)):
             if before is not None:
-                _guard_rows(_committed_rows(before, committed), plan)
+                # Planned rows without a part do not count.
+                _guard_rows(before.rows_by_file(committed), plan.rows_by_file())
 
 
 def _finished_plan(output: Output) -> Plan | None:
@@ -50,25 +51,16 @@ def _refuse_inputs_inside(output: Output, plan: Plan) -> None:
             )
 
 
-def _committed_rows(plan: Plan, committed: Collection[str]) -> dict[str, int]:
-    """File URI → its rows that the output holds: planned rows without a part do not count."""
-    rows: dict[str, int] = {}
-    columns = (plan.table[name].to_pylist() for name in ("file", "rows", "part"))
-    for file, count, part in zip(*columns, strict=True):
-        if part in committed:
-            uri = plan.files[file].uri
-            rows[uri] = rows.get(uri, 0) + count
-    return rows
-
-
-def _guard_rows(held: Mapping[str, int], after: Plan) -> None:
+def _guard_rows(held: Mapping[str, int], new: Mapping[str, int]) -> None:
     """Refuse to drop more than half of the rows that an output holds without replacing them.
+
+    Args:
+        held: file URI → its rows that the output holds.
+        new: file URI → its rows in the new plan.
 
     Raises:
         OutputConflict: the message gives the numbers.
     """
-    cuts = after.cuts()
-    new = {uri: sum(c.rows for c in cuts[uri]) for uri in cuts}
     dropped = sum(max(0, rows - new.get(uri, 0)) for uri, rows in held.items())
     added = sum(max(0, rows - held.get(uri, 0)) for uri, rows in new.items())
     total = sum(held.values())

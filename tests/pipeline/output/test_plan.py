@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.output.plan import Plan, Span, make_plan
-from pipeline.spec import Cut, InputFile
+from pipeline.spec import Cut, InputFile, Shard, digest, shard_id
 
 
 def file(path: str = "a.parquet", version: str = "v1", rows: int = 100) -> InputFile:
@@ -86,3 +88,37 @@ def test_small_jobs_are_spread_and_large_ones_have_bounded_spans() -> None:
     assert {span.count for span in plan((file(), cuts(100, 10))).spans()} == {1}
     large = plan((file(rows=10**6), cuts(10**6, 20)))
     assert max(span.count for span in large.spans()) == 64
+
+
+def test_a_plan_of_many_batches_is_that_of_its_shards_one_by_one() -> None:
+    files = [file(name, rows=20_000) for name in ("b", "a")]
+    made = plan(*((one, cuts(20_000, 2)) for one in files))
+    alone = sorted(
+        Shard(one, cut, shard_id("s", "k", one, cut)).part
+        for one in files
+        for cut in cuts(20_000, 2)
+    )
+
+    assert [shard.part for shard in made.shards()] == alone
+    assert [part for (part,) in made.values("part")] == alone
+    assert made.digest == digest(alone)
+    assert made.missing(alone[:9_000]) == list(range(9_000, 20_000))
+    chosen = made.shards([19_999, 3, 4, 8_192])
+    assert [shard.first_row for shard in chosen] == [19_998, 6, 8, 16_384]
+    assert made.rows_by_file() == {one.uri: 20_000 for one in files}
+    assert made.rows_by_file(set(alone[:7])) == {files[0].uri: 0, files[1].uri: 14}
+
+
+def test_a_shard_of_a_large_plan_costs_no_python_object() -> None:
+    one, all_cuts = file(rows=40_000), cuts(40_000, 1)
+    tracemalloc.start()
+    try:
+        made = plan((one, all_cuts))
+        back = Plan.from_bytes(made.to_bytes())
+        assert back.digest == made.digest
+        assert sum(1 for _ in back.shards()) == 40_000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 16 * 2**20, f"{peak / 40_000:.0f} bytes a shard"
