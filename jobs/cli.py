@@ -23,7 +23,7 @@ COMMANDS = {
     "status": "Show the status of a job.",
     "watch": "Follow a job until it ends.",
     "cancel": "Cancel a job; committed parts are kept.",
-    "retry": "Retry a failed or cancelled job.",
+    "retry": "Retry a failed or cancelled job, or a finished one's quarantined rows.",
     "verify": "Check that an output is complete and valid.",
     "files": "Print the parts of the newest finished run, one URI per line.",
     "models": "List the tested models, or describe a checkpoint.",

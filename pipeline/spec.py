@@ -163,6 +163,7 @@ class Cut:
     first_row: int
     rows: int
     byte_offset: int = -1  # in the uncompressed text; -1 for formats with row groups
+    repair: int = 0  # how often its rows were computed again because some were quarantined
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +211,7 @@ class ShardResult:
 
 
 def shard_id(space: str, schema: str, file: InputFile, cut: Cut) -> str:
-    """16 hex digits over (space, schema, input URI, input version, row range).
+    """16 hex digits over (space, schema, input URI, input version, row range, repair if not 0).
 
     Resuming, retrying, a nightly rerun and adding files all mean computing the shards whose part
     is missing. This hash decides whether an existing part is the right one.
@@ -225,7 +226,8 @@ def shard_ids(space: str, schema: str, file: InputFile) -> Callable[[Cut], str]:
 
     def of(cut: Cut) -> str:
         copy = hashed.copy()
-        copy.update(f",{cut.first_row},{cut.rows}]".encode())
+        repair = f",{cut.repair}" if cut.repair else ""
+        copy.update(f",{cut.first_row},{cut.rows}{repair}]".encode())
         return copy.hexdigest()[:16]
 
     return of

@@ -1,4 +1,4 @@
-"""`bei-jobs retry`: retry a failed or cancelled job."""
+"""`bei-jobs retry`: retry a failed or cancelled job, or the quarantined rows of a finished one."""
 
 from __future__ import annotations
 
@@ -12,24 +12,14 @@ from jobs.options import broker_option, job_argument, json_option
 @broker_option
 @json_option
 def command(job: str, broker: str | None, as_json: bool) -> int:
-    """Reset the attempts of the failed shards of JOB (a job id or an output URI).
+    """Retry JOB (a job id or an output URI) after the cause of its failures was fixed.
 
-    A cancelled job becomes active again. With --broker the missing shards are queued; without it,
-    run the job's submit command again.
+    A failed or cancelled job becomes active again, and its failed shards have all their attempts.
+    Of a finished job, the shards with quarantined rows are computed again, in a new job on the same
+    inputs; readers see the old rows until it is done. With --broker the job is queued; without it,
+    it runs on this machine, in the foreground.
     """
-    from jobs.find_job import find_job, open_broker
-    from jobs.summary import exit_code, print_summary
-    from pipeline.output.status import job_status
-    from workers.settings import load_settings
+    from jobs.display import Display
+    from jobs.retry_job import retry
 
-    queue = open_broker(broker)
-    output, run = find_job(job, load_settings(), queue)
-    output.forget_failures(run)
-    if queue is not None:
-        from workers.reconcile import reconcile
-
-        queue.register(run)
-        reconcile(queue, output, run)
-    status = job_status(output, run)
-    print_summary(run, status, as_json=as_json)
-    return exit_code(status)
+    return retry(job, broker, Display(as_json=as_json))

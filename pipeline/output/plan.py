@@ -7,7 +7,7 @@ the missing shards are always the plan minus the commits.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import islice, pairwise
 from typing import Any
@@ -43,7 +43,7 @@ class Plan:
     """Shards in byte order of their parts' names, which defines the input order.
 
     `table` has one row per shard: file int32 (index into `files`), first_row int64, rows int64,
-    byte_offset int64, shard string, part string.
+    byte_offset int64, shard string, part string; and repair int32, if any shard was repaired.
     """
 
     files: tuple[InputFile, ...]
@@ -82,9 +82,9 @@ class Plan:
 
     def shards(self, indexes: Iterable[int] | None = None) -> Iterator[Shard]:
         """The shards at `indexes` (by default all), created a few thousand at a time."""
-        table = self.table.select(("file", "first_row", "rows", "byte_offset", "shard"))
+        table = self.table.select(("file", "shard", *self._cut_columns))
         for start, count in _consecutive(range(len(self)) if indexes is None else indexes):
-            for file, *cut, shard in row_values(table.slice(start, count)):
+            for file, shard, *cut in row_values(table.slice(start, count)):
                 yield Shard(self.files[file], Cut(*cut), shard)
 
     def missing(self, committed: Iterable[str] | Mapping[str, object]) -> list[int]:
@@ -108,11 +108,14 @@ class Plan:
     def cuts(self) -> dict[str, list[Cut]]:
         """File URI → its cuts, in row order; an unchanged file keeps them in the next run."""
         by_file: list[list[Cut]] = [[] for _ in self.files]
-        for file, first_row, rows, offset in self.values(
-            "file", "first_row", "rows", "byte_offset"
-        ):
-            by_file[file].append(Cut(first_row, rows, offset))
+        for file, *cut in self.values("file", *self._cut_columns):
+            by_file[file].append(Cut(*cut))
         return {file.uri: cuts for file, cuts in zip(self.files, by_file, strict=True)}
+
+    @property
+    def _cut_columns(self) -> tuple[str, ...]:
+        """The fields of a cut that the table has, in order."""
+        return tuple(field.name for field in fields(Cut) if field.name in self.table.column_names)
 
     def rows_by_file(self, chosen: Container[str] | None = None) -> dict[str, int]:
         """File URI → its planned rows, or those of them whose part is among `chosen` names."""
@@ -151,6 +154,8 @@ def make_plan(
     """
     files: list[InputFile] = []
     table = table_of(_shards(cut_files, files, space, schema), _SHARD_SCHEMA)
+    if not pc.any(pc.greater(table["repair"], 0)).as_py():  # as in plans before there were repairs
+        table = table.drop_columns("repair")
     order = pc.sort_indices(table["part"]).to_numpy()
     if (np.diff(order.astype(np.int64)) != 1).any():  # files usually come in input order
         table = table.take(order)
@@ -162,7 +167,7 @@ def _shards(
     files: list[InputFile],
     space: str,
     schema: str,
-) -> Iterator[tuple[int, int, int, int, str, str]]:
+) -> Iterator[tuple[int, int, int, int, str, str, int]]:
     """The rows of a plan's table as they come; each file is added to `files`."""
     for index, (file, cuts) in enumerate(cut_files):
         files.append(file)
@@ -170,7 +175,7 @@ def _shards(
         for cut in cuts:
             shard = id_of(cut)
             part = part_name(prefix, cut.first_row, shard)
-            yield index, cut.first_row, cut.rows, cut.byte_offset, shard, part
+            yield index, cut.first_row, cut.rows, cut.byte_offset, shard, part, cut.repair
 
 
 def table_of(rows: Iterator[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
@@ -211,6 +216,7 @@ _SHARD_SCHEMA = pa.schema(
         ("byte_offset", pa.int64()),
         ("shard", pa.string()),
         ("part", pa.string()),
+        ("repair", pa.int32()),
     ]
 )
 

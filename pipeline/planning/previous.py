@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan
@@ -55,7 +55,7 @@ def limited(
             rows = min(cut.rows, limit)
             limit -= rows
             if rows:
-                kept.append(Cut(cut.first_row, rows, cut.byte_offset))
+                kept.append(replace(cut, rows=rows))
         committed = done.get(file.uri)
         if committed is not None and _rows(committed[1]) >= _rows(kept):
             chosen[file.uri] = committed

@@ -145,14 +145,15 @@ def test_a_cancelled_job_stays_cancelled_until_it_is_submitted_or_retried(
 
 
 @pytest.mark.usefixtures("device_in_this_process")
-def test_retry_makes_a_cancelled_job_active_again_under_its_own_id(
+def test_retry_finishes_a_cancelled_job_under_its_own_id(
     submit: Bei, bei: Bei, corpus: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = stopped(corpus, output, monkeypatch, submit).json["job"]
     assert bei("cancel", job).code == 0
     retried = bei("retry", job, "--json")
     assert retried.code == 0
-    summarized(retried, "running")
+    assert summarized(retried, "done")["job"] == job
+    assert retried.json["rows"]["reused"] == 10
     again = submit(corpus, "--token-budget", 1, "--json")
     assert (again.code, again.json["job"]) == (0, job)
 
