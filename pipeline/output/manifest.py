@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, Self
 
 import pyarrow as pa
@@ -23,7 +25,6 @@ from pipeline.output.output import Output
 from pipeline.output.part_file import PartInfo, read_info
 from pipeline.output.plan import Plan, row_values, table_of
 from pipeline.output.run import Run, now
-from pipeline.prefetch import map_in_order
 from pipeline.spec import failure_budget
 from pipeline.store.directory import ObjectInfo
 from pipeline.store.parquet_bytes import from_parquet, to_parquet
@@ -31,6 +32,8 @@ from pipeline.store.uris import redact
 
 # Parts whose ends are read concurrently: each is a few small requests to a remote store.
 _READERS = 16
+# Parts whose metadata is held at once.
+_READ_AT_ONCE = 1024
 
 PARTS_SCHEMA = pa.schema(
     [
@@ -190,16 +193,25 @@ def finalise(output: Output, run: Run, plan: Plan, *, max_failed: str) -> Manife
 
 def _list_parts(output: Output, plan: Plan, committed: dict[str, ObjectInfo]) -> pa.Table:
     """One row per part of the plan, with the columns of PARTS_SCHEMA."""
+    return table_of(_part_rows(output, plan, committed), PARTS_SCHEMA)
 
-    def row(part: str, listed: tuple[Any, ...]) -> tuple[Any, ...]:
-        item, known = committed[part], dict(zip(PARTS_SCHEMA.names, listed, strict=True))
-        if (known["version"], known["bytes"]) == (item.version, item.size):
-            return listed
-        return _part_values(item, read_info(output.directory, part))
 
-    planned = zip(plan.values("part"), row_values(_listed_parts(output, plan)), strict=True)
-    rows = map_in_order(lambda pair: row(pair[0][0], pair[1]), planned, _READERS)
-    return table_of(rows, PARTS_SCHEMA)
+def _part_rows(
+    output: Output, plan: Plan, committed: dict[str, ObjectInfo]
+) -> Iterator[tuple[Any, ...]]:
+    rows = zip(plan.values("part"), row_values(_listed_parts(output, plan)), strict=True)
+    version, size = (PARTS_SCHEMA.get_field_index(name) for name in ("version", "bytes"))
+    with ThreadPoolExecutor(_READERS) as pool:
+        while batch := [(committed[part], row) for (part,), row in islice(rows, _READ_AT_ONCE)]:
+            unread = [
+                item.name
+                for item, row in batch
+                if (row[version], row[size]) != (item.version, item.size)
+            ]
+            infos = pool.map(lambda name: read_info(output.directory, name), unread)
+            read = dict(zip(unread, infos, strict=True))
+            for item, row in batch:
+                yield _part_values(item, read[item.name]) if item.name in read else row
 
 
 def _listed_parts(output: Output, plan: Plan) -> pa.Table:
