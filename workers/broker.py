@@ -15,9 +15,9 @@ Imports redis but not celery, so that `bei-jobs status --broker` answers at once
 from __future__ import annotations
 
 import json
-from base64 import b64decode
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -27,10 +27,11 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from pipeline.errors import BrokerError, UsageError
+from pipeline.spec import NUMERICS_VERSION
 from pipeline.store.uris import redact
 from workers.known_jobs import JobRef, parse_job_ref
 from workers.live_counters import Client, Progress, add_progress, forget_progress, read_progress
-from workers.messages import QUEUE
+from workers.redis_repair import drop_if_it_never_expires, drop_what_no_worker_wrote
 from workers.settings import DEFAULT_LEASE_SECONDS, REDIS_LINK
 from workers.span_ledger import SpanLedger
 from workers.step_back import (
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
 _JOBS = "bei:jobs"
 _OPEN = "bei:open"
 _WORKER = "bei:worker:"
+
+# How Redis refuses a command over a value that the command cannot be for.
+_WRONG_VALUE = re.compile("WRONGTYPE|not an integer|would overflow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,18 +155,22 @@ class Broker:
         with self.errors():
             ids = sorted(self._client.smembers(_OPEN))
             texts = self._client.hmget(_JOBS, ids) if ids else []
-        return [ref for text in texts if text and (ref := parse_job_ref(text))]
+        return [ref for job, text in zip(ids, texts, strict=True) if (ref := _job_ref(job, text))]
 
     def find(self, job: str) -> JobRef | None:
         """A job by id; None where it was not submitted to this broker or was forgotten."""
         with self.errors():
             text = self._client.hget(_JOBS, job)
-        return parse_job_ref(text) if text else None
+        return _job_ref(job, text)
 
     def take_turn(self, job: str, seconds: float) -> bool:
         """Claim a job for `seconds`; False where another worker did, which saves listings."""
+        key = f"bei:turn:{job}"
         with self.errors():
-            return bool(self._client.set(f"bei:turn:{job}", "1", nx=True, px=int(seconds * 1000)))
+            if self._client.set(key, "1", nx=True, px=int(seconds * 1000)):
+                return True
+            drop_if_it_never_expires(self._client, key)
+            return False
 
     def progress(self, job: str) -> Progress:
         """The live counters of a job. They are advisory: the store is the truth."""
@@ -197,28 +205,22 @@ class Broker:
         with self.errors():
             yield SpanLedger(self._client, job)
 
-    def queue_is_empty(self) -> bool:
-        """Whether no message is waiting."""
+    def queue_is_empty(self, queue: str) -> bool:
+        """Whether no message is waiting in a queue."""
         with self.errors():
-            return not self._client.llen(QUEUE)
-
-    def purge_invalid_messages(self) -> int:
-        """Remove from the queue what no Celery client sent, and return how many messages that was.
-
-        Each invalid message ends the Celery worker that takes it.
-        """
-        with self.errors():
-            invalid = [text for text in self._client.lrange(QUEUE, 0, -1) if not _is_message(text)]
-            return sum(self._client.lrem(QUEUE, 0, text) for text in set(invalid))
+            return not self._client.llen(queue)
 
     def heartbeat(self, worker: WorkerInfo, seconds: float) -> None:
         """List a worker as live for the next `seconds`."""
         with self.errors():
             key = f"{_WORKER}{worker.host}:{worker.pid}"
-            self._client.set(key, json.dumps(asdict(worker)), px=int(seconds * 1000))
+            # 0.1.0 skips a worker with more fields: it is none for the jobs of 0.1.0.
+            numerics = {} if NUMERICS_VERSION == 1 else {"numerics": NUMERICS_VERSION}
+            value = json.dumps({**asdict(worker), **numerics})
+            self._client.set(key, value, px=int(seconds * 1000))
 
     def workers(self) -> list[WorkerInfo]:
-        """The live workers, by host and process id."""
+        """The live workers that compute what this version computes, by host and process id."""
         with self.errors():
             keys = sorted(self._client.scan_iter(f"{_WORKER}*", count=1000))
             texts = self._client.mget(keys) if keys else []
@@ -235,6 +237,9 @@ class Broker:
                 hint="give the right ones in the URL: redis://user:password@host:6379/0",
             ) from error
         except redis.ResponseError as error:
+            if _WRONG_VALUE.search(str(error)):
+                with suppress(redis.RedisError):
+                    drop_what_no_worker_wrote(self._client)
             raise BrokerError(
                 f"{self.name} refused a command: {error}",
                 hint="check the user's permissions, and that Redis has free memory "
@@ -247,34 +252,21 @@ class Broker:
             ) from error
 
 
-def _is_message(text: str) -> bool:
-    """Whether `text` is a task of Celery's message protocol 2 in a kombu envelope.
-
-    Format: https://docs.celeryq.dev/en/stable/internals/protocol.html. Whatever lacks a part of it
-    ends Celery's consumer, each time that it is delivered.
-    """
-    try:
-        data = json.loads(text)
-        headers, properties = data["headers"], data["properties"]
-        names = (headers["task"], headers["id"], properties["delivery_tag"])
-        args, kwargs, embed = json.loads(b64decode(data["body"], validate=True))
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return False
-    return (
-        all(isinstance(name, str) for name in names)
-        and isinstance(properties.get("delivery_info"), dict)
-        and isinstance(args, list)
-        and isinstance(kwargs, dict)
-        and isinstance(embed, dict)
-    )
+def _job_ref(job: str, text: str | None) -> JobRef | None:
+    """The job under an id; None where there is none, or another."""
+    ref = parse_job_ref(text) if text else None
+    return ref if ref is not None and ref.job == job else None
 
 
 def _worker_info(text: str) -> WorkerInfo | None:
     """A heartbeat; None for a value that another program or version wrote."""
     try:
         data = json.loads(text)
+        numerics = data.pop("numerics", 1)
         info = WorkerInfo(**{**data, "devices": tuple(data["devices"])})
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    if numerics != NUMERICS_VERSION:
         return None
     texts = (info.host, info.version, info.started, *info.devices)
     fits = isinstance(info.pid, int) and all(isinstance(value, str) for value in texts)

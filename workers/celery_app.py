@@ -14,8 +14,9 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from pipeline.errors import BrokerError
+from pipeline.spec import NUMERICS_VERSION
 from pipeline.store.uris import redact
-from workers.messages import QUEUE
+from workers.messages import queue_of
 from workers.settings import DEFAULT_TASK_SECONDS, REDIS_LINK
 
 # Between the limit that raises in the task and the one that kills its process.
@@ -36,11 +37,11 @@ def make_app(url: str, task_seconds: float = DEFAULT_TASK_SECONDS) -> Celery:
     return app
 
 
-def send(app: Celery, task: str, messages: Iterable[dict[str, Any]], queue: str = QUEUE) -> None:
+def send(app: Celery, task: str, messages: Iterable[dict[str, Any]], queue: str) -> None:
     """Put messages (keyword arguments of a task) into a queue, in order, over one connection.
 
     Raises:
-        BrokerError: Redis cannot be reached.
+        BrokerError: Redis cannot be reached, or refuses.
     """
     with app.connection_for_write() as connection:
         try:
@@ -52,19 +53,26 @@ def send(app: Celery, task: str, messages: Iterable[dict[str, Any]], queue: str 
                 f"{redact(app.conf.broker_url)} cannot be reached: {error}",
                 hint="check the host, the port, and that Redis runs: redis-cli -u URL ping",
             ) from error
+        except connection.channel_errors as error:
+            raise BrokerError(
+                f"{redact(app.conf.broker_url)} refused a message: {error}",
+                hint="check the user's permissions, and that Redis has free memory "
+                "(maxmemory-policy noeviction)",
+            ) from error
 
 
 def _messages() -> dict[str, Any]:
+    queue = queue_of(NUMERICS_VERSION)  # a worker takes from no other
     return {
         # JSON only: those who can write to the queue must not be able to run code in a worker.
         "task_serializer": "json",
         "accept_content": ["json"],
         # The nameless exchange routes by queue name without a table in Redis, so that publishing
         # still works right after a FLUSHALL.
-        "task_default_queue": QUEUE,
+        "task_default_queue": queue,
         "task_default_exchange": "",
         "task_default_exchange_type": "direct",
-        "task_default_routing_key": QUEUE,
+        "task_default_routing_key": queue,
         # No result backend: the outcome of a shard is in the store, and results that nobody
         # fetches fill Redis.
         "task_ignore_result": True,
@@ -106,6 +114,12 @@ def _connection(url: str) -> dict[str, Any]:
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        # A command that Redis refuses, out of memory or over a value that another program wrote,
+        # is no reason to end either: the new connection repairs what it can (`workers.consumer`).
+        "broker_channel_error_retry": True,
+        # After a reconnection take as many messages as there are devices. Otherwise one that
+        # becomes free stays idle until another one's span ends.
+        "worker_enable_prefetch_count_reduction": False,
         "broker_connection_timeout": REDIS_LINK["socket_connect_timeout"],
         # Publishers open a new connection each time: a pooled one may be dead.
         "broker_pool_limit": 0,
@@ -122,5 +136,7 @@ def _transport(task_seconds: float) -> dict[str, Any]:
         # Check for messages past that time every 5 s, not every 100 s (kombu#2558).
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
+        # One list for each queue, not four.
+        "priority_steps": [0],
     }
     return {"broker_transport_options": options}

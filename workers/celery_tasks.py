@@ -19,7 +19,7 @@ from pipeline.errors import BeiJobsError, BrokerError, OutputConflict
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.output.run import Run
-from pipeline.spec import schema_hash, shard_id
+from pipeline.spec import NUMERICS_VERSION, schema_hash, shard_id
 from workers.broker import Broker
 from workers.celery_app import send
 from workers.known_jobs import JobRef, KnownJobs
@@ -110,7 +110,7 @@ class MessageHandler:
 
     def forward(self, kwargs: dict[str, Any], task: str, version: int) -> None:
         """Move a message that is too new for this worker to the queue of newer workers."""
-        queue = queue_of(version)
+        queue = queue_of(NUMERICS_VERSION, version)
         logger.error(
             "a message of version %d is too new for this worker: moved to %s; upgrade this worker",
             version,
@@ -179,7 +179,8 @@ class MessageHandler:
             outstanding = ledger.count()
         if outstanding in (0, MAX_OUTSTANDING_SPANS // 2):
             request = Message(message.job, message.output, message.n)
-            send(self._broker.app, FINALIZE_JOB, [request.to_kwargs()])
+            queue = queue_of(NUMERICS_VERSION)
+            send(self._broker.app, FINALIZE_JOB, [request.to_kwargs()], queue)
 
 
 def check_version(run: Run, plan: Plan) -> None:

@@ -23,13 +23,14 @@ from typing import Any
 from billiard.process import current_process
 from celery import signals
 from celery.worker import WorkController, state
-from kombu.transport.redis import Channel
-from kombu.transport.virtual import Message
+from kombu.transport.redis import Transport
 
 from workers.broker import Broker
 from workers.celery_app import make_app
 from workers.celery_tasks import MessageHandler, register_tasks
 from workers.device_process import DeviceProcess
+from workers.pulse import Pulse
+from workers.queue_channel import QueueChannel
 from workers.reconcile_loop import known_jobs_of
 from workers.settings import Settings
 from workers.step_back import StepBack
@@ -38,7 +39,11 @@ logger = logging.getLogger(__name__)
 
 
 def consume(
-    settings: Settings, broker_url: str, devices: Sequence[str], stop_pipe: Connection
+    settings: Settings,
+    broker_url: str,
+    devices: Sequence[str],
+    stop_pipe: Connection,
+    pulse: Pulse,
 ) -> None:
     """Serve the queue until told to stop, then exit the process.
 
@@ -47,12 +52,14 @@ def consume(
         broker_url: redis:// or rediss://.
         devices: one child each; only that child uses its device.
         stop_pipe: closes, or carries any message, when it is time to stop.
+        pulse: counts signs of life for the parent.
     """
     os.setsid()  # a terminal's Ctrl-C reaches only the parent, which then closes the pipe
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     stop = multiprocessing.get_context("fork").Event()
-    Channel.Message = _Message
+    Transport.Channel = QueueChannel
+    QueueChannel.pulse = pulse
     app = make_app(broker_url, settings.task_seconds)
     handler = _handler_of_this_process(settings, broker_url, tuple(devices), stop)
     register_tasks(app, handler)
@@ -71,6 +78,7 @@ def consume(
         pool_cls="prefork",
         concurrency=len(devices),
         stop_event=stop,
+        pulse=pulse,
         # No traffic between workers: each kind costs a subscription, and none is needed.
         without_gossip=True,
         without_mingle=True,
@@ -83,28 +91,23 @@ def consume(
     sys.exit(controller.exitcode or 0)
 
 
-class _Message(Message):
-    """A message whose acknowledgement fails loudly.
-
-    kombu logs and swallows a connection that breaks while a message is acknowledged. Celery then
-    waits for an acknowledgement that never comes and, with one message at a time, takes no other
-    one for ever. Raised, the error makes Celery connect again. The message may be delivered twice,
-    which is harmless.
-    """
-
-    def ack_log_error(self, logger: logging.Logger, errors: Any, multiple: bool = False) -> None:
-        self.ack(multiple=multiple)  # type: ignore[no-untyped-call]
-
-    def reject_log_error(self, logger: logging.Logger, errors: Any, requeue: bool = False) -> None:
-        self.reject(requeue=requeue)  # type: ignore[no-untyped-call]
-
-
 class _Controller(WorkController):  # type: ignore[misc]  # celery ships no types
     """Tells the children to stop before it waits for them, whatever stops it."""
 
-    def __init__(self, *args: Any, stop_event: Event, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, stop_event: Event, pulse: Pulse, **kwargs: Any) -> None:
         self._stop_event = stop_event
+        self._pulse = pulse
         super().__init__(*args, **kwargs)
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        super().register_with_event_loop(hub)
+        hub.on_tick.add(self._on_tick)
+
+    def _on_tick(self) -> None:
+        """Count a round of the event loop, and whether every device works on a span."""
+        self._pulse.ticks += 1
+        if len(state.active_requests) >= self.concurrency:
+            self._pulse.signs += 1
 
     def stop(self, in_sighandler: bool = False, exitcode: int | None = None) -> None:
         self._stop_event.set()

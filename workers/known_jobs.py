@@ -18,12 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from pipeline.output.run import Run
+from pipeline.output.run import Run, job_id
 from pipeline.spec import digest
 
 _JOB_ID = re.compile(r"[0-9a-f]{12}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _MAX_RUN = 10**9
+_MAX_BYTES = 64 * 1024  # of a file; what a machine remembers of a job has about 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ def parse_job_ref(text: str) -> JobRef | None:
     if not (isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= _MAX_RUN):
         return None
     if not (isinstance(created, str) and _TIME.fullmatch(created)):
+        return None
+    if job != job_id(output, n):
         return None
     return JobRef(job, output, n, created)
 
@@ -124,8 +127,12 @@ class KnownJobs:
         """A job by id."""
         if not is_job_id(job):
             return None
+        path = self._folder / f"{job}.json"
         try:
-            ref = parse_job_ref((self._folder / f"{job}.json").read_text())
+            # A pipe would wait for ever, and a file of gigabytes fill the memory.
+            if not path.is_file() or path.stat().st_size > _MAX_BYTES:
+                return None
+            ref = parse_job_ref(path.read_text())
         except (OSError, UnicodeDecodeError):
             return None
         return ref if ref is not None and ref.job == job else None

@@ -8,21 +8,29 @@ can be rebuilt from there.
 
 from __future__ import annotations
 
+import json
+from base64 import b64decode
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.output.plan import Span
+from pipeline.output.run import job_id
 
 RUN_SPAN = "bei.run_shard"
 FINALIZE_JOB = "bei.finalize_job"
 
-# The only queue. Two fleets on one Redis use a database each: redis://host:6379/1.
+# The first queue, see `queue_of`. Two fleets on one Redis use a database each: redis://host:6379/1.
 QUEUE = "bei-jobs"
 
 # Increase when workers of this version could no longer handle the messages.
 MESSAGE_VERSION = 1
+_LAST_VERSION = 999
 
-_FIELDS = {"job": str, "output": str, "n": int, "start": int, "count": int}
+# Others can write to Redis too. A message has about 1 KB.
+_MAX_BYTES = 64 * 1024
+_RUNS = range(1, 10**9 + 1)
+_SHARDS = range(10**12)
+_SPAN_SHARDS = range(1000)  # as in `workers.span_ledger`
 
 
 class NewerMessage(Exception):
@@ -61,18 +69,59 @@ def read_message(kwargs: dict[str, Any]) -> Message:
         NewerMessage: a newer version of bei-jobs sent it.
         ValueError: it is not a message of bei-jobs.
     """
-    version = kwargs.get("v")
-    if not isinstance(version, int):
-        raise ValueError(f"a message without a version: {sorted(kwargs)}")
+    version = kwargs.get("v", 0)
+    if not _is_in(range(1, _LAST_VERSION + 1), version):
+        raise ValueError("a message without a version")
     if version > MESSAGE_VERSION:
         raise NewerMessage(version)
-    fields = {name: kwargs.get(name) for name in _FIELDS}
-    wrong = [name for name, kind in _FIELDS.items() if not isinstance(fields[name], kind)]
+    output = kwargs.get("output")
+    numbers = {"n": _RUNS, "start": _SHARDS, "count": _SPAN_SHARDS}
+    wrong = [name for name, allowed in numbers.items() if not _is_in(allowed, kwargs.get(name))]
+    if not isinstance(output, str) or not output or "\0" in output:
+        wrong.append("output")
+    elif "n" not in wrong and kwargs.get("job") != job_id(output, kwargs["n"]):
+        wrong.append("job")
     if wrong:
-        raise ValueError(f"a message whose {', '.join(wrong)} is missing or has a wrong type")
-    return Message(**fields)  # type: ignore[arg-type]
+        raise ValueError(f"a message whose {', '.join(wrong)} cannot be meant")
+    return Message(*(kwargs[name] for name in ("job", "output", "n", "start", "count")))
 
 
-def queue_of(version: int) -> str:
-    """The queue of a message version: newer messages wait where older workers do not look."""
-    return QUEUE if version == 1 else f"{QUEUE}.v{version}"
+def _is_in(allowed: range, value: object) -> bool:
+    return type(value) is int and value in allowed  # a bool is no number
+
+
+def read_task(text: bytes) -> tuple[str, dict[str, Any]]:
+    """The task in a message as it lies in the queue, and its keyword arguments, both checked.
+
+    Format: https://docs.celeryq.dev/en/stable/internals/protocol.html in a kombu envelope.
+    Arguments of a newer version are returned as they are.
+
+    Raises:
+        ValueError: no bei-jobs sent it.
+    """
+    if len(text) > _MAX_BYTES:
+        raise ValueError(f"a message of {len(text):,} bytes")
+    try:
+        envelope = json.loads(text)
+        task = envelope["headers"]["task"]
+        _, kwargs, _ = json.loads(b64decode(envelope["body"], validate=True))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise ValueError("a message that holds no task") from None
+    if task not in (RUN_SPAN, FINALIZE_JOB):
+        raise ValueError("a message with an unknown task")
+    if not isinstance(kwargs, dict):
+        raise ValueError("a message without keyword arguments")
+    try:
+        return task, read_message(kwargs).to_kwargs()
+    except NewerMessage:
+        return task, kwargs
+
+
+def queue_of(numerics: int, version: int = MESSAGE_VERSION) -> str:
+    """The queue of the runs that were planned by workers of a `NUMERICS_VERSION`.
+
+    Only workers of that version compute what such a run promises, so no other is offered it.
+    Messages of a newer `version` wait where older workers do not look.
+    """
+    of_run = QUEUE if numerics == 1 else f"{QUEUE}.n{numerics}"
+    return of_run if version == 1 else f"{of_run}.v{version}"

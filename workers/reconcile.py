@@ -21,9 +21,9 @@ from pipeline.output.output import Output
 from pipeline.output.plan import Plan, Span
 from pipeline.output.run import Run
 from pipeline.output.status import failure_reason
-from pipeline.spec import ShardResult
+from pipeline.spec import NUMERICS_VERSION, ShardResult
 from workers.broker import Broker
-from workers.messages import RUN_SPAN, Message
+from workers.messages import FINALIZE_JOB, RUN_SPAN, Message, queue_of
 from workers.span_ledger import Outstanding
 from workers.step_back import Refusal, all_refuse
 
@@ -81,7 +81,9 @@ def reconcile(broker: Broker, output: Output, run: Run, plan: Plan | None = None
     plan = plan or output.plan(run)
     broker.register(run)
     snapshot = _take_snapshot(broker, output, run, plan)
-    if not snapshot.missing:
+    if not snapshot.missing and run.numerics != NUMERICS_VERSION:
+        state = _request_finish(broker, run)
+    elif not snapshot.missing:
         state = _finish(output, run, plan)
     elif snapshot.hopeless:
         state = _give_up(output, run, snapshot)
@@ -143,7 +145,7 @@ class _Snapshot:
 def _take_snapshot(broker: Broker, output: Output, run: Run, plan: Plan) -> _Snapshot:
     # Outstanding spans are read first and commits last, so that a shard that is committed in
     # between is not sent again.
-    empty = broker.queue_is_empty()
+    empty = broker.queue_is_empty(queue_of(run.numerics))
     with broker.ledger(run.job) as ledger:
         outstanding = ledger.outstanding(broker.patience_seconds, queue_is_empty=empty)
     failures_by_id = output.failures(run)
@@ -157,6 +159,16 @@ def _take_snapshot(broker: Broker, output: Output, run: Run, plan: Plan) -> _Sna
     devices = [(w.host, w.pid, device) for w in broker.workers() for device in w.devices]
     refusals = all_refuse(broker.refusals(run.job), devices)
     return _Snapshot(len(plan), missing, outstanding, failures, refusals)
+
+
+def _request_finish(broker: Broker, run: Run) -> _State:
+    """Have a complete run finished by its own version, which alone knows the manifest's space."""
+    queue = queue_of(run.numerics)
+    if broker.queue_is_empty(queue):
+        from workers.celery_app import send  # celery takes a moment to import
+
+        send(broker.app, FINALIZE_JOB, [Message(run.job, run.output, run.n).to_kwargs()], queue)
+    return "running"
 
 
 def _finish(output: Output, run: Run, plan: Plan) -> _State:
@@ -216,4 +228,5 @@ def _publish(broker: Broker, run: Run, spans: Sequence[Span]) -> None:
     from workers.celery_app import send  # celery takes a moment to import
 
     messages = [Message(run.job, run.output, run.n, span.start, span.count) for span in spans]
-    send(broker.app, RUN_SPAN, [message.to_kwargs() for message in messages])
+    queue = queue_of(run.numerics)
+    send(broker.app, RUN_SPAN, [message.to_kwargs() for message in messages], queue)

@@ -7,6 +7,8 @@
                                 $XDG_CACHE_HOME/bei-jobs or ~/.cache/bei-jobs
     BEI_JOBS_RECONCILE_SECONDS  how often a worker reconciles its known jobs (30-60 is reasonable)
     BEI_JOBS_LEASE_SECONDS      how long a silent worker keeps the lease of its span
+    BEI_JOBS_SILENCE_SECONDS    a worker's process that neither takes messages nor works on a span
+                                for so long has hung, and is replaced
     BEI_JOBS_TASK_SECONDS       a span that runs longer counts as hung, and its process is killed;
                                 must be equal on all machines of a fleet
     BEI_JOBS_BATCH_SECONDS      a device that computes no batch for this long is taken for hung, and
@@ -37,6 +39,7 @@ DEFAULT_TASK_SECONDS = 6 * 3600.0
 _TIMES = {
     "reconcile_seconds": 0.1,
     "lease_seconds": 0.5,
+    "silence_seconds": 2.0,
     "task_seconds": 10.0,
     "batch_seconds": 0.5,
     "patience_seconds": 0.0,
@@ -62,6 +65,7 @@ class Settings:
     broker: str | None = None
     reconcile_seconds: float = 45.0
     lease_seconds: float = DEFAULT_LEASE_SECONDS
+    silence_seconds: float = 60.0
     task_seconds: float = DEFAULT_TASK_SECONDS
     batch_seconds: float = 600.0
     patience_seconds: float = 180.0

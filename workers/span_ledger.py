@@ -20,6 +20,7 @@ from redis.lock import Lock
 
 from pipeline.output.plan import Span
 from workers.live_counters import Client
+from workers.redis_repair import drop_if_it_never_expires
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 # sent again after this many times the patience, and then after twice as long each time, so that
 # the number of waiting copies grows only with the logarithm of the wait.
 _QUEUED_PATIENCES = 20
+
+# How far Redis's clock may have been set back.
+_CLOCK_MARGIN_SECONDS = 60.0
 
 # Others may write to Redis too: what does not look like an entry of a worker is no entry.
 _FIELD = re.compile(r"(\d{1,12})\+(\d{1,3})", re.ASCII)  # spans are far shorter than 999 shards
@@ -62,6 +66,7 @@ class SpanLedger:
         if not sent:
             return Outstanding((), ())
         leases = self._client.mget([self._lease_key(span) for span in sent])
+        self._drop_endless(span for span, lease in zip(sent, leases, strict=True) if lease)
         now = self._now()
         live: list[Span] = []
         lost: list[Span] = []
@@ -75,9 +80,11 @@ class SpanLedger:
         """Span → when it was last sent, and how often; fields that no worker wrote are deleted."""
         sent: dict[Span, tuple[float, int]] = {}
         invalid: list[str] = []
+        now = self._now()
         for text, value in self._client.hgetall(self._sent).items():
             field, entry = _FIELD.fullmatch(text), _ENTRY.fullmatch(value)
-            if field and entry:
+            # An entry from the future would never be overdue.
+            if field and entry and float(entry[1]) < now + _CLOCK_MARGIN_SECONDS:
                 span = Span(int(field[1]), int(field[2]))
                 sent[span] = float(entry[1]), int(entry[2])
             else:
@@ -85,7 +92,12 @@ class SpanLedger:
         if invalid:
             logger.error("dropped %d invalid entries of %s", len(invalid), self._sent)
             self._client.hdel(self._sent, *invalid)
+            self._client.hdel(self._times, *invalid)
         return sent
+
+    def _drop_endless(self, leased: Iterable[Span]) -> None:
+        for span in leased:
+            drop_if_it_never_expires(self._client, self._lease_key(span))
 
     def claim(self, span: Span) -> bool:
         """Claim the right to send a span; False where another process just did."""
@@ -131,11 +143,16 @@ class Lease:
     def __init__(self, client: Client, key: str, owner: str, seconds: float) -> None:
         # Not thread-local: one thread takes the lease, another renews it.
         self._lock = Lock(client, key, timeout=seconds, blocking=False, thread_local=False)
+        self._client = client
+        self._key = key
         self._owner = owner
 
     def take(self) -> bool:
         """Take the lease; False where another owner holds it."""
-        return bool(self._lock.acquire(blocking=False, token=self._owner))
+        if self._lock.acquire(blocking=False, token=self._owner):
+            return True
+        drop_if_it_never_expires(self._client, self._key)
+        return False
 
     def renew(self) -> None:
         """Extend the lease to its full time; take it again where Redis lost it.

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import OutputConflict
-from pipeline.spec import JobSpec, digest
+from pipeline.spec import NUMERICS_VERSION, JobSpec, digest
 from pipeline.store.uris import redact
 
 # Increase it if the stored format changes so that older versions must not touch an output.
@@ -34,11 +34,11 @@ class Run:
     limit: int | None = None
     created: str = field(default_factory=lambda: now())
     format: int = FORMAT_VERSION
+    numerics: int = NUMERICS_VERSION  # of the version that planned it: only that computes it
 
     @property
     def job(self) -> str:
-        """The job id: 12 hex digits over (output, n)."""
-        return digest(self.output, self.n)[:12]
+        return job_id(self.output, self.n)
 
     @property
     def kept(self) -> pa.Schema:
@@ -51,7 +51,7 @@ class Run:
 
     def to_json(self) -> dict[str, Any]:
         columns = base64.b64encode(self.columns.serialize()).decode()
-        plain = {name: getattr(self, name) for name in _PLAIN_FIELDS}
+        plain = {name: getattr(self, name) for name in (*_PLAIN_FIELDS, "numerics")}
         return {**plain, "job": self.job, "columns": columns, "spec": self.spec.to_json()}
 
     @classmethod
@@ -60,6 +60,7 @@ class Run:
 
         Raises:
             OutputConflict: a newer version of bei-jobs wrote it.
+            ValueError: its numerics version is not a number from 1.
         """
         if data.get("format", 0) > FORMAT_VERSION:
             raise OutputConflict(
@@ -69,6 +70,9 @@ class Run:
         columns = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(data["columns"])))
         plain = {name: data[name] for name in _PLAIN_FIELDS}
         plain["inputs"] = tuple(plain["inputs"])
+        plain["numerics"] = data.get("numerics", 1)  # not stored by 0.1.0
+        if type(plain["numerics"]) is not int or plain["numerics"] < 1:
+            raise ValueError(f"numerics is {plain['numerics']!r}")
         return cls(
             **{**plain, "output": output}, columns=columns, spec=JobSpec.from_json(data["spec"])
         )
@@ -77,6 +81,11 @@ class Run:
 _PLAIN_FIELDS = (
     "output", "n", "inputs", "plan", "files", "shards", "rows", "limit", "created", "format",
 )  # fmt: skip
+
+
+def job_id(output: str, n: int) -> str:
+    """The job id of a run: 12 hex digits over (output, n)."""
+    return digest(output, n)[:12]
 
 
 def kept_schema(spec: JobSpec, columns: pa.Schema) -> pa.Schema:

@@ -186,16 +186,16 @@ def test_bytes_that_are_not_a_message_do_not_end_a_worker(
     fleet.finish(tmp_path / "out")
     fleet.check(tmp_path / "out", 12 * QUICK_SHARD)
     assert worker.process.poll() is None
-    assert worker.log.count("the consumer ended") == 1
+    assert "the consumer ended" not in worker.log
 
 
 def test_a_message_of_a_newer_version_is_kept_for_newer_workers(
     fleet: Fleet, quick: Path, tmp_path: Path
 ) -> None:
     newer = {"v": MESSAGE_VERSION + 1, "shape": ["of", "things", "to", "come"]}
-    send(make_app(fleet.url), RUN_SPAN, [newer])
+    send(make_app(fleet.url), RUN_SPAN, [newer], QUEUE)
     worker = fleet.start()
-    waiting = queue_of(MESSAGE_VERSION + 1)
+    waiting = queue_of(1, MESSAGE_VERSION + 1)
     until(lambda: fleet.redis.llen(waiting), "the message in the newer queue")
     # The worker moves it out of its own queue, and continues with messages that it understands.
     submit_quick(fleet, quick, tmp_path / "out")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
 
 import pytest
 import redis
 from fixtures_redis import RedisServer
-from planned import Job
+from planned import Job, Queued
 
 from pipeline.errors import BrokerError, UsageError
+from pipeline.output.plan import Span
 from workers.broker import Broker, WorkerInfo
 from workers.known_jobs import JobRef
 from workers.messages import QUEUE
+from workers.reconcile import reconcile
 
 pytestmark = pytest.mark.integration
 
@@ -93,30 +93,66 @@ def test_a_turn_is_given_to_one_of_many(broker: Broker) -> None:
     assert broker.take_turn("another", 60)
 
 
-def test_only_valid_messages_stay_when_the_queue_is_purged(
-    broker: Broker, raw: redis.Redis
-) -> None:
-    broker.app.send_task("bei.run_shard", kwargs={"v": 1})
-    raw.lpush(QUEUE, "{}", b"\xff\xfe", "{}", "null")
-    raw.rpush(QUEUE, "[]")
-    assert broker.purge_invalid_messages() == 5
-    assert raw.llen(QUEUE) == 1
-
-
 @pytest.mark.parametrize(
-    "change",
+    ("key", "write"),
     [
-        {"body": base64.b64encode(b"null").decode()}, {"body": base64.b64encode(b"[1]").decode()},
-        {"body": "not base64"}, {"body": None}, {"headers": None}, {"headers": {"task": 5}},
-        {"properties": {}}, {"properties": []},
+        ("bei:open", ("SET", "x")), ("bei:open", ("HSET", "a", "b")), ("bei:jobs", ("SET", "x")),
+        ("bei:jobs", ("RPUSH", "x")), (QUEUE, ("SET", "x")), ("bei:worker:h:1", ("SADD", "x")),
+        ("bei:turn:{job}", ("SET", "x")), ("bei:turn:{job}", ("SADD", "x")),
+        ("bei:job:{job}:sent", ("SET", "x")), ("bei:job:{job}:times", ("SADD", "x")),
+        ("bei:job:{job}:times", ("HSET", "0+1", "often")), ("bei:job:{job}:crashes", ("SET", "x")),
+        ("bei:job:{job}:times", ("HSET", "0+1", "9" * 18)),
+        ("bei:job:{job}:sent", ("HSET", "0+1", "99999999999 1")),
+        ("bei:job:{job}:lease:0+1", ("SET", "for ever")),
+        ("bei:job:{job}:lease:0+1", ("SADD", "x")),
     ],
 )  # fmt: skip
-def test_an_envelope_without_a_task_in_it_is_no_message(
-    broker: Broker, raw: redis.Redis, change: dict[str, Any]
+def test_whatever_lies_under_a_key_of_ours_a_job_is_sent_in_the_end(
+    broker: Broker,
+    job: Job,
+    raw: redis.Redis,
+    key: str,
+    write: tuple[str, ...],
+    queued: Queued,
 ) -> None:
-    broker.app.send_task("bei.run_shard", kwargs={"v": 1})
-    valid = raw.lindex(QUEUE, 0)
-    raw.lpush(QUEUE, json.dumps({**json.loads(valid), **change}))
+    impatient = Broker(broker.url, patience_seconds=0.0)
+    command, *values = write
+    raw.execute_command(command, key.format(job=job.run.job), *values)
+    for _ in range(4):
+        with suppress(BrokerError):
+            broker.heartbeat(INFO, 60)
+            broker.open_jobs()
+            if broker.take_turn(job.run.job, 0.001):
+                reconcile(impatient, job.output, job.run)
+    assert {span.start for span in queued()} == {0, 1, 2, 3}
+    assert broker.workers() == [INFO]
+    with broker.ledger(job.run.job) as ledger:
+        assert any(ledger.lease(Span(0, 1), "worker", 60).take() for _ in range(2))
 
-    assert broker.purge_invalid_messages() == 1
-    assert raw.lrange(QUEUE, 0, -1) == [valid]
+
+def test_keys_of_other_programs_are_left_alone(broker: Broker, raw: redis.Redis) -> None:
+    raw.set("bei:open", "x")
+    for key in ("bei:other", "bei-jobs-archive", "celery", "unacked_mutex"):
+        raw.sadd(key, "theirs")
+    with pytest.raises(BrokerError, match="refused"):
+        broker.open_jobs()
+    assert broker.open_jobs() == []
+    assert raw.dbsize() == 4
+
+
+def test_a_job_under_another_id_is_not_believed(broker: Broker, job: Job, raw: redis.Redis) -> None:
+    broker.register(job.run)
+    raw.hset("bei:jobs", "bbbbbbbbbbbb", raw.hget("bei:jobs", job.run.job))
+    raw.sadd("bei:open", "bbbbbbbbbbbb")
+    assert broker.find("bbbbbbbbbbbb") is None
+    assert [ref.job for ref in broker.open_jobs()] == [job.run.job]
+
+
+def test_workers_of_other_numerics_are_no_help_and_not_listed(
+    broker: Broker, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as newer:
+        newer.setattr("workers.broker.NUMERICS_VERSION", 2)
+        broker.heartbeat(INFO, 60)
+        assert broker.workers() == [INFO]
+    assert broker.workers() == []

@@ -303,7 +303,7 @@ def test_a_newer_message_moves_to_the_newer_queue(
     register_tasks(app, lambda: handler)
     app.tasks[RUN_SPAN](v=MESSAGE_VERSION + 1, more="than we know")
     assert raw.llen(QUEUE) == 0
-    assert raw.llen(queue_of(MESSAGE_VERSION + 1)) == 1
+    assert raw.llen(queue_of(1, MESSAGE_VERSION + 1)) == 1
 
 
 def test_a_message_without_sense_is_dropped(
