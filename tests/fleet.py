@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,19 +41,34 @@ def until(condition: Callable[[], Any], what: str = "") -> Any:
     raise AssertionError(f"still waiting after {DEADLINE_S:.0f} s: {what or condition}")
 
 
-class Worker:
-    """One `bei-jobs worker` with its consumer and children."""
+#: A worker with another behaviour: the consumer, which is spawned, runs the first lines too.
+SCRIPT = """{prelude}
+if __name__ == "__main__":
+    from jobs.cli import main
+    main()
+"""
 
-    def __init__(self, url: str, directory: Path, **environment: str) -> None:
+
+class Worker:
+    """One `bei-jobs worker` with its consumer and children.
+
+    `prelude` is Python that its processes run first, to make it behave as another version would.
+    """
+
+    def __init__(self, url: str, directory: Path, prelude: str = "", **environment: str) -> None:
         directory.mkdir(parents=True)
+        script = directory / "worker.py"
+        script.write_text(SCRIPT.format(prelude=prelude))
+        words = command("worker", "--broker", url, "--device", "cpu", "--verbose")[3:]
         self._log = directory / "worker.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                command("worker", "--broker", url, "--device", "cpu", "--verbose"),
+                [sys.executable, str(script), *words],
                 cwd=ROOT,
                 env={
                     **os.environ,
                     **IMPATIENT,
+                    "PYTHONPATH": str(ROOT),
                     "BEI_JOBS_STATE_DIR": str(directory / "state"),
                     **environment,
                 },
@@ -128,10 +144,10 @@ class Fleet:
     def redis(self) -> redis.Redis:
         return redis.Redis.from_url(self.url, socket_timeout=5)
 
-    def start(self, **environment: str) -> Worker:
+    def start(self, prelude: str = "", **environment: str) -> Worker:
         """One more worker."""
         directory = self.directory / f"worker-{len(self.workers)}"
-        worker = Worker(self.url, directory, **environment)
+        worker = Worker(self.url, directory, prelude, **environment)
         self.workers.append(worker)
         return worker
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 _JOBS = "bei:jobs"
 _OPEN = "bei:open"
 _WORKER = "bei:worker:"
+_KEYS_SHOWN = 4
 
 # How Redis refuses a command over a value that the command cannot be for.
 _WRONG_VALUE = re.compile("WRONGTYPE|not an integer|would overflow")
@@ -226,6 +227,13 @@ class Broker:
             texts = self._client.mget(keys) if keys else []
         return [info for text in texts if text and (info := _worker_info(text))]
 
+    def _repair(self, error: redis.ResponseError) -> list[str]:
+        """The keys that were deleted, or repaired, where the error was over a wrong value."""
+        with suppress(redis.RedisError):
+            if _WRONG_VALUE.search(str(error)):
+                return drop_what_no_worker_wrote(self._client)
+        return []
+
     @contextmanager
     def errors(self) -> Iterator[None]:
         """Turn the client's errors inside the context into BrokerError."""
@@ -237,9 +245,12 @@ class Broker:
                 hint="give the right ones in the URL: redis://user:password@host:6379/0",
             ) from error
         except redis.ResponseError as error:
-            if _WRONG_VALUE.search(str(error)):
-                with suppress(redis.RedisError):
-                    drop_what_no_worker_wrote(self._client)
+            if keys := self._repair(error):
+                raise BrokerError(
+                    f"{self.name} held what no bei-jobs writes, and it was deleted: "
+                    f"{', '.join(keys[:_KEYS_SHOWN])}",
+                    hint="try again; nothing is lost, but find out which program writes there",
+                ) from error
             raise BrokerError(
                 f"{self.name} refused a command: {error}",
                 hint="check the user's permissions, and that Redis has free memory "

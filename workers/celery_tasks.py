@@ -20,6 +20,7 @@ from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.output.run import Run
 from pipeline.spec import NUMERICS_VERSION, schema_hash, shard_id
+from pipeline.store.uris import redact
 from workers.broker import Broker
 from workers.celery_app import send
 from workers.known_jobs import JobRef, KnownJobs
@@ -132,6 +133,11 @@ class MessageHandler:
         output = Output(message.output)
         # Read each time: after an output is deleted, a new submit gets the same job id.
         run = output.run(message.n)
+        if run.job != message.job:
+            raise OutputConflict(
+                f"the message names {redact(message.output)}, which is {redact(output.uri)}",
+                hint="submit the job again: no bei-jobs sends such a message",
+            )
         if key not in self._jobs or self._jobs[key].run != run:
             plan = output.plan(run)
             check_version(run, plan)

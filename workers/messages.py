@@ -104,13 +104,14 @@ def read_task(text: bytes) -> tuple[str, dict[str, Any]]:
     try:
         envelope = json.loads(text)
         task = envelope["headers"]["task"]
-        _, kwargs, _ = json.loads(b64decode(envelope["body"], validate=True))
+        body = b64decode(envelope["body"], validate=True)
+        _, kwargs, _ = json.loads(body)
     except (ValueError, TypeError, KeyError, RecursionError):
         raise ValueError("a message that holds no task") from None
     if task not in (RUN_SPAN, FINALIZE_JOB):
         raise ValueError("a message with an unknown task")
-    if not isinstance(kwargs, dict):
-        raise ValueError("a message without keyword arguments")
+    if not isinstance(kwargs, dict) or b'"__type__"' in body:  # kombu would make an object of it
+        raise ValueError("a message without plain keyword arguments")
     try:
         return task, read_message(kwargs).to_kwargs()
     except NewerMessage:

@@ -33,21 +33,26 @@ _COUNTERS = re.compile(r"bei:job:[^:]*:(times|crashes|progress|pace:\d+)")
 _COUNT = re.compile(r"-?\d{1,15}", re.ASCII)
 
 
-def drop_what_no_worker_wrote(client: Client) -> None:
+def drop_what_no_worker_wrote(client: Client) -> list[str]:
     """Delete keys of a wrong type, and counters that are no numbers; log what was deleted.
 
     Args:
         client: with decoded responses. Its errors are raised.
+
+    Returns:
+        The keys that were deleted or changed.
     """
+    dropped = []
     for pattern in _PATTERNS:
         keys = list(client.scan_iter(pattern, count=1000))
-        drop_wrong_types(client, keys)
-        for key in filter(_COUNTERS.fullmatch, keys):
-            _drop_fields(client, key)
+        dropped += drop_wrong_types(client, keys)
+        dropped += [key for key in keys if _COUNTERS.fullmatch(key) and _drop_fields(client, key)]
+    return dropped
 
 
-def drop_wrong_types(client: Client, keys: Iterable[str]) -> None:
+def drop_wrong_types(client: Client, keys: Iterable[str]) -> list[str]:
     """Delete those of some keys whose type is wrong; keys that are not the fleet's are left."""
+    dropped = []
     for key in keys:
         expected = _type_of(key)
         kind = client.type(key)
@@ -55,6 +60,8 @@ def drop_wrong_types(client: Client, keys: Iterable[str]) -> None:
         if expected and name not in (expected, "none"):
             logger.error("dropped %r from Redis: no worker writes a value of its type", key)
             client.delete(key)
+            dropped.append(key)
+    return dropped
 
 
 def drop_if_it_never_expires(client: Client, key: str) -> None:
@@ -68,9 +75,11 @@ def _type_of(key: str) -> str | None:
     return next((kind for pattern, kind in _TYPES if pattern.fullmatch(key)), None)
 
 
-def _drop_fields(client: Client, key: str) -> None:
+def _drop_fields(client: Client, key: str) -> int:
+    """Delete the fields of a hash that are no numbers; how many those were."""
     fields: Iterable[tuple[str, str]] = client.hgetall(key).items()
     wrong = [name for name, value in fields if not _COUNT.fullmatch(value)]
     if wrong:
         logger.error("dropped %d counters of %r from Redis: they are no numbers", len(wrong), key)
         client.hdel(key, *wrong)
+    return len(wrong)
