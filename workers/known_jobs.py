@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeGuard
 
 from pipeline.output.run import Run, job_id
 from pipeline.spec import digest
@@ -24,6 +24,7 @@ from pipeline.spec import digest
 _JOB_ID = re.compile(r"[0-9a-f]{12}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _MAX_RUN = 10**9
+_MAX_OUTPUT = 8192  # characters
 _MAX_BYTES = 64 * 1024  # of a file; what a machine remembers of a job has about 200
 
 
@@ -46,6 +47,13 @@ def is_job_id(text: str) -> bool:
     return _JOB_ID.fullmatch(text) is not None
 
 
+def is_output(value: object) -> TypeGuard[str]:
+    """Whether a value that others may have written can be where an output is."""
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_OUTPUT or "\0" in value:
+        return False
+    return not any("\ud800" <= char <= "\udfff" for char in value)  # not text, but half of it
+
+
 def parse_job_ref(text: str) -> JobRef | None:
     """A job as a file or Redis holds it; None for anything that is not exactly one.
 
@@ -60,7 +68,7 @@ def parse_job_ref(text: str) -> JobRef | None:
     job, output, n, created = (data.get(name) for name in ("job", "output", "n", "created"))
     if not (isinstance(job, str) and is_job_id(job)):
         return None
-    if not (isinstance(output, str) and output) or "\0" in output:
+    if not is_output(output):
         return None
     if not (isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= _MAX_RUN):
         return None

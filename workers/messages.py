@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.output.plan import Span
 from pipeline.output.run import job_id
+from workers.known_jobs import is_output
 
 RUN_SPAN = "bei.run_shard"
 FINALIZE_JOB = "bei.finalize_job"
@@ -77,7 +78,7 @@ def read_message(kwargs: dict[str, Any]) -> Message:
     output = kwargs.get("output")
     numbers = {"n": _RUNS, "start": _SHARDS, "count": _SPAN_SHARDS}
     wrong = [name for name, allowed in numbers.items() if not _is_in(allowed, kwargs.get(name))]
-    if not isinstance(output, str) or not output or "\0" in output:
+    if not is_output(output):
         wrong.append("output")
     elif "n" not in wrong and kwargs.get("job") != job_id(output, kwargs["n"]):
         wrong.append("job")

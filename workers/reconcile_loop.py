@@ -75,15 +75,21 @@ class ReconcileLoop:
             output, run, plan = self._load(ref)
             reconciled = reconcile(self._broker, output, run, plan)
         except BeiJobsError as error:
-            if self._last_errors.get(ref.job) != str(error):
-                logger.error("job %s cannot be reconciled: %s (%s)", ref.job, error, error.hint)
-            self._last_errors[ref.job] = str(error)
+            self._log_once(ref, f"{error} ({error.hint})")
+            return
+        except Exception as error:  # whatever others wrote there, it must not keep other jobs back
+            self._log_once(ref, f"{type(error).__name__}: {error}")
             return
         self._last_errors.pop(ref.job, None)
         if reconciled.final:
             logger.info("job %s: %s", ref.job, reconciled.state)
             self._known_jobs.forget(ref.job)
             self._loaded.pop(ref.job, None)
+
+    def _log_once(self, ref: JobRef, error: str) -> None:
+        if self._last_errors.get(ref.job) != error:
+            logger.error("job %s cannot be reconciled: %s", ref.job, error)
+        self._last_errors[ref.job] = error
 
     def _load(self, ref: JobRef) -> tuple[Output, Run, Plan]:
         if ref.job not in self._loaded:

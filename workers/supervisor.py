@@ -31,9 +31,12 @@ from workers.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+_LOOK_SECONDS = 1.0
 _HEARTBEAT_SECONDS = 10.0
 # A worker without three heartbeats counts as dead.
 _SILENCE_SECONDS = 3 * _HEARTBEAT_SECONDS
+# How long a stopping worker waits for the job that it reconciles; stopped midway is harmless.
+_FINISH_SECONDS = 5.0
 
 
 def serve(
@@ -90,18 +93,23 @@ class _Worker:
         """Serve until a signal or a fault ends it; returns the exit code."""
         previous = {n: signal.signal(n, self._on_signal) for n in (signal.SIGTERM, signal.SIGINT)}
         logger.info("serving %s on %s", self._broker.name, ", ".join(self._info.devices))
+        # A thread of its own: a store that never answers must not keep the consumer unwatched.
+        reconciler = threading.Thread(target=self._reconcile, name="reconcile", daemon=True)
         self._consumer.start()
+        reconciler.start()
         try:
-            self._loop()
+            self._watch()
         finally:
             self._consumer.stop()
             self._consumer.join()
+            reconciler.join(_FINISH_SECONDS)
             for number, handler in previous.items():
                 signal.signal(number, handler)
         return self._exit_code
 
-    def _loop(self) -> None:
-        next_heartbeat = next_reconcile = time.monotonic()
+    def _watch(self) -> None:
+        """Keep a consumer at work and send heartbeats."""
+        next_heartbeat = time.monotonic()
         while not self._stop.is_set():
             self._consumer.restart_if_dead()
             self._replace_if_hung()
@@ -109,12 +117,19 @@ class _Worker:
             if moment >= next_heartbeat:
                 next_heartbeat = moment + _HEARTBEAT_SECONDS
                 self._with_redis(self._heartbeat)
+            self._stop.wait(_LOOK_SECONDS)
+
+    def _reconcile(self) -> None:
+        """Remember the jobs that Redis lists as open, and reconcile all that are known."""
+        next_reconcile = time.monotonic()
+        while not self._stop.is_set():
+            moment = time.monotonic()
             self._with_redis(self._reconcile_loop.remember_open_jobs)
             if moment >= next_reconcile:
                 # Jittered, so that workers that started together do not reconcile together.
                 next_reconcile = moment + self._reconcile_seconds * random.uniform(0.7, 1.3)
                 self._with_redis(self._reconcile_loop.reconcile_all)
-            wake_up = min(next_heartbeat, next_reconcile, moment + 1.0)
+            wake_up = min(next_reconcile, moment + _LOOK_SECONDS)
             self._stop.wait(max(0.0, wake_up - time.monotonic()))
 
     def _heartbeat(self) -> None:

@@ -70,7 +70,8 @@ def test_a_machine_without_memory_knows_nothing(tmp_path: Path) -> None:
     [
         {"job": "../../config"}, {"job": "A" * 12}, {"job": 5}, {"job": None}, {"output": 5},
         {"job": "aaaaaaaaaaaa"}, {"output": "s3://bucket/another"}, {"n": 2},
-        {"output": ""}, {"output": "/tmp/a\0b"}, {"n": "../x"}, {"n": 0}, {"n": True}, {"n": 1e9},
+        {"output": ""}, {"output": "/tmp/a\0b"}, {"output": "\ud800"}, {"output": "x" * 9000},
+        {"n": "../x"}, {"n": 0}, {"n": True}, {"n": 1e9},
         {"n": 10**12}, {"created": 5}, {"created": "yesterday"},
     ],
 )  # fmt: skip

@@ -45,7 +45,8 @@ def test_a_newer_message_is_distinguished_from_a_broken_one() -> None:
     [
         {"v": None}, {"v": "1"}, {"v": True}, {"v": 0}, {"v": 10**400}, {"n": "3"}, {"n": "../x"},
         {"n": True}, {"n": 0}, {"n": 10**10}, {"output": None}, {"output": 5}, {"output": ""},
-        {"output": "/tmp/a\0b"}, {"start": 1.5}, {"start": -1}, {"start": 10**400},
+        {"output": "/tmp/a\0b"}, {"output": "\ud800"}, {"output": "x" * 9000},
+        {"start": 1.5}, {"start": -1}, {"start": 10**400},
         {"start": False}, {"count": -1}, {"count": 10**9}, {"count": None}, {"job": "0123456789ab"},
         {"job": "../../x"}, {"job": None},
     ],

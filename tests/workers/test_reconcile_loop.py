@@ -130,3 +130,24 @@ def test_a_repeated_submit_reconciles_as_a_worker_does(
     raw.flushall()
     reconcile(broker, job.output, job.run)
     assert len(queued()) == 4
+
+
+@pytest.mark.parametrize("stored", ["null", "[]", "5", "{}", "[" * 10_000, "\xff"])
+def test_a_job_whose_run_cannot_be_read_keeps_no_other_back(
+    job: Job,
+    make_job: MakeJob,
+    broker: Broker,
+    reconcile_loop: ReconcileLoop,
+    queued: Queued,
+    caplog: pytest.LogCaptureFixture,
+    stored: str,
+) -> None:
+    broken = make_job(name="broken")
+    for each in (broken, job):
+        broker.register(each.run)
+    broken.output.directory.put(broken.run.path("run.json"), stored.encode())
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            reconcile_loop.reconcile_all()
+    assert len(queued()) == 4
+    assert caplog.text.count(f"job {broken.run.job} cannot be reconciled") == 1
