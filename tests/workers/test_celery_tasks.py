@@ -295,6 +295,14 @@ def test_an_output_that_this_worker_cannot_see_is_no_failure_of_the_job(
     assert job.output.failures(job.run) == {}
 
 
+def test_a_message_under_another_job_id_is_not_run(
+    job: Job, handler: MessageHandler, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert handler.run_shard(replace(job.message(), job="0123456789ab"))
+    assert job.committed == []
+    assert "no bei-jobs sends such a message" in caplog.text
+
+
 def test_a_newer_message_moves_to_the_newer_queue(
     make_handler: MakeHandler, redis_url: str, raw: redis.Redis
 ) -> None:
