@@ -174,7 +174,8 @@ class MessageHandler:
             if known and (known.output, known.n) == (message.output, message.n):
                 with self._broker.ledger(message.job) as ledger:
                     ledger.requeued(message.span)
-                send(self._broker.app, RUN_SPAN, [message.to_kwargs()])
+                queue = queue_of(NUMERICS_VERSION)
+                send(self._broker.app, RUN_SPAN, [message.to_kwargs()], queue)
         except BrokerError as error:  # reconciling the job sends the span again
             logger.error("job %s: %s", message.job, error)
         return True
