@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
-import multiprocessing
+import multiprocessing.process
 import os
 import signal
 import socket
@@ -63,13 +63,14 @@ def consume(
     app = make_app(broker_url, settings.task_seconds)
     handler = _handler_of_this_process(settings, broker_url, tuple(devices), stop)
     register_tasks(app, handler)
+    consumer = multiprocessing.process.current_process()
 
     def prepare_child(**_: Any) -> None:
         # Stop with the parent, not on a signal that a service manager sends to all.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        # The pool marks its children as daemons, which may have no children. This one has one, and
-        # that ends with its parent.
-        multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+        # billiard puts its own idea of this process, a daemon that may have no children, into the
+        # standard library, which cannot spawn from it. This child has one that ends with it.
+        multiprocessing.process._current_process = consumer  # type: ignore[attr-defined]
         handler()  # starts the device's process before the first message
 
     signals.worker_process_init.connect(prepare_child, weak=False)
