@@ -18,9 +18,8 @@ from pipeline.choice import Choices
 from pipeline.encoder.card import ModelCard
 from pipeline.errors import BeiJobsError, EncodeError
 from pipeline.output.open_shards import (
+    AttemptLog,
     Death,
-    Places,
-    Rows,
     piece_names,
     read_deaths,
     read_pieces,
@@ -33,6 +32,7 @@ from pipeline.output.suspects import OpenShard, ShardWork
 from pipeline.spec import OnBatch, ShardResult, failure_budget
 from workers.device_main import Event, Order
 from workers.device_process import DeviceDied
+from workers.in_flight import InFlight
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,11 @@ _MAX_UNEXPLAINED = 3
 # Deaths in a row without one computed batch: then the device is at fault, not its rows. A bisection
 # may need log2 of the rows that a device holds.
 _MAX_DEATHS = 20
+# How often a process may die, with its parent, that was to compute a shard.
+_MAX_LOSSES = 5
+# The shards of an order are recorded if there are no more than a message of the queue may hold: a
+# larger one is a job in the foreground, whose process counts the deaths itself.
+_RECORDED_SHARDS = 64
 # Rows that may be guilty, if --max-failed-rows allows fewer: a job of few rows is worth it too.
 _MIN_GUILTY = 10
 
@@ -112,6 +117,8 @@ class ShardRunner:
             for hopeless in self._hopeless(open_shards):
                 del index_of[hopeless.shard]
                 yield hopeless
+            if not index_of:
+                return
             order = self._next_order(list(index_of.values()), open_shards)
             now = len(index_of), sum(_known(one) for one in open_shards.values())
             if now == before and (failure := self._no_progress(order)):
@@ -150,6 +157,8 @@ class ShardRunner:
             assert trial is not None
             logger.info("trying %s of %s", _amount(trial), trial.shard)
             return self._order([index], {index: trial})
+        if alone := [i for i in todo if i in open_shards and open_shards[i].losses]:
+            return self._order(alone[:1], works)
         return self._order(todo[:1] if self._one_by_one else todo, works)
 
     def _order(self, indexes: list[int], works: dict[int, ShardWork]) -> Order:
@@ -160,7 +169,11 @@ class ShardRunner:
 
     def _attempt(self, order: Order) -> Iterator[ShardResult]:
         """Run an order; if it ends badly, record which rows were in flight."""
-        in_flight = _InFlight()
+        in_flight = InFlight()
+        log = AttemptLog(self._output, self._run, order.attempt)
+        if len(order.indexes) <= _RECORDED_SHARDS:
+            nothing = np.zeros(0, dtype=np.int64)
+            log.begin("order", dict.fromkeys(self._ids(order.indexes), nothing))
         try:
             for kind, value in self._device.run(order, self._calls.should_stop):
                 if kind == "result":
@@ -178,8 +191,10 @@ class ShardRunner:
                     hint="check that the machine has enough memory for the model",
                 ) from died
             self._record(order, in_flight, str(died))
+        finally:
+            log.close()
 
-    def _tell(self, kind: str, value: object, in_flight: _InFlight) -> None:
+    def _tell(self, kind: str, value: object, in_flight: InFlight) -> None:
         if kind == "begin":
             in_flight.begin(*value)  # type: ignore[misc]
         elif kind == "end":
@@ -190,7 +205,7 @@ class ShardRunner:
         elif kind == "loaded":
             self._calls.on_choices(value)  # type: ignore[arg-type]
 
-    def _over(self, order: Order, in_flight: _InFlight, outcome: BeiJobsError | str) -> None:
+    def _over(self, order: Order, in_flight: InFlight, outcome: BeiJobsError | str) -> None:
         """An order ended early, by an error that is not a shard's."""
         if isinstance(outcome, BeiJobsError) and not isinstance(outcome, EncodeError):
             raise outcome
@@ -198,7 +213,7 @@ class ShardRunner:
             self._device.kill()  # an error of the device stays with its process
         self._record(order, in_flight, f"raised {outcome}")
 
-    def _record(self, order: Order, in_flight: _InFlight, reason: str) -> None:
+    def _record(self, order: Order, in_flight: InFlight, reason: str) -> None:
         places = in_flight.places()
         rows = sum(numbers.size for numbers in places.values())
         who = {0: "something", 1: "the one row tried"}.get(rows, f"one of {rows} rows")
@@ -212,10 +227,18 @@ class ShardRunner:
             )
 
     def _hopeless(self, open_shards: dict[int, OpenShard]) -> list[ShardResult]:
-        """The shards with suspects, as failures, once too many rows are guilty."""
+        """The failures of shards that keep ending their processes, or have too many guilty rows."""
+        lost = [
+            self._failure(
+                index, f"its process died {one.losses} times, with its parent or its machine",
+                "check the worker's log and memory, then run `bei-jobs retry`",
+            )
+            for index, one in open_shards.items()
+            if one.losses >= _MAX_LOSSES
+        ]  # fmt: skip
         guilty = [reason for one in open_shards.values() for reason in one.refused().values()]
         if len(guilty) <= self._max_guilty:
-            return []
+            return lost
         message = f"{len(guilty)} rows cannot be computed; the last one {guilty[-1]}"
         hint = "see the log for the cause; if the rows are at fault, raise --max-failed-rows"
         return [
@@ -242,46 +265,9 @@ class ShardRunner:
         )  # fmt: skip
 
 
-class _InFlight:
-    """The rows that a process has in its hands."""
-
-    def __init__(self) -> None:
-        self._now: dict[str, Places] = {}
-        self._blocks: list[Places] = []
-        self._ended: set[str] = set()
-
-    def begin(self, key: str, places: Places) -> None:
-        self._now[key] = places
-        if key.startswith("block-"):
-            self._blocks.append(places)
-
-    def end(self, key: str) -> None:
-        self._now.pop(key, None)
-
-    def ended(self, shard: str) -> None:
-        """A shard has a result."""
-        self._ended.add(shard)
-
-    def places(self) -> Places:
-        """What is being tokenized or computed; without that, what is in no part yet."""
-        now = _union([places for places in self._now.values() if places])
-        if now:
-            return now
-        blocks = _union(self._blocks)
-        return {shard: rows for shard, rows in blocks.items() if shard not in self._ended}
-
-
-def _union(places: Sequence[Places]) -> dict[str, Rows]:
-    rows: dict[str, list[Rows]] = {}
-    for one in places:
-        for shard, numbers in one.items():
-            rows.setdefault(shard, []).append(numbers)
-    return {shard: np.unique(np.concatenate(numbers)) for shard, numbers in rows.items()}
-
-
 def _known(shard: OpenShard) -> int:
     """A number that grows with what is known of a shard."""
-    return len(shard.groups) + sum(piece.rows.size for piece in shard.pieces)
+    return len(shard.groups) + shard.losses + sum(piece.rows.size for piece in shard.pieces)
 
 
 def _amount(work: ShardWork) -> str:

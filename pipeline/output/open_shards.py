@@ -2,6 +2,7 @@
 
     _bei/open/<shard>/<attempt>-<n>.arrow          a piece: computed rows that are in no part yet
     _bei/runs/<n>/attempts/<attempt>-<block>.json  rows that an attempt is working on
+    _bei/runs/<n>/attempts/<attempt>-order.json    the shards that it was told to compute
 
 A piece is written when an attempt stops, and every half minute, so that little is lost with a
 process. Whoever computes the shard next takes its rows from there; the pieces go when the part is
@@ -26,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.errors import StorageError
+from pipeline.errors import NotFound, StorageError
 from pipeline.output.output import Output
 from pipeline.output.part_file import checksum_holds, encode_part, parse_info, read_info
 from pipeline.output.plan import Plan
@@ -57,7 +58,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """Rows that a process had in its hands when it died, hung, or when an error was raised."""
+    """Rows that a process had in its hands when it died, hung, or when an error was raised.
+
+    A shard without rows was to be computed, and none of its rows were in flight.
+    """
 
     places: Places
     reason: str  # in words that complete "the row …"; "" if nobody saw it
@@ -117,20 +121,24 @@ def record_death(output: Output, run: Run, attempt: str, death: Death) -> None:
 
 
 def read_deaths(output: Output, run: Run) -> list[Death]:
-    """The deaths of a run. One listing, and one read for each.
+    """The deaths of a run, one for each attempt that died. One listing, and one read per record.
 
     Raises:
         StorageError: the output cannot be read.
     """
-    deaths = []
-    for item in output.directory.list(run.path("attempts/")):
+    prefix = run.path("attempts/")
+    records: dict[str, list[Death]] = {}
+    for item in output.directory.list(prefix):
+        attempt = item.name.removeprefix(prefix).partition("-")[0]
         try:
-            deaths.append(_read_death(output.directory.read(item.name)))
+            death = _read_death(output.directory.read(item.name))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             logger.warning("%s/%s is no record of an attempt: ignored", output.uri, item.name)
-        except StorageError:  # deleted since it was listed
+        except NotFound:  # its attempt ended since it was listed
             continue
-    return deaths
+        else:
+            records.setdefault(attempt, []).append(death)
+    return [_one_death(parts) for parts in records.values()]
 
 
 def forget_deaths(output: Output, run: Run) -> None:
@@ -219,6 +227,15 @@ def sweep_pieces(output: Output) -> None:
         output.directory.delete(item.name)
 
 
+def union(places: Iterable[Places]) -> dict[str, Rows]:
+    """All rows of several places."""
+    rows: dict[str, list[Rows]] = {}
+    for one in places:
+        for shard, numbers in one.items():
+            rows.setdefault(shard, []).append(numbers)
+    return {shard: np.unique(np.concatenate(numbers)) for shard, numbers in rows.items()}
+
+
 def ranges_of(rows: Rows) -> list[list[int]]:
     """Row numbers as [first, count] ranges."""
     if not rows.size:
@@ -252,6 +269,14 @@ def _read_piece(output: Output, name: str, rows: int) -> Piece | None:
     except (StorageError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s is not used: %s", name, error)
         return None
+
+
+def _one_death(records: Sequence[Death]) -> Death:
+    """The records of one attempt together: blocks that were in flight, and its order."""
+    places = union(record.places for record in records)
+    if any(rows.size for rows in places.values()):  # what was in flight explains the rest
+        places = {shard: rows for shard, rows in places.items() if rows.size}
+    return Death(places, next((record.reason for record in records if record.reason), ""))
 
 
 def _death_json(death: Death) -> bytes:

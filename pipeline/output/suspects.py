@@ -50,16 +50,18 @@ class OpenShard:
     shard: Shard
     pieces: tuple[Piece, ...]
     groups: tuple[Rows, ...]  # rows of this shard that died together
+    losses: int  # attempts that died before any of its rows was in flight
     alone: tuple[tuple[int, str], ...]  # rows that died with no other in flight, and why
 
     @classmethod
     def of(cls, shard: Shard, pieces: Iterable[Piece], deaths: Iterable[Death]) -> OpenShard:
         own = [death for death in deaths if shard.id in death.places]
-        groups = (death.places[shard.id] for death in own)
+        groups = [death.places[shard.id] for death in own]
         return cls(
             shard,
             tuple(pieces),
-            tuple(rows[rows < shard.rows] for rows in groups),
+            tuple(rows[rows < shard.rows] for rows in groups if rows.size),
+            sum(not rows.size for rows in groups),
             tuple(
                 (int(death.places[shard.id][0]), death.reason) for death in own if death.rows == 1
             ),

@@ -125,16 +125,21 @@ def test_a_shard_that_kills_its_process_fails_alone(fleet: Fleet, tmp_path: Path
     worker = fleet.start()
     job = fleet.submit(corpus, "--output", output, "--rows-per-shard", rows)
     over = threading.Event()
-    killer = threading.Thread(target=kill_processes_that_run, args=(fleet, job, poisoned, over))
+    killer = threading.Thread(
+        target=kill_processes_that_run, args=(fleet, str(output), job, poisoned, over)
+    )
     killer.start()
     try:
         failed = until(lambda: failure(output), "the job to fail")
+    except AssertionError:
+        print(fleet.logs())
+        raise
     finally:
         over.set()
         killer.join()
     assert "1 of 5 shards failed" in failed["reason"], fleet.logs()
     assert "rows 1200-1799" in failed["reason"]
-    assert "died 4 times" in failed["reason"]
+    assert "died 5 times" in failed["reason"]
     assert len(parts(output)) == 4
     assert worker.process.poll() is None
     assert fleet.bei("retry", output, "--broker", fleet.url).code == 0
@@ -142,12 +147,17 @@ def test_a_shard_that_kills_its_process_fails_alone(fleet: Fleet, tmp_path: Path
     fleet.check(output, 5 * rows)
 
 
-def kill_processes_that_run(fleet: Fleet, job: str, shard: int, over: threading.Event) -> None:
-    """SIGKILL, again and again, to the process that holds a lease on `shard`."""
-    client = fleet.redis
+def kill_processes_that_run(
+    fleet: Fleet, output: str, job: str, shard: int, over: threading.Event
+) -> None:
+    """SIGKILL, again and again, to the process that leases `shard` and has begun with it."""
+    client, seen = fleet.redis, set[str]()
+    store, run = find_run(output)
     while not over.wait(0.002):
         owner = client.get(f"bei:job:{job}:lease:{shard}+1")
-        if owner:
+        begun = {item.name for item in store.directory.list(run.path("attempts/"))} - seen
+        if owner and begun:
+            seen |= begun
             try:
                 psutil.Process(int(owner.decode().split(":")[1])).kill()
             except psutil.NoSuchProcess:
