@@ -28,6 +28,7 @@ class Display:
     _rows: int = 0
     _reused: int = 0
     _workers: int | None = None  # as last shown
+    _refusals: frozenset[str] = frozenset()  # as last shown
 
     def show_choices(self, choices: Choices) -> None:
         """One line per choice, each once."""
@@ -40,21 +41,26 @@ class Display:
     def show_fleet(self, fleet: FleetView, bar: ProgressBar | None = None) -> None:
         """Print a line when the number of workers changes; if there is none, even with `quiet`.
 
+        A worker that has stepped back is printed once, with its reason, even with `quiet`.
+
         Args:
             fleet: its current state.
             bar: the line is printed above it.
         """
-        if self._workers == len(fleet.workers):
-            return
-        self._workers = len(fleet.workers)
-        if fleet.workers and self.quiet:
-            return
-        hint = "" if fleet.workers else ": start one with `bei-jobs worker --broker URL`"
-        line = f"{fleet}{hint}"
-        if bar is None:
-            click.echo(line, err=True)
-        else:
-            bar.write(line)
+        lines = []
+        if self._workers != len(fleet.workers):
+            self._workers = len(fleet.workers)
+            hint = "" if fleet.workers else ": start one with `bei-jobs worker --broker URL`"
+            if not (fleet.workers and self.quiet):
+                lines.append(f"{fleet}{hint}")
+        refusals = fleet.refusals()
+        lines += [f"stepped back: {line}" for line in refusals if line not in self._refusals]
+        self._refusals = frozenset(refusals)
+        for line in lines:
+            if bar is None:
+                click.echo(line, err=True)
+            else:
+                bar.write(line)
 
     def waiting(self, holder: str) -> None:
         click.echo(f"waiting for process {holder}, which runs a job on this output", err=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workers.broker import Broker, WorkerInfo
+    from workers.step_back import Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,8 @@ class FleetView:
     workers: tuple[WorkerInfo, ...]
     rows_per_second: float
     tokens_per_second: float
+    spans_under_way: int = 0  # of these jobs
+    stepped_back: tuple[Refusal, ...] = ()  # devices that cannot run these jobs for now
 
     def to_json(self) -> dict[str, Any]:
         """What `--json` adds to the status of a job."""
@@ -24,15 +27,23 @@ class FleetView:
             "workers": [asdict(worker) for worker in self.workers],
             "rows_per_second": round(self.rows_per_second, 1),
             "tokens_per_second": round(self.tokens_per_second, 1),
+            "spans_under_way": self.spans_under_way,
+            "stepped_back": [asdict(refusal) for refusal in self.stepped_back],
         }
 
     def __str__(self) -> str:
-        """Such as "2 workers on 3 devices, 1,200 rows/s, 96,000 tokens/s"."""
+        """Such as "2 workers on 3 devices, 3 spans under way, 1,200 rows/s, 96,000 tokens/s"."""
         if not self.workers:
             return "no worker is connected"
         devices = sum(len(worker.devices) for worker in self.workers)
         speed = f"{self.rows_per_second:,.0f} rows/s, {self.tokens_per_second:,.0f} tokens/s"
-        return f"{_count(len(self.workers), 'worker')} on {_count(devices, 'device')}, {speed}"
+        busy = f"{_count(self.spans_under_way, 'span')} under way"
+        workers = f"{_count(len(self.workers), 'worker')} on {_count(devices, 'device')}"
+        return f"{workers}, {busy}, {speed}"
+
+    def refusals(self) -> list[str]:
+        """A line for each device that has stepped back: where it is, and why."""
+        return [f"{one.host} ({one.device}): {one.reason}" for one in self.stepped_back]
 
 
 def view_fleet(broker: Broker, jobs: Iterable[str]) -> FleetView:
@@ -45,12 +56,20 @@ def view_fleet(broker: Broker, jobs: Iterable[str]) -> FleetView:
     Raises:
         BrokerError: Redis cannot be reached.
     """
+    jobs = list(jobs)
     counters = [broker.progress(job) for job in jobs]
     return FleetView(
         tuple(broker.workers()),
         sum(counter.rows_per_second for counter in counters),
         sum(counter.tokens_per_second for counter in counters),
+        sum(_leased(broker, job) for job in jobs),
+        tuple(refusal for job in jobs for refusal in broker.refusals(job)),
     )
+
+
+def _leased(broker: Broker, job: str) -> int:
+    with broker.ledger(job) as ledger:
+        return ledger.leased()
 
 
 def _count(number: int, noun: str) -> str:

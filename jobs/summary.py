@@ -55,6 +55,7 @@ def summary(
             "revision": run.spec.model.revision,
             "sha256": run.spec.model.sha256,
         },
+        **({"kept": status.kept} if status.kept else {}),
         **({"reason": status.reason, "hint": status.hint} if status.reason else {}),
         **({} if choices is None else {"choices": choices_json(choices)}),
         **({} if fleet is None else fleet.to_json()),
@@ -88,11 +89,15 @@ def print_summary(
     click.echo(
         f"  shards  {status.shards_done:,} of {status.shards:,}, {status.shards_failed} failed"
     )
+    if status.kept:
+        click.echo(f"  kept    {status.kept:,} more rows are computed, of shards that are not done")
     if status.tokens:
         click.echo(f"  tokens  {status.tokens:,}, {status.truncated:,} rows truncated")
     click.echo(f"  output  {redact(run.output)}")
     if fleet is not None and not status.final:
         click.echo(f"  workers {fleet}")
+        for line in fleet.refusals():
+            click.echo(f"  stepped back  {line}")
     if status.reason:
         click.echo(f"  reason  {status.reason}")
     if status.failed_rows:

@@ -96,6 +96,12 @@ class SpanLedger:
             self._client.hdel(self._times, *invalid)
         return sent
 
+    def leased(self) -> int:
+        """Spans that a worker is computing."""
+        sent = self._read_sent()
+        leases = self._client.mget([self._lease_key(span) for span in sent]) if sent else []
+        return sum(lease is not None for lease in leases)
+
     def _drop_endless(self, leased: Iterable[Span]) -> None:
         for span in leased:
             drop_if_it_never_expires(self._client, self._lease_key(span))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 
 from pipeline.output.manifest import Manifest, newest_finished, read_manifest
+from pipeline.output.open_shards import rows_kept
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.output.run import Run
@@ -28,6 +29,7 @@ class JobStatus:
     rows_done: int
     computed: int
     reused: int
+    kept: int = 0  # rows that are computed, of shards that are not done
     failed_rows: int = 0
     tokens: int = 0
     truncated: int = 0
@@ -74,6 +76,7 @@ def job_status(output: Output, run: Run) -> JobStatus:
         rows_done=done,
         computed=done - reused,
         reused=reused,
+        kept=rows_kept(output, plan),
         reason=reason,
         hint=hint,
     )

@@ -11,10 +11,14 @@ import redis
 from commandline import Bei
 from corpora import TINY, write_parquet
 
+from pipeline.output.plan import Span
 from workers.broker import Broker, WorkerInfo
+from workers.step_back import Refusal
 
 WORKER = WorkerInfo("gpu-7", 41, "0.1.0", ("cuda:0", "cuda:1"), "2026-01-01T00:00:00Z")
-FLEET_KEYS = {"workers", "rows_per_second", "tokens_per_second"}
+FLEET_KEYS = {
+    "workers", "rows_per_second", "tokens_per_second", "spans_under_way", "stepped_back"
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -58,10 +62,10 @@ def test_status_and_list_show_the_workers_and_their_speed(
     listed = bei("list", "--broker", redis_url)
     listed_json = bei("list", "--broker", redis_url, "--json").json
 
-    assert "workers 1 worker on 2 devices, 4 rows/s, 90 tokens/s" in status.out
+    assert "workers 1 worker on 2 devices, 0 spans under way, 4 rows/s, 90 tokens/s" in status.out
     assert told["workers"][0]["host"] == "gpu-7"
     assert told["rows_per_second"] == 4.0
-    assert "1 worker on 2 devices, 4 rows/s" in listed.out
+    assert "1 worker on 2 devices, 0 spans under way, 4 rows/s" in listed.out
     assert listed_json.keys() == {"jobs"} | FLEET_KEYS
 
 
@@ -71,3 +75,23 @@ def test_without_a_broker_nothing_is_said_of_workers(
     told = bei("status", submitted(), "--json").json
 
     assert told.keys().isdisjoint(FLEET_KEYS)
+
+
+def test_a_worker_that_stepped_back_is_shown_with_its_reason(
+    bei: Bei, submitted: Callable[..., str], redis_url: str
+) -> None:
+    job = submitted()
+    broker = Broker(redis_url)
+    broker.heartbeat(WORKER, 60)
+    broker.refuse(job, Refusal("gpu-7", 41, "cuda:1", "no model here", "copy it", 9.5, final=False))
+    with broker.ledger(job) as ledger:
+        ledger.lease(Span(0, 1), "gpu-7:42:a", 60).take()
+
+    status = bei("status", job, "--broker", redis_url)
+    told = bei("status", job, "--broker", redis_url, "--json").json
+
+    assert "stepped back  gpu-7 (cuda:1): no model here" in status.out
+    assert "1 worker on 2 devices, 1 span under way" in status.out
+    (refusal,) = told["stepped_back"]
+    assert (refusal["host"], refusal["device"], refusal["hint"]) == ("gpu-7", "cuda:1", "copy it")
+    assert told["spans_under_way"] == 1

@@ -11,6 +11,9 @@ from corpora import TINY, parts, write_parquet
 
 Planned = Callable[..., Outcome]
 
+# What happens meanwhile is patched in this process.
+pytestmark = pytest.mark.usefixtures("device_in_this_process")
+
 
 @pytest.fixture
 def one(tmp_path: Path) -> Path:
@@ -33,7 +36,7 @@ def planned(output: Path, monkeypatch: pytest.MonkeyPatch) -> Planned:
 
     def submitted(*words: object) -> Outcome:
         with monkeypatch.context() as patch:
-            patch.setattr("jobs.run_job.run_here", lambda *_: 0)
+            patch.setattr("jobs.run_job.run_here", lambda plan, *_: plan() and 0)
             done = typed("submit", *words, "--output", output, "--model", TINY, "--device", "cpu")
         assert done.code == 0, done.err
         return done

@@ -20,6 +20,10 @@ WORDS = ("--rows-per-shard", 10, "--max-failed-rows", 1)
 BROKEN = texts(30)[14]
 
 
+# What fails is patched in this process.
+pytestmark = pytest.mark.usefixtures("device_in_this_process")
+
+
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     """Three shards of ten rows."""
