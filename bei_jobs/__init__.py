@@ -18,6 +18,7 @@ from bei_jobs.errors import CheckpointError as CheckpointError
 from bei_jobs.errors import EncodeError as EncodeError
 from bei_jobs.errors import InputChanged as InputChanged
 from bei_jobs.errors import InputError as InputError
+from bei_jobs.errors import InputMissing as InputMissing
 from bei_jobs.errors import Interrupted as Interrupted
 from bei_jobs.errors import JobFailed as JobFailed
 from bei_jobs.errors import NotFound as NotFound
