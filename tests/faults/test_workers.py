@@ -1,0 +1,48 @@
+"""One worker of a fleet is not like the others."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from faults.case import Case
+from faults.points import sabotaged
+from fleet import until
+
+pytestmark = [pytest.mark.integration, pytest.mark.kind("worker")]
+
+
+def test_one_worker_computes_other_values(case: Case) -> None:
+    """Its version has other numerics: it leaves the job to the others."""
+    other = case.start(**sabotaged(CHAOS_NUMERICS="1"))
+    other.ready()
+    job = case.submit()
+    until(lambda: "cannot run on this worker" in other.log, "the worker to say so")
+    case.start()
+    case.struck()
+    case.finish(job)
+    assert other.log.count(" rows\n") == 0
+    case.check()
+
+
+@pytest.mark.skipif(not shutil.which("faketime"), reason="needs Debian's package faketime")
+@pytest.mark.parametrize("skew", ["+2h", "-2h"])
+def test_the_clock_of_one_worker_is_wrong(case: Case, skew: str) -> None:
+    for words in (("faketime", "-f", skew), ()):
+        case.start_behind(words)
+    job = case.submit()
+    case.struck()
+    case.finish(job)
+    case.check()
+
+
+def test_one_worker_is_far_from_redis(case: Case) -> None:
+    """Half a second to Redis and back: every answer is late, no promise is."""
+    proxy = case.proxy()
+    proxy.latency = 0.25
+    case.start(proxy.redis_url)
+    case.start()
+    job = case.submit()
+    case.struck()
+    case.finish(job)
+    case.check()
