@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.blocks import Block, ShardSlice, computed_slices
-from pipeline.output.open_shards import ROW_FIELD, Mask, Piece, Rows, ranges_of
+from pipeline.output.open_shards import OPEN, ROW_FIELD, Mask, Piece, Rows, ranges_of
 from pipeline.spec import Shard
 from pipeline.tasks.base import BoolArray
 
@@ -27,7 +27,8 @@ class OpenOutput:
 
     def __init__(self, shard: Shard, saved: Sequence[tuple[Piece, pa.Table]] = ()) -> None:
         self.shard = shard
-        self.pieces = [piece.name for piece, _ in saved]
+        # What goes when the part is there: of a repair, the earlier part goes with its run.
+        self.pieces = [piece.name for piece, _ in saved if piece.name.startswith(OPEN)]
         self._started = time.monotonic()
         self._earlier_seconds = sum(piece.seconds for piece, _ in saved)
         self._there: Mask = np.zeros(shard.rows, dtype=np.bool_)

@@ -7,24 +7,37 @@ by the size of blocks and shards, never by the input.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.blocks import Fate, NoWatch, Watch, read_blocks
 from pipeline.commit import Committer, Saved, part_schema
 from pipeline.encode import encode
 from pipeline.encoder.engine import Engine
 from pipeline.encoder.tokenizer import load_tokenizer
-from pipeline.output.open_shards import ROW_FIELD, AttemptLog, Places, read_piece_table
+from pipeline.errors import StorageError
+from pipeline.output.open_shards import (
+    OPEN,
+    ROW_FIELD,
+    AttemptLog,
+    Piece,
+    Places,
+    read_piece_table,
+)
 from pipeline.output.output import Output
+from pipeline.output.repaired import read_good_rows
 from pipeline.output.run import Run
 from pipeline.output.suspects import ShardWork
 from pipeline.packing import Int8Array
 from pipeline.prefetch import prefetch
 from pipeline.spec import OnBatch, Shard, ShardResult
 from pipeline.tasks import Task, make_task
+
+logger = logging.getLogger(__name__)
 
 # Tokenized blocks that wait for the device.
 _BLOCKS_AHEAD = 2
@@ -119,9 +132,20 @@ def _read_saved(
     saved = {}
     for shard, work in works.items():
         fitting = (piece for piece in work.pieces if piece.precision == engine.precision)
-        tables = ((piece, read_piece_table(output, piece, schema)) for piece in fitting)
+        tables = ((piece, _read(output, piece, schema)) for piece in fitting)
         saved[shard] = [(piece, table) for piece, table in tables if table is not None]
     return saved
+
+
+def _read(output: Output, piece: Piece, schema: pa.Schema) -> pa.Table | None:
+    if piece.name.startswith(OPEN):
+        return read_piece_table(output, piece, schema)
+    try:
+        table = read_good_rows(output, piece)
+    except (StorageError, pa.ArrowException, OSError) as error:
+        logger.warning("%s is not used: %s", piece.name, error)
+        return None
+    return table if table.schema == schema else None
 
 
 def _fates(work: ShardWork, saved: Saved) -> Int8Array:

@@ -33,9 +33,17 @@ class Resident(DeviceProcess):
         own = tuple(item for item in sorted(os.environ.items()) if item[0].startswith("AWS_"))
         key = (name, cache_dir, batch_seconds, own)
         waiting = cls.idle.setdefault(key, [])
+        if not waiting:
+            cls.end_all()  # each holds 400 MB: only the last kind stays
         device = waiting.pop() if waiting else cls(name, cache_dir, batch_seconds)
         device.back = waiting
         return device
+
+    @classmethod
+    def end_all(cls) -> None:
+        for waiting in cls.idle.values():
+            while waiting:
+                DeviceProcess.kill(waiting.pop())
 
     back: list[Resident]
 
@@ -51,9 +59,7 @@ class Resident(DeviceProcess):
 @pytest.fixture(scope="session", autouse=True)
 def devices_end_with_the_session() -> Iterator[None]:
     yield
-    for waiting in Resident.idle.values():
-        for device in waiting:
-            DeviceProcess.kill(device)
+    Resident.end_all()
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from pipeline.errors import BeiJobsError, EncodeError
 from pipeline.output.open_shards import (
     AttemptLog,
     Death,
+    Piece,
     piece_names,
     read_deaths,
     read_pieces,
@@ -27,6 +29,7 @@ from pipeline.output.open_shards import (
 )
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan
+from pipeline.output.repaired import good_rows, repaired_shards
 from pipeline.output.run import Run
 from pipeline.output.suspects import OpenShard, ShardWork
 from pipeline.spec import OnBatch, ShardResult, failure_budget
@@ -46,6 +49,8 @@ _MAX_LOSSES = 5
 # The shards of an order are recorded if there are no more than a message of the queue may hold: a
 # larger one is a job in the foreground, whose process counts the deaths itself.
 _RECORDED_SHARDS = 64
+# Earlier parts of repaired shards that are read at once: each is two small requests.
+_READERS = 16
 # Rows that may be guilty, if --max-failed-rows allows fewer: a job of few rows is worth it too.
 _MIN_GUILTY = 10
 
@@ -98,6 +103,7 @@ class ShardRunner:
         self._unexplained = 0
         self._deaths = 0  # since a batch was computed
         self._one_by_one = False
+        self._good_rows: dict[int, list[Piece]] = {}  # of the shards that repair a part
         self._max_guilty = max(_MIN_GUILTY, failure_budget(run.spec.max_failed_rows, plan.rows))
         self.stopped = False
 
@@ -140,12 +146,27 @@ class ShardRunner:
         """Index → shard, for those of which something is saved, or rows died."""
         names, deaths = piece_names(self._output), read_deaths(self._output, self._run)
         ids = names.keys() | {shard for death in deaths for shard in death.places}
+        repaired = self._repaired(list(index_of.values()))
         found = {}
-        for index in (index_of[one] for one in ids if one in index_of):
+        for index in {index_of[one] for one in ids if one in index_of} | repaired.keys():
             shard = self._plan.shard(index)
             pieces = read_pieces(self._output, names.get(shard.id, ()), shard.rows)
+            pieces += repaired.get(index, ())
             found[index] = OpenShard.of(shard, pieces, deaths)
         return found
+
+    def _repaired(self, indexes: list[int]) -> dict[int, list[Piece]]:
+        """Index → what an earlier part holds of the shard, for those that repair one."""
+
+        def read(index: int) -> list[Piece]:
+            piece = good_rows(self._output, self._run, self._plan.shard(index))
+            return [] if piece is None else [piece]
+
+        found = repaired_shards(self._plan, indexes)
+        new = [index for index in found if index not in self._good_rows]
+        with ThreadPoolExecutor(_READERS) as pool:
+            self._good_rows |= zip(new, pool.map(read, new), strict=True)
+        return {index: self._good_rows[index] for index in found}
 
     def _next_order(self, indexes: list[int], open_shards: dict[int, OpenShard]) -> Order:
         """Everything but the suspects; if nothing else is left, the next trial."""

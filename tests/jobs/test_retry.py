@@ -14,6 +14,8 @@ from corpora import parts, texts, write_parquet
 
 from pipeline.errors import AccessDenied
 from pipeline.output.output import Output
+from pipeline.output.part_file import read_info
+from pipeline.store.directory import Directory
 from workers.celery_tasks import check_version
 
 WORDS = ("--rows-per-shard", 10, "--max-failed-rows", 1)
@@ -87,6 +89,9 @@ def test_a_fixed_bug_leaves_no_row_quarantined(
 
     assert (retried.code, counts(retried)) == (0, (2, 10, 20, 0))
     assert set(before) - set(parts(output)) == {failed}
+    (repaired,) = set(parts(output)) - set(before)
+    values = read_info(Directory(str(output)), repaired).values
+    assert values["resumed"] == "9", "rows that were not quarantined are not computed again"
     assert quarantined(output) == []
     assert read_output(bei, output)["error"].null_count == 30
     assert sound(bei, output)

@@ -1,0 +1,65 @@
+"""The rows of a repaired shard that its part before the repair already holds.
+
+`retry` computes the quarantined rows of a part again. The others are taken from that part, as of a
+piece; it is there until the repair is finished.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import StorageError
+from pipeline.output.open_shards import ROW_FIELD, Piece, ranges_of
+from pipeline.output.output import Output, quarantine_name
+from pipeline.output.part_file import read_info
+from pipeline.output.plan import Plan
+from pipeline.output.run import Run
+from pipeline.spec import NUMERICS_VERSION, Shard, schema_hash, shard_id
+from pipeline.store.parquet_bytes import from_parquet
+
+logger = logging.getLogger(__name__)
+
+
+def repaired_shards(plan: Plan, indexes: Sequence[int]) -> list[int]:
+    """Which of the shards at `indexes` repair an earlier part."""
+    if "repair" not in plan.table.column_names:
+        return []
+    repairs = plan.table["repair"].to_numpy()
+    return [index for index in indexes if repairs[index]]
+
+
+def good_rows(output: Output, run: Run, shard: Shard) -> Piece | None:
+    """The rows of the part before the repair that were not quarantined; None without that part."""
+    cut = replace(shard.cut, repair=shard.cut.repair - 1)
+    before = shard_id(run.spec.space, schema_hash(run.kept), shard.file, cut)
+    part = replace(shard, cut=cut, id=before).part
+    try:
+        values = read_info(output.directory, part).values
+        failed = from_parquet(output.directory.read(quarantine_name(part)))["bei_row"].to_numpy()
+        good = np.ones(shard.rows, dtype=np.bool_)
+        good[failed - shard.first_row] = False
+        fits = values["numerics_version"] == str(NUMERICS_VERSION)
+        return Piece(part, np.flatnonzero(good), values["precision"], 0.0) if fits else None
+    except (StorageError, pa.ArrowException, KeyError, IndexError, OSError) as error:
+        logger.info("%s is computed as a whole: %s", shard, error)
+        return None
+
+
+def read_good_rows(output: Output, piece: Piece) -> pa.Table:
+    """The rows of a part that `piece` names, with ROW_FIELD.
+
+    Raises:
+        StorageError: it cannot be read.
+        pyarrow.ArrowException: it is damaged.
+    """
+    data = output.directory.read(piece.name)
+    table = pa.ipc.open_file(pa.BufferReader(data)).read_all().replace_schema_metadata(None)
+    # By slices, because pyarrow cannot take rows of every type that may be kept.
+    slices = [table.slice(first, count) for first, count in ranges_of(piece.rows)]
+    rows = pa.concat_tables(slices) if slices else table.slice(0, 0)
+    return rows.append_column(ROW_FIELD, pa.array(piece.rows))
