@@ -102,17 +102,27 @@ class Block:
     tokens: Tokens
     number: int = 0
 
-    def places(self, rows: Rows) -> Places:
+
+class RowPlaces:
+    """Where the rows of a block come from."""
+
+    def __init__(self, slices: Sequence[ShardSlice]) -> None:
+        computed = computed_slices(slices)
+        numbers = [item.numbers for item in computed]
+        sizes = [rows.size for rows in numbers]
+        self._shards = [item.shard.id for item in computed]
+        self._slice = np.repeat(np.arange(len(computed)), sizes)
+        self._number = np.concatenate([*numbers, np.zeros(0, dtype=np.int64)])
+
+    def of(self, rows: Rows) -> Places:
         """Shards and row numbers of rows of the block; `rows` is ascending."""
+        slices, numbers = self._slice[rows], self._number[rows]
+        starts = np.flatnonzero(np.diff(slices, prepend=-1))
         places: dict[str, list[Rows]] = {}
-        start = 0
-        for item in computed_slices(self.slices):
-            stop = start + len(item.numbers)
-            inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)]
-            if inside.size:
-                places.setdefault(item.shard.id, []).append(inside - start + item.first)
-            start = stop
-        return {shard: np.concatenate(numbers) for shard, numbers in places.items()}
+        for start, stop in itertools.pairwise([*starts, len(rows)]):
+            shard = self._shards[slices[start]]
+            places.setdefault(shard, []).append(numbers[start:stop])
+        return {shard: np.concatenate(parts) for shard, parts in places.items()}
 
 
 def computed_slices(slices: Sequence[ShardSlice]) -> list[ShardSlice]:
@@ -196,7 +206,7 @@ def _block(number: int, slices: list[ShardSlice], run: Run, task: Task, watch: W
     rows = table.to_batches()[0] if table.num_rows else _no_rows(run.columns)
     block = Block(tuple(slices), rows, no_tokens(0, {}), number)
     key = f"block-{number}"
-    watch.begin(key, block.places(np.arange(rows.num_rows)))
+    watch.begin(key, RowPlaces(slices).of(np.arange(rows.num_rows)))
     block = replace(block, tokens=task.tokenize(rows))
     watch.end(key)
     return block

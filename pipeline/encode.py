@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.blocks import Block, NoWatch, Watch
+from pipeline.blocks import Block, NoWatch, RowPlaces, Watch
 from pipeline.encoder.engine import Engine
-from pipeline.packing import Batch, Int64Array, gather, pack
+from pipeline.output.open_shards import Places
+from pipeline.packing import Batch, gather, pack
 from pipeline.spec import OnBatch
 from pipeline.tasks.base import BoolArray, Float32Array, Task
 
@@ -37,6 +38,7 @@ class _Pending:
         self._firsts = np.unique(row_of, return_index=True)[1]
         self._outputs: Float32Array | None = None
         self._returned = np.zeros(block.tokens.rows, dtype=np.bool_)
+        self._places = RowPlaces(block.slices)
 
     @property
     def complete(self) -> bool:
@@ -51,10 +53,9 @@ class _Pending:
             outputs = np.zeros((0, 1), dtype=np.float32)
         return Computed(self.block, outputs, new, self.complete)
 
-    def rows_of(self, batch: Batch) -> Int64Array:
-        """The rows of the block that have a sequence in the batch."""
-        rows: Int64Array = np.unique(self.block.tokens.row_of[batch.sequences])
-        return rows
+    def places_of(self, batch: Batch) -> Places:
+        """The rows that have a sequence in the batch."""
+        return self._places.of(np.unique(self.block.tokens.row_of[batch.sequences]))
 
     def put(self, batch: Batch, result: Float32Array) -> int:
         """Copy the results of a batch to the positions of its sequences in the block.
@@ -120,7 +121,7 @@ def encode(
                     return
                 batch = gather(tokens.ids, tokens.offsets, sequences, tokens.type_ids)
                 launched.append(f"batch-{block.number}-{index}")
-                told.begin(launched[-1], block.places(one.rows_of(batch)))
+                told.begin(launched[-1], one.places_of(batch))
                 yield batch
 
     def complete() -> Iterator[Computed]:

@@ -195,9 +195,9 @@ class Broker:
 
     def refusals(self, job: str) -> list[Refusal]:
         """The devices of live workers that have stepped back from a job."""
-        live = {(worker.host, worker.pid) for worker in self.workers()}
         with self.errors():
             refusals = read_refusals(self._client, job)
+        live = {(worker.host, worker.pid) for worker in self.workers()} if refusals else set()
         return [refusal for refusal in refusals if (refusal.host, refusal.pid) in live]
 
     @contextmanager

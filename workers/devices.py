@@ -12,8 +12,8 @@ from pipeline.encoder.precision import choose_precision
 from pipeline.errors import UsageError
 from pipeline.planning.choices import revision_choice
 
-# Of which at least one exists where a program can use a GPU: Linux, containers, and WSL.
-_NVIDIA_DRIVER = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg")
+# At least one of these exists where torch can use a GPU: Linux, containers, WSL, and ROCm.
+_GPU_DRIVERS = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def find_devices(option: str | None) -> Devices:
 
 def _gpu_count() -> int:
     """GPUs that torch sees. It takes seconds to import, so only where there is a driver."""
-    if sys.platform == "linux" and not any(map(os.path.exists, _NVIDIA_DRIVER)):
+    if sys.platform == "linux" and not any(map(os.path.exists, _GPU_DRIVERS)):
         return 0
     from pipeline.encoder.device.devices import gpu_count
 

@@ -156,8 +156,9 @@ def _take_snapshot(broker: Broker, output: Output, run: Run, plan: Plan) -> _Sna
         for index, (shard,) in enumerate(plan.values("shard")):
             if shard in failures_by_id and index in still_missing:
                 failures[index] = failures_by_id[shard]
-    devices = [(w.host, w.pid, device) for w in broker.workers() for device in w.devices]
-    refusals = all_refuse(broker.refusals(run.job), devices)
+    if refusals := broker.refusals(run.job):
+        devices = [(w.host, w.pid, device) for w in broker.workers() for device in w.devices]
+        refusals = all_refuse(refusals, devices)
     return _Snapshot(len(plan), missing, outstanding, failures, refusals)
 
 

@@ -11,9 +11,13 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.blocks import Block
+from pipeline.blocks import Block, ShardSlice
 from pipeline.encode import encode
+from pipeline.spec import Cut, InputFile, Shard
 from pipeline.tokenize.texts import Tokens
+
+
+SHARD = Shard(InputFile("c", "c", "1", 1, 40, "parquet"), Cut(0, 40), "ab" * 8)
 
 
 class Device:
@@ -52,7 +56,7 @@ def make_block(lengths: list[int], first_id: int = 0) -> Block:
         truncated=np.zeros(len(lengths), dtype=np.bool_),
     )
     rows = pa.record_batch({"n": pa.array(range(len(lengths)))})
-    return Block((), rows, tokens)
+    return Block((ShardSlice(SHARD, rows, last=True),), rows, tokens)
 
 
 Lengths = st.lists(st.integers(0, 30), min_size=1, max_size=40)
@@ -120,9 +124,13 @@ def test_every_computed_row_comes_back_once_however_often_it_is_saved(
     task: Any = SimpleNamespace(per_token=False)
     started, finished, rows_done = [], set(), 0
 
+    told = 0
+
     class Watch:
-        def begin(self, key: str, places: object) -> None:
+        def begin(self, key: str, places: dict[str, np.ndarray]) -> None:
+            nonlocal told
             started.append(key)
+            told += len(places[SHARD.id])
 
         def end(self, key: str) -> None:
             finished.add(key)
@@ -154,3 +162,4 @@ def test_every_computed_row_comes_back_once_however_often_it_is_saved(
     computed = sum(int(one.rows.sum()) for one in out)
     without = sum(n == 0 for each in lengths for n in each)
     assert rows_done <= computed <= rows_done + without
+    assert told == rows_done  # one sequence a row: each is in flight once
