@@ -16,7 +16,6 @@ from pipeline.encode import encode
 from pipeline.spec import Cut, InputFile, Shard
 from pipeline.tokenize.texts import Tokens
 
-
 SHARD = Shard(InputFile("c", "c", "1", 1, 40, "parquet"), Cut(0, 40), "ab" * 8)
 
 
