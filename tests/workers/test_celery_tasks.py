@@ -244,7 +244,6 @@ def test_a_store_that_cannot_be_reached_costs_no_attempt(
 
     with monkeypatch.context() as broken:
         broken.setattr(Output, "commit", refuse)
-        broken.setattr(Output, "record_failure", refuse)
         assert handler.run_shard(job.message(0, 2))
     assert job.output.failures(job.run) == {}
     handler.run_shard(job.message(0, 2))

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -199,19 +200,26 @@ def _rows(job: Prepared) -> list[dict[str, Any]]:
 
 
 def test_a_damaged_piece_is_computed_again(tmp_path: Path) -> None:
-    job = prepared_run(tmp_path, write_parquet(tmp_path / "c.parquet", 200), token_budget=100)
+    corpus = write_parquet(tmp_path / "c.parquet", 200)
+    job = prepared_run(tmp_path, corpus, token_budget=100)
     seen: list[int] = []
     run_locally(
         job, on_batch=lambda rows, tokens: seen.append(rows), should_stop=lambda: len(seen) >= 3
     )
     (name,) = (item.name for item in job.output.directory.list(OPEN, recursive=True))
     path = Path(job.output.uri) / name
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+    with pa.ipc.open_file(path) as reader:
+        piece = reader.read_all()
+    (vector,) = piece["embedding"][:1].to_pylist()
+    value = np.float32(vector[0]).tobytes()
+    path.write_bytes(path.read_bytes().replace(value, np.float32(-vector[0]).tobytes(), 1))
     (result,) = run_locally(job)
     assert (result.rows, result.failed) == (200, 0)
     assert verify_parts(job)
+    (tmp_path / "whole").mkdir()
+    whole = prepared_run(tmp_path / "whole", corpus, token_budget=100)
+    run_locally(whole)
+    assert _rows(job) == _rows(whole)
 
 
 def verify_parts(job: Prepared) -> bool:

@@ -191,6 +191,7 @@ def test_a_worker_with_one_device_left_may_still_run_a_job(job: Job, broker: Bro
 
 def test_without_a_worker_a_job_waits(job: Job, broker: Broker) -> None:
     refuse(broker, job, "gone", final=True)
+    assert broker.refusals(job.run.job) == []
     assert not reconcile(broker, job.output, job.run).final
 
 
