@@ -30,8 +30,8 @@ class Resident(DeviceProcess):
     @classmethod
     def take(cls, name: str, cache_dir: Path | None, batch_seconds: float) -> Resident:
         # What a process takes from its environment, it keeps.
-        own = tuple(item for item in sorted(os.environ.items()) if item[0].startswith("AWS_"))
-        key = (name, cache_dir, batch_seconds, own)
+        own = [i for i in sorted(os.environ.items()) if i[0].startswith(("AWS_", "OMP_"))]
+        key = (name, cache_dir, batch_seconds, tuple(own))
         waiting = cls.idle.setdefault(key, [])
         if not waiting:
             cls.end_all()  # each holds 400 MB: only the last kind stays

@@ -52,18 +52,18 @@ Channel._brpop_start, Channel._brpop_read = ask, take
 LONG_SECONDS = 4.0
 SLOW = f"""
 import time
-import workers.span_attempt as module
+from workers.shard_runner import ShardRunner
 
-run_shards, slept = module.run_shards, False
+compute, slept = ShardRunner.compute, False
 
-def run_slowly(*args, **kwargs):
+def compute_slowly(*args):
     global slept
     if not slept:
         slept = True
         time.sleep({LONG_SECONDS})
-    yield from run_shards(*args, **kwargs)
+    yield from compute(*args)
 
-module.run_shards = run_slowly
+ShardRunner.compute = compute_slowly
 """
 
 

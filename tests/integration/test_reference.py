@@ -39,8 +39,12 @@ def texts() -> list[str]:
 
 @pytest.mark.timeout(600)
 def test_two_thousand_texts_equal_the_reference(
-    texts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    texts: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS")  # every core, as the reference
     from sentence_transformers import SentenceTransformer
 
     source, output = tmp_path / "in.parquet", tmp_path / "out"
