@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.blocks import Block, NoWatch, RowPlaces, Watch
+from pipeline.blocks import Block, RowPlaces, Watch
 from pipeline.encoder.engine import Engine
 from pipeline.output.open_shards import Places
 from pipeline.packing import Batch, gather, pack
@@ -108,7 +108,6 @@ def encode(
         watch: told about the rows of each batch while the device has it.
         save_now: whether what is computed should be returned, also of an incomplete block.
     """
-    told = watch or NoWatch()
     pending: deque[_Pending] = deque()
     launched: deque[str] = deque()
 
@@ -121,7 +120,8 @@ def encode(
                     return
                 batch = gather(tokens.ids, tokens.offsets, sequences, tokens.type_ids)
                 launched.append(f"batch-{block.number}-{index}")
-                told.begin(launched[-1], one.places_of(batch))
+                if watch is not None:
+                    watch.begin(launched[-1], one.places_of(batch))
                 yield batch
 
     def complete() -> Iterator[Computed]:
@@ -137,7 +137,8 @@ def encode(
         # Blocks without sequences are complete from the start and have no batch.
         yield from complete()
         on_batch(pending[0].put(batch, result), batch.tokens)
-        told.end(launched.popleft())
+        if watch is not None:
+            watch.end(launched.popleft())
         yield from complete()
         if save_now():
             yield from incomplete()

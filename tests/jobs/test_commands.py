@@ -22,7 +22,7 @@ SUMMARY = {
 def summarized(outcome: Outcome, state: str) -> dict:
     """The one JSON object of a job, with all of the keys that scripts rely on."""
     reported = outcome.json
-    assert reported.keys() - {"reason", "hint", "choices"} == SUMMARY
+    assert reported.keys() - {"reason", "hint", "choices", "kept"} == SUMMARY
     assert reported["shards"].keys() == {"total", "done", "failed"}
     assert reported["rows"].keys() == {"total", "done", "computed", "reused", "failed"}
     assert reported["model"].keys() == {"name", "revision", "sha256"}

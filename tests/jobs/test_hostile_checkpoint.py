@@ -7,13 +7,15 @@ import json
 import os
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commandline import Bei, spawn
-from corpora import GOLDENS, write_parquet
+from commandline import Bei, command
+from corpora import GOLDENS, ROOT, write_parquet
 
 #: Changes a copy of bert_mean.
 Harm = Callable[[Path], Any]
@@ -342,21 +344,29 @@ def test_a_hostile_checkpoint_is_refused_in_one_line(
     assert used() - start < SECONDS
 
 
+# Runs a command, and prints the peak of its memory in KiB.
+MEASURED = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
+
+
 def test_submit_refuses_one_with_little_memory(
     hostile: Callable[[Harm], Path], tmp_path: Path
 ) -> None:
     harm, reason = HARMS["a charsmap of rubbish"]
     corpus = write_parquet(tmp_path / "corpus.parquet", 20)
     words = ("submit", corpus, "--model", hostile(harm), "--output", tmp_path / "out")
-    with spawn(*words, "--device", "cpu") as process:
-        assert process.stderr is not None
-        said = process.stderr.read()
-        # Of this process alone: the peak of all children would be that of the largest.
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+    # From a small process: a child's peak begins at what its parent held when it was started.
+    command_line = command(*words, "--device", "cpu")
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *command_line], cwd=ROOT, capture_output=True, text=True
+    )
 
-    assert process.returncode == 1
-    assert reason in said.splitlines()[0]
-    assert "race" not in said  # neither Python's traceback nor Rust's backtrace
-    assert usage.ru_maxrss * 1024 < 2 * MEMORY
+    assert done.returncode == 1
+    assert reason in done.stderr.splitlines()[0]
+    assert "race" not in done.stderr  # neither Python's traceback nor Rust's backtrace
+    assert int(done.stdout) * 1024 < 2 * MEMORY
     assert not (tmp_path / "out").exists()

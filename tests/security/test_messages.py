@@ -11,8 +11,9 @@ import pytest
 from corpora import write_parquet
 from fleet import Fleet, until
 
+from pipeline.output.run import job_id
 from workers.celery_app import make_app, send
-from workers.messages import RUN_SPAN
+from workers.messages import QUEUE, RUN_SPAN
 
 pytestmark = pytest.mark.integration
 
@@ -37,9 +38,10 @@ def test_hostile_messages_run_no_code_and_write_nothing(
     app.conf.task_serializer = "pickle"
     app.send_task(RUN_SPAN, kwargs={**message, "output": TouchesWhenUnpickled(ran)})
     outputs = (nowhere, kept, f"{kept}/../nowhere", "reference::file:///etc", "no-such://x")
-    for number, output in enumerate(outputs):
-        hostile = {**message, "job": f"../../../{number}", "output": str(output)}
-        send(make_app(redis_url), RUN_SPAN, [hostile])
+    app = make_app(redis_url)
+    send(app, RUN_SPAN, [{**message, "job": "../../../0", "output": str(nowhere)}], QUEUE)
+    for output in map(str, outputs):
+        send(app, RUN_SPAN, [{**message, "job": job_id(output, 1), "output": output}], QUEUE)
     foreign = {"job": "../../../etc", "output": str(nowhere), "n": 1, "created": ""}
 
     fleet = start_fleet(redis_url)
@@ -51,8 +53,8 @@ def test_hostile_messages_run_no_code_and_write_nothing(
     fleet.finish(tmp_path / "out")
     fleet.check(tmp_path / "out", 20)
 
-    assert "Refusing to deserialize" in worker.log
-    assert worker.log.count("cannot run on this worker") == len(outputs)
+    assert worker.log.count("dropped a message") == 2  # the pickle, and the id that is a path
+    assert worker.log.count(" steps back for ") == len(outputs)
     until(lambda: worker.remembers() == 0, "the worker to forget the job")
     assert worker.terminate() == 0
     assert not ran.exists()

@@ -19,6 +19,7 @@ from tls_redis import TlsRedis, make_certificates
 from workers.broker import Broker
 from workers.celery_app import make_app
 from workers.messages import QUEUE
+from workers.step_back import Refusal
 
 pytestmark = pytest.mark.integration
 
@@ -82,7 +83,8 @@ def test_the_user_can_do_all_that_a_fleet_does_with_every_command_and_no_other(
     until(lambda: fleet.leases(job), "a span under way")
     assert worker.terminate() == 0  # returns the span to the queue
     fleet.redis.lpush(QUEUE, "not a message")
-    assert Broker(url).purge_invalid_messages() == 1
+    Broker(url).refuse(job, refusal := Refusal("gone", 1, "cpu", "no disk", "", 1.0, final=True))
+    Broker(url).take_back_refusal(job, refusal)
     restore_a_message_that_was_never_acknowledged(fleet.redis, url)
     for words in (("status", job), ("list",), ("cancel", job), ("retry", job)):
         done = fleet.bei(*words, *broker)
@@ -98,7 +100,7 @@ def test_the_user_can_do_all_that_a_fleet_does_with_every_command_and_no_other(
 
 def restore_a_message_that_was_never_acknowledged(client: redis.Redis, url: str) -> None:
     """What a worker does with the message of another that died long ago."""
-    (text,) = client.lrange(QUEUE, 0, 0)
+    (text,) = client.lrange(QUEUE, -1, -1)
     tag = "tag-of-a-dead-worker"
     client.hset("unacked", tag, json.dumps([json.loads(text), "", QUEUE]))
     client.zadd("unacked_index", {tag: 0})

@@ -95,7 +95,7 @@ def test_no_secret_is_printed_or_stored(
     found = {"Redis while jobs wait": everything_in(server)}
     assert f"{QUEUE}'" in found["Redis while jobs wait"]
 
-    worker = fleet.start()
+    worker = fleet.start(BEI_JOBS_PATIENCE_SECONDS="2")
     until(lambda: bei("status", out, "--json").json["state"] == "done", "the job")
     until(lambda: bei("status", failing, "--json").json["state"] == "failed", "the failure")
     server.kill()
