@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.choice import Choices
 from pipeline.encoder.card import ModelCard
@@ -139,7 +140,7 @@ class ShardRunner:
         self.stopped = self._calls.should_stop()
 
     def _ids(self, indexes: Sequence[int]) -> list[str]:
-        ids: list[str] = self._plan.table["shard"].take(list(indexes)).to_pylist()
+        ids: list[str] = self._plan.table["shard"].take(pa.array(indexes, pa.int64())).to_pylist()
         return ids
 
     def _survey(self, index_of: dict[str, int]) -> dict[int, OpenShard]:
