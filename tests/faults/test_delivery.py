@@ -69,7 +69,6 @@ def test_the_submitter_is_killed_while_it_enqueues(case: Case) -> None:
     case.check()
 
 
-@pytest.mark.quick
 def test_two_processes_finish_one_job(case: Case) -> None:
     """The worker stands before its manifest while `status` writes it."""
     paused = case.pause_at("before-manifest")
@@ -85,7 +84,6 @@ def test_two_processes_finish_one_job(case: Case) -> None:
     case.check()
 
 
-@pytest.mark.quick
 def test_a_job_is_reconciled_by_everybody_at_once(case: Case) -> None:
     job = case.submit()
     send(make_app(case.server.url), FINALIZE_JOB, [message(job, 0, 0)] * 20, QUEUE)

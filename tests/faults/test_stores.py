@@ -106,7 +106,7 @@ STORES: list[tuple[str, Callable[[], Fault], bool]] = [
     ("409 for every second commit", conflicts, True),
     ("stalls", stalls, True),
 ]
-QUICK = {"503 for a fifth", "answers of commits are lost"}
+QUICK = {"answers of commits are lost"}
 
 
 @pytest.mark.parametrize(
