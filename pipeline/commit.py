@@ -151,7 +151,8 @@ class Committer:
         try:
             while (item := self._blocks.get()) is not None:
                 self._process(item)
-                if time.monotonic() - self._last_save > SAVE_SECONDS:
+                # Rows of an incomplete block come because `save_now` asked for them.
+                if not item.complete or time.monotonic() - self._last_save > SAVE_SECONDS:
                     self._save_all()
             self._save_all()
         except BaseException as error:  # raised in the caller's thread by its next call

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +14,13 @@ import pytest
 import torch
 from corpora import write_parquet
 from fixtures_encoder import open_engine
+from fleet import until
 from prepared import prepared_run
 
 from pipeline.encoder.checkpoint.checkpoint import resolve
 from pipeline.encoder.engine import Engine
 from pipeline.errors import StorageError, StoreFull
+from pipeline.output.open_shards import rows_kept
 from pipeline.output.output import Output
 from pipeline.output.part_file import read_info
 from pipeline.output.quarantine import write_quarantine
@@ -253,6 +256,26 @@ def test_stopping_leaves_whole_parts_and_nothing_else(
     assert 0 < len(results) < 4
     assert job.output.committed().keys() == {result.part for result in results}
     assert compute(job, engine)[-1].computed
+
+
+def test_what_is_computed_is_saved_every_twenty_seconds(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = prepared_run(tmp_path, write_parquet(tmp_path / "c.parquet", 400), token_budget=40)
+    computed: list[int] = []  # rows after each batch; the clock says one second a batch
+    clock = SimpleNamespace(monotonic=lambda: float(len(computed)))
+    monkeypatch.setattr("pipeline.commit.time", clock)
+
+    def one_second(rows: int, tokens: int) -> None:
+        computed.append(rows + (computed[-1] if computed else 0))
+        if len(computed) % 20 == 10 and len(computed) > 20:
+            safe = computed[len(computed) - 11]  # ten seconds ago it was time to save
+            until(lambda: rows_kept(job.output, job.plan) >= safe, f"{safe} rows")
+
+    shards = list(job.plan.shards())
+    list(run_shards(job.run, shards, engine, job.output, attempt="a", on_batch=one_second))
+    assert len(computed) > 90
+    assert rows_kept(job.output, job.plan) == 0
 
 
 def test_a_caller_that_walks_away_leaves_no_thread(job: Prepared, engine: Engine) -> None:
