@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,6 @@ import pytest
 import torch
 from corpora import write_parquet
 from fixtures_encoder import open_engine
-from fleet import until
 from prepared import prepared_run
 
 from pipeline.encoder.checkpoint.checkpoint import resolve
@@ -258,6 +258,14 @@ def test_stopping_leaves_whole_parts_and_nothing_else(
     assert compute(job, engine)[-1].computed
 
 
+def polled(condition: Callable[[], bool]) -> bool:
+    """Whether a condition comes true within a minute."""
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
 def test_what_is_computed_is_saved_every_twenty_seconds(
     tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,7 +278,7 @@ def test_what_is_computed_is_saved_every_twenty_seconds(
         computed.append(rows + (computed[-1] if computed else 0))
         if len(computed) % 20 == 10 and len(computed) > 20:
             safe = computed[len(computed) - 11]  # ten seconds ago it was time to save
-            until(lambda: rows_kept(job.output, job.plan) >= safe, f"{safe} rows")
+            assert polled(lambda: rows_kept(job.output, job.plan) >= safe), safe
 
     shards = list(job.plan.shards())
     list(run_shards(job.run, shards, engine, job.output, attempt="a", on_batch=one_second))
