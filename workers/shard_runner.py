@@ -36,7 +36,7 @@ from pipeline.output.suspects import OpenShard, ShardWork
 from pipeline.spec import OnBatch, ShardResult, failure_budget
 from workers.device_main import Event, Order
 from workers.device_process import DeviceDied
-from workers.in_flight import InFlight
+from workers.in_flight import InFlight, in_words
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,6 @@ class ShardRunner:
         self._one_by_one = False
         self._good_rows: dict[int, list[Piece]] = {}  # of the shards that repair a part
         self._max_guilty = max(_MIN_GUILTY, failure_budget(run.spec.max_failed_rows, plan.rows))
-        self.stopped = False
 
     def compute(self, indexes: Sequence[int]) -> Generator[ShardResult, None, None]:
         """Compute shards and yield the result of each, unless it is told to stop.
@@ -116,10 +115,7 @@ class ShardRunner:
         """
         index_of = dict(zip(self._ids(indexes), indexes, strict=True))
         before: object = None
-        while index_of:
-            if self._calls.should_stop():
-                self.stopped = True
-                return
+        while index_of and not self._calls.should_stop():
             open_shards = self._survey(index_of)
             for hopeless in self._hopeless(open_shards):
                 del index_of[hopeless.shard]
@@ -137,7 +133,6 @@ class ShardRunner:
                 index_of.pop(result.shard, None)
                 self._unexplained = 0
                 yield result
-        self.stopped = self._calls.should_stop()
 
     def _ids(self, indexes: Sequence[int]) -> list[str]:
         ids: list[str] = self._plan.table["shard"].take(pa.array(indexes, pa.int64())).to_pylist()
@@ -164,9 +159,9 @@ class ShardRunner:
             return [] if piece is None else [piece]
 
         found = repaired_shards(self._plan, indexes)
-        new = [index for index in found if index not in self._good_rows]
-        with ThreadPoolExecutor(_READERS) as pool:
-            self._good_rows |= zip(new, pool.map(read, new), strict=True)
+        if new := [index for index in found if index not in self._good_rows]:
+            with ThreadPoolExecutor(_READERS) as pool:
+                self._good_rows |= zip(new, pool.map(read, new), strict=True)
         return {index: self._good_rows[index] for index in found}
 
     def _next_order(self, indexes: list[int], open_shards: dict[int, OpenShard]) -> Order:
@@ -208,8 +203,7 @@ class ShardRunner:
         except DeviceDied as died:
             if died.loading:
                 raise EncodeError(
-                    f"the process of {self._device.device} died while it loaded the model: it "
-                    f"{died}",
+                    f"loading the model on {self._device.device} {died}",
                     hint="check that the machine has enough memory for the model",
                 ) from died
             self._record(order, in_flight, str(died))
@@ -233,13 +227,14 @@ class ShardRunner:
             raise outcome
         if self._device.device.startswith("cuda"):
             self._device.kill()  # an error of the device stays with its process
-        self._record(order, in_flight, f"raised {outcome}")
+        known = isinstance(outcome, BeiJobsError)
+        self._record(order, in_flight, f"{'cannot be computed:' if known else 'raised'} {outcome}")
 
     def _record(self, order: Order, in_flight: InFlight, reason: str) -> None:
         places = in_flight.places()
-        rows = sum(numbers.size for numbers in places.values())
-        who = {0: "something", 1: "the one row tried"}.get(rows, f"one of {rows} rows")
-        logger.error("%s: %s %s", self._device.device, who, reason)
+        index_of = dict(zip(self._ids(order.indexes), order.indexes, strict=True))
+        who = in_words(places, [self._plan.shard(index_of[shard]) for shard in places])
+        logger.error("job %s: %s: %s %s", self._run.job, self._device.device, who, reason)
         record_death(self._output, self._run, order.attempt, Death(places, reason))
         self._deaths += 1
         if self._deaths >= _MAX_DEATHS:
