@@ -273,7 +273,7 @@ def _too_short(shard: Shard) -> InputChanged:
 
 
 def unchanged(shard: Shard) -> bool:
-    """Whether the input of a shard still is the version that was planned."""
+    """Whether the input of a shard is there, and still the version that was planned."""
     try:
         return file_info(shard.file.uri).version == shard.file.version
     except StorageError:

@@ -282,19 +282,20 @@ class Committer:
 
     def _save(self, output: OpenOutput) -> None:
         """Save the rows of an open shard that are not saved; where that fails, go on without."""
-        table = output.unsaved()
-        # An input that is changing may have given rows of another version.
-        if table is None or not unchanged(output.shard):
-            return
+        shard = output.shard
         name = f"{self._attempt}-{next(self._pieces)}"
-        values = {**self._provenance, "shard": output.shard.id, "seconds": round(output.seconds, 3)}
+        values = {**self._provenance, "shard": shard.id, "seconds": round(output.seconds, 3)}
         try:
-            piece = write_piece(self._output, output.shard, name, table, values)
-        except BeiJobsError as error:
-            logger.warning("%d computed rows are not saved: %s", table.num_rows, error)
+            if (table := output.unsaved()) is None:
+                return
+            if not unchanged(shard):  # then some rows may be of another version
+                logger.warning("%s: its computed rows are not saved: the input changed", shard)
+                return
+            output.saved_as(write_piece(self._output, shard, name, table, values))
+        except (BeiJobsError, pa.ArrowException) as error:  # what is wrong, the commit will say
+            logger.warning("%s: its computed rows are not saved: %s", shard, error)
             return
-        output.saved_as(piece)
-        self._end_records(output.shard)
+        self._end_records(shard)
 
     def _end_records(self, shard: Shard) -> None:
         for number in self._unsafe.safe(shard.id):

@@ -12,11 +12,10 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
 from workers.pulse import Pulse, PulseWatch, new_pulse
-from workers.settings import Settings
+from workers.settings import LOG_FORMAT, Settings
 
 logger = logging.getLogger(__name__)
 
-_LOG_FORMAT = "%(asctime)s %(process)d %(levelname)s %(message)s"
 
 # A consumer that ends by itself is restarted after 1 s, 2 s, 4 s … and at most this.
 _MAX_RESTART_SECONDS = 60.0
@@ -107,7 +106,7 @@ class ConsumerProcess:
 
 def start_logging(verbose: bool) -> None:
     """Log to stderr what happens to jobs; with `verbose` also every shard and Celery's messages."""
-    logging.basicConfig(format=_LOG_FORMAT)
+    logging.basicConfig(format=LOG_FORMAT)
     for name, level in (
         ("pipeline", logging.DEBUG if verbose else logging.INFO),
         ("workers", logging.DEBUG if verbose else logging.INFO),
@@ -124,7 +123,7 @@ def _consume(
     stop_pipe: Connection,
     pulse: Pulse,
 ) -> None:
-    """The main function of the consumer's process, the only one that imports Celery and torch."""
+    """The main function of the consumer's process, the only one that imports Celery."""
     start_logging(verbose)
     from workers.consumer import consume
 

@@ -36,10 +36,9 @@ from pipeline.output.plan import Plan
 from pipeline.output.run import Run
 from pipeline.output.suspects import ShardWork
 from workers.engine_cache import EngineCache
+from workers.settings import LOG_FORMAT
 
 logger = logging.getLogger(__name__)
-
-LOG_FORMAT = "%(asctime)s %(process)d %(levelname)s %(message)s"
 
 _PR_SET_PDEATHSIG = 1
 

@@ -23,7 +23,7 @@ from workers.engine_cache import EngineCache
 # How often a parent looks whether it should stop.
 _TICK_SECONDS = 0.1
 # Loading may read many gigabytes over a network: it may take this many times as long as a batch.
-_LOADING_BATCHES = 3
+_LOADING_BATCHES = 6
 # How long a process may take to stop between two batches before it is killed.
 _CLOSE_SECONDS = 30.0
 
@@ -54,6 +54,8 @@ class DeviceProcess:
 
     def start(self) -> None:
         """Start the process, which imports torch meanwhile; does nothing if it runs."""
+        if self._process is not None and not self._process.is_alive():
+            self._end()  # the kernel kills it with the thread that started it
         if self._process is None:
             # Spawned, not forked: neither CUDA nor torch's threads survive a fork.
             context = multiprocessing.get_context("spawn")
@@ -149,6 +151,9 @@ class DeviceProcess:
         process, self._process, self._link = self._process, None, None
         assert process is not None
         process.join(_CLOSE_SECONDS)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
         return process.exitcode
 
 

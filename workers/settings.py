@@ -46,6 +46,8 @@ _TIMES = {
 }
 _MIN_FD, _MAX_FD = 3, 2**31 - 1
 
+LOG_FORMAT = "%(asctime)s %(process)d %(levelname)s %(message)s"
+
 # The connection of every client of this fleet to Redis, Celery's own included. Without a timeout,
 # a connection whose other end vanished hangs forever.
 REDIS_LINK = {
