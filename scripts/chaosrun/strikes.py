@@ -1,4 +1,4 @@
-"""The faults of the soak. Each lasts a while, mends what it broke, and returns."""
+"""The faults of the soak. Each lasts a while, repairs what it broke, and returns."""
 
 from __future__ import annotations
 

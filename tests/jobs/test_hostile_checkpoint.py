@@ -207,8 +207,8 @@ HARMS: dict[str, tuple[Harm, str]] = {
     "a module above": (module("../other"), "outside the checkpoint"),
     "a module anywhere": (module("/etc"), "outside the checkpoint"),
     "a module of itself": (module("."), "config.json"),
-    "a long path": (module("a" * 5_000), "no name of a folder"),
-    "a path of nothing": (module("a\0b"), "no name of a folder"),
+    "a long path": (module("a" * 5_000), "cannot be a folder's name"),
+    "a path of nothing": (module("a\0b"), "cannot be a folder's name"),
     "a large module": (dense, "2_Dense"),
     "endless length": (
         config("sentence_bert_config.json", max_seq_length=float("inf")),

@@ -157,7 +157,7 @@ def _check_folder(name: str, listing: Path) -> None:
         raise CheckpointError(f"{listing} names {shown(name)}, outside the checkpoint")
     if len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
         raise CheckpointError(
-            f"{listing} names {shown(name)}, which is no name of a folder", hint=DOWNLOAD_AGAIN
+            f"{listing} names {shown(name)}, which cannot be a folder's name", hint=DOWNLOAD_AGAIN
         )
 
 
