@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -40,6 +41,15 @@ class Outcome:
 
 
 Bei: TypeAlias = Callable[..., Outcome]
+
+
+def forget_the_user(patch: pytest.MonkeyPatch, state: Path, cache: Path) -> None:
+    """No option and no memory of another test or of the user; `cache` holds checkpoints."""
+    for name in list(os.environ):
+        if name.startswith("BEI_JOBS_"):
+            patch.delenv(name)
+    patch.setenv("BEI_JOBS_STATE_DIR", str(state))
+    patch.setenv("BEI_JOBS_CACHE_DIR", str(cache))
 
 
 def typist(capture: pytest.CaptureFixture[str]) -> Bei:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commandline import typed
+from commandline import forget_the_user, typed
 from corpora import TINY
 from faults.case import OPTIONS, Case
 from faults.checks import Rows
@@ -61,11 +61,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No option and no memory of another test or of the user."""
     torch.set_num_threads(1)
-    for name in list(os.environ):
-        if name.startswith("BEI_JOBS_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("BEI_JOBS_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("BEI_JOBS_CACHE_DIR", str(tmp_path / "cache"))
+    forget_the_user(monkeypatch, tmp_path / "state", tmp_path / "cache")
 
 
 @pytest.fixture(scope="session")

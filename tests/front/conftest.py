@@ -16,6 +16,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commandline import forget_the_user
 from corpora import TINY
 
 import bei_jobs
@@ -30,11 +31,7 @@ def checkpoint_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def own_machine(tmp_path: Path, checkpoint_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No option and no memory of another test or of the user; one thread a process."""
-    for name in list(os.environ):
-        if name.startswith("BEI_JOBS_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("BEI_JOBS_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("BEI_JOBS_CACHE_DIR", str(checkpoint_cache))
+    forget_the_user(monkeypatch, tmp_path / "state", checkpoint_cache)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from commandline import Bei, typist
+from commandline import Bei, forget_the_user, typist
 from fixtures_redis import RedisServer
 from fleet import Fleet
 
@@ -17,11 +16,7 @@ from fleet import Fleet
 def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No option and no memory of another test or of the user."""
     torch.set_num_threads(1)
-    for name in list(os.environ):
-        if name.startswith("BEI_JOBS_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("BEI_JOBS_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("BEI_JOBS_CACHE_DIR", str(tmp_path / "cache"))
+    forget_the_user(monkeypatch, tmp_path / "state", tmp_path / "cache")
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
-from commandline import Bei, Outcome, typed, typist
+from commandline import Bei, Outcome, forget_the_user, typed, typist
 from corpora import TINY, write_parquet
 
 
@@ -25,11 +24,7 @@ def checkpoint_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def own_machine(tmp_path: Path, checkpoint_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No option and no memory of another test or of the user."""
-    for name in os.environ:
-        if name.startswith("BEI_JOBS_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("BEI_JOBS_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("BEI_JOBS_CACHE_DIR", str(checkpoint_cache))
+    forget_the_user(monkeypatch, tmp_path / "state", checkpoint_cache)
 
 
 @pytest.fixture

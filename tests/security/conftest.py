@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from commandline import Bei, typist
+from commandline import Bei, forget_the_user, typist
 from fixtures_redis import RedisServer
 from fleet import Fleet
 from tls_redis import TlsRedis, make_certificates
@@ -30,11 +29,7 @@ def tls_redis(redis_server: Callable[..., RedisServer], tmp_path: Path) -> TlsRe
 @pytest.fixture
 def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No option and no memory of another test or of the user."""
-    for name in list(os.environ):
-        if name.startswith("BEI_JOBS_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("BEI_JOBS_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("BEI_JOBS_CACHE_DIR", str(tmp_path / "cache"))
+    forget_the_user(monkeypatch, tmp_path / "state", tmp_path / "cache")
 
 
 @pytest.fixture
