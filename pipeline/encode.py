@@ -81,6 +81,19 @@ class _Pending:
         return int(np.isin(batch.sequences, self._firsts, assume_unique=True).sum())
 
 
+def _complete(pending: deque[_Pending]) -> Iterator[Computed]:
+    """The blocks that are complete, from the first on."""
+    while pending and pending[0].complete:
+        yield pending.popleft().take()
+
+
+def _incomplete(pending: deque[_Pending]) -> Iterator[Computed]:
+    """What there is of the other blocks."""
+    for one in pending:
+        if (computed := one.take()).rows.any():
+            yield computed
+
+
 def encode(
     engine: Engine,
     blocks: Iterator[Block],
@@ -124,23 +137,14 @@ def encode(
                     watch.begin(launched[-1], one.places_of(batch))
                 yield batch
 
-    def complete() -> Iterator[Computed]:
-        while pending and pending[0].complete:
-            yield pending.popleft().take()
-
-    def incomplete() -> Iterator[Computed]:
-        for one in pending:
-            if (computed := one.take()).rows.any():
-                yield computed
-
     for batch, result in engine.run(batches()):
         # Blocks without sequences are complete from the start and have no batch.
-        yield from complete()
+        yield from _complete(pending)
         on_batch(pending[0].put(batch, result), batch.tokens)
         if watch is not None:
             watch.end(launched.popleft())
-        yield from complete()
+        yield from _complete(pending)
         if save_now():
-            yield from incomplete()
-    yield from complete()
-    yield from incomplete()
+            yield from _incomplete(pending)
+    yield from _complete(pending)
+    yield from _incomplete(pending)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import uuid
@@ -20,6 +21,8 @@ from workers.device_process import DeviceProcess, DeviceThread
 from workers.engine_cache import EngineCache
 from workers.settings import Settings
 from workers.shard_runner import Calls, ShardRunner
+
+logger = logging.getLogger(__name__)
 
 LocalDevice = DeviceProcess | DeviceThread
 
@@ -101,6 +104,35 @@ def _run_once(
         yield from runner.compute(missing)
 
 
+class _Shared:
+    """What the threads of a run's devices share: spans to compute, and what came of them."""
+
+    def __init__(self, spans: Iterable[Span], calls: Calls) -> None:
+        self.spans: queue.SimpleQueue[Span] = queue.SimpleQueue()
+        for span in spans:
+            self.spans.put(span)
+        self.events: queue.SimpleQueue[ShardResult | BaseException | None] = queue.SimpleQueue()
+        self.abandoned = threading.Event()
+        self._calls = calls
+        self._lock = threading.Lock()
+
+    def calls(self) -> Calls:
+        """The caller's, for several threads."""
+        return Calls(self.should_stop, self._on_batch, self._on_choices)
+
+    def should_stop(self) -> bool:
+        """Whether no device should begin another batch."""
+        return self.abandoned.is_set() or self._calls.should_stop()
+
+    def _on_batch(self, rows: int, tokens: int) -> None:
+        with self._lock:
+            self._calls.on_batch(rows, tokens)
+
+    def _on_choices(self, choices: Choices) -> None:
+        with self._lock:
+            self._calls.on_choices(choices)
+
+
 def _on_devices(
     output: Output,
     run: Run,
@@ -114,54 +146,41 @@ def _on_devices(
     Raises:
         BeiJobsError: of the last device that failed, when none is left.
     """
-    spans: queue.SimpleQueue[Span] = queue.SimpleQueue()
-    for span in plan.spans(missing):
-        spans.put(span)
-    events: queue.SimpleQueue[ShardResult | BaseException | None] = queue.SimpleQueue()
-    abandoned, lock = threading.Event(), threading.Lock()
-
-    def on_batch(rows: int, tokens: int) -> None:
-        with lock:
-            calls.on_batch(rows, tokens)
-
-    def on_choices(choices: Choices) -> None:
-        with lock:
-            calls.on_choices(choices)
-
-    def should_stop() -> bool:
-        return abandoned.is_set() or calls.should_stop()
-
-    def serve(device: LocalDevice) -> None:
-        own = Calls(should_stop, on_batch, on_choices)
-        runner = ShardRunner(device, output, run, plan, own, local.card)
-        end: BaseException | None = None
-        try:
-            while not should_stop():
-                span = spans.get_nowait()
-                try:
-                    for result in runner.compute(range(span.start, span.start + span.count)):
-                        events.put(result)
-                except BeiJobsError:
-                    spans.put(span)  # for another device
-                    raise
-        except queue.Empty:
-            pass
-        except BaseException as error:
-            end = error
-        events.put(end)
-
-    threads = [threading.Thread(target=serve, args=(d,), daemon=True) for d in local.devices]
+    shared = _Shared(plan.spans(missing), calls)
+    threads = []
+    for device in local.devices:
+        runner = ShardRunner(device, output, run, plan, shared.calls(), local.card)
+        threads.append(threading.Thread(target=_serve, args=(runner, shared), daemon=True))
     with ExitStack() as stack:
         for thread in threads:
             thread.start()
             stack.callback(thread.join)
-        stack.callback(abandoned.set)
+        stack.callback(shared.abandoned.set)
         try:
-            yield from _relay(events, len(threads))
+            yield from _relay(shared.events, len(threads))
         except BaseException:  # such as a second Ctrl-C: do not wait for running batches
             for device in local.devices:
                 device.kill()
             raise
+
+
+def _serve(runner: ShardRunner, shared: _Shared) -> None:
+    """Compute spans until none is left; the last event is None, or why the device failed."""
+    end: BaseException | None = None
+    try:
+        while not shared.should_stop():
+            span = shared.spans.get_nowait()
+            try:
+                for result in runner.compute(range(span.start, span.start + span.count)):
+                    shared.events.put(result)
+            except BeiJobsError:
+                shared.spans.put(span)  # for another device
+                raise
+    except queue.Empty:
+        pass
+    except BaseException as error:
+        end = error
+    shared.events.put(end)
 
 
 def _relay(
@@ -183,3 +202,4 @@ def _relay(
             errors.append(event)
             if not isinstance(event, BeiJobsError) or len(errors) == devices:
                 raise event
+            logger.error("a device leaves its shards to the others: %s (%s)", event, event.hint)
