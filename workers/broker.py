@@ -247,7 +247,7 @@ class Broker:
         except redis.ResponseError as error:
             if keys := self._repair(error):
                 raise BrokerError(
-                    f"{self.name} held what no bei-jobs writes, and it was deleted: "
+                    f"{self.name} held what bei-jobs does not write, and it was deleted: "
                     f"{', '.join(keys[:_KEYS_SHOWN])}",
                     hint="try again; nothing is lost, but find out which program writes there",
                 ) from error

@@ -136,7 +136,7 @@ class MessageHandler:
         if run.job != message.job:
             raise OutputConflict(
                 f"the message names {redact(message.output)}, which is {redact(output.uri)}",
-                hint="submit the job again: no bei-jobs sends such a message",
+                hint="submit the job again: bei-jobs does not send such a message",
             )
         if key not in self._jobs or self._jobs[key].run != run:
             plan = output.plan(run)

@@ -98,7 +98,7 @@ def read_task(text: bytes) -> tuple[str, dict[str, Any]]:
     Arguments of a newer version are returned as they are.
 
     Raises:
-        ValueError: no bei-jobs sent it.
+        ValueError: it was not sent by bei-jobs.
     """
     if len(text) > _MAX_BYTES:
         raise ValueError(f"a message of {len(text):,} bytes")

@@ -1,7 +1,7 @@
 """The queue as the consumer takes messages from it: kombu's Redis channel, and three guards.
 
-- Every message is checked as Redis returns it, before kombu or Celery see it. One that no bei-jobs
-  sent ends Celery's worker wherever a part of it is missing; here it is logged and dropped.
+- Every message is checked as Redis returns it, before kombu or Celery see it. One that was not sent
+  by bei-jobs ends Celery's worker wherever a part of it is missing; here it is logged and dropped.
 - An acknowledgement that fails is an error, see `_Message`.
 - Each answer of Redis to a pop is a sign of life for the parent (`workers.pulse`).
 """
@@ -80,7 +80,7 @@ class QueueChannel(Channel):
         try:
             task, kwargs = read_task(text)
         except ValueError as error:
-            logger.error("dropped %s from the queue: no bei-jobs sent it", error)
+            logger.error("dropped %s from the queue: it was not sent by bei-jobs", error)
             return None
         return key, _envelope(key.decode(), task, kwargs)
 

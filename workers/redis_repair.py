@@ -24,7 +24,7 @@ _TYPES = tuple(
         (r"bei:jobs", "hash"),
         (r"bei:open", "set"),
         (r"bei:(turn|worker):.*", "string"),
-        (r"bei:job:[^:]*:(sent|times|crashes|progress|pace:\d+)", "hash"),
+        (r"bei:job:[^:]*:(sent|times|crashes|progress|stepped_back|pace:\d+)", "hash"),
         (r"bei:job:[^:]*:lease:.*", "string"),
     )
 )
@@ -34,7 +34,7 @@ _COUNT = re.compile(r"-?\d{1,15}", re.ASCII)
 
 
 def drop_what_no_worker_wrote(client: Client) -> list[str]:
-    """Delete keys of a wrong type, and counters that are no numbers; log what was deleted.
+    """Delete keys of a wrong type, and counters that are not numbers; log what was deleted.
 
     Args:
         client: with decoded responses. Its errors are raised.
@@ -67,7 +67,7 @@ def drop_wrong_types(client: Client, keys: Iterable[str]) -> list[str]:
 def drop_if_it_never_expires(client: Client, key: str) -> None:
     """Delete a key that workers only ever write with a time to live, where it has none."""
     if client.pttl(key) == -1:
-        logger.error("dropped %r from Redis: no worker writes it without an end", key)
+        logger.error("dropped %r from Redis: no worker writes it without an expiry", key)
         client.delete(key)
 
 
@@ -76,10 +76,10 @@ def _type_of(key: str) -> str | None:
 
 
 def _drop_fields(client: Client, key: str) -> int:
-    """Delete the fields of a hash that are no numbers; how many those were."""
+    """Delete the fields of a hash that are not numbers; how many those were."""
     fields: Iterable[tuple[str, str]] = client.hgetall(key).items()
     wrong = [name for name, value in fields if not _COUNT.fullmatch(value)]
     if wrong:
-        logger.error("dropped %d counters of %r from Redis: they are no numbers", len(wrong), key)
+        logger.error("dropped %d counters of %r from Redis: they are not numbers", len(wrong), key)
         client.hdel(key, *wrong)
     return len(wrong)

@@ -46,7 +46,7 @@ def envelope(kwargs: Any, headers: Any = (), properties: Any = (), **changes: An
 
 
 def forged(sound: dict[str, Any]) -> list[bytes | str]:
-    """Messages that no bei-jobs sends, around the sound arguments of one."""
+    """Messages that bei-jobs does not send, around the sound arguments of one."""
     far = "2999-01-01T00:00:00+00:00"
     marked = {"v": MESSAGE_VERSION + 1, "x": {"__type__": "datetime", "__value__": 5}}
     return [
@@ -112,7 +112,7 @@ def test_jobs_finish_among_forged_messages_and_overwritten_keys(
         client.set(key, "x")
     fleet.finish(other)
     fleet.check(other, SHARDS * SHARD)
-    assert worker.log.count("no bei-jobs sent it") >= 20
+    assert worker.log.count("it was not sent by bei-jobs") >= 20
     assert "the consumer ended" not in worker.log
     assert "Traceback" not in worker.log
 

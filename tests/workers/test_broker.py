@@ -102,6 +102,7 @@ def test_a_turn_is_given_to_one_of_many(broker: Broker) -> None:
         ("bei:job:{job}:sent", ("SET", "x")), ("bei:job:{job}:times", ("SADD", "x")),
         ("bei:job:{job}:times", ("HSET", "0+1", "often")), ("bei:job:{job}:crashes", ("SET", "x")),
         ("bei:job:{job}:times", ("HSET", "0+1", "9" * 18)),
+        ("bei:job:{job}:stepped_back", ("SET", "x")),
         ("bei:job:{job}:sent", ("HSET", "0+1", "99999999999 1")),
         ("bei:job:{job}:lease:0+1", ("SET", "for ever")),
         ("bei:job:{job}:lease:0+1", ("SADD", "x")),
@@ -134,7 +135,7 @@ def test_keys_of_other_programs_are_left_alone(broker: Broker, raw: redis.Redis)
     raw.set("bei:open", "x")
     for key in ("bei:other", "bei-jobs-archive", "celery", "unacked_mutex"):
         raw.sadd(key, "theirs")
-    with pytest.raises(BrokerError, match="no bei-jobs writes, and it was deleted: bei:open"):
+    with pytest.raises(BrokerError, match="bei-jobs does not write, and it was deleted: bei:open"):
         broker.open_jobs()
     assert broker.open_jobs() == []
     assert raw.dbsize() == 4

@@ -303,7 +303,7 @@ def test_a_message_under_another_job_id_is_not_run(
 ) -> None:
     assert handler.run_shard(replace(job.message(), job="0123456789ab"))
     assert job.committed == []
-    assert "no bei-jobs sends such a message" in caplog.text
+    assert "bei-jobs does not send such a message" in caplog.text
 
 
 def test_a_newer_message_moves_to_the_newer_queue(
