@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -19,15 +19,15 @@ from pipeline.blocks import Block, Fate, ShardSlice, computed_slices, unchanged
 from pipeline.encode import Computed
 from pipeline.encoder.engine import Engine
 from pipeline.errors import BeiJobsError, InputError
-from pipeline.open_output import OpenOutput, UnsafeRows
+from pipeline.open_output import OpenOutput, Saved, UnsafeRows, part_schema
 from pipeline.output.manifest import retract_if_unwanted
-from pipeline.output.open_shards import AttemptLog, Piece, delete_pieces, write_piece
+from pipeline.output.open_shards import AttemptLog, delete_pieces, write_piece
 from pipeline.output.output import Output
 from pipeline.output.part_file import encode_part
 from pipeline.output.provenance import of_run, of_shard
 from pipeline.output.quarantine import write_quarantine
 from pipeline.output.run import Run
-from pipeline.spec import ROW_COLUMNS, Shard, ShardResult
+from pipeline.spec import Shard, ShardResult
 from pipeline.tasks.base import NON_FINITE, BoolArray, Task
 from pipeline.tokenize.texts import no_tokens
 
@@ -38,9 +38,6 @@ SAVE_SECONDS = 20.0
 
 # Computed blocks that wait for their columns to be built: how far the device may run ahead.
 _BLOCKS_BEHIND = 2
-
-# Shard id → its pieces, with their rows.
-Saved = Mapping[str, Sequence[tuple[Piece, pa.Table]]]
 
 FLOAT16_OVERFLOW = "a value of the vector is more than --output-dtype float16 can hold"
 
@@ -301,8 +298,3 @@ class Committer:
         for number in self._unsafe.safe(shard.id):
             if self._log is not None:
                 self._log.end(str(number))
-
-
-def part_schema(run: Run, task: Task) -> pa.Schema:
-    """The columns of the parts of a run."""
-    return pa.schema([*run.kept, *task.fields(), *ROW_COLUMNS])

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.blocks import Block, ShardSlice, computed_slices
 from pipeline.output.open_shards import OPEN, ROW_FIELD, Mask, Piece, Rows, ranges_of
-from pipeline.spec import Shard
-from pipeline.tasks.base import BoolArray
+from pipeline.output.run import Run
+from pipeline.spec import ROW_COLUMNS, Shard
+from pipeline.tasks.base import BoolArray, Task
 
+# Shard id → its pieces, with their rows.
+Saved = Mapping[str, Sequence[tuple[Piece, pa.Table]]]
 # A table with the numbers of its rows in the shard.
 Numbered = tuple[Rows, pa.Table]
+
+
+def part_schema(run: Run, task: Task) -> pa.Schema:
+    """The columns of the parts of a run."""
+    return pa.schema([*run.kept, *task.fields(), *ROW_COLUMNS])
 
 
 class OpenOutput:

@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.blocks import Fate, NoWatch, Watch, read_blocks
-from pipeline.commit import Committer, Saved, part_schema
+from pipeline.commit import Committer
 from pipeline.encode import encode
 from pipeline.encoder.engine import Engine
 from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.errors import StorageError
+from pipeline.open_output import Saved, part_schema
 from pipeline.output.open_shards import (
     OPEN,
     ROW_FIELD,

@@ -236,10 +236,7 @@ def _fail(output: Output, run: Run, failures: list[ShardResult]) -> None:
 
 @contextmanager
 def _cancelled_or_replaced(output: Output, run: Run) -> Iterator[threading.Event]:
-    """An event that is set when the run is cancelled or superseded while the context is open.
-
-    The store is polled in a thread, so that a slow store never delays the device.
-    """
+    """An event that a thread sets when the run is cancelled or superseded; it polls the store."""
     unwanted, closed = threading.Event(), threading.Event()
 
     def poll() -> None:

@@ -55,6 +55,7 @@ class OpenShard:
 
     @classmethod
     def of(cls, shard: Shard, pieces: Iterable[Piece], deaths: Iterable[Death]) -> OpenShard:
+        """What its pieces and the deaths of a run say about a shard."""
         own = [death for death in deaths if shard.id in death.places]
         groups = [death.places[shard.id] for death in own]
         return cls(
