@@ -48,7 +48,7 @@ def test_killed(case: Case, point: str, role: Role) -> None:
     paused.release()
     case.struck()
     case.finish(job)
-    case.check()
+    case.check(temporaries=1)
 
 
 @pytest.mark.quick
@@ -60,7 +60,7 @@ def test_a_whole_machine_goes_away_in_the_middle_of_a_shard(case: Case) -> None:
     case.owner(paused.reached()).kill()
     case.struck()
     case.finish(job)
-    case.check()
+    case.check(temporaries=1)
 
 
 @pytest.mark.parametrize(
@@ -205,4 +205,4 @@ def test_a_foreground_job_is_killed_and_the_same_command_resumes(case: Case, poi
     done = case.foreground(case.corpus(), output)
     assert done.code == 0, done.err
     assert done.json["rows"]["done"] == 1200
-    case.check_local(output, case.corpus())
+    case.check_local(output, case.corpus(), temporaries=1)
