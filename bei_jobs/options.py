@@ -52,6 +52,7 @@ class SubmitOptions(TypedDict, total=False):
     device: str | Sequence[str] | None
     broker: str | None
     max_failed_rows: int | str | None
+    max_bad_files: int | str | None
 
 
 #: Options without a value.

@@ -40,6 +40,7 @@ class Request:
     replace: bool = False
     prune: bool = False
     max_failed_rows: str = "1%"
+    max_bad_files: str = "50%"
 
     def is_default(self, name: str) -> bool:
         """Whether an option has its default value."""

@@ -263,8 +263,10 @@ def _canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def failure_budget(limit: str, rows: int) -> int:
-    """How many of `rows` may fail; `limit` is a count ("20") or a share ("1%", "0.5%").
+def failure_budget(limit: str, total: int, option: str = "--max-failed-rows") -> int:
+    """How many of `total` may fail; `limit` is a count ("20") or a share ("1%", "0.5%").
+
+    `option` is where `limit` comes from; its last word is what is counted.
 
     Raises:
         UsageError: `limit` is neither.
@@ -276,10 +278,10 @@ def failure_budget(limit: str, rows: int) -> int:
         value = -1
     if value < 0 or (percent and not value <= 100):
         raise UsageError(
-            f"--max-failed-rows {limit!r} is neither a count nor a percentage",
-            hint="give a number of rows such as 20, or a share such as 1%",
+            f"{option} {limit!r} is neither a count nor a percentage",
+            hint=f"give a number of {option.rpartition('-')[2]} such as 20, or a share such as 1%",
         )
-    return int(rows * value / 100) if percent else int(value)
+    return int(total * value / 100) if percent else int(value)
 
 
 def _check_choice(option: str, value: str, choices: Any) -> None:

@@ -81,6 +81,13 @@ from pipeline.tasks import TASKS
 @broker_option
 @option("--wait/--no-wait", default=False, help="With --broker, follow the job until it ends.")
 @option("--max-failed-rows", default="1%", show_default=True, metavar="N|P%")
+@option(
+    "--max-bad-files",
+    default="50%",
+    show_default=True,
+    metavar="N|P%",
+    help="Files that cannot be read, or do not fit the others, are skipped.",
+)
 @json_option
 @quiet_option
 def command(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
 
+from pipeline.errors import AccessDenied, BeiJobsError, InputError
+from pipeline.input.bad_files import BadFiles
 from pipeline.input.discovery import ListedFile, discover
 from pipeline.input.formats import FileSummary
 from pipeline.input.reading import inspect
@@ -26,11 +28,12 @@ EarlierCuts = Mapping[tuple[str, str], tuple[InputFile, Sequence[Cut]]]
 
 @dataclass(frozen=True, slots=True)
 class PlannedInputs:
-    """Every input file with its cuts, and the columns that all of them have."""
+    """Every input file but the bad ones with its cuts, and the columns that all of them have."""
 
     files: tuple[tuple[InputFile, tuple[Cut, ...]], ...]  # in byte order of part names
     schema: pa.Schema  # the columns to read, with the types that every file is cast to
     partition: tuple[str, ...]  # which of them are hive keys
+    skipped: tuple[tuple[str, str], ...] = ()  # URI and reason of each bad file
 
     @property
     def rows(self) -> int:
@@ -80,8 +83,12 @@ def plan_inputs(
     row_bytes: int = 0,
     previous: EarlierCuts | None = None,
     schema: pa.Schema | None = None,
+    max_bad_files: str = "0",
 ) -> PlannedInputs:
     """Find the input files, read their footers and cut them into row ranges.
+
+    A file is bad if it cannot be read, lacks a column, or has one of a type that goes together
+    neither with `schema` nor, without it, with those of most files.
 
     Args:
         inputs: files, directories, globs, URIs.
@@ -98,33 +105,41 @@ def plan_inputs(
             all its rows, and is not counted again.
         schema: that of an earlier plan of the same output. Every file is cast to it or refused,
             and unchanged files are not even opened.
+        max_bad_files: the number or share of files that may be bad; they are left out.
 
     Raises:
-        InputError: there is no input; a file cannot be read; a column is missing, has the wrong
-            type or incompatible types, or is named like an output column.
+        InputError: there is no input; more files are bad than allowed; a column is named like an
+            output column.
         StorageError: a store failed.
     """
     rows_per_shard = rows_per_shard or default_rows_per_shard(row_bytes)
     needed = tuple(dict.fromkeys([*optional, *columns, *text_columns, *list_columns]))
     listed, covered = discover(inputs), _covered(previous or {})
+    bad = BadFiles(max_bad_files, len(listed))
     unopened = {f for f in listed if schema is not None and (f.uri, f.version) in covered}
     opened = [f for f in listed if f not in unopened]
-    summaries = dict(zip(opened, _inspect_all(opened, needed, rows_per_shard), strict=True))
-    planned_schema, partition = common_schema(
-        listed,
-        summaries,
-        columns=columns,
-        text_columns=text_columns,
-        list_columns=list_columns,
-        optional=optional,
-        output_columns=output_columns,
-        schema=schema,
-    )
+    summaries = _inspect_all(opened, needed, rows_per_shard, bad)
+    known_bad = -1
+    while known_bad < len(bad):  # a bad file has no say in the schema of the others
+        known_bad = len(bad)
+        planned_schema, partition = common_schema(
+            listed,
+            summaries,
+            columns=columns,
+            text_columns=text_columns,
+            list_columns=list_columns,
+            optional=optional,
+            output_columns=output_columns,
+            schema=schema,
+            bad=bad,
+        )
     files = [
         _plan_file(file, covered.get((file.uri, file.version)), summaries.get(file), rows_per_shard)
         for file in listed
+        if file not in bad
     ]
-    return PlannedInputs(tuple(sorted(files, key=_part_order)), planned_schema, partition)
+    files.sort(key=_part_order)
+    return PlannedInputs(tuple(files), planned_schema, partition, bad.reasons())
 
 
 def _covered(previous: EarlierCuts) -> dict[tuple[str, str], tuple[InputFile, Sequence[Cut]]]:
@@ -137,12 +152,26 @@ def _covered(previous: EarlierCuts) -> dict[tuple[str, str], tuple[InputFile, Se
 
 
 def _inspect_all(
-    listed: Sequence[ListedFile], columns: Sequence[str], rows_per_shard: int
-) -> Iterator[FileSummary]:
+    listed: Sequence[ListedFile], columns: Sequence[str], rows_per_shard: int, bad: BadFiles
+) -> dict[ListedFile, FileSummary]:
     """Footers of remote files are read concurrently to hide latency; local ones have none."""
+
+    def summary_or_error(file: ListedFile) -> FileSummary | BeiJobsError:
+        try:
+            return inspect(file, columns, rows_per_shard)
+        except (InputError, AccessDenied) as error:  # any other error is the store's
+            # A copy: the traceback holds what was read of the file.
+            return type(error)(error.message, hint=error.hint)
+
     remote = not all(is_local(file.uri) for file in listed)
+    summaries = {}
     with ThreadPoolExecutor(_FOOTER_THREADS if remote else 1) as pool:
-        yield from pool.map(lambda file: inspect(file, columns, rows_per_shard), listed)
+        for file, found in zip(listed, pool.map(summary_or_error, listed), strict=True):
+            if isinstance(found, BeiJobsError):
+                bad.add(file, found)
+            else:
+                summaries[file] = found
+    return summaries
 
 
 def _plan_file(

@@ -6,6 +6,7 @@ import dataclasses
 
 from pipeline.errors import UsageError
 from pipeline.request import Request
+from pipeline.spec import failure_budget
 from pipeline.store.uris import refuse_credentials
 from pipeline.tasks import TASKS, find_task
 
@@ -32,6 +33,7 @@ def check_request(request: Request) -> None:
         )
     if request.add and request.replace:
         raise UsageError("--add and --replace cannot be used together", hint="give one of them")
+    failure_budget(request.max_bad_files, 0, "--max-bad-files")
     _check_task_options(request)
 
 

@@ -122,6 +122,7 @@ def _plan_inputs(
         row_bytes=task.row_bytes(request, card),
         previous=previous.cuts,
         schema=_fixed_schema(request, last),
+        max_bad_files=request.max_bad_files,
     )
 
 
@@ -148,10 +149,13 @@ def _plan(
     files = [(file, list(cuts)) for file, cuts in planned.files]
     if request.limit is not None:
         files = limited(files, request.limit, previous.done(output))
+    kept = previous.kept(output, {uri for uri, _ in planned.skipped})
+    files = [*(item for item in files if item[0].uri not in kept), *kept.values()]
     plan = make_plan(files, space=spec.space, schema=schema_hash(kept_schema(spec, planned.schema)))
     if not len(plan):
+        skipped = f", and {planned.skipped[0][1]}" if planned.skipped else ""
         raise InputError(
-            f"no rows in {', '.join(redact(absolute(uri)) for uri in request.inputs)}",
+            f"no rows in {', '.join(redact(absolute(uri)) for uri in request.inputs)}{skipped}",
             hint="check that these are the intended files",
         )
     return plan
@@ -171,7 +175,7 @@ def _start(
     Returns:
         The run, and whether it was already finished; None if the output has a run above `last`.
     """
-    if last is not None and (joined := _join(output, last, spec, inputs, plan)):
+    if last is not None and (joined := _join(output, last, spec, inputs, planned, plan)):
         return None if output.superseded(last) else joined
     run = Run(
         output=output.uri,
@@ -180,19 +184,26 @@ def _start(
         inputs=inputs,
         columns=planned.schema,
         plan=plan.digest,
-        files=len(plan.files),
+        files=len({file.uri for file in plan.files}.union(dict(planned.skipped))),
         shards=len(plan),
         rows=plan.rows,
         limit=request.limit,
+        skipped=planned.skipped,
     )
     return (run, False) if output.start(run, plan) else None
 
 
 def _join(
-    output: Output, last: Run, spec: JobSpec, inputs: tuple[str, ...], plan: Plan
+    output: Output,
+    last: Run,
+    spec: JobSpec,
+    inputs: tuple[str, ...],
+    planned: PlannedInputs,
+    plan: Plan,
 ) -> tuple[Run, bool] | None:
     same = (
         last.plan == plan.digest
+        and last.skipped == planned.skipped
         and set(last.inputs) == set(inputs)
         and last.spec.max_failed_rows == spec.max_failed_rows
         and last.spec.token_budget == spec.token_budget
