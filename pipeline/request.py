@@ -35,6 +35,7 @@ class Request:
     precision: Precision = "auto"
     token_budget: int | None = None
     rows_per_shard: int | None = None
+    where: str | None = None
     limit: int | None = None
     add: bool = False
     replace: bool = False

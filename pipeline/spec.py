@@ -143,6 +143,7 @@ class InputFile:
     format: str  # parquet, arrow, jsonl or csv
     compression: str = ""  # "", gzip or zstd; text formats only
     partition: tuple[tuple[str, str], ...] = ()  # hive keys of the path, in order
+    where: str = ""  # the expression that selects its rows, see `pipeline.input.where`; "": all
 
     @property
     def slug(self) -> str:
@@ -161,9 +162,15 @@ class Cut:
     """A row range of a file, for text formats with the byte offset of its start."""
 
     first_row: int
-    rows: int
+    rows: int  # where only some are selected, as many as these: the first of the range
     byte_offset: int = -1  # in the uncompressed text; -1 for formats with row groups
     repair: int = 0  # how often its rows were computed again because some were quarantined
+    extent: int = 0  # length of the range in the file; 0: as many as `rows`
+
+    @property
+    def end(self) -> int:
+        """The row of the file after the range."""
+        return self.first_row + (self.extent or self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +195,7 @@ class Shard:
         return part_name(self.file.part_prefix, self.cut.first_row, self.id)
 
     def __str__(self) -> str:
-        last = self.cut.first_row + self.cut.rows - 1
-        return f"{redact(self.file.uri)} rows {self.cut.first_row}-{last}"
+        return f"{redact(self.file.uri)} rows {self.cut.first_row}-{self.cut.end - 1}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +217,8 @@ class ShardResult:
 
 
 def shard_id(space: str, schema: str, file: InputFile, cut: Cut) -> str:
-    """16 hex digits over (space, schema, input URI, input version, row range, repair if not 0).
+    """16 hex digits over (space, schema, input URI, input version, the expression that selects
+    rows, if any, row range, repair if not 0).
 
     Resuming, retrying, a nightly rerun and adding files all mean computing the shards whose part
     is missing. This hash decides whether an existing part is the right one.
@@ -221,13 +228,15 @@ def shard_id(space: str, schema: str, file: InputFile, cut: Cut) -> str:
 
 def shard_ids(space: str, schema: str, file: InputFile) -> Callable[[Cut], str]:
     """`shard_id` of the cuts of one file: what they share is hashed once."""
-    shared = _canonical_json([space, schema, file.uri, file.version]).removesuffix("]")
+    where = [file.where] if file.where else []
+    shared = _canonical_json([space, schema, file.uri, file.version, *where]).removesuffix("]")
     hashed = hashlib.sha256(shared.encode())
 
     def of(cut: Cut) -> str:
         copy = hashed.copy()
+        extent = f",{cut.extent}" if cut.extent else ""
         repair = f",{cut.repair}" if cut.repair else ""
-        copy.update(f",{cut.first_row},{cut.rows}{repair}]".encode())
+        copy.update(f",{cut.first_row},{cut.rows}{extent}{repair}]".encode())
         return copy.hexdigest()[:16]
 
     return of

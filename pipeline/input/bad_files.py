@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.errors import BeiJobsError
 from pipeline.input.discovery import ListedFile
-from pipeline.spec import failure_budget
+from pipeline.spec import InputFile, failure_budget
 
 _REASONS_SHOWN = 3
 
@@ -26,7 +26,7 @@ class BadFiles:
         self._allowed = failure_budget(limit, files, "--max-bad-files")
         self._errors: dict[str, BeiJobsError] = {}
 
-    def __contains__(self, file: ListedFile) -> bool:
+    def __contains__(self, file: ListedFile | InputFile) -> bool:
         return file.uri in self._errors
 
     def __len__(self) -> int:
@@ -37,7 +37,7 @@ class BadFiles:
         """Whether the first bad file is an error."""
         return not self._allowed
 
-    def add(self, file: ListedFile, error: BeiJobsError) -> None:
+    def add(self, file: ListedFile | InputFile, error: BeiJobsError) -> None:
         """Leave a file out; only its first error counts.
 
         Raises:

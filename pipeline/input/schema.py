@@ -30,6 +30,7 @@ def common_schema(
     text_columns: Sequence[str],
     list_columns: Sequence[str],
     optional: Sequence[str],
+    where_columns: Sequence[str],
     output_columns: Collection[str],
     schema: pa.Schema | None,
     bad: BadFiles,
@@ -47,13 +48,13 @@ def common_schema(
     _refuse_output_names([*passing, *keys], output_columns)
     task_types = dict.fromkeys(text_columns, TEXT) | dict.fromkeys(list_columns, TEXTS)
     fields = []
-    for name in dict.fromkeys([*passing, *task_types]):
+    for name in dict.fromkeys([*passing, *task_types, *where_columns]):
         if name in keys:
             continue
         earlier = schema.field(name).type if schema is not None and name in schema.names else None
         task_type = task_types.get(name)
         kind = _common_type(name, files, summaries, task_type=task_type, earlier=earlier, bad=bad)
-        fields.append(pa.field(name, kind if name in passing else task_types[name]))
+        fields.append(pa.field(name, kind if name in passing else task_types.get(name, kind)))
     return pa.schema([*fields, *(pa.field(key, pa.string()) for key in keys)]), keys
 
 
@@ -216,7 +217,7 @@ def _type_in(
         raise InputError(
             f"{redact(file.uri)} has no column {name!r}; it has {', '.join(summary.columns)}",
             hint="name the columns with --text-column (to rerank, --query-column and "
-            "--documents-column or --document-column), --id-column and --keep",
+            "--documents-column or --document-column), --id-column, --keep and --where",
         )
     if times > 1:
         raise InputError(

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import BeiJobsError, NotFound, StorageError
 from pipeline.input.reading import read
+from pipeline.input.where import where_columns
 from pipeline.output.manifest import listed_for, read_parts, require_finished
 from pipeline.output.output import Output
 from pipeline.output.part_file import PartInfo, checksum_holds, parse_info
@@ -88,8 +89,9 @@ def _coverage(run: Run, plan: Plan) -> Iterator[str]:
                 problem = "missing" if cut.first_row > row else "planned twice"
                 first, end = sorted((row, cut.first_row))
                 yield f"{redact(file.uri)}: rows {first}-{end - 1} are {problem}"
-            row = cut.first_row + cut.rows
-        if row != file.rows and run.limit is None and file.uri not in skipped:
+            row = cut.end
+        none_selected = file.where and not row
+        if row != file.rows and not none_selected and not (run.limit or file.uri in skipped):
             yield f"{redact(file.uri)}: {row} of {file.rows} rows are planned"
 
 
@@ -178,12 +180,13 @@ def _ids(run: Run, shard: Shard, table: pa.Table) -> Iterator[str]:
     name = run.spec.id_column
     if name is None or shard.file.compression:
         return
-    id_schema = pa.schema([run.columns.field(name)])
+    needed = {name, *where_columns(shard.file.where)}
+    columns = pa.schema([field for field in run.columns if field.name in needed])
     try:
-        batches = [batch for _, batch in read(shard.file, [shard.cut], id_schema, _ID_ROWS)]
+        batches = [batch for _, batch in read(shard.file, [shard.cut], columns, _ID_ROWS)]
     except BeiJobsError:
         return
-    expected = pa.Table.from_batches(batches, id_schema)[name]
+    expected = pa.Table.from_batches(batches, columns)[name]
     if len(expected) == table.num_rows and [*map(repr, expected.to_pylist())] != [
         *map(repr, table[name].to_pylist())
     ]:

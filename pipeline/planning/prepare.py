@@ -11,6 +11,7 @@ from pipeline.choice import Choices
 from pipeline.encoder.card import ModelCard
 from pipeline.errors import InputError, OutputConflict
 from pipeline.input.cutting import PlannedInputs, plan_inputs
+from pipeline.input.where import canonical_where
 from pipeline.output.manifest import newest_finished, sweep
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan, make_plan
@@ -123,7 +124,12 @@ def _plan_inputs(
         previous=previous.cuts,
         schema=_fixed_schema(request, last),
         max_bad_files=request.max_bad_files,
+        where=_where(request),
     )
+
+
+def _where(request: Request) -> str:
+    return canonical_where(request.where) if request.where else ""
 
 
 def _fixed_schema(request: Request, last: Run | None) -> pa.Schema | None:
@@ -148,15 +154,16 @@ def _plan(
 ) -> Plan:
     files = [(file, list(cuts)) for file, cuts in planned.files]
     if request.limit is not None:
-        files = limited(files, request.limit, previous.done(output))
-    kept = previous.kept(output, {uri for uri, _ in planned.skipped})
+        files = limited(files, request.limit, previous.done(output, _where(request)))
+    kept = previous.kept(output, {uri for uri, _ in planned.skipped}, _where(request))
     files = [*(item for item in files if item[0].uri not in kept), *kept.values()]
     plan = make_plan(files, space=spec.space, schema=schema_hash(kept_schema(spec, planned.schema)))
     if not len(plan):
         skipped = f", and {planned.skipped[0][1]}" if planned.skipped else ""
         raise InputError(
             f"no rows in {', '.join(redact(absolute(uri)) for uri in request.inputs)}{skipped}",
-            hint="check that these are the intended files",
+            hint="check that these are the intended files"
+            + (", and that --where selects rows" if request.where else ""),
         )
     return plan
 
