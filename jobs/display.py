@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import click
@@ -9,6 +10,8 @@ import click
 from jobs.fleet import FleetView
 from jobs.progress_bar import ProgressBar
 from pipeline.choice import Choices
+
+_SKIPPED_SHOWN = 20
 
 
 @dataclass(slots=True)
@@ -37,6 +40,13 @@ class Display:
             if name not in earlier and not self.quiet:
                 click.echo(f"{name:<16} {choice.value}: {choice.reason}", err=True)
         self.choices = {**choices, **earlier}
+
+    def show_skipped(self, skipped: Sequence[tuple[str, str]]) -> None:
+        """One line per bad file, with its reason, even with `quiet`."""
+        for _, reason in skipped[:_SKIPPED_SHOWN]:
+            click.echo(f"skipped: {reason}", err=True)
+        if len(skipped) > _SKIPPED_SHOWN:
+            click.echo(f"skipped: {len(skipped) - _SKIPPED_SHOWN} more; see --json", err=True)
 
     def show_fleet(self, fleet: FleetView, bar: ProgressBar | None = None) -> None:
         """Print a line when the number of workers changes; if there is none, even with `quiet`.

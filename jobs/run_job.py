@@ -48,6 +48,7 @@ def submit(
         prepared = prepare(request, settings.cache_dir)
         notify(settings.notify_fd, prepared.run, broker_url)
         display.show_choices(prepared.choices)
+        display.show_skipped(prepared.run.skipped)
         return prepared
 
     if broker_url:
@@ -94,7 +95,8 @@ def run_here(
 def _nothing_to_do(prepared: Prepared, display: Display) -> int:
     status = all_reused(job_status(prepared.output, prepared.run))
     if not display.as_json:
-        click.echo("nothing to do: every row of these inputs is already computed", err=True)
+        which = "of the other files" if prepared.run.skipped else "of these inputs"
+        click.echo(f"nothing to do: every row {which} is already computed", err=True)
     print_summary(prepared.run, status, as_json=display.as_json, choices=display.choices)
     return exit_code(status)
 
