@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from jobs.fleet import FleetView
+from jobs.record import record_json, record_lines
 from pipeline.choice import Choices
 from pipeline.output.run import Run
 from pipeline.output.status import JobStatus
@@ -55,6 +56,7 @@ def summary(
             "revision": run.spec.model.revision,
             "sha256": run.spec.model.sha256,
         },
+        **record_json(run, status),
         **({"kept": status.kept} if status.kept else {}),
         **({"reason": status.reason, "hint": status.hint} if status.reason else {}),
         **({} if choices is None else {"choices": choices_json(choices)}),
@@ -94,6 +96,8 @@ def print_summary(
     if status.tokens:
         click.echo(f"  tokens  {status.tokens:,}, {status.truncated:,} rows truncated")
     click.echo(f"  output  {redact(run.output)}")
+    for line in record_lines(run, status):
+        click.echo(line)
     if fleet is not None and not status.final:
         click.echo(f"  workers {fleet}")
         for line in fleet.refusals():

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import OutputConflict
+from pipeline.output.record import Record
 from pipeline.spec import NUMERICS_VERSION, JobSpec, digest
 from pipeline.store.uris import redact
 
@@ -35,6 +36,8 @@ class Run:
     created: str = field(default_factory=lambda: now())
     format: int = FORMAT_VERSION
     numerics: int = NUMERICS_VERSION  # of the version that planned it: only that computes it
+    record: Record | None = None  # None: of an earlier version
+    skipped: tuple[tuple[str, str], ...] = ()  # input files left out: URI and reason
 
     @property
     def job(self) -> str:
@@ -52,7 +55,14 @@ class Run:
     def to_json(self) -> dict[str, Any]:
         columns = base64.b64encode(self.columns.serialize()).decode()
         plain = {name: getattr(self, name) for name in (*_PLAIN_FIELDS, "numerics")}
-        return {**plain, "job": self.job, "columns": columns, "spec": self.spec.to_json()}
+        return {
+            **plain,
+            "job": self.job,
+            "columns": columns,
+            "spec": self.spec.to_json(),
+            **({"record": self.record.to_json()} if self.record else {}),
+            **({"skipped": [list(each) for each in self.skipped]} if self.skipped else {}),
+        }
 
     @classmethod
     def from_json(cls, output: str, data: dict[str, Any]) -> Run:
@@ -73,6 +83,9 @@ class Run:
         plain["numerics"] = data.get("numerics", 1)  # not stored by 0.1.0
         if type(plain["numerics"]) is not int or plain["numerics"] < 1:
             raise ValueError(f"numerics is {plain['numerics']!r}")
+        record = data.get("record")
+        plain["record"] = None if record is None else Record.from_json(record)
+        plain["skipped"] = tuple((str(uri), str(reason)) for uri, reason in data.get("skipped", ()))
         return cls(
             **{**plain, "output": output}, columns=columns, spec=JobSpec.from_json(data["spec"])
         )
@@ -98,3 +111,13 @@ def kept_schema(spec: JobSpec, columns: pa.Schema) -> pa.Schema:
 def now() -> str:
     """The time in UTC, ISO 8601 to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def seconds_since(time: str) -> float:
+    """Seconds from a time in ISO 8601 until now.
+
+    Raises:
+        ValueError: it is no such time.
+    """
+    then = datetime.fromisoformat(time)
+    return (datetime.now(UTC) - then.replace(tzinfo=then.tzinfo or UTC)).total_seconds()

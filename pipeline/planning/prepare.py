@@ -15,6 +15,7 @@ from pipeline.output.manifest import newest_finished, sweep
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan, make_plan
 from pipeline.output.run import Run, kept_schema
+from pipeline.planning.changes import record_of
 from pipeline.planning.check_request import check_request, passing_columns
 from pipeline.planning.choices import planning_choices
 from pipeline.planning.default_output import default_output
@@ -76,7 +77,7 @@ def _prepare_after(
     guard_output(output, previous.plan, plan, prune=request.prune)
     output.directory.probe()
     output.claim(spec, planned.schema)
-    started = _start(output, last, spec, inputs, request, planned, plan)
+    started = _start(output, last, spec, inputs, request, planned, plan, previous)
     if started is None:
         return None
     sweep(output)
@@ -165,6 +166,7 @@ def _start(
     request: Request,
     planned: PlannedInputs,
     plan: Plan,
+    previous: Previous,
 ) -> tuple[Run, bool] | None:
     """Join the last run if it has this plan and can still be finished, else start the next.
 
@@ -173,6 +175,7 @@ def _start(
     """
     if last is not None and (joined := _join(output, last, spec, inputs, plan)):
         return None if output.superseded(last) else joined
+    before = None if last is None or previous.plan is None else (last, previous.plan)
     run = Run(
         output=output.uri,
         n=last.n + 1 if last else 1,
@@ -184,6 +187,7 @@ def _start(
         shards=len(plan),
         rows=plan.rows,
         limit=request.limit,
+        record=record_of(output, before, plan),
     )
     return (run, False) if output.start(run, plan) else None
 

@@ -16,6 +16,7 @@ from pipeline.output.manifest import read_parts
 from pipeline.output.output import QUARANTINE, Output, quarantine_name
 from pipeline.output.plan import Plan, make_plan
 from pipeline.output.run import Run, now
+from pipeline.planning.changes import record_of
 from pipeline.spec import Cut, schema_hash
 from pipeline.store.uris import redact
 
@@ -38,8 +39,10 @@ def start_repair(output: Output, run: Run) -> tuple[Run, Plan] | None:
     if not failed:
         return None
     output.claim(run.spec, run.columns)
-    plan = _repaired(output.plan(run), failed, run)
-    repair = replace(run, n=run.n + 1, plan=plan.digest, created=now())
+    before = output.plan(run)
+    plan = _repaired(before, failed, run)
+    record = record_of(output, (run, before), plan)
+    repair = replace(run, n=run.n + 1, plan=plan.digest, created=now(), record=record)
     if output.start(repair, plan) is None:
         raise OutputConflict(
             f"another run of {redact(output.uri)} started meanwhile",
