@@ -45,7 +45,8 @@ def too_old(output: Output, age: str) -> str | None:
         return f"{redact(output.uri)} has no finished run: --max-age {age}"
     run, manifest = finished
     good = max(manifest.finished, read_checked(output, run))
-    passed = seconds_since(good)
+    with output.intact(run.path("manifest.json")):
+        passed = seconds_since(good)
     if passed <= limit:
         return None
     return (

@@ -55,8 +55,8 @@ def record_lines(run: Run, status: JobStatus) -> Iterator[str]:
     if len(run.skipped) > _SKIPPED_SHOWN:
         yield f"  skipped {len(run.skipped) - _SKIPPED_SHOWN} more files"
     failure = status.last_failure
-    good = max(run.created, status.finished, status.checked)
-    if failure is not None and status.state != "failed" and failure.at > good:
+    good = max(status.finished, status.checked)
+    if failure is not None and status.state != "failed" and good < failure.at >= run.created:
         yield f"  failed  {failure.at}: {failure.reason}"
 
 

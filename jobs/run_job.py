@@ -154,10 +154,10 @@ def run_on_broker(prepared: Prepared, broker_url: str, display: Display, *, wait
         )
         broker.register(run)
         reconcile(broker, output, run, prepared.plan)
+    else:
+        mark_checked(output, run)
     if wait:
         return follow(output, run, broker, display)
-    if prepared.finished:
-        mark_checked(output, run)
     status, fleet = fleet_status(broker, output, run)
     if prepared.finished:
         status = all_reused(status)

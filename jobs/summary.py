@@ -98,6 +98,8 @@ def print_summary(
     click.echo(f"  output  {redact(run.output)}")
     for line in record_lines(run, status):
         click.echo(line)
+    if status.state == "interrupted":
+        click.echo("  resume  run the same command again: committed parts are kept")
     if fleet is not None and not status.final:
         click.echo(f"  workers {fleet}")
         for line in fleet.refusals():

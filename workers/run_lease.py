@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pipeline.errors import StorageError
 from pipeline.output.leases import RENEW_SECONDS, RunLease, sweep_leases
 from pipeline.output.output import Output
 from pipeline.output.run import Run
@@ -65,7 +66,10 @@ class LeaseHolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.end(done=False)
+        if isinstance(error, StorageError):  # another minute of tries would help nobody
+            self._closed.set()
+        else:
+            self.end(done=False)
 
     def wait(self) -> None:
         """This process waits for another one on the output."""

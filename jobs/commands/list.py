@@ -26,15 +26,15 @@ def command(broker: str | None, as_json: bool) -> None:
 
     refs = {ref.job: ref for ref in KnownJobs(load_settings().state_dir).all()}
     queue = open_broker(broker)
-    if queue is not None:
-        refs |= {ref.job: ref for ref in queue.jobs()}
+    of_fleet = {} if queue is None else {ref.job: ref for ref in queue.jobs()}
+    refs |= of_fleet
     rows = []
     for ref in refs.values():
         try:
             output = Output(ref.output)
             run = output.run(ref.n)
             status = job_status(output, run)
-            if queue is not None and status.on_queue:
+            if queue is not None and ref.job in of_fleet:
                 status = as_seen_by(view_fleet(queue, [run.job]), status)
             rows.append(summary(run, status))
         except BeiJobsError as error:
@@ -48,7 +48,7 @@ def command(broker: str | None, as_json: bool) -> None:
     for row in rows:
         counts = row.get("rows", {"done": 0, "total": 0})
         click.echo(
-            f"{row['job']}  {row['state']:<11}  {counts['done']:>12,} of {counts['total']:<12,}  "
+            f"{row['job']}  {row['state']:<19}  {counts['done']:>12,} of {counts['total']:<12,}  "
             f"{row.get('finished') or row.get('started', ''):<20}  {redact(row['output'])}"
         )
     if not rows:

@@ -12,6 +12,7 @@ import logging
 import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any, Self
 
 from pipeline.errors import BeiJobsError, NotFound, StorageError
@@ -58,7 +59,7 @@ def note_failure(directory: Directory, reason: str, hint: str, run: int = 0) -> 
         run: its number; 0 where there is none.
     """
     failure = Failure(now(), reason[:_MAX_CHARS], hint, user_and_host(), run)
-    stamp = failure.at.replace("-", "").replace(":", "")
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
     with suppress(BeiJobsError):
         data = json.dumps(asdict(failure), indent=1).encode()
         directory.create(f"{FAILED}{stamp}-{uuid.uuid4().hex[:8]}.json", data)

@@ -52,7 +52,7 @@ def mark_checked(output: Output, run: Run) -> None:
 def read_checked(output: Output, run: Run) -> str:
     """When a submit last found a finished run complete, ISO 8601; "" if none did."""
     try:
-        return str(output.read_json(run.path(_CHECKED))["at"])
+        return str(output.read_json(run.path(_CHECKED)).get("at", ""))
     except NotFound:
         return ""
 
