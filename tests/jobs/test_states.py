@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 from commandline import Bei
 from corpora import TINY, write_parquet
+from fleet import until
 from prepared import prepared_run
 
+from pipeline.errors import EncodeError
 from pipeline.output.leases import RunLease
 from pipeline.output.output import Output
 from pipeline.output.plan import Span
 from workers.broker import Broker, WorkerInfo
+from workers.run_lease import LeaseHolder
 
 WORKER = WorkerInfo("gpu-7", 41, "0.1.0", ("cuda:0",), "2026-01-01T00:00:00Z")
 
@@ -116,8 +119,6 @@ def test_a_finished_job_leaves_no_lease(submit: Bei, corpus: Path, tmp_path: Pat
 def test_a_job_that_cannot_go_on_is_interrupted_and_says_why(
     submit: Bei, bei: Bei, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.errors import EncodeError
-
     def broken(*_: object) -> None:
         raise EncodeError("the device is gone", hint="bring it back")
 
@@ -167,8 +168,6 @@ def test_a_job_on_a_queue_is_running_while_something_of_it_is_written(
 def test_a_submit_that_waits_for_another_process_is_queued(
     planned: Path, corpus: Path, tmp_path: Path, state: Callable[..., str]
 ) -> None:
-    from workers.run_lease import LeaseHolder
-
     output = Output(str(tmp_path / "out"))
     age(planned / "run.json", 1000)
     with LeaseHolder(output, output.run(1)) as held:
@@ -177,3 +176,15 @@ def test_a_submit_that_waits_for_another_process_is_queued(
         held.compute()
         assert state() == "running"
     assert state() == "interrupted"
+
+
+def test_a_lease_is_renewed_while_its_process_computes(
+    planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.run_lease.RENEW_SECONDS", 0.01)
+    output = Output(str(tmp_path / "out"))
+    with LeaseHolder(output, output.run(1)) as held:
+        held.compute()
+        (path,) = (planned / "running").iterdir()
+        age(path, 100)
+        until(lambda: time.time() - path.stat().st_mtime < 50, "the lease to be renewed")
