@@ -30,6 +30,7 @@ class Rows:
     done: int
     computed: int
     reused: int
+    deduplicated: int
     failed: int
 
 

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.encoder.card import ModelCard
 from pipeline.errors import BeiJobsError
@@ -37,6 +37,9 @@ from pipeline.output.run import Run
 from pipeline.output.suspects import ShardWork
 from workers.engine_cache import EngineCache
 from workers.settings import LOG_FORMAT
+
+if TYPE_CHECKING:
+    from pipeline.known_rows import Duplicates
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +58,24 @@ class Order:
     works: dict[str, ShardWork] = field(default_factory=dict)  # by shard id, where not plain
     attempt: str = ""
     card: ModelCard | None = None  # of the model, if the parent has just read it
+
+
+class Jobs:
+    """The run and the plan of the job at hand, and results that its next rows may share."""
+
+    def __init__(self) -> None:
+        self._key: object = None
+        self._job: tuple[Run, Plan, Duplicates] | None = None
+
+    def open(self, output: Output, n: int) -> tuple[Run, Plan, Duplicates]:
+        """The run with number `n`, its plan, and the results that are held for duplicates."""
+        from pipeline.known_rows import Duplicates
+
+        # The run is read each time: after an output is deleted, a new submit gets the same numbers.
+        run = output.run(n)
+        if self._job is None or self._key != output.uri or self._job[0] != run:
+            self._key, self._job = output.uri, (run, output.plan(run), Duplicates())
+        return self._job
 
 
 class _Sender:
@@ -89,9 +110,9 @@ def serve(link: Connection, device: str, cache_dir: Path | None, logged: dict[st
     threading.Thread(target=_receive, args=(link, orders, stop), daemon=True).start()
     import pipeline.run  # noqa: F401  # torch, while the parent still plans
 
-    engines, plans = EngineCache(cache_dir), dict[tuple[str, int], tuple[Run, Plan]]()
+    engines, jobs = EngineCache(cache_dir), Jobs()
     while (order := orders.get()) is not None:
-        execute(order, device, engines, link.send, stop.is_set, plans)
+        execute(order, device, engines, link.send, stop.is_set, jobs)
     # Without the exit handlers of libraries, which may hang on a broken device.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -120,7 +141,7 @@ def execute(
     engines: EngineCache,
     send: Callable[[Event], None],
     should_stop: Callable[[], bool],
-    plans: dict[tuple[str, int], tuple[Run, Plan]],
+    jobs: Jobs,
 ) -> None:
     """Run an order and send its events. Never raises."""
     outcome: BeiJobsError | str | None = None
@@ -129,7 +150,7 @@ def execute(
         from pipeline.run import run_shards
 
         output = Output(order.output)
-        run, plan = _open(output, order, plans)
+        run, plan, duplicates = jobs.open(output, order.n)
         engine = engines.get(run.spec, device, order.card)
         sender(("loaded", engine.choices))
         for result in run_shards(
@@ -142,6 +163,7 @@ def execute(
             on_batch=lambda rows, tokens: sender(("batch", (rows, tokens))),
             works=order.works,
             watch=sender,
+            duplicates=duplicates,
         ):
             sender(("result", result))
     except BeiJobsError as error:
@@ -150,17 +172,6 @@ def execute(
         logger.debug("%s", order.output, exc_info=error)
         outcome = f"{type(error).__name__}: {error}"
     sender(("over", outcome))
-
-
-def _open(
-    output: Output, order: Order, plans: dict[tuple[str, int], tuple[Run, Plan]]
-) -> tuple[Run, Plan]:
-    # The run is read each time: after an output is deleted, a new submit gets the same numbers.
-    key, run = (order.output, order.n), output.run(order.n)
-    if key not in plans or plans[key][0] != run:
-        plans.clear()
-        plans[key] = run, output.plan(run)
-    return plans[key]
 
 
 def _die_with_parent() -> None:

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from workers.device_main import Event, Order, execute, serve
+from workers.device_main import Event, Jobs, Order, execute, serve
 from workers.engine_cache import EngineCache
 
 # How often a parent looks whether it should stop.
@@ -176,7 +176,7 @@ class DeviceThread:
             return abandoned.is_set() or should_stop()
 
         work = threading.Thread(
-            target=execute, args=(order, self.device, self._engines, events.put, stop, {})
+            target=execute, args=(order, self.device, self._engines, events.put, stop, Jobs())
         )
         work.start()
         try:

@@ -39,4 +39,5 @@ def changed_rows(output: Output, run: Run, plan: Plan, parts: pa.Table) -> int |
     ]
     of_changed = pc.is_in(plan.table["file"], value_set=pa.array(changed, pa.int32()))
     computed = parts.filter(pc.and_(of_changed, pc.equal(parts["job"], run.job)))
-    return max(0, int(pc.sum(computed["rows"]).as_py() or 0) - changes.growth)
+    rows = pc.subtract(computed["rows"], computed["reused"])
+    return max(0, int(pc.sum(rows).as_py() or 0) - changes.growth)

@@ -22,19 +22,21 @@ _STAT_VERSION = re.compile(r"(\d+-\d+)-\d+", re.ASCII)
 Renamed: TypeAlias = tuple[InputFile, InputFile]  # the old and the new
 
 
-def record_of(output: Output, last: tuple[Run, Plan] | None, plan: Plan) -> Record:
+def record_of(output: Output, last: Run | None, last_plan: Plan | None, plan: Plan) -> Record:
     """The record of a run that this process is about to start.
 
     Args:
         output: of the run.
-        last: the highest run so far, with its plan.
+        last: the highest run so far.
+        last_plan: its plan.
         plan: of the new run.
     """
     finished = newest_finished(output)
     if finished is None:
         return Record.of(changes_between(None, plan))
     run = finished[0]
-    before = last[1] if last is not None and last[0].n == run.n else output.plan(run)
+    is_last = last is not None and last.n == run.n
+    before = last_plan if is_last and last_plan is not None else output.plan(run)
     return Record.of(changes_between(before, plan, since=run.n))
 
 

@@ -41,7 +41,7 @@ def start_repair(output: Output, run: Run) -> tuple[Run, Plan] | None:
     output.claim(run.spec, run.columns)
     before = output.plan(run)
     plan = _repaired(before, failed, run)
-    record = record_of(output, (run, before), plan)
+    record = record_of(output, run, before, plan)
     repair = replace(run, n=run.n + 1, plan=plan.digest, created=now(), record=record)
     if output.start(repair, plan) is None:
         raise OutputConflict(
