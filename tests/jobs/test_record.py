@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from commandline import Bei, Outcome
-from corpora import write_parquet
+from corpora import texts, write_parquet
 from prepared import prepared_run
 
 
@@ -232,3 +232,13 @@ def test_a_run_of_an_earlier_version_has_a_history_without_a_record(
     assert (run["state"], run["by"], run["changes"], run["versions"]) == ("done", None, None, {})
     assert bei("status", output).code == bei("history", output).code == 0
     assert night().json["rows"]["reused"] == 30
+
+
+def test_of_a_changed_file_only_the_rows_that_were_computed_count_as_changed(
+    night: Callable[..., Outcome], folder: Path
+) -> None:
+    assert night().code == 0
+    write_parquet(folder / "c.parquet", 10, seed=2, text=["another text", *texts(10, 2)[1:]])
+    told = night().json
+    assert files(told) == {"changed": 1}
+    assert rows(told) == (0, 1, 0, 29)
