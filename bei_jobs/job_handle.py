@@ -102,9 +102,12 @@ class Job:
         if status.final:
             return status
         if ended.code == Interrupted.exit_code:
-            done, total = status.rows.done, status.rows.total
-            raise Interrupted(f"stopped: {done:,} of {total:,} rows are committed", hint=_RESUME)
+            raise self._stopped(status)
         raise JobFailed(f"the job {self.id} ended with {ended.how}:\n{ended.tail}", hint=_RESUME)
+
+    def _stopped(self, status: JobStatus) -> Interrupted:
+        done, total = status.rows.done, status.rows.total
+        return Interrupted(f"stopped: {done:,} of {total:,} rows are committed", hint=_RESUME)
 
     def _killed(self, ended: Ended) -> Interrupted | JobFailed:
         message = f"the process of job {self.id} was killed by {ended.how}"
@@ -119,6 +122,8 @@ class Job:
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = _POLL_SECONDS
         while not (status := self.status()).final:
+            if status.state == "interrupted":
+                raise self._stopped(status)
             if deadline is not None and time.monotonic() + pause > deadline:
                 raise self._timeout_error(timeout)
             time.sleep(pause)

@@ -21,6 +21,7 @@ COMMANDS = {
     "submit": "Run a job on this machine or on a broker's queue.",
     "list": "List the jobs of this machine or of a broker.",
     "status": "Show the status of a job.",
+    "history": "Show the runs of an output: when, by whom, and what changed.",
     "watch": "Follow a job until it ends.",
     "cancel": "Cancel a job; committed parts are kept.",
     "retry": "Retry a failed or cancelled job, or a finished one's quarantined rows.",

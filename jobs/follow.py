@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs.display import Display
-from jobs.fleet import view_fleet
+from jobs.fleet import fleet_status, view_fleet
 from jobs.progress_bar import ProgressBar
 from jobs.summary import exit_code, print_summary
 from pipeline.output.output import Output
@@ -35,7 +35,8 @@ def follow(output: Output, run: Run, broker: Broker, display: Display) -> int:
     except KeyboardInterrupt:
         click.echo(f"\nthe job continues: bei-jobs watch {run.job}", err=True)
         if display.as_json:
-            print_summary(run, job_status(output, run), as_json=True, choices=display.choices)
+            status, _ = fleet_status(broker, output, run)
+            print_summary(run, status, as_json=True, choices=display.choices)
         return 130
     print_summary(run, status, as_json=display.as_json, choices=display.choices)
     return exit_code(status)
