@@ -25,6 +25,7 @@ from pipeline.output.run import Run
 from pipeline.packing import Int8Array
 from pipeline.prefetch import map_in_order
 from pipeline.spec import Shard
+from pipeline.stage_times import stage_times
 from pipeline.store.directory import file_info
 from pipeline.tasks import Task
 from pipeline.tokenize.texts import Tokens, no_tokens
@@ -152,7 +153,7 @@ def read_blocks(
         watch: told about the rows of each block around its tokenization.
     """
     told = watch or NoWatch()
-    groups = enumerate(_groups(run, shards, task, width, fates or {}))
+    groups = enumerate(stage_times.each("read", _groups(run, shards, task, width, fates or {})))
     return map_in_order(lambda item: _block(*item, run, task, told), groups, threads)
 
 
@@ -207,7 +208,8 @@ def _block(number: int, slices: list[ShardSlice], run: Run, task: Task, watch: W
     block = Block(tuple(slices), rows, no_tokens(0, {}), number)
     key = f"block-{number}"
     watch.begin(key, RowPlaces(slices).of(np.arange(rows.num_rows)))
-    block = replace(block, tokens=task.tokenize(rows))
+    with stage_times.during("tokenize"):
+        block = replace(block, tokens=task.tokenize(rows))
     watch.end(key)
     return block
 

@@ -28,6 +28,7 @@ from pipeline.output.provenance import of_run, of_shard
 from pipeline.output.quarantine import write_quarantine
 from pipeline.output.run import Run
 from pipeline.spec import Shard, ShardResult
+from pipeline.stage_times import stage_times
 from pipeline.tasks.base import NON_FINITE, BoolArray, Task
 from pipeline.tokenize.texts import no_tokens
 
@@ -147,7 +148,8 @@ class Committer:
     def _work(self) -> None:
         try:
             while (item := self._blocks.get()) is not None:
-                self._process(item)
+                with stage_times.during("commit"):
+                    self._process(item)
                 # Rows of an incomplete block come because `save_now` asked for them.
                 if not item.complete or time.monotonic() - self._last_save > SAVE_SECONDS:
                     self._save_all()
