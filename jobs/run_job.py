@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import click
-
-from jobs.cli import print_error
 from jobs.display import Display
 from jobs.fleet import view_fleet
 from jobs.follow import follow
 from jobs.notify import notify
-from jobs.summary import exit_code, print_summary
 from pipeline.errors import UsageError
 from pipeline.output.status import job_status
 from pipeline.planning.prepare import Prepared, prepare
 from pipeline.request import Request
+from workers.device_counters import new_counters
 from workers.devices import device_choices, find_devices, fleet_choices
 from workers.foreground import all_reused, remember, run_in_foreground
 from workers.local import open_devices
+from workers.metrics import metrics_served
 from workers.settings import Settings, load_settings
 
 
@@ -29,6 +27,7 @@ def submit(
     device: str | None,
     broker_url: str | None,
     wait: bool,
+    metrics_port: int | None = None,
 ) -> int:
     """Plan a job, run it here or enqueue it, print its summary and return the exit code.
 
@@ -38,6 +37,7 @@ def submit(
         device: the value of --device; None for the default.
         broker_url: Redis of the fleet; None or "" runs the job here.
         wait: follow a job on the broker to its end.
+        metrics_port: where a run on this machine serves metrics; None for nowhere.
 
     Raises:
         BeiJobsError: of planning, of the broker, or of the run.
@@ -48,11 +48,17 @@ def submit(
         prepared = prepare(request, settings.cache_dir)
         notify(settings.notify_fd, prepared.run, broker_url)
         display.show_choices(prepared.choices)
+        if display.webhooks:
+            display.begin(prepared.run, job_status(prepared.output, prepared.run))
         return prepared
 
-    if broker_url:
-        return run_on_broker(plan(), broker_url, display, wait=wait)
-    return run_here(plan, (*request.inputs, request.output or ""), settings, display, device)
+    with display.webhooks:
+        if broker_url:
+            if metrics_port is not None:
+                display.warn("--metrics-port: with --broker, `bei-jobs worker` serves the metrics")
+            return run_on_broker(plan(), broker_url, display, wait=wait)
+        uris = (*request.inputs, request.output or "")
+        return run_here(plan, uris, settings, display, device, metrics_port)
 
 
 def run_here(
@@ -61,6 +67,7 @@ def run_here(
     settings: Settings,
     display: Display,
     device: str | None,
+    metrics_port: int | None = None,
 ) -> int:
     """Run a job in the foreground, print how it ended and return the exit code.
 
@@ -70,33 +77,29 @@ def run_here(
         settings: of this machine.
         display: what the user sees.
         device: the value of --device; None for the default.
+        metrics_port: where metrics are served; None for nowhere.
 
     Raises:
-        Interrupted: Ctrl-C; the same command resumes.
-        JobFailed: shards failed, or too many rows.
+        BeiJobsError: of planning, or of every device.
     """
     devices = find_devices(device)  # a wrong name is reported before anything is written
-    with open_devices(devices.names, uris, settings) as opened:
-        prepared = plan()
-        remember(prepared, settings)
-        if prepared.finished:
-            return _nothing_to_do(prepared, display)
-        display.show_choices(device_choices(devices))
-        outcome = run_in_foreground(prepared, settings, opened, display)
-    if outcome.error is not None:
-        if not display.as_json:
-            raise outcome.error
-        print_error(outcome.error.message, outcome.error.hint)
-    print_summary(prepared.run, outcome.status, as_json=display.as_json, choices=display.choices)
-    return outcome.error.exit_code if outcome.error else exit_code(outcome.status)
+    counters = new_counters(len(devices.names))
+    with metrics_served(metrics_port, devices.names, counters):
+        with open_devices(devices.names, uris, settings, counters) as opened:
+            prepared = plan()
+            remember(prepared, settings)
+            if prepared.finished:
+                return _nothing_to_do(prepared, display)
+            display.show_choices(device_choices(devices))
+            outcome = run_in_foreground(prepared, settings, opened, display)
+        return display.conclude(prepared.run, outcome.status, error=outcome.error)
 
 
 def _nothing_to_do(prepared: Prepared, display: Display) -> int:
     status = all_reused(job_status(prepared.output, prepared.run))
     if not display.as_json:
-        click.echo("nothing to do: every row of these inputs is already computed", err=True)
-    print_summary(prepared.run, status, as_json=display.as_json, choices=display.choices)
-    return exit_code(status)
+        display.say("nothing to do: every row of these inputs is already computed")
+    return display.conclude(prepared.run, status)
 
 
 def run_on_broker(prepared: Prepared, broker_url: str, display: Display, *, wait: bool) -> int:
@@ -131,5 +134,6 @@ def run_on_broker(prepared: Prepared, broker_url: str, display: Display, *, wait
         status = all_reused(status)
     fleet = view_fleet(broker, [run.job])
     display.show_fleet(fleet)
-    print_summary(run, status, as_json=display.as_json, choices=display.choices, fleet=fleet)
-    return exit_code(status)
+    if display.webhooks and not status.final:
+        display.warn("--notify: without --wait nothing is posted when the job ends")
+    return display.conclude(run, status, fleet=fleet)
