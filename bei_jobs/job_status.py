@@ -26,6 +26,7 @@ class Rows:
     done: int
     computed: int
     reused: int
+    deduplicated: int
     failed: int
 
 

@@ -49,6 +49,7 @@ class SubmitOptions(TypedDict, total=False):
     add: bool | None
     replace: bool | None
     prune: bool | None
+    reuse_from: PathLike | None
     device: str | Sequence[str] | None
     broker: str | None
     max_failed_rows: int | str | None

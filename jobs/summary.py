@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -45,6 +46,7 @@ def summary(
             "done": status.rows_done,
             "computed": status.computed,
             "reused": status.reused,
+            "deduplicated": status.deduplicated,
             "failed": status.failed_rows,
         },
         "tokens": status.tokens,
@@ -83,8 +85,7 @@ def print_summary(
         return
     click.echo(f"job {run.job}  {status.state}  {run.spec.task} with {run.spec.model.name}")
     click.echo(
-        f"  rows    {status.rows_done:,} of {status.rows:,}"
-        f"  ({status.computed:,} computed, {status.reused:,} reused, {status.failed_rows:,} failed)"
+        f"  rows    {status.rows_done:,} of {status.rows:,}  ({', '.join(_outcomes(status))})"
     )
     click.echo(
         f"  shards  {status.shards_done:,} of {status.shards:,}, {status.shards_failed} failed"
@@ -102,6 +103,14 @@ def print_summary(
         click.echo(f"  reason  {status.reason}")
     if status.failed_rows:
         click.echo(f"  failed rows and reasons: {redact(run.output)}/_bei/quarantine/")
+
+
+def _outcomes(status: JobStatus) -> Iterator[str]:
+    yield f"{status.computed:,} computed"
+    yield f"{status.reused:,} reused"
+    if status.deduplicated:
+        yield f"{status.deduplicated:,} duplicates"
+    yield f"{status.failed_rows:,} failed"
 
 
 def exit_code(status: JobStatus) -> int:

@@ -9,7 +9,7 @@ refused, or because this attempt leaves them out.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
@@ -20,6 +20,7 @@ import pyarrow as pa
 from pipeline.errors import BeiJobsError, InputChanged, StorageError
 from pipeline.input import reading
 from pipeline.input.reading import SUBMIT_AGAIN
+from pipeline.known_rows import KnownRows, RowResults
 from pipeline.output.open_shards import Places, Rows
 from pipeline.output.run import Run
 from pipeline.packing import Int8Array
@@ -96,11 +97,13 @@ class ShardSlice:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Tokenized rows of one or more shards, in input order."""
+    """Rows of one or more shards, in input order; R of them, of which U are tokenized."""
 
     slices: tuple[ShardSlice, ...]
-    rows: pa.RecordBatch  # of the slices that are computed
-    tokens: Tokens
+    rows: pa.RecordBatch  # [R] of the slices that are computed
+    texts: pa.RecordBatch  # [U] what the task reads of the rows that are tokenized
+    tokens: Tokens  # of these
+    results: RowResults
     number: int = 0
 
 
@@ -136,6 +139,7 @@ def read_blocks(
     shards: Sequence[Shard],
     task: Task,
     width: int,
+    known: KnownRows,
     *,
     threads: int = 1,
     fates: Fates | None = None,
@@ -148,13 +152,24 @@ def read_blocks(
         shards: in input order.
         task: of the run.
         width: number of output values per sequence, or per token.
+        known: says which rows need no computing.
         threads: blocks that are tokenized at once.
         fates: of the rows that are not computed.
         watch: told about the rows of each block around its tokenization.
     """
     told = watch or NoWatch()
-    groups = enumerate(stage_times.each("read", _groups(run, shards, task, width, fates or {})))
+    groups = _resolved(enumerate(_groups(run, shards, task, width, fates or {})), known)
+    groups = stage_times.each("read", groups)
     return map_in_order(lambda item: _block(*item, run, task, told), groups, threads)
+
+
+def _resolved(
+    groups: Iterable[tuple[int, list[ShardSlice]]], known: KnownRows
+) -> Iterator[tuple[int, list[ShardSlice], RowResults]]:
+    """The slices of each block, and where their results come from; one block after another."""
+    for number, slices in groups:
+        computed = ((item.shard, item.first, item.rows) for item in computed_slices(slices))
+        yield number, slices, known.resolve(number, list(computed))
 
 
 def _groups(
@@ -201,15 +216,28 @@ def _by_fate(slices: Iterator[ShardSlice], fates: Fates) -> Iterator[ShardSlice]
             )
 
 
-def _block(number: int, slices: list[ShardSlice], run: Run, task: Task, watch: Watch) -> Block:
+def _block(
+    number: int,
+    slices: list[ShardSlice],
+    results: RowResults,
+    run: Run,
+    task: Task,
+    watch: Watch,
+) -> Block:
     batches = [item.rows for item in computed_slices(slices)]
     table = pa.Table.from_batches(batches, run.columns).combine_chunks()
     rows = table.to_batches()[0] if table.num_rows else _no_rows(run.columns)
-    block = Block(tuple(slices), rows, no_tokens(0, {}), number)
+    texts = rows
+    if not results.plain:
+        columns = rows.select(dict.fromkeys(task.columns_read(run.spec)))
+        texts = columns.take(pa.array(results.computed))
+    block = Block(tuple(slices), rows, texts, no_tokens(0, {}), results, number)
+    if not texts.num_rows:
+        return block
     key = f"block-{number}"
-    watch.begin(key, RowPlaces(slices).of(np.arange(rows.num_rows)))
+    watch.begin(key, RowPlaces(slices).of(results.computed))
     with stage_times.during("tokenize"):
-        block = replace(block, tokens=task.tokenize(rows))
+        block = replace(block, tokens=task.tokenize(texts))
     watch.end(key)
     return block
 

@@ -15,11 +15,12 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
-from pipeline.blocks import Block, Fate, ShardSlice, computed_slices, unchanged
+from pipeline.blocks import Fate, ShardSlice, computed_slices, unchanged
 from pipeline.encode import Computed
 from pipeline.encoder.engine import Engine
 from pipeline.errors import BeiJobsError, InputError
-from pipeline.open_output import OpenOutput, Saved, UnsafeRows, part_schema
+from pipeline.known_rows import Duplicates, Origin
+from pipeline.open_output import OpenOutput, Saved, UnsafeRows
 from pipeline.output.manifest import retract_if_unwanted
 from pipeline.output.open_shards import AttemptLog, delete_pieces, write_piece
 from pipeline.output.output import Output
@@ -27,10 +28,10 @@ from pipeline.output.part_file import encode_part
 from pipeline.output.provenance import of_run, of_shard
 from pipeline.output.quarantine import write_quarantine
 from pipeline.output.run import Run
+from pipeline.part_rows import RowBuilder
 from pipeline.spec import Shard, ShardResult
 from pipeline.stage_times import stage_times
-from pipeline.tasks.base import NON_FINITE, BoolArray, Task
-from pipeline.tokenize.texts import no_tokens
+from pipeline.tasks.base import Task
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +40,6 @@ SAVE_SECONDS = 20.0
 
 # Computed blocks that wait for their columns to be built: how far the device may run ahead.
 _BLOCKS_BEHIND = 2
-
-FLOAT16_OVERFLOW = "a value of the vector is more than --output-dtype float16 can hold"
 
 
 class Committer:
@@ -56,6 +55,7 @@ class Committer:
         engine: Engine,
         task: Task,
         attempt: str,
+        duplicates: Duplicates,
         *,
         saved: Saved | None = None,
         refused: Mapping[str, Mapping[int, str]] | None = None,
@@ -69,19 +69,19 @@ class Committer:
             engine: what computed the rows.
             task: makes the columns.
             attempt: the id of this attempt.
+            duplicates: holds the results of blocks for later ones.
             saved: shard id → pieces of earlier attempts with their rows.
             refused: shard id → row → why it is not computed.
             log: the records of this attempt; they are deleted when their rows are safe.
         """
         self._output = output
         self._run = run
-        self._task = task
+        self._rows = RowBuilder(run, task, duplicates)
         self._attempt = attempt
         self._saved = saved or {}
         self._refused = refused or {}
         self._log = log
         self._provenance = of_run(run, engine, attempt)
-        self._schema = part_schema(run, task)
         self._shards: dict[str, OpenOutput] = {}
         self._unsafe = UnsafeRows()
         self._pieces = itertools.count()
@@ -160,16 +160,14 @@ class Committer:
     def _process(self, computed: Computed) -> None:
         block = computed.block
         self._unsafe.expect(block)
-        table, failed = self._columns(computed)
+        rows = self._rows.build(computed)
         start = 0
         for item in computed_slices(block.slices):
-            stop = start + len(item.numbers)
-            new = computed.rows[start:stop]
-            if new.any():
-                output = self._open(item.shard)
-                output.add(item, table.slice(start, stop - start), failed[start:stop], new)
-                self._unsafe.added(block, item.shard.id, int(new.sum()))
-            start = stop
+            of_slice = rows.slice(start, len(item.numbers))
+            if of_slice.new.any():
+                self._open(item.shard).add(item, of_slice)
+                self._unsafe.added(block, item.shard.id, int(of_slice.new.sum()))
+            start += len(item.numbers)
         if computed.complete:
             for item in block.slices:
                 self._end_slice(item)
@@ -197,35 +195,7 @@ class Committer:
     def _add_refused(self, output: OpenOutput, item: ShardSlice) -> None:
         reasons = self._refused[item.shard.id]
         errors = {row: reasons[int(number)] for row, number in enumerate(item.numbers)}
-        everything = np.ones(len(item.numbers), dtype=np.bool_)
-        block = Block((item,), item.rows, no_tokens(len(errors), errors))
-        nothing = np.zeros((0, 1), dtype=np.float32)
-        table, failed = self._columns(Computed(block, nothing, everything, complete=True))
-        output.add(item, table, failed, everything)
-
-    def _columns(self, computed: Computed) -> tuple[pa.Table, BoolArray]:
-        """The output rows of a block, and which of them failed; those to come count as failed."""
-        block, outputs, tokens = computed.block, computed.outputs, computed.block.tokens
-        errors = dict(tokens.errors)
-        row_of_output = tokens.token_rows if self._task.per_token else tokens.row_of
-        if outputs.shape[0] != row_of_output.shape[0]:  # no batch of the block is computed
-            outputs = np.zeros((row_of_output.shape[0], outputs.shape[1]), dtype=np.float32)
-        if self._run.spec.output_dtype == "float16":
-            overflows = (np.abs(outputs) > np.finfo(np.float16).max).any(axis=1)
-            errors |= {int(row): FLOAT16_OVERFLOW for row in np.unique(row_of_output[overflows])}
-        finite = np.isfinite(outputs).all(axis=1)
-        errors |= {int(row): NON_FINITE for row in np.unique(row_of_output[~finite])}
-        failed = np.zeros(tokens.rows, dtype=np.bool_)
-        failed[list(errors)] = True
-        reasons = pa.array([errors.get(row) for row in range(tokens.rows)], pa.string())
-        arrays = [
-            *(block.rows.column(field.name) for field in self._run.kept),
-            *self._task.columns(block.rows, tokens, outputs, failed | ~computed.rows),
-            pa.array(tokens.n_tokens),
-            pa.array(tokens.truncated),
-            reasons,
-        ]
-        return pa.Table.from_arrays(arrays, schema=self._schema), failed
+        output.add(item, self._rows.refused(item, errors))
 
     def _finish(self, last_slice: ShardSlice, output: OpenOutput) -> ShardResult:
         """Commit the shard that `last_slice` ends; an error becomes its result."""
@@ -260,6 +230,8 @@ class Committer:
             tokens=int(np.sum(table["n_tokens"].to_numpy(), dtype=np.int64)),
             truncated=int(np.sum(table["truncated"].to_numpy())),
             failed=len(table) - table["error"].null_count,
+            reused=output.count(Origin.REUSED, table),
+            deduplicated=output.count(Origin.DUPLICATE, table),
             seconds=round(output.seconds, 3),
         )
         if result.failed:
@@ -290,7 +262,12 @@ class Committer:
             if not unchanged(shard):  # then some rows may be of another version
                 logger.warning("%s: its computed rows are not saved: the input changed", shard)
                 return
-            output.saved_as(write_piece(self._output, shard, name, table, values))
+            copied = output.unsaved_origins()
+            piece = write_piece(
+                self._output, shard, name, table, values,
+                reused=copied[Origin.REUSED], duplicates=copied[Origin.DUPLICATE],
+            )  # fmt: skip
+            output.saved_as(piece)
         except (BeiJobsError, pa.ArrowException) as error:  # what is wrong, the commit will say
             logger.warning("%s: its computed rows are not saved: %s", shard, error)
             return

@@ -13,6 +13,8 @@ from pipeline.encode import encode
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.engine import Engine
 from pipeline.encoder.tokenizer import load_tokenizer
+from pipeline.known_rows import RowResults
+from pipeline.row_keys import row_keys
 from pipeline.spec import JobSpec
 from pipeline.tasks import make_task
 from pipeline.tasks.base import Float32Array
@@ -86,7 +88,8 @@ def _outputs(
     )
     task = make_task(spec, card, load_tokenizer(card))
     rows = task.sample(spec, texts)
-    block = Block((), rows, task.tokenize(rows))
+    known = RowResults.all_computed(row_keys(rows, task.columns_read(spec)))
+    block = Block((), rows, rows, task.tokenize(rows), known)
     budget = spec.token_budget or engine.token_budget
     [computed] = encode(
         engine, iter([block]), task, budget, lambda: False, lambda rows, tokens: None

@@ -23,7 +23,7 @@ class Computed:
 
     block: Block
     outputs: Float32Array  # [S, width] or, with an output per token, [T, width], in block order
-    rows: BoolArray  # [R] the rows that are new since the block was last returned
+    rows: BoolArray  # [U] the tokenized rows that are new since the block was last returned
     complete: bool  # whether these are the last ones
 
 
@@ -40,6 +40,8 @@ class _Pending:
         self._outputs: Float32Array | None = None
         self._returned = np.zeros(block.tokens.rows, dtype=np.bool_)
         self._places = RowPlaces(block.slices)
+        self._sharing = block.results.sharing()
+        self.copied = len(block.results.keys) - int(self._sharing.sum())
 
     @property
     def complete(self) -> bool:
@@ -56,13 +58,15 @@ class _Pending:
 
     def places_of(self, batch: Batch) -> Places:
         """The rows that have a sequence in the batch."""
-        return self._places.of(np.unique(self.block.tokens.row_of[batch.sequences]))
+        rows = np.unique(self.block.tokens.row_of[batch.sequences])
+        return self._places.of(self.block.results.computed[rows])
 
     def put(self, batch: Batch, result: Float32Array) -> int:
         """Copy the results of a batch to the positions of its sequences in the block.
 
         Returns:
-            The number of rows whose first sequence is in the batch: so every row counts once.
+            The number of rows whose first sequence is in the batch, duplicates included: so every
+            row counts once.
         """
         tokens = self.block.tokens
         result = result.reshape(result.shape[0], -1)
@@ -79,13 +83,17 @@ class _Pending:
             self._outputs[batch.sequences] = result
         self._sequences_left -= len(batch)
         np.subtract.at(self._left_of_row, tokens.row_of[batch.sequences], 1)
-        return int(np.isin(batch.sequences, self._firsts, assume_unique=True).sum())
+        firsts = np.isin(batch.sequences, self._firsts, assume_unique=True)
+        return int(self._sharing[tokens.row_of[batch.sequences[firsts]]].sum())
 
 
-def _complete(pending: deque[_Pending]) -> Iterator[Computed]:
-    """The blocks that are complete, from the first on."""
+def _complete(pending: deque[_Pending], on_batch: OnBatch) -> Iterator[Computed]:
+    """The blocks that are complete, from the first on; their copied rows count as done."""
     while pending and pending[0].complete:
-        yield pending.popleft().take()
+        one = pending.popleft()
+        if one.copied:
+            on_batch(one.copied, 0)
+        yield one.take()
 
 
 def _incomplete(pending: deque[_Pending]) -> Iterator[Computed]:
@@ -118,7 +126,8 @@ def encode(
         task: says whether there is an output per token.
         token_budget: tokens per batch.
         should_stop: called before each batch.
-        on_batch: called with the rows and tokens of each computed batch.
+        on_batch: called with the rows and tokens of each computed batch, and with rows that are
+            copied and no tokens.
         watch: told about the rows of each batch while the device has it.
         save_now: whether what is computed should be returned, also of an incomplete block.
     """
@@ -142,12 +151,12 @@ def encode(
     for batch, result in engine.run(batches()):
         stage_times.end("compute")
         # Blocks without sequences are complete from the start and have no batch.
-        yield from _complete(pending)
+        yield from _complete(pending, on_batch)
         on_batch(pending[0].put(batch, result), batch.tokens)
         if watch is not None:
             watch.end(launched.popleft())
-        yield from _complete(pending)
+        yield from _complete(pending, on_batch)
         if save_now():
             yield from _incomplete(pending)
-    yield from _complete(pending)
+    yield from _complete(pending, on_batch)
     yield from _incomplete(pending)

@@ -9,20 +9,16 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.blocks import Block, ShardSlice, computed_slices
+from pipeline.known_rows import Origin
 from pipeline.output.open_shards import OPEN, ROW_FIELD, Mask, Piece, Rows, ranges_of
-from pipeline.output.run import Run
-from pipeline.spec import ROW_COLUMNS, Shard
-from pipeline.tasks.base import BoolArray, Task
+from pipeline.packing import Int8Array
+from pipeline.part_rows import OutputRows
+from pipeline.spec import Shard
 
 # Shard id → its pieces, with their rows.
 Saved = Mapping[str, Sequence[tuple[Piece, pa.Table]]]
 # A table with the numbers of its rows in the shard.
 Numbered = tuple[Rows, pa.Table]
-
-
-def part_schema(run: Run, task: Task) -> pa.Schema:
-    """The columns of the parts of a run."""
-    return pa.schema([*run.kept, *task.fields(), *ROW_COLUMNS])
 
 
 class OpenOutput:
@@ -40,12 +36,13 @@ class OpenOutput:
         self._started = time.monotonic()
         self._earlier_seconds = sum(piece.seconds for piece, _ in saved)
         self._there: Mask = np.zeros(shard.rows, dtype=np.bool_)
+        self._origin: Int8Array = np.zeros(shard.rows, dtype=np.int8)
         self._tables: list[Numbered] = []
         self._unsaved: list[Numbered] = []
         self._failed: list[Numbered] = []
         self._saved_errors: dict[int, str] = {}
         for piece, table in saved:
-            self._take_saved(piece.rows, table)
+            self._take_saved(piece, table)
         self.resumed = int(self._there.sum())
 
     @property
@@ -58,22 +55,18 @@ class OpenOutput:
         """Whether every row is there."""
         return bool(self._there.all())
 
-    def add(self, item: ShardSlice, table: pa.Table, failed: BoolArray, new: BoolArray) -> None:
-        """Add rows of a slice that were just computed.
-
-        Args:
-            item: the slice.
-            table: its output rows.
-            failed: [rows of the slice] which of them are quarantined as well.
-            new: [rows of the slice] which of them to add; the others are still to come.
-        """
-        rows = np.flatnonzero(new & ~self._there[item.first : item.first + len(new)])
+    def add(self, item: ShardSlice, output: OutputRows) -> None:
+        """Add the new output rows of a slice; those that failed are quarantined as well."""
+        table, count = output.table, len(output.new)
+        rows = np.flatnonzero(output.new & ~self._there[item.first : item.first + count])
         for first, count in ranges_of(rows):
             numbers = np.arange(item.first + first, item.first + first + count)
             self._tables.append((numbers, table.slice(first, count)))
             self._unsaved.append(self._tables[-1])
         self._there[item.first + rows] = True
-        errors = {int(row): table["error"][int(row)].as_py() for row in rows[failed[rows]]}
+        self._origin[item.first + rows] = output.origin[rows]
+        failed = rows[output.failed[rows]]
+        errors = {int(row): table["error"][int(row)].as_py() for row in failed}
         self._add_failed(item, errors)
 
     def add_saved(self, item: ShardSlice) -> None:
@@ -88,6 +81,17 @@ class OpenOutput:
         table = _in_order(tables)
         assert table.num_rows == self.shard.rows  # a part holds every row once
         return table
+
+    def count(self, origin: Origin, table: pa.Table) -> int:
+        """How many rows of the output table have a result of that origin."""
+        good = table["error"].is_null().to_numpy()
+        return int((good & (self._origin == origin)).sum())
+
+    def unsaved_origins(self) -> dict[Origin, Rows]:
+        """The rows that no piece holds yet and that were copied, by origin."""
+        numbers = np.sort(np.concatenate([rows for rows, _ in self._unsaved]))
+        copied = (Origin.REUSED, Origin.DUPLICATE)
+        return {origin: numbers[self._origin[numbers] == origin] for origin in copied}
 
     def failed_rows(self) -> pa.Table:
         """The input rows that failed, with `bei_row` (row in the file) and `bei_error`."""
@@ -105,8 +109,11 @@ class OpenOutput:
         self.pieces.append(piece.name)
         self._unsaved = []
 
-    def _take_saved(self, rows: Rows, table: pa.Table) -> None:
+    def _take_saved(self, piece: Piece, table: pa.Table) -> None:
+        rows = piece.rows
         new = ~self._there[rows]
+        self._origin[piece.reused] = Origin.REUSED
+        self._origin[piece.duplicates] = Origin.DUPLICATE
         table = table.remove_column(table.num_columns - 1)
         for first, count in ranges_of(np.flatnonzero(new)):
             self._tables.append((rows[first : first + count], table.slice(first, count)))

@@ -39,6 +39,7 @@ class Request:
     add: bool = False
     replace: bool = False
     prune: bool = False
+    reuse_from: str | None = None
     max_failed_rows: str = "1%"
 
     def is_default(self, name: str) -> bool:

@@ -20,7 +20,8 @@ from pipeline.encode import encode
 from pipeline.encoder.engine import Engine
 from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.errors import StorageError
-from pipeline.open_output import Saved, part_schema
+from pipeline.known_rows import Duplicates, EarlierParts, KnownRows
+from pipeline.open_output import Saved
 from pipeline.output.open_shards import (
     OPEN,
     ROW_FIELD,
@@ -34,6 +35,7 @@ from pipeline.output.repaired import read_good_rows
 from pipeline.output.run import Run
 from pipeline.output.suspects import ShardWork
 from pipeline.packing import Int8Array
+from pipeline.part_rows import part_schema
 from pipeline.prefetch import prefetch
 from pipeline.spec import OnBatch, Shard, ShardResult
 from pipeline.tasks import Task, make_task
@@ -59,6 +61,7 @@ def run_shards(
     on_batch: OnBatch = lambda rows, tokens: None,
     works: Mapping[str, ShardWork] | None = None,
     watch: Watch | None = None,
+    duplicates: Duplicates | None = None,
 ) -> Iterator[ShardResult]:
     """Compute shards and commit each part as soon as its last row is computed.
 
@@ -77,6 +80,7 @@ def run_shards(
         works: shard id → what not to compute of it. A shard with rows that are held back is saved
             and yields nothing.
         watch: told which rows are being tokenized and computed.
+        duplicates: results of earlier calls for the same run and engine.
 
     Raises:
         EncodeError: the device failed in a way that a smaller batch does not fix.
@@ -89,14 +93,18 @@ def run_shards(
     saved = _read_saved(output, run, task, engine, special)
     fates = {shard: _fates(work, saved) for shard, work in special.items()}
     refused = {shard: work.refused for shard, work in special.items()}
+    held = duplicates or Duplicates()
+    earlier = EarlierParts(output, run, task, engine.precision)
+    known = KnownRows(task.columns_read(run.spec), earlier, held)
     with closing(AttemptLog(output, run, attempt)) as log:
         recorded = _Recorded(log, watch or NoWatch())
         tokenized = read_blocks(
-            run, shards, task, engine.output_size, threads=threads, fates=fates, watch=recorded
-        )
+            run, shards, task, engine.output_size, known,
+            threads=threads, fates=fates, watch=recorded,
+        )  # fmt: skip
         with (
             Committer(
-                output, run, engine, task, attempt, saved=saved, refused=refused, log=log
+                output, run, engine, task, attempt, held, saved=saved, refused=refused, log=log
             ) as committer,
             prefetch(tokenized, _BLOCKS_AHEAD) as ahead,
         ):

@@ -29,7 +29,7 @@ OutputDtype = Literal["float32", "float16", "int8", "binary"]
 Precision = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 
-# Called with the rows and the tokens of each computed batch.
+# Called with the rows and the tokens of each computed batch, and with copied rows and 0 tokens.
 OnBatch = Callable[[int, int], None]
 
 # The last columns of every part, whatever the task.
@@ -202,6 +202,8 @@ class ShardResult:
     tokens: int = 0
     truncated: int = 0
     failed: int = 0
+    reused: int = 0  # rows copied from earlier parts
+    deduplicated: int = 0  # rows copied from others that were just computed
     seconds: float = 0.0
     computed: bool = True  # False: it was already committed
     error: str = ""  # not empty: the shard failed and has no part

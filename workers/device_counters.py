@@ -18,9 +18,9 @@ _STATES = ("idle", "loading", "computing")
 STATES = (*_STATES, "stepped_back")
 
 _NUMBERS = (
-    "rows", "tokens", "padding_tokens", "quarantined_rows", "shards_done", "shards_failed",
-    "deaths", "step_backs", "spans", "queue_wait_seconds", "store_retries", "memory_bytes",
-    "stepped_back_until",
+    "rows", "reused_rows", "deduplicated_rows", "tokens", "padding_tokens", "quarantined_rows",
+    "shards_done", "shards_failed", "deaths", "step_backs", "spans", "queue_wait_seconds",
+    "store_retries", "memory_bytes", "stepped_back_until",
 )  # fmt: skip
 
 
@@ -28,6 +28,8 @@ class DeviceCounters(ctypes.Structure):
     """The counters of one device; one process at a time writes them."""
 
     rows: float
+    reused_rows: float
+    deduplicated_rows: float
     tokens: float
     padding_tokens: float
     quarantined_rows: float
@@ -78,7 +80,10 @@ class DeviceCounters(ctypes.Structure):
             self.shards_failed += 1
         elif kind == "result":
             self.shards_done += 1
-            self.quarantined_rows += value.failed if value.computed else 0
+            if value.computed:
+                self.quarantined_rows += value.failed
+                self.reused_rows += value.reused
+                self.deduplicated_rows += value.deduplicated
         elif kind == "usage":
             self._use(value)
 

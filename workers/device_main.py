@@ -43,6 +43,7 @@ from workers.usage import UsageMeter
 
 if TYPE_CHECKING:
     from pipeline.encoder.engine import Engine
+    from pipeline.known_rows import Duplicates
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,24 @@ class Order:
     works: dict[str, ShardWork] = field(default_factory=dict)  # by shard id, where not plain
     attempt: str = ""
     card: ModelCard | None = None  # of the model, if the parent has just read it
+
+
+class Jobs:
+    """The run and the plan of the job at hand, and results that its next rows may share."""
+
+    def __init__(self) -> None:
+        self._key: object = None
+        self._job: tuple[Run, Plan, Duplicates] | None = None
+
+    def open(self, output: Output, n: int) -> tuple[Run, Plan, Duplicates]:
+        """The run with number `n`, its plan, and the results that are held for duplicates."""
+        from pipeline.known_rows import Duplicates
+
+        # The run is read each time: after an output is deleted, a new submit gets the same numbers.
+        run = output.run(n)
+        if self._job is None or self._key != output.uri or self._job[0] != run:
+            self._key, self._job = output.uri, (run, output.plan(run), Duplicates())
+        return self._job
 
 
 class _Sender:
@@ -113,9 +132,9 @@ def serve(
     threading.Thread(target=_receive, args=(link, orders, stop), daemon=True).start()
     import pipeline.run  # noqa: F401  # torch, while the parent still plans
 
-    engines, plans = EngineCache(cache_dir), dict[tuple[str, int], tuple[Run, Plan]]()
+    engines, jobs = EngineCache(cache_dir), Jobs()
     while (order := orders.get()) is not None:
-        execute(order, device, engines, link.send, stop.is_set, plans)
+        execute(order, device, engines, link.send, stop.is_set, jobs)
     # Without the exit handlers of libraries, which may hang on a broken device.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -144,7 +163,7 @@ def execute(
     engines: EngineCache,
     send: Callable[[Event], None],
     should_stop: Callable[[], bool],
-    plans: dict[tuple[str, int], tuple[Run, Plan]],
+    jobs: Jobs,
 ) -> None:
     """Run an order and send its events. Never raises."""
     outcome: BeiJobsError | str | None = None
@@ -154,7 +173,7 @@ def execute(
         from pipeline.run import run_shards
 
         output = Output(order.output)
-        run, plan = _open(output, order, plans)
+        run, plan, duplicates = jobs.open(output, order.n)
         set_context(job=run.job)
         engine = sender.engine = engines.get(run.spec, device, order.card)
         sender(("loaded", engine.choices))
@@ -168,6 +187,7 @@ def execute(
             on_batch=sender.batch,
             works=order.works,
             watch=sender,
+            duplicates=duplicates,
         ):
             sender(("result", result))
             sender.usage()
@@ -178,17 +198,6 @@ def execute(
         logger.debug("%s", order.output, exc_info=error)
         outcome = f"{type(error).__name__}: {error}"
     sender(("over", outcome))
-
-
-def _open(
-    output: Output, order: Order, plans: dict[tuple[str, int], tuple[Run, Plan]]
-) -> tuple[Run, Plan]:
-    # The run is read each time: after an output is deleted, a new submit gets the same numbers.
-    key, run = (order.output, order.n), output.run(order.n)
-    if key not in plans or plans[key][0] != run:
-        plans.clear()
-        plans[key] = run, output.plan(run)
-    return plans[key]
 
 
 def _die_with_parent() -> None:

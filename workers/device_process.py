@@ -18,7 +18,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from workers.device_counters import DeviceCounters
-from workers.device_main import Event, Order, execute, serve
+from workers.device_main import Event, Jobs, Order, execute, serve
 from workers.engine_cache import EngineCache
 from workers.logs import log_format
 
@@ -186,7 +186,7 @@ class DeviceThread:
             return abandoned.is_set() or should_stop()
 
         work = threading.Thread(
-            target=execute, args=(order, self.device, self._engines, events.put, stop, {})
+            target=execute, args=(order, self.device, self._engines, events.put, stop, Jobs())
         )
         self.counters.begin_order()
         work.start()

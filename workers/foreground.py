@@ -76,7 +76,9 @@ class _Tally:
     reused_rows: int
     shards_ended: int  # including those that were already committed
     kept_before: int  # rows that earlier attempts computed of open shards
-    computed: int = 0
+    committed: int = 0  # rows of parts that this process committed
+    computed: int = 0  # of these, rows whose texts were computed
+    deduplicated: int = 0  # of these, rows that share the result of another one
     batched: int = 0  # rows that came back from a device
     tokens: int = 0
     truncated: int = 0
@@ -99,8 +101,13 @@ class _Tally:
         if result.error:
             self.failures.append(result)
             return
-        self.computed += result.rows if result.computed else 0
-        self.reused_rows += 0 if result.computed else result.rows
+        if result.computed:
+            self.committed += result.rows
+            self.deduplicated += result.deduplicated
+            copied = result.reused + result.deduplicated
+            self.computed += result.rows - result.failed - copied
+        else:
+            self.reused_rows += result.rows
         self.tokens += result.tokens
         self.truncated += result.truncated
         self.failed_rows += result.failed
@@ -142,7 +149,8 @@ def remember(prepared: Prepared, settings: Settings) -> None:
 
 def all_reused(status: JobStatus) -> JobStatus:
     """The status of a run that was finished before: every row is reused, none computed."""
-    return replace(status, computed=0, reused=status.rows_done, seconds=0.0)
+    reused = status.rows_done - status.failed_rows
+    return replace(status, computed=0, deduplicated=0, reused=reused, seconds=0.0)
 
 
 def _run_to_end(
@@ -195,7 +203,7 @@ def _check_ended(prepared: Prepared, tally: _Tally, *, interrupted: bool) -> Non
     output, run, plan = prepared.output, prepared.run, prepared.plan
     if interrupted and tally.shards_ended < len(plan):
         raise Interrupted(
-            f"stopped: {tally.reused_rows + tally.computed:,} of {plan.rows:,} rows are committed "
+            f"stopped: {tally.reused_rows + tally.committed:,} of {plan.rows:,} rows are committed "
             f"in {redact(output.uri)}{_kept_and_lost(output, plan, tally)}",
             hint="run the same command again to resume",
         )
@@ -216,7 +224,7 @@ def _check_ended(prepared: Prepared, tally: _Tally, *, interrupted: bool) -> Non
 def _kept_and_lost(output: Output, plan: Plan, tally: _Tally) -> str:
     """What became of the rows that were computed, but are in no part."""
     kept = rows_kept(output, plan)
-    lost = max(0, tally.kept_before + tally.batched - tally.computed - kept)
+    lost = max(0, tally.kept_before + tally.batched - tally.committed - kept)
     words = [f"{kept:,} more are computed and kept"] if kept else []
     words += [f"{lost:,} computed rows are lost"] if lost else []
     return "".join(f", {word}" for word in words) or ", and no other row was computed"
@@ -259,11 +267,14 @@ def _with_counts(status: JobStatus, tally: _Tally, seconds: float) -> JobStatus:
 
     A run without a manifest has no totals of its own, so it gets the counts of this process.
     """
+    failed = max(status.failed_rows, tally.failed_rows)
+    new = tally.computed + tally.deduplicated
     return replace(
         status,
         computed=tally.computed,
-        reused=max(0, status.rows_done - tally.computed),
-        failed_rows=max(status.failed_rows, tally.failed_rows),
+        deduplicated=tally.deduplicated,
+        reused=max(0, status.rows_done - new - failed),
+        failed_rows=failed,
         tokens=max(status.tokens, tally.tokens),
         truncated=max(status.truncated, tally.truncated),
         seconds=seconds,

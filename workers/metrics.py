@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Metric → what it counts, and the counter.
 _COUNTERS = {
-    "rows": ("Rows computed.", "rows"),
+    "rows": ("Rows computed or copied.", "rows"),
     "tokens": ("Tokens computed.", "tokens"),
     "padding_tokens": ("Tokens computed for the shape of a CUDA graph alone.", "padding_tokens"),
     "quarantined_rows": ("Rows that could not be computed.", "quarantined_rows"),
@@ -117,6 +117,11 @@ class _Collector:
         shards = CounterMetricFamily(
             "bei_jobs_shards", "Shards that ended.", labels=["device", "result"]
         )
+        copied = CounterMetricFamily(
+            "bei_jobs_copied_rows",
+            "Rows of shards, copied.",
+            labels=["device", "how"],
+        )
         retries = CounterMetricFamily(
             "bei_jobs_store_retries", "Calls of a store that were repeated.", labels=["device"]
         )
@@ -124,8 +129,10 @@ class _Collector:
         for device, counters in self._devices:
             shards.add_metric([device, "done"], counters.shards_done)
             shards.add_metric([device, "failed"], counters.shards_failed)
+            copied.add_metric([device, "reused"], counters.reused_rows)
+            copied.add_metric([device, "deduplicated"], counters.deduplicated_rows)
             retries.add_metric([device], counters.store_retries)
-        yield from (shards, retries)
+        yield from (shards, copied, retries)
 
     def _times(self) -> Iterator[Metric]:
         from prometheus_client.core import CounterMetricFamily, SummaryMetricFamily

@@ -220,10 +220,14 @@ class ShardRunner:
         elif kind == "end":
             in_flight.end(str(value))
         elif kind == "batch":
-            self._deaths = 0
-            self._calls.on_batch(*value)  # type: ignore[misc]
+            self._batch(*value)  # type: ignore[misc]
         elif kind == "loaded":
             self._calls.on_choices(value)  # type: ignore[arg-type]
+
+    def _batch(self, rows: int, tokens: int) -> None:
+        if tokens:  # rows without are copied
+            self._deaths = 0
+        self._calls.on_batch(rows, tokens)
 
     def _over(self, order: Order, in_flight: InFlight, outcome: BeiJobsError | str) -> None:
         """An order ended early, by an error that is not a shard's."""

@@ -80,6 +80,11 @@ from pipeline.tasks import TASKS
 @option("--add", is_flag=True, help="Add these inputs to the output's existing ones.")
 @option("--replace", is_flag=True, help="Replace the output's existing inputs with these.")
 @option("--prune", is_flag=True, help="Allow a run to drop more than half of the rows.")
+@option(
+    "--reuse-from",
+    metavar="OUTPUT",
+    help="Another output whose rows are copied where model, options and text are the same.",
+)
 @option("--device", metavar="NAME[,NAME]", help="cpu, cuda or cuda:N. Default: all GPUs, or cpu.")
 @broker_option
 @option("--wait/--no-wait", default=False, help="With --broker, follow the job until it ends.")
@@ -104,7 +109,7 @@ def command(
     """Run a job on INPUT: files, directories, globs or URIs of Parquet, Arrow, JSONL or CSV.
 
     Without --broker the job runs on this machine, in the foreground. Run the same command again to
-    resume a job or to pick up new input; only missing rows are computed.
+    resume a job or to pick up new input; only rows whose text is new are computed.
     """
     from jobs.display import Display
     from jobs.run_job import submit

@@ -16,10 +16,12 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import JobFailed, NotFound
+from pipeline.output.copies import delete_copies
 from pipeline.output.open_shards import forget_deaths, sweep_pieces
 from pipeline.output.output import Output
 from pipeline.output.part_file import PartInfo, read_info
@@ -50,6 +52,8 @@ PARTS_SCHEMA = pa.schema(
         ("job", pa.string()),  # the job that computed it
         ("precision", pa.string()),
         ("device", pa.string()),
+        ("reused", pa.int64()),  # rows that its run copied from earlier parts
+        ("deduplicated", pa.int64()),  # rows that its run copied from others that it computed
     ]
 )
 
@@ -62,9 +66,9 @@ class Manifest:
     run: int
     parts: int
     rows: int
-    computed: int  # rows of parts that this run computed
-    reused: int  # rows of parts that were already committed
-    failed: int
+    computed: int  # rows whose texts this run computed
+    reused: int  # rows of parts that were already committed, or copied from such parts
+    failed: int  # computed + reused + deduplicated + failed = rows; of 0.1.0, computed + reused
     tokens: int
     truncated: int
     seconds: float  # spent computing, summed over parts
@@ -72,6 +76,7 @@ class Manifest:
     precisions: tuple[str, ...]
     space: str
     finished: str
+    deduplicated: int = 0  # rows that share the result of another row that this run computed
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -129,6 +134,8 @@ def sweep(output: Output) -> None:
     latest = output.latest()
     if latest is None or not unplanned:
         return
+    if latest.matched and read_manifest(output, latest) is None:
+        return  # its rows may be copied from any part
     for plan in _current_plans(output, latest):
         unplanned.difference_update(part for (part,) in plan.values("part"))
     if output.superseded(latest):
@@ -187,6 +194,7 @@ def finalise(output: Output, run: Run, plan: Plan, *, max_failed: str) -> Manife
         return read_manifest(output, run)
     sweep(output)
     sweep_pieces(output)
+    delete_copies(output)
     forget_deaths(output, run)
     return manifest
 
@@ -218,6 +226,8 @@ def _listed_parts(output: Output, plan: Plan) -> pa.Table:
     """What the newest manifest says about each part of the plan; nulls where it lists none."""
     last = newest_finished(output)
     listed = PARTS_SCHEMA.empty_table() if last is None else read_parts(output, last[0])
+    for name in PARTS_SCHEMA.names[len(listed.column_names) :]:  # 0.1.0 copied no rows
+        listed = listed.append_column(name, pa.array(np.zeros(len(listed), dtype=np.int64)))
     return listed_for(plan, listed.select(PARTS_SCHEMA.names))
 
 
@@ -230,6 +240,7 @@ def _part_values(item: ObjectInfo, info: PartInfo) -> tuple[Any, ...]:
     values = {
         **info.values,
         **{key: info.count(key) for key in ("rows", "tokens", "truncated", "failed")},
+        **{key: int(info.values.get(key, "0")) for key in ("reused", "deduplicated")},
         "seconds": float(info.values["seconds"]),
         "part": item.name,
         "bytes": item.size,
@@ -243,14 +254,17 @@ def _totals(run: Run, parts: pa.Table) -> Manifest:
         return int(pc.sum(table[name]).as_py() or 0)
 
     computed = parts.filter(pc.equal(parts["job"], run.job))
+    deduplicated, failed = total("deduplicated", computed), total("failed")
+    earlier = parts.filter(pc.not_equal(parts["job"], run.job))
+    reused = total("reused", computed) + total("rows", earlier) - total("failed", earlier)
     return Manifest(
         job=run.job,
         run=run.n,
         parts=parts.num_rows,
         rows=total("rows"),
-        computed=total("rows", computed),
-        reused=total("rows") - total("rows", computed),
-        failed=total("failed"),
+        computed=total("rows") - reused - deduplicated - failed,
+        reused=reused,
+        failed=failed,
         tokens=total("tokens"),
         truncated=total("truncated"),
         seconds=round(float(pc.sum(computed["seconds"]).as_py() or 0), 3),
@@ -258,6 +272,7 @@ def _totals(run: Run, parts: pa.Table) -> Manifest:
         precisions=tuple(sorted(parts["precision"].unique().to_pylist())),
         space=run.spec.space,
         finished=now(),
+        deduplicated=deduplicated,
     )
 
 

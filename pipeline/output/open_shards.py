@@ -21,7 +21,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -39,11 +39,13 @@ logger = logging.getLogger(__name__)
 OPEN = "_bei/open/"
 # The last column of a piece: the numbers of its rows in the shard. Others may have its name.
 ROW_FIELD = pa.field("_row_in_shard", pa.int64())
-_ROWS = "rows_held"  # the same numbers as ranges in the metadata of the piece
+# The same numbers as ranges in the metadata of the piece, and those of rows that were copied.
+_ROWS, _REUSED, _DUPLICATES = "rows_held", "rows_reused", "rows_deduplicated"
 
 Rows = npt.NDArray[np.int64]  # row numbers in a shard, from 0, ascending
 Mask = npt.NDArray[np.bool_]  # [rows of a shard]
 Places = Mapping[str, Rows]  # shard id → its rows
+NO_ROWS: Rows = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Piece:
     rows: Rows
     precision: str
     seconds: float  # spent computing
+    reused: Rows = field(default_factory=lambda: NO_ROWS)  # which of them were copied from parts
+    duplicates: Rows = field(default_factory=lambda: NO_ROWS)  # … and from rows computed with them
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +183,14 @@ def rows_kept(output: Output, plan: Plan) -> int:
 
 
 def write_piece(
-    output: Output, shard: Shard, name: str, table: pa.Table, values: Mapping[str, object]
+    output: Output,
+    shard: Shard,
+    name: str,
+    table: pa.Table,
+    values: Mapping[str, object],
+    *,
+    reused: Rows = NO_ROWS,
+    duplicates: Rows = NO_ROWS,
 ) -> Piece:
     """Save computed rows of an open shard.
 
@@ -189,14 +200,19 @@ def write_piece(
         name: unique among all attempts.
         table: the rows as the part will hold them, and ROW_FIELD, ascending.
         values: provenance, as of the part.
+        reused: which of the rows were copied from parts.
+        duplicates: which were copied from other rows of the attempt.
 
     Raises:
         StorageError: it cannot be written.
     """
     rows: Rows = table.column(table.num_columns - 1).to_numpy()
     path = f"{OPEN}{shard.id}/{name}.arrow"
-    output.directory.create(path, encode_part(table, {**values, _ROWS: ranges_of(rows)}))
-    return Piece(path, rows, str(values["precision"]), float(str(values["seconds"])))
+    numbers = {_ROWS: rows, _REUSED: reused, _DUPLICATES: duplicates}
+    ranges = {key: ranges_of(of) for key, of in numbers.items()}
+    output.directory.create(path, encode_part(table, {**values, **ranges}))
+    seconds = float(str(values["seconds"]))
+    return Piece(path, rows, str(values["precision"]), seconds, reused, duplicates)
 
 
 def read_piece_table(output: Output, piece: Piece, schema: pa.Schema) -> pa.Table | None:
@@ -262,10 +278,12 @@ def rows_in(ranges: Sequence[Sequence[int]], limit: int) -> Rows:
 def _read_piece(output: Output, name: str, rows: int) -> Piece | None:
     try:
         values = read_info(output.directory, name).values
-        held = rows_in(json.loads(values[_ROWS]), rows)
+        # 0.1.0 did not know copies.
+        held, *copied = (rows_in(json.loads(values.get(key, "[]")), rows)
+                         for key in (_ROWS, _REUSED, _DUPLICATES))  # fmt: skip
         fits = values["numerics_version"] == str(NUMERICS_VERSION)
         seconds = float(values["seconds"])
-        return Piece(name, held, values["precision"], seconds) if fits else None
+        return Piece(name, held, values["precision"], seconds, *copied) if fits else None
     except (StorageError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s is not used: %s", name, error)
         return None

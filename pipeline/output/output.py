@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from pipeline.errors import NotFound, OutputConflict, StorageError
 from pipeline.output.plan import Plan
-from pipeline.output.run import FORMAT_VERSION, RUNS, Run, kept_schema, now
+from pipeline.output.run import FORMAT_VERSION, KEYED_FORMAT, RUNS, Run, kept_schema, now
 from pipeline.spec import NOT_IDENTITY, NUMERICS_VERSION, JobSpec, ShardResult, schema_hash
 from pipeline.store.directory import Directory, ObjectInfo
 from pipeline.store.uris import redact, refuse_credentials
@@ -52,29 +52,56 @@ class Output:
         self.directory = Directory(uri)
         self.uri = self.directory.uri
 
-    def claim(self, spec: JobSpec, columns: pa.Schema) -> None:
-        """Write the output's identity, or check that it is that of `spec` and the kept columns.
+    def claim(self, spec: JobSpec, columns: pa.Schema) -> int:
+        """Write the output's identity, or check that it is that of `spec`.
+
+        Other kept columns are fine where parts have row keys: then they are written anew, and
+        their rows copied.
+
+        Returns:
+            The format of the output.
 
         Raises:
-            OutputConflict: it has another space or other kept columns; the message names them.
+            OutputConflict: it has another space, or other kept columns and no row keys; the
+                message names them.
         """
-        kept = kept_schema(spec, columns)
-        identity = {
-            "space": spec.space,
-            "schema": schema_hash(kept),
-            "numerics": NUMERICS_VERSION,
-            "format": FORMAT_VERSION,
-            "kept": {f.name: str(f.type) for f in kept},
-            "spec": spec.to_json(),
-        }
+        identity = _identity(spec, kept_schema(spec, columns))
         self._refuse_foreign_files()
         if self.directory.create("_bei/spec.json", _json(identity)):
-            return
+            return FORMAT_VERSION
         stored = self.read_json("_bei/spec.json")
-        if (stored["space"], stored["schema"]) != (identity["space"], identity["schema"]):
+        with self.intact("_bei/spec.json"):
+            stored_format = int(stored.get("format", 1))
+            same = stored["schema"] == identity["schema"] or stored_format >= KEYED_FORMAT
+            same = same and stored["space"] == identity["space"]
+        if not same:
             raise OutputConflict(
                 f"{redact(self.uri)} holds another job's results: {_difference(stored, identity)}",
                 hint="give another --output, or the same options as before",
+            )
+        return stored_format
+
+    def require_space(self, spec: JobSpec, columns: pa.Schema) -> None:
+        """Check that the rows of this output can be copied into one of `spec`.
+
+        Raises:
+            NotFound: it holds no job.
+            OutputConflict: it has another space, or no row keys.
+        """
+        uri = redact(self.uri)
+        if not self.directory.exists("_bei/spec.json"):
+            raise NotFound(f"--reuse-from {uri} holds no job", hint="give the output of a job")
+        stored = self.read_json("_bei/spec.json")
+        wanted = _identity(spec, kept_schema(spec, columns))
+        if stored["space"] != wanted["space"]:
+            raise OutputConflict(
+                f"--reuse-from {uri} holds other values: {_difference(stored, wanted)}",
+                hint="give an output of the same model and options, or omit --reuse-from",
+            )
+        if int(stored.get("format", 1)) < KEYED_FORMAT:
+            raise OutputConflict(
+                f"--reuse-from {uri} was begun by bei-jobs 0.1.0: its parts have no row keys",
+                hint="omit --reuse-from",
             )
 
     def _refuse_foreign_files(self) -> None:
@@ -240,6 +267,17 @@ def find_run(uri: str) -> tuple[Output, Run]:
             hint="give the output of a job, or a job id that `bei-jobs list` shows",
         )
     return output, run
+
+
+def _identity(spec: JobSpec, kept: pa.Schema) -> dict[str, Any]:
+    return {
+        "space": spec.space,
+        "schema": schema_hash(kept),
+        "numerics": NUMERICS_VERSION,
+        "format": FORMAT_VERSION,
+        "kept": {f.name: str(f.type) for f in kept},
+        "spec": spec.to_json(),
+    }
 
 
 def _json(value: dict[str, Any]) -> bytes:

@@ -56,6 +56,8 @@ def of_shard(shard: Shard, result: ShardResult, *, resumed: int = 0) -> dict[str
         "tokens": result.tokens,
         "truncated": result.truncated,
         "failed": result.failed,
+        "reused": result.reused,
+        "deduplicated": result.deduplicated,
         "seconds": result.seconds,
         "written": now(),
         **({"resumed": resumed} if resumed else {}),

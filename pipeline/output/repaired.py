@@ -44,7 +44,8 @@ def good_rows(output: Output, run: Run, shard: Shard) -> Piece | None:
         good = np.ones(shard.rows, dtype=np.bool_)
         good[failed - shard.first_row] = False
         fits = values["numerics_version"] == str(NUMERICS_VERSION)
-        return Piece(part, np.flatnonzero(good), values["precision"], 0.0) if fits else None
+        rows = np.flatnonzero(good)
+        return Piece(part, rows, values["precision"], 0.0, reused=rows) if fits else None
     except (StorageError, pa.ArrowException, KeyError, IndexError, OSError) as error:
         logger.info("%s is computed as a whole: %s", shard, error)
         return None

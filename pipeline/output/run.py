@@ -14,7 +14,10 @@ from pipeline.spec import NUMERICS_VERSION, JobSpec, digest
 from pipeline.store.uris import redact
 
 # Increase it if the stored format changes so that older versions must not touch an output.
-FORMAT_VERSION = 1
+# 1: 0.1.0.
+# 2: parts have row keys. An output keeps the format that it began with.
+FORMAT_VERSION = 2
+KEYED_FORMAT = 2
 RUNS = "_bei/runs/"
 
 
@@ -35,10 +38,16 @@ class Run:
     created: str = field(default_factory=lambda: now())
     format: int = FORMAT_VERSION
     numerics: int = NUMERICS_VERSION  # of the version that planned it: only that computes it
+    matched: int = 0  # rows that were found in earlier parts when it was planned
 
     @property
     def job(self) -> str:
         return job_id(self.output, self.n)
+
+    @property
+    def keyed(self) -> bool:
+        """Whether its parts have row keys."""
+        return self.format >= KEYED_FORMAT
 
     @property
     def kept(self) -> pa.Schema:
@@ -51,7 +60,7 @@ class Run:
 
     def to_json(self) -> dict[str, Any]:
         columns = base64.b64encode(self.columns.serialize()).decode()
-        plain = {name: getattr(self, name) for name in (*_PLAIN_FIELDS, "numerics")}
+        plain = {name: getattr(self, name) for name in (*_PLAIN_FIELDS, "numerics", "matched")}
         return {**plain, "job": self.job, "columns": columns, "spec": self.spec.to_json()}
 
     @classmethod
@@ -73,6 +82,7 @@ class Run:
         plain["numerics"] = data.get("numerics", 1)  # not stored by 0.1.0
         if type(plain["numerics"]) is not int or plain["numerics"] < 1:
             raise ValueError(f"numerics is {plain['numerics']!r}")
+        plain["matched"] = int(data.get("matched", 0))
         return cls(
             **{**plain, "output": output}, columns=columns, spec=JobSpec.from_json(data["spec"])
         )

@@ -27,8 +27,9 @@ class JobStatus:
     shards_failed: int
     rows: int
     rows_done: int
-    computed: int
-    reused: int
+    computed: int  # rows whose texts were computed
+    reused: int  # rows of parts that were already committed, or copied from such parts
+    deduplicated: int = 0  # rows that share the result of another row that was computed
     kept: int = 0  # rows that are computed, of shards that are not done
     failed_rows: int = 0
     tokens: int = 0
@@ -109,6 +110,7 @@ def _finished(run: Run, manifest: Manifest) -> JobStatus:
         rows_done=manifest.rows,
         computed=manifest.computed,
         reused=manifest.reused,
+        deduplicated=manifest.deduplicated,
         failed_rows=manifest.failed,
         tokens=manifest.tokens,
         truncated=manifest.truncated,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,15 +18,16 @@ from pipeline.output.part_file import PartInfo, checksum_holds, parse_info
 from pipeline.output.plan import Plan, row_values
 from pipeline.output.run import Run
 from pipeline.prefetch import map_in_order
+from pipeline.row_keys import KEY_FIELD, row_keys
 from pipeline.spec import ROW_COLUMNS, Shard, schema_hash, shard_id
 from pipeline.store.uris import redact
+from pipeline.tasks import find_task
 
 # Parts read concurrently. Each is held in memory as a whole.
 _READERS = 4
-# Input rows read at once to compare ids.
-_ID_ROWS = 16_384
+# Input rows read at once to compare ids and keys.
+_INPUT_ROWS = 16_384
 _Names: TypeAlias = "pa.Array | pa.ChunkedArray"
-_ROW_COLUMN_NAMES = tuple(field.name for field in ROW_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,7 @@ class _PartChecker:
         self._output = output
         self._run = run
         self._kept = run.kept
+        self._last = [*ROW_COLUMNS, *([KEY_FIELD] if run.keyed else [])]
         self._expected = {
             "space": run.spec.space,
             "schema": schema_hash(run.kept),
@@ -144,11 +146,12 @@ class _PartChecker:
         except (StorageError, pa.ArrowException, OSError) as error:
             return part, None, 0, [f"{part} cannot be read: {error}"]
         problems = [*_integrity(data, info, listed), *self._provenance(shard, info)]
-        if problem := _columns(self._kept, info.schema):
+        if problem := _columns(self._kept, info.schema, self._last):
             problems.append(problem)
         else:
-            problems += [*_rows(shard, info, table), *_values(len(self._kept), table)]
-            problems += _ids(self._run, shard, table)
+            results = table.column_names[len(self._kept) : -len(self._last)]
+            problems += [*_rows(shard, info, table), *_values(results, table)]
+            problems += _compared_with_input(self._run, shard, table)
         return part, info.schema, table.num_rows, [f"{part}: {problem}" for problem in problems]
 
     def _provenance(self, shard: Shard, info: PartInfo) -> Iterator[str]:
@@ -166,25 +169,29 @@ class _PartChecker:
             yield "its shard id does not follow from the plan"
 
 
-def _ids(run: Run, shard: Shard, table: pa.Table) -> Iterator[str]:
-    """Check that the ids are those of the input rows, in order.
+def _compared_with_input(run: Run, shard: Shard, table: pa.Table) -> Iterator[str]:
+    """Check that ids and row keys are those of the input rows, in order.
 
     This needs the planned version of the input: a changed or missing input is skipped, as is a
     compressed one, which would be read from its start for each shard.
     """
     name = run.spec.id_column
-    if name is None or shard.file.compression:
+    texts = find_task(run.spec.task).columns_read(run.spec) if run.keyed else ()
+    columns = pa.schema([run.columns.field(one) for one in dict.fromkeys([*texts, name]) if one])
+    if not columns.names or shard.file.compression:
         return
-    id_schema = pa.schema([run.columns.field(name)])
+    ids, keys = list[str](), list[bytes | None]()
     try:
-        batches = [batch for _, batch in read(shard.file, [shard.cut], id_schema, _ID_ROWS)]
+        for _, batch in read(shard.file, [shard.cut], columns, _INPUT_ROWS):
+            keys += row_keys(batch, texts).to_pylist() if texts else []
+            ids += map(repr, batch.column(name).to_pylist()) if name else []
     except BeiJobsError:
         return
-    expected = pa.Table.from_batches(batches, id_schema)[name]
-    if len(expected) == table.num_rows and [*map(repr, expected.to_pylist())] != [
-        *map(repr, table[name].to_pylist())
-    ]:
-        yield f"its {name} column differs from the input's, which begins at row {shard.first_row}"
+    where = f"the input's, which begins at row {shard.first_row}"
+    if name and len(ids) == table.num_rows and ids != [*map(repr, table[name].to_pylist())]:
+        yield f"its {name} column differs from {where}"
+    if texts and len(keys) == table.num_rows and keys != table[KEY_FIELD.name].to_pylist():
+        yield f"its row keys are not those of the texts of {where}"
 
 
 def _one_schema(schemas: dict[pa.Schema, list[str]]) -> Iterator[str]:
@@ -196,12 +203,12 @@ def _one_schema(schemas: dict[pa.Schema, list[str]]) -> Iterator[str]:
                 yield f"{part}: its columns are {_text(schema)}; most parts have {_text(common)}"
 
 
-def _columns(kept: pa.Schema, schema: pa.Schema) -> str:
-    """The problem with a part's columns, if any: kept ones come first, ROW_COLUMNS last."""
-    last = tuple(schema.names[-len(_ROW_COLUMN_NAMES) :])
-    if [*schema][: len(kept)] == [*kept] and last == _ROW_COLUMN_NAMES:
+def _columns(kept: pa.Schema, schema: pa.Schema, last: Sequence[pa.Field]) -> str:
+    """The problem with a part's columns, if any: kept ones come first, those of every task last."""
+    names = [field.name for field in last]
+    if [*schema][: len(kept)] == [*kept] and schema.names[-len(last) :] == names:
         return ""
-    added = ", ".join(_ROW_COLUMN_NAMES)
+    added = ", ".join(names)
     return f"its columns are {_text(schema)}; the plan keeps {_text(kept)} and adds {added}"
 
 
@@ -229,13 +236,10 @@ def _rows(shard: Shard, info: PartInfo, table: pa.Table) -> Iterator[str]:
         yield f"its metadata says {info.values.get('failed')} failed rows, but it holds {failed}"
 
 
-def _values(kept: int, table: pa.Table) -> Iterator[str]:
-    """Check that results are null exactly where there is an error, and finite elsewhere.
-
-    They are the columns after the first `kept` ones.
-    """
+def _values(results: Sequence[str], table: pa.Table) -> Iterator[str]:
+    """Check that results are null exactly where there is an error, and finite elsewhere."""
     error = table["error"].is_valid()
-    for name in table.column_names[kept : -len(_ROW_COLUMN_NAMES)]:
+    for name in results:
         column = table[name]
         if not pc.all(pc.equal(column.is_null(), error)).as_py() and table.num_rows:
             yield f"{name} is not null exactly where there is an error"

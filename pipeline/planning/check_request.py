@@ -18,7 +18,7 @@ def check_request(request: Request) -> None:
     """
     if not request.inputs:
         raise UsageError("no INPUT", hint="bei-jobs submit corpus.parquet")
-    for uri in (*request.inputs, request.output or "", request.model):
+    for uri in (*request.inputs, request.output or "", request.reuse_from or "", request.model):
         refuse_credentials(uri)
     if request.prompt is not None and request.prompt_name is not None:
         raise UsageError(

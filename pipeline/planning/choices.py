@@ -59,7 +59,7 @@ def _id_column(spec: JobSpec) -> Choice[object]:
 def _text_columns(request: Request) -> dict[str, Choice[object]]:
     """The columns that the task reads under their default names."""
     task = find_task(request.task)
-    read = {*task.text_columns(request), *task.list_columns(request)}
+    read = task.columns_read(request)
     return {
         name.replace("_", "-"): Choice(getattr(request, name), "the default name")
         for name in ("text_column", "query_column", "documents_column")

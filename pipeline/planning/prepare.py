@@ -14,12 +14,13 @@ from pipeline.input.cutting import PlannedInputs, plan_inputs
 from pipeline.output.manifest import newest_finished, sweep
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan, make_plan
-from pipeline.output.run import Run, kept_schema
+from pipeline.output.run import KEYED_FORMAT, Run, kept_schema
 from pipeline.planning.check_request import check_request, passing_columns
 from pipeline.planning.choices import planning_choices
 from pipeline.planning.default_output import default_output
 from pipeline.planning.guards import guard_output
 from pipeline.planning.make_spec import make_spec, resolve_model
+from pipeline.planning.match_rows import match_rows
 from pipeline.planning.previous import Previous, limited
 from pipeline.request import Request
 from pipeline.spec import JobSpec, schema_hash
@@ -75,12 +76,32 @@ def _prepare_after(
     plan = _plan(request, spec, planned, output, previous)
     guard_output(output, previous.plan, plan, prune=request.prune)
     output.directory.probe()
-    output.claim(spec, planned.schema)
-    started = _start(output, last, spec, inputs, request, planned, plan)
-    if started is None:
-        return None
+    stored_format = output.claim(spec, planned.schema)
+    if last is not None and (joined := _join(output, last, spec, inputs, plan)):
+        if output.superseded(last):
+            return None
+        run, finished = joined
+    else:
+        run, finished = (
+            Run(
+                output=output.uri,
+                n=last.n + 1 if last else 1,
+                spec=spec,
+                inputs=inputs,
+                columns=planned.schema,
+                plan=plan.digest,
+                files=len(plan.files),
+                shards=len(plan),
+                rows=plan.rows,
+                limit=request.limit,
+                format=stored_format,
+                matched=_match(request, spec, planned, output, plan, stored_format),
+            ),
+            False,
+        )
+        if output.start(run, plan) is None:
+            return None
     sweep(output)
-    run, finished = started
     choices = planning_choices(request, spec, card, output.uri)
     return Prepared(output, run, plan, card, choices, finished)
 
@@ -131,8 +152,7 @@ def _fixed_schema(request: Request, last: Run | None) -> pa.Schema | None:
     Such a request is refused by name when the output is claimed.
     """
     task = find_task(request.task)
-    read = (*task.text_columns(request), *task.list_columns(request))
-    needed = {*passing_columns(request), *read}
+    needed = {*passing_columns(request), *task.columns_read(request)}
     if last is None or not needed <= set(last.columns.names):
         return None
     return last.columns
@@ -157,35 +177,23 @@ def _plan(
     return plan
 
 
-def _start(
-    output: Output,
-    last: Run | None,
-    spec: JobSpec,
-    inputs: tuple[str, ...],
+def _match(
     request: Request,
+    spec: JobSpec,
     planned: PlannedInputs,
+    output: Output,
     plan: Plan,
-) -> tuple[Run, bool] | None:
-    """Join the last run if it has this plan and can still be finished, else start the next.
-
-    Returns:
-        The run, and whether it was already finished; None if the output has a run above `last`.
-    """
-    if last is not None and (joined := _join(output, last, spec, inputs, plan)):
-        return None if output.superseded(last) else joined
-    run = Run(
-        output=output.uri,
-        n=last.n + 1 if last else 1,
-        spec=spec,
-        inputs=inputs,
-        columns=planned.schema,
-        plan=plan.digest,
-        files=len(plan.files),
-        shards=len(plan),
-        rows=plan.rows,
-        limit=request.limit,
-    )
-    return (run, False) if output.start(run, plan) else None
+    stored_format: int,
+) -> int:
+    """How many rows of new and changed files can be copied from earlier parts."""
+    others = [] if request.reuse_from is None else [Output(request.reuse_from)]
+    for other in others:
+        other.require_space(spec, planned.schema)
+    if stored_format < KEYED_FORMAT and not others:
+        return 0
+    names = find_task(spec.task).columns_read(spec)
+    read = pa.schema([planned.schema.field(name) for name in names])
+    return match_rows(output, plan, read, others=others)
 
 
 def _join(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.encoder.card import ModelCard
 from pipeline.errors import CheckpointError, UsageError
+from pipeline.row_keys import KEY_FIELD
 from pipeline.spec import ROW_COLUMNS, JobSpec
 from pipeline.tasks.base import Task
 from pipeline.tasks.classify import Classify
@@ -65,5 +66,5 @@ def make_task(spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> Task:
 
 def reserved_columns() -> frozenset[str]:
     """The columns that a job may write; no column that passes through may have such a name."""
-    names = {field.name for field in ROW_COLUMNS}
+    names = {field.name for field in (*ROW_COLUMNS, KEY_FIELD)}
     return frozenset(names.union(*(task.output_columns for task in TASKS.values())))

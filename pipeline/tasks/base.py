@@ -96,6 +96,11 @@ class Task(ABC):
         """The columns of lists of texts that the task reads."""
         return ()
 
+    @classmethod
+    def columns_read(cls, columns: InputColumns) -> tuple[str, ...]:
+        """All columns that the task reads, which together decide a row's result."""
+        return (*cls.text_columns(columns), *cls.list_columns(columns))
+
     @classmethod  # noqa: B027 - most tasks have nothing to check
     def check_request(cls, request: Request) -> None:
         """Refuse options that exclude each other in this task.

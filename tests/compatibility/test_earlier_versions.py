@@ -110,7 +110,7 @@ def test_a_finished_output_is_found_complete(restore: Callable[[str], Path]) -> 
     assert done.code == 0, done.err
     assert done.json["run"] == 1
     assert done.json["rows"] == {
-        "total": ROWS, "done": ROWS, "computed": 0, "reused": ROWS, "failed": 0,
+        "total": ROWS, "done": ROWS, "computed": 0, "reused": ROWS, "deduplicated": 0, "failed": 0,
     }  # fmt: skip
     assert typed("verify", FINISHED).code == 0
     assert len(typed("files", FINISHED).out.split()) == SHARDS

@@ -24,7 +24,9 @@ def summarized(outcome: Outcome, state: str) -> dict:
     reported = outcome.json
     assert reported.keys() - {"reason", "hint", "choices", "kept"} == SUMMARY
     assert reported["shards"].keys() == {"total", "done", "failed"}
-    assert reported["rows"].keys() == {"total", "done", "computed", "reused", "failed"}
+    rows = reported["rows"]
+    assert rows.keys() == {"total", "done", "computed", "reused", "deduplicated", "failed"}
+    assert sum(rows.values()) == rows["total"] + 2 * rows["done"]
     assert reported["model"].keys() == {"name", "revision", "sha256"}
     assert reported["state"] == state
     return reported
@@ -110,7 +112,9 @@ def test_an_interrupted_submit_reports_how_far_it_came(
     outcome = stopped(corpus, output, monkeypatch, submit)
     assert outcome.code == 130
     reported = summarized(outcome, "running")
-    assert reported["rows"] == {"total": 20, "done": 10, "computed": 10, "reused": 0, "failed": 0}
+    assert reported["rows"] == {
+        "total": 20, "done": 10, "computed": 10, "reused": 0, "deduplicated": 0, "failed": 0,
+    }  # fmt: skip
     assert "the same command" in outcome.err
 
 
@@ -121,7 +125,9 @@ def test_a_failed_submit_reports_its_state_and_reason_in_json(
     outcome = submit(corpus, "--json")
     assert outcome.code == 1
     reported = summarized(outcome, "failed")
-    assert reported["rows"] == {"total": 20, "done": 20, "computed": 20, "reused": 0, "failed": 20}
+    assert reported["rows"] == {
+        "total": 20, "done": 20, "computed": 0, "reused": 0, "deduplicated": 0, "failed": 20,
+    }  # fmt: skip
     assert "20 of 20 rows failed" in reported["reason"]
     assert "20 of 20 rows failed" in outcome.err
 

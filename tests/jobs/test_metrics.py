@@ -16,7 +16,7 @@ from web_server import Post, WebServer
 def test_a_run_in_the_foreground_counts_what_it_does(
     submit: Bei, tmp_path: Path, web: WebServer
 ) -> None:
-    text = ["a", None, *(f"text {row}" for row in range(18))]
+    text = ["a", None, "a", *(f"text {row}" for row in range(17))]
     corpus = write_parquet(tmp_path / "corpus.parquet", 20, text=text)
     port, scrapes = free_port(), []
 
@@ -31,7 +31,8 @@ def test_a_run_in_the_foreground_counts_what_it_does(
     assert done.code == 3, done.err
     (told,) = scrapes
     assert told("bei_jobs_rows_total", device="cpu") == 19
-    assert told("bei_jobs_tokens_total", device="cpu") == done.json["tokens"]
+    assert told("bei_jobs_copied_rows_total", how="deduplicated") == 1
+    assert 0 < told("bei_jobs_tokens_total", device="cpu") < done.json["tokens"]  # of copies too
     assert told("bei_jobs_quarantined_rows_total", device="cpu") == 1
     assert told("bei_jobs_shards_total", device="cpu", result="done") == 2
     assert told("bei_jobs_shards_total", device="cpu", result="failed") == 0

@@ -105,8 +105,10 @@ def test_a_file_touched_but_not_changed_is_a_new_version(
     submit: Bei, bei: Bei, folder: Path, output: Path
 ) -> None:
     assert submit(folder).code == 0
+    before = parts(output)
     os.utime(folder / "c.parquet")
-    assert rows_of(submit(folder, "--json")) == (30, 10, 20)
+    assert rows_of(submit(folder, "--json")) == (30, 0, 30)
+    assert len(set(parts(output)) - set(before)) == 1
     assert bei("verify", output).code == 0
 
 
@@ -212,19 +214,22 @@ def test_another_space_on_the_same_output_is_refused_and_the_difference_named(
     assert bei("status", output, "--json").json["run"] == 1
 
 
-def test_other_kept_columns_on_the_same_output_are_refused_by_name(
+def test_other_kept_columns_are_a_rewrite_without_computing(
     submit: Bei, bei: Bei, tmp_path: Path
 ) -> None:
     corpus = write_parquet(tmp_path / "c.parquet", 5, lang=["en"] * 5)
+    output = tmp_path / "c.embed"
     assert submit(corpus).code == 0
-    refused = submit(corpus, "--keep", "lang")
-    assert refused.code == 1
-    assert "kept columns" in refused.err
-    assert "lang" in refused.err
-    assert submit(corpus, "--keep", "lang", "--output", tmp_path / "other").code == 0
-    refused = submit(corpus, "--output", tmp_path / "other")
-    assert refused.code == 1
-    assert "lang" in refused.err
+    before = read_output(bei, output)
+    with_lang = submit(corpus, "--keep", "lang", "--json")
+    assert (with_lang.code, rows_of(with_lang)) == (0, (5, 0, 5))
+    table = read_output(bei, output)
+    assert table["lang"].to_pylist() == ["en"] * 5
+    assert table.drop_columns("lang").equals(before)
+    assert bei("verify", output).code == 0
+    without = submit(corpus, "--json")
+    assert (without.code, rows_of(without)) == (0, (5, 0, 5))
+    assert read_output(bei, output).equals(before)
 
 
 def test_a_column_whose_type_changed_since_the_plan_is_refused_by_name(

@@ -35,7 +35,9 @@ def test_one_command_turns_a_file_into_vectors_beside_it(
     done = submit(corpus, "--json")
     assert done.code == 0
     assert done.json["state"] == "done"
-    assert done.json["rows"] == {"total": 20, "done": 20, "computed": 20, "reused": 0, "failed": 0}
+    assert done.json["rows"] == {
+        "total": 20, "done": 20, "computed": 20, "reused": 0, "deduplicated": 0, "failed": 0,
+    }  # fmt: skip
     assert done.json["output"] == str(tmp_path / "corpus.embed")
     table = read_output(bei, tmp_path / "corpus.embed")
     assert table.schema == pa.schema(
@@ -45,6 +47,7 @@ def test_one_command_turns_a_file_into_vectors_beside_it(
             ("n_tokens", pa.int32()),
             ("truncated", pa.bool_()),
             ("error", pa.string()),
+            ("row_key", pa.binary(16)),
         ]
     )
     assert table["id"].to_pylist() == [f"0-{row}" for row in range(20)]
@@ -179,7 +182,14 @@ def test_kept_columns_pass_through_with_name_and_type_unchanged(
     assert submit(path, *keep, "--rows-per-shard", 10).code == 0
     found = read_output(bei, tmp_path / "corpus.embed")
     expected = ["id", *reversed(list(kept)[1:])]
-    assert found.column_names == [*expected, "embedding", "n_tokens", "truncated", "error"]
+    assert found.column_names == [
+        *expected,
+        "embedding",
+        "n_tokens",
+        "truncated",
+        "error",
+        "row_key",
+    ]
     for name in expected:
         assert found.schema.field(name).type == table.schema.field(name).type
         assert found[name].to_pylist() == table[name].to_pylist()
@@ -277,7 +287,7 @@ def test_more_failed_rows_than_allowed_fail_the_job_and_a_higher_budget_needs_no
     raised = submit(corpus, "--max-failed-rows", "5%", "--json")
     assert raised.code == 3
     assert raised.json["rows"]["computed"] == 0
-    assert raised.json["rows"]["reused"] == 20
+    assert raised.json["rows"]["reused"] == 19
 
 
 def test_limit_takes_the_first_rows_and_a_run_without_it_the_rest(

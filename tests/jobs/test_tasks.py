@@ -48,6 +48,7 @@ def test_rerank_writes_the_documented_schema_next_to_the_input(
             ("n_tokens", pa.int32()),
             ("truncated", pa.bool_()),
             ("error", pa.string()),
+            ("row_key", pa.binary(16)),
         ]
     )
     assert [len(row["scores"]) for row in table.to_pylist()] == [2, 1]

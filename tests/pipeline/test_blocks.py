@@ -14,11 +14,21 @@ from hypothesis import strategies as st
 from pipeline import blocks as module
 from pipeline.blocks import ShardSlice, read_blocks
 from pipeline.errors import InputChanged, InputError
+from pipeline.known_rows import RowResults
+from pipeline.row_keys import KEY_FIELD
 from pipeline.spec import Cut, InputFile, Shard
 
 SCHEMA = pa.schema([("row", pa.int64())])
 RUN: Any = SimpleNamespace(columns=SCHEMA)
 TASK: Any = SimpleNamespace(tokenize=lambda rows: rows.num_rows, per_token=False)
+
+
+def all_computed(block: int, slices: Sequence[tuple[Shard, int, pa.RecordBatch]]) -> RowResults:
+    rows = sum(batch.num_rows for _, _, batch in slices)
+    return RowResults.all_computed(pa.nulls(rows, KEY_FIELD.type))
+
+
+KNOWN: Any = SimpleNamespace(resolve=all_computed)
 
 
 def file(name: str, rows: int) -> InputFile:
@@ -61,7 +71,7 @@ def use(source: Source, patch: pytest.MonkeyPatch) -> None:
 
 
 def slices(given: list[Shard]) -> list[ShardSlice]:
-    return [piece for block in read_blocks(RUN, given, TASK, 4) for piece in block.slices]
+    return [piece for block in read_blocks(RUN, given, TASK, 4, KNOWN) for piece in block.slices]
 
 
 @settings(deadline=None)
@@ -125,7 +135,7 @@ def test_the_first_block_is_small_and_later_ones_bounded(
 ) -> None:
     use(Source(100), monkeypatch)
     given = shards(file("a", 60_000), [60_000])
-    sizes = [block.rows.num_rows for block in read_blocks(RUN, given, TASK, 4)]
+    sizes = [block.rows.num_rows for block in read_blocks(RUN, given, TASK, 4, KNOWN)]
     assert sizes[0] == 300
     assert max(sizes) <= 16_384 + 100
     assert sum(sizes) == 60_000
@@ -140,7 +150,7 @@ def test_long_rows_make_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     use(Long(4), monkeypatch)
     run: Any = SimpleNamespace(columns=pa.schema([("row", pa.string())]))
     given = shards(file("a", 100), [100])
-    sizes = [block.rows.num_rows for block in read_blocks(run, given, TASK, 4)]
+    sizes = [block.rows.num_rows for block in read_blocks(run, given, TASK, 4, KNOWN)]
     assert max(sizes) == 32
     assert sum(sizes) == 100
 
@@ -152,7 +162,7 @@ def test_wide_outputs_make_small_blocks(
     use(Source(100), monkeypatch)
     wide: Any = SimpleNamespace(tokenize=TASK.tokenize, per_token=per_token)
     given = shards(file("a", 20_000), [20_000])
-    sizes = [block.rows.num_rows for block in read_blocks(RUN, given, wide, width)]
+    sizes = [block.rows.num_rows for block in read_blocks(RUN, given, wide, width, KNOWN)]
     assert max(sizes) * (8 * width if per_token else 4 * width) <= 36 * 2**20
     assert sum(sizes) == 20_000
 
@@ -160,7 +170,7 @@ def test_wide_outputs_make_small_blocks(
 def test_many_small_files_share_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     use(Source(100), monkeypatch)
     given = [shard for n in range(50) for shard in shards(file(f"{n:02}", 5), [5])]
-    (only,) = read_blocks(RUN, given, TASK, 4)
+    (only,) = read_blocks(RUN, given, TASK, 4, KNOWN)
     assert len(only.slices) == 50
     assert only.rows.num_rows == 250
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from pipeline.blocks import Block, ShardSlice
 from pipeline.encode import encode
+from pipeline.known_rows import RowResults
+from pipeline.row_keys import KEY_FIELD
 from pipeline.spec import Cut, InputFile, Shard
 from pipeline.tokenize.texts import Tokens
 
@@ -55,7 +57,8 @@ def make_block(lengths: list[int], first_id: int = 0) -> Block:
         truncated=np.zeros(len(lengths), dtype=np.bool_),
     )
     rows = pa.record_batch({"n": pa.array(range(len(lengths)))})
-    return Block((ShardSlice(SHARD, rows, last=True),), rows, tokens)
+    results = RowResults.all_computed(pa.nulls(len(lengths), KEY_FIELD.type))
+    return Block((ShardSlice(SHARD, rows, last=True),), rows, rows, tokens, results)
 
 
 Lengths = st.lists(st.integers(0, 30), min_size=1, max_size=40)

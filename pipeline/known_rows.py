@@ -1,0 +1,290 @@
+"""Rows of a block that need no computing: copies of a part's rows, and duplicates.
+
+Equal row keys mean equal results (`pipeline.row_keys`). So of the rows of a block only those are
+computed whose key is in no earlier part (`pipeline.output.copies`) and comes for the first time:
+in the block, or in the last blocks whose results still fit in DUPLICATES_BYTES.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import StorageError
+from pipeline.output.copies import Copies, Source, read_copies, read_results
+from pipeline.output.output import Output
+from pipeline.output.run import Run
+from pipeline.packing import Int8Array, Int64Array
+from pipeline.row_keys import KEY_FIELD, row_keys
+from pipeline.spec import ROW_COLUMNS, Shard
+from pipeline.store.uris import is_local
+from pipeline.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+# Keys and results of earlier blocks that are held for duplicates, per device.
+DUPLICATES_BYTES = 256 << 20
+# What a key costs in a dictionary.
+_KEY_BYTES = 190
+
+# Results of remote parts that are held; local ones are mapped into memory.
+_PARTS_BYTES = 256 << 20
+_MAX_PARTS = 256
+
+
+class Origin(IntEnum):
+    """Where the result of a row comes from."""
+
+    COMPUTED = 0
+    REUSED = 1  # from an earlier part
+    DUPLICATE = 2  # from a row with the same key that was just computed
+
+
+@dataclass(frozen=True, slots=True)
+class RowResults:
+    """Where the result of each row of a block comes from; R rows, U of them computed."""
+
+    keys: pa.FixedSizeBinaryArray  # [R]
+    computed: Int64Array  # [U] rows of the block, ascending
+    # [R] index into the results of the computed rows, then `copied`, then `earlier`
+    source: Int64Array
+    origin: Int8Array  # [R] values of Origin
+    copied: tuple[pa.Table, ...] = ()  # result rows of earlier parts
+    earlier: Int64Array | None = None  # [E, 2] number of an earlier block, row of its results
+
+    @classmethod
+    def all_computed(cls, keys: pa.FixedSizeBinaryArray) -> RowResults:
+        """Every row is computed."""
+        everything = np.arange(len(keys))
+        return cls(keys, everything, everything, np.zeros(len(keys), dtype=np.int8))
+
+    @property
+    def plain(self) -> bool:
+        """Whether every row is computed."""
+        return len(self.computed) == len(self.keys)
+
+    def sharing(self) -> Int64Array:
+        """[U] how many rows take the result of each computed row."""
+        count = len(self.computed)
+        return np.bincount(self.source[self.source < count], minlength=count)
+
+
+def result_schema(task: Task) -> pa.Schema:
+    """The columns of a part that depend on its texts alone, but for the key."""
+    return pa.schema([*task.fields(), *ROW_COLUMNS])
+
+
+class Duplicates:
+    """Results of the last blocks of a job, by row key. One thread looks up, another one stores.
+
+    What a block refers to is held until the block itself is stored.
+    """
+
+    def __init__(self, limit: int = DUPLICATES_BYTES) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._first = 0  # number here of the first block of this attempt
+        self._places: dict[bytes, tuple[int, int]] = {}  # key → block, row of its results
+        self._keys: OrderedDict[int, list[bytes]] = OrderedDict()  # of the blocks that are held
+        self._results: dict[int, pa.Table] = {}
+        self._evicted: dict[int, list[int]] = {}  # block → blocks that no later one refers to
+
+    def begin(self) -> None:
+        """Another attempt begins, whose blocks count from 0; forget those without results."""
+        with self._lock:
+            for block in [block for block in self._keys if block not in self._results]:
+                self._forget(block)
+            self._evicted.clear()
+            self._results = {block: self._results[block] for block in self._keys}
+            self._first = max(self._keys, default=-1) + 1
+
+    def find(self, key: bytes) -> tuple[int, int] | None:
+        """Where the result of a key is, if it is held: for `result`."""
+        return self._places.get(key)
+
+    def expect(self, block: int, keys: list[bytes]) -> None:
+        """The results of a block will come: row i has the key keys[i], b"" for none."""
+        number = self._first + block
+        with self._lock:
+            self._places |= {key: (number, row) for row, key in enumerate(keys) if key}
+            self._keys[number] = keys
+            self._evicted[number] = gone = []
+            while len(self._keys) > 1 and self._bytes() > self._limit:
+                gone.append(next(iter(self._keys)))
+                self._forget(gone[-1])
+
+    def store(self, block: int, results: pa.Table) -> None:
+        """The results of a block, in the order of its keys."""
+        number = self._first + block
+        with self._lock:
+            self._results[number] = results
+            for evicted in self._evicted.pop(number, ()):
+                self._results.pop(evicted, None)
+
+    def results(self, number: int) -> pa.Table:
+        """The results of a block that `find` named."""
+        return self._results[number]
+
+    def _forget(self, number: int) -> None:
+        for key in self._keys.pop(number):
+            self._places.pop(key, None)
+
+    def _bytes(self) -> int:
+        keys = sum(len(keys) for keys in self._keys.values())
+        held = sum(self._results[one].nbytes for one in self._keys if one in self._results)
+        return int(held + keys * _KEY_BYTES)
+
+
+class EarlierParts:
+    """Rows of earlier parts, for the shards of one run on one engine."""
+
+    def __init__(self, output: Output, run: Run, task: Task, precision: str) -> None:
+        self._output = output
+        self._run = run
+        self._schema = result_schema(task)
+        self._precision = precision
+        self._shard = ""
+        self._copies: Copies | None = None  # of that shard
+        self._parts: OrderedDict[Source, pa.Table | None] = OrderedDict()
+
+    def copies(
+        self, shard: Shard, first: int, keys: pa.FixedSizeBinaryArray
+    ) -> Iterator[tuple[Int64Array, pa.Table]]:
+        """Rows that can be copied: their positions among the keys, and their results.
+
+        Args:
+            shard: of the rows.
+            first: number in the shard of the first row.
+            keys: of consecutive rows.
+        """
+        if self._run.matched and shard.id != self._shard:
+            self._shard = shard.id
+            self._copies = read_copies(self._output, shard.id, shard.rows)
+        if not self._run.matched or self._copies is None:
+            return
+        numbers = self._copies.source[first : first + len(keys)]
+        for number in np.unique(numbers[numbers >= 0]):
+            at = np.flatnonzero(numbers == number)
+            results = self._results(self._copies.sources[number])
+            if results is not None:
+                yield self._taken(results, at, self._copies.row[first + at].astype(np.int64), keys)
+
+    def _taken(
+        self, results: pa.Table, at: Int64Array, rows: Int64Array, keys: pa.FixedSizeBinaryArray
+    ) -> tuple[Int64Array, pa.Table]:
+        """The rows of a part whose keys are the wanted ones, and that are no errors."""
+        there = rows < len(results)
+        at, taken = at[there], results.take(pa.array(rows[there]))
+        wanted = keys.take(pa.array(at))
+        good = pc.and_(pc.equal(taken[KEY_FIELD.name], wanted), taken["error"].is_null())
+        good = pc.fill_null(good, False).combine_chunks()
+        if not pc.all(good).as_py():
+            at, taken = at[good.to_numpy(zero_copy_only=False)], taken.filter(good)
+        return at, taken.select(self._schema.names)
+
+    def _results(self, source: Source) -> pa.Table | None:
+        """The results of a part; None where they cannot be used, and its rows are computed."""
+        if source in self._parts:
+            self._parts.move_to_end(source)
+            return self._parts[source]
+        try:
+            table = read_results(self._run, source, self._schema, self._precision)
+        except StorageError as error:
+            logger.warning("%s is not copied, its rows are computed: %s", source[1], error)
+            table = None
+        self._parts[source] = table
+        while len(self._parts) > _MAX_PARTS or (len(self._parts) > 1 and self._too_large()):
+            self._parts.popitem(last=False)
+        return table
+
+    def _too_large(self) -> bool:
+        remote = (
+            table.nbytes
+            for (output, _), table in self._parts.items()
+            if table is not None and not is_local(output or self._output.uri)
+        )
+        return bool(sum(remote) > _PARTS_BYTES)
+
+
+class KnownRows:
+    """Says for the rows of each block, in order, where their results come from.
+
+    Args:
+        columns: the columns of texts that the task reads.
+        parts: rows of earlier parts.
+        duplicates: results of earlier blocks.
+    """
+
+    def __init__(self, columns: Sequence[str], parts: EarlierParts, duplicates: Duplicates) -> None:
+        self._columns = columns
+        self._parts = parts
+        self._duplicates = duplicates
+        duplicates.begin()
+
+    def keys(self, rows: pa.RecordBatch) -> pa.FixedSizeBinaryArray:
+        """The keys of rows."""
+        return row_keys(rows, self._columns)
+
+    def resolve(
+        self, block: int, slices: Sequence[tuple[Shard, int, pa.RecordBatch]]
+    ) -> RowResults:
+        """Where the rows of a block get their results.
+
+        Args:
+            block: its number; blocks come in order.
+            slices: shard, number of the first row, and the rows.
+        """
+        keys = [self.keys(rows) for _, _, rows in slices]
+        tables: list[pa.Table] = []
+        places: list[Int64Array] = []
+        start = 0
+        for (shard, first, _), of_slice in zip(slices, keys, strict=True):
+            for at, table in self._parts.copies(shard, first, of_slice):
+                tables.append(table)
+                places.append(start + at)
+            start += len(of_slice)
+        all_keys = pa.concat_arrays([*keys, pa.array([], KEY_FIELD.type)])
+        copied = np.concatenate([*places, np.zeros(0, dtype=np.int64)])
+        return self._resolve(block, all_keys, copied, tuple(tables))
+
+    def _resolve(
+        self,
+        block: int,
+        keys: pa.FixedSizeBinaryArray,
+        copied: Int64Array,
+        tables: tuple[pa.Table, ...],
+    ) -> RowResults:
+        values: list[bytes | None] = keys.to_pylist()
+        origin = np.zeros(len(values), dtype=np.int8)
+        origin[copied] = Origin.REUSED
+        source = np.zeros(len(values), dtype=np.int64)
+        computed, seen = list[int](), dict[bytes, int]()
+        later, earlier = list[int](), list[tuple[int, int]]()
+        for row in np.flatnonzero(origin == Origin.COMPUTED).tolist():
+            key = values[row]
+            if key is not None and key in seen:
+                origin[row], source[row] = Origin.DUPLICATE, seen[key]
+            elif key is not None and (place := self._duplicates.find(key)) is not None:
+                origin[row] = Origin.DUPLICATE
+                later.append(row)
+                earlier.append(place)
+            else:
+                source[row] = len(computed)
+                if key is not None:
+                    seen[key] = len(computed)
+                computed.append(row)
+        source[copied] = len(computed) + np.arange(len(copied))
+        source[later] = len(computed) + len(copied) + np.arange(len(later))
+        self._duplicates.expect(block, [values[row] or b"" for row in computed])
+        return RowResults(
+            keys, np.array(computed, dtype=np.int64), source, origin, tables,
+            np.array(earlier, dtype=np.int64).reshape(-1, 2),
+        )  # fmt: skip

@@ -1,0 +1,144 @@
+"""Computed outputs → the output rows of a block: columns that pass through, results, row keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.blocks import Block, ShardSlice
+from pipeline.encode import Computed
+from pipeline.known_rows import Duplicates, RowResults, result_schema
+from pipeline.output.run import Run
+from pipeline.packing import Int8Array
+from pipeline.row_keys import KEY_FIELD, row_keys
+from pipeline.spec import ROW_COLUMNS
+from pipeline.tasks.base import NON_FINITE, BoolArray, Task
+from pipeline.tokenize.texts import no_tokens
+
+FLOAT16_OVERFLOW = "a value of the vector is more than --output-dtype float16 can hold"
+
+
+def part_schema(run: Run, task: Task) -> pa.Schema:
+    """The columns of the parts of a run."""
+    last = [KEY_FIELD] if run.keyed else []
+    return pa.schema([*run.kept, *task.fields(), *ROW_COLUMNS, *last])
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRows:
+    """Output rows of a block, R of them."""
+
+    table: pa.Table
+    new: BoolArray  # [R] which of them are there for the first time
+    failed: BoolArray  # [R] which of them are quarantined; those to come may be marked too
+    origin: Int8Array  # [R] values of Origin
+
+    def slice(self, start: int, count: int) -> OutputRows:
+        """Some consecutive rows."""
+        at = np.s_[start : start + count]
+        table = self.table.slice(start, count)
+        return OutputRows(table, self.new[at], self.failed[at], self.origin[at])
+
+
+class RowBuilder:
+    """Builds the output rows of the blocks of a run, in their order."""
+
+    def __init__(self, run: Run, task: Task, duplicates: Duplicates) -> None:
+        self._run = run
+        self._task = task
+        self._duplicates = duplicates
+        self._results = result_schema(task)
+        self._schema = part_schema(run, task)
+
+    def build(self, computed: Computed) -> OutputRows:
+        """The output rows of a block, or of what is there of it."""
+        block = computed.block
+        of = block.results
+        results = self._computed(computed)
+        if computed.complete:
+            self._duplicates.store(block.number, results)
+        count = len(results)
+        if of.plain:
+            new = computed.rows
+        else:
+            # What is copied is added with the last rows of the block.
+            new = np.full(len(of.keys), computed.complete)
+            own = of.source < count
+            new[own] = computed.rows[of.source[own]]
+            results = self._with_copies(results, of, computed.complete)
+        failed = results["error"].is_valid().to_numpy(zero_copy_only=False)
+        return OutputRows(self._table(block, results), new, failed, of.origin)
+
+    def refused(self, item: ShardSlice, reasons: dict[int, str]) -> OutputRows:
+        """Rows that are not computed, with the reason for each."""
+        assert item.rows is not None
+        rows, everything = item.rows, np.ones(len(item.numbers), dtype=np.bool_)
+        keys = row_keys(rows, self._task.columns_read(self._run.spec))
+        results = RowResults.all_computed(keys)
+        block = Block((item,), rows, rows, no_tokens(len(everything), reasons), results)
+        nothing = np.zeros((0, 1), dtype=np.float32)
+        table = self._computed(Computed(block, nothing, everything, complete=True))
+        return OutputRows(self._table(block, table), everything, everything, results.origin)
+
+    def _table(self, block: Block, results: pa.Table) -> pa.Table:
+        arrays = [block.rows.column(field.name) for field in self._run.kept]
+        arrays += results.columns
+        if self._run.keyed:
+            arrays.append(block.results.keys)
+        return pa.Table.from_arrays(arrays, schema=self._schema)
+
+    def _with_copies(self, results: pa.Table, of: RowResults, complete: bool) -> pa.Table:
+        """The results of all rows; those that come from an unfinished block are not looked at."""
+        tables = [results, *of.copied]
+        source = of.source
+        if of.earlier is not None and len(of.earlier):
+            first = len(results) + sum(len(table) for table in of.copied)
+            if complete:
+                tables += self._earlier(of)
+            else:
+                source = np.where(source < first, source, 0)
+        if not sum(map(len, tables)):  # nothing is there yet
+            return _nulls(self._results, len(source))
+        return pa.concat_tables(tables).combine_chunks().take(pa.array(source))
+
+    def _earlier(self, of: RowResults) -> list[pa.Table]:
+        """The results of duplicates of earlier blocks, one row each, in their order."""
+        assert of.earlier is not None
+        numbers, rows = of.earlier[:, 0], of.earlier[:, 1]
+        order = np.argsort(numbers, kind="stable")
+        tables = [
+            self._duplicates.results(int(number)).take(pa.array(rows[numbers == number]))
+            for number in np.unique(numbers)
+        ]
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return [pa.concat_tables(tables).combine_chunks().take(pa.array(back))]
+
+    def _computed(self, computed: Computed) -> pa.Table:
+        """The results of the rows of a block that are computed; those to come count as failed."""
+        block, outputs, tokens = computed.block, computed.outputs, computed.block.tokens
+        errors = dict(tokens.errors)
+        row_of_output = tokens.token_rows if self._task.per_token else tokens.row_of
+        if outputs.shape[0] != row_of_output.shape[0]:  # no batch of the block is computed
+            outputs = np.zeros((row_of_output.shape[0], outputs.shape[1]), dtype=np.float32)
+        if self._run.spec.output_dtype == "float16":
+            overflows = (np.abs(outputs) > np.finfo(np.float16).max).any(axis=1)
+            errors |= {int(row): FLOAT16_OVERFLOW for row in np.unique(row_of_output[overflows])}
+        finite = np.isfinite(outputs).all(axis=1)
+        errors |= {int(row): NON_FINITE for row in np.unique(row_of_output[~finite])}
+        failed = np.zeros(tokens.rows, dtype=np.bool_)
+        failed[list(errors)] = True
+        reasons = pa.array([errors.get(row) for row in range(tokens.rows)], pa.string())
+        arrays = [
+            *self._task.columns(block.texts, tokens, outputs, failed | ~computed.rows),
+            pa.array(tokens.n_tokens),
+            pa.array(tokens.truncated),
+            reasons,
+        ]
+        return pa.Table.from_arrays(arrays, schema=self._results)
+
+
+def _nulls(schema: pa.Schema, rows: int) -> pa.Table:
+    return pa.Table.from_arrays([pa.nulls(rows, field.type) for field in schema], schema=schema)
