@@ -120,7 +120,9 @@ class Display:
         return code
 
     def waiting(self, holder: str) -> None:
-        self.say(f"waiting for process {holder}, which runs a job on this output")
+        # A program that asked for JSON keeps this as the log of its job (`bei_jobs.Job.log`).
+        if self.as_json or not self.quiet:
+            say(f"waiting for process {holder}, which runs a job on this output")
 
     def started(self, rows: int, reused: int) -> None:
         self._rows, self._reused = rows, reused

@@ -210,20 +210,3 @@ def test_a_job_that_is_left_to_a_fleet_says_that_its_end_is_not_posted(
     (warning,) = done.json["warnings"]
     assert "without --wait" in warning
     assert warning in done.err
-
-
-def test_quiet_says_nothing_when_all_is_well(submit: Bei, corpus: Path) -> None:
-    for _ in range(2):  # the second time there is nothing to do
-        done = submit(corpus)  # with --quiet
-        assert (done.code, done.out, done.err) == (0, "", "")
-    assert submit(corpus, "--json").json["rows"]["reused"] == 8
-
-
-def test_quiet_tells_of_rows_in_quarantine(submit: Bei, tmp_path: Path) -> None:
-    corpus = write_parquet(tmp_path / "corpus.parquet", 3, text=["a", None, "b"])
-
-    done = submit(corpus, "--max-failed-rows", 1)
-
-    assert done.code == 3
-    assert "1 failed" in done.out
-    assert "_bei/quarantine" in done.out
