@@ -72,6 +72,25 @@ def test_jobs_finish_after_a_worker_was_killed_and_redis_forgot_everything(
     fleet.check(second, 12 * QUICK_SHARD)
 
 
+def test_workers_copy_the_rows_that_earlier_parts_hold(
+    fleet: Fleet, quick: Path, bei: Bei, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    fleet.start()
+    submit_quick(fleet, quick, output)
+    fleet.finish(output)
+    table = pq.read_table(quick)
+    text = [*table["text"].to_pylist()[:-1], "a new text"]
+    pq.write_table(table.set_column(1, "text", pa.array(text)), quick, row_group_size=QUICK_SHARD)
+
+    submit_quick(fleet, quick, output)
+
+    fleet.finish(output)
+    fleet.check(output, 12 * QUICK_SHARD)
+    rows = bei("status", output, "--json").json["rows"]
+    assert (rows["computed"], rows["reused"]) == (1, 12 * QUICK_SHARD - 1)
+
+
 def test_a_worker_told_to_stop_returns_its_span_and_another_resumes(
     fleet: Fleet, slow: Path, tmp_path: Path
 ) -> None:
