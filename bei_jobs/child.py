@@ -182,8 +182,14 @@ def ask(*words: str, broker: str | None = None, timeout: float | None = None) ->
         raise TimeoutError(f"`bei-jobs {words[0]}` took longer than {timeout:g} s") from None
 
 
-def start(*words: str, broker: str | None = None) -> tuple[Child, dict[str, Any] | None]:
+def start(
+    *words: str, environment: Mapping[str, str] | None = None
+) -> tuple[Child, dict[str, Any] | None]:
     """Start `submit` and wait until its run is planned.
+
+    Args:
+        words: the command, without --json.
+        environment: added to that of this process.
 
     Returns:
         The process, and the run as `jobs.notify` describes it; None where planning failed.
@@ -191,8 +197,8 @@ def start(*words: str, broker: str | None = None) -> tuple[Child, dict[str, Any]
     reader, writer = os.pipe()
     with open(reader, "rb") as notified:
         try:
-            environment = {**_environment(broker), "BEI_JOBS_NOTIFY_FD": str(writer)}
-            child = Child(("submit", "--json", *words), environment, [writer])
+            variables = {**(environment or {}), "BEI_JOBS_NOTIFY_FD": str(writer)}
+            child = Child(("submit", "--json", *words), variables, [writer])
         finally:
             os.close(writer)
         try:

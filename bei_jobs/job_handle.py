@@ -12,7 +12,7 @@ from typing import Any, Unpack
 from bei_jobs.child import Child, Ended, StillRunning, ask, start
 from bei_jobs.errors import Interrupted, JobFailed, NotFound
 from bei_jobs.job_status import JobStatus
-from bei_jobs.options import PathLike, SubmitOptions, submit_words
+from bei_jobs.options import PathLike, SubmitOptions, submit_environment, submit_words
 
 # Seconds between reads of the status of a job that another process runs: they double up to a
 # maximum.
@@ -167,7 +167,8 @@ def submit(inputs: PathLike | Sequence[PathLike] = (), **options: Unpack[SubmitO
         BrokerError: Redis cannot be reached.
     """
     words = submit_words(inputs, options)
-    child, run = start("--quiet", "--no-wait", *words, broker=options.get("broker"))
+    environment = submit_environment(options)
+    child, run = start("--quiet", "--no-wait", *words, environment=environment)
     if run is None:
         raise child.wait().error()
     if run["broker"]:

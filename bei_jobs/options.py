@@ -55,6 +55,9 @@ class SubmitOptions(TypedDict, total=False):
     broker: str | None
     max_failed_rows: int | str | None
     max_bad_files: int | str | None
+    notify: str | Sequence[str] | None
+    metrics_port: int | None
+    log_format: Literal["text", "json"] | None
 
 
 #: Options without a value.
@@ -63,6 +66,8 @@ _SWITCHES = frozenset({"normalize", "raw_scores", "add", "replace", "prune"})
 _NEGATED = frozenset({"normalize"})
 #: Options with several values, joined by commas.
 _LISTS = frozenset({"keep", "device"})
+#: Options that may hold a secret: given in the environment, since `ps` shows words.
+_SECRETS = frozenset({"broker", "notify"})
 
 
 def submit_words(
@@ -78,11 +83,25 @@ def submit_words(
         if name not in SubmitOptions.__annotations__:
             raise UsageError(f"submit has no option {name!r}", hint=_advice(name))
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
-    # A broker's URL goes into the environment: it may hold a password, which `ps` would show. An
-    # empty one is given as a word, so that it overrides a job file.
-    as_words = {name: value for name, value in options.items() if name != "broker" or value == ""}
+    # An empty broker is given as a word, so that it overrides a job file.
+    as_words = {name: value for name, value in options.items() if name not in _SECRETS}
+    if options.get("broker") == "":
+        as_words["broker"] = ""
     given = [word for name, value in as_words.items() for word in _words(name, value)]
     return (*given, "--", *(os.fspath(path) for path in paths))
+
+
+def submit_environment(options: Mapping[str, Any]) -> dict[str, str]:
+    """The variables that hold the options which may be secret.
+
+    Raises:
+        UsageError: a value of a kind that the option cannot take.
+    """
+    urls = options.get("notify") or ()
+    lines = [_text("notify", url) for url in ([urls] if isinstance(urls, str) else urls)]
+    notify = {"BEI_JOBS_NOTIFY": "\n".join(lines)} if lines else {}
+    broker = options.get("broker")
+    return {**notify, **({} if broker is None else {"BEI_JOBS_BROKER": broker})}
 
 
 def _words(name: str, value: Any) -> Sequence[str]:

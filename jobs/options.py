@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,9 +12,10 @@ import click
 from click.core import ParameterSource
 
 from pipeline.errors import UsageError
+from workers.logs import LogFormat, start_logging
 
 # Options for which a job file may give several values.
-_LISTS = ("inputs", "keep")
+_LISTS = ("inputs", "keep", "notify")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -36,7 +38,47 @@ broker_option = option(
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object to stdout, nothing else."
 )
-quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print no progress to stderr.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print nothing when all is well.")
+
+
+def _check_urls(_: click.Context, __: click.Parameter, urls: tuple[str, ...]) -> tuple[str, ...]:
+    from jobs.webhooks import check_url  # http.client takes a moment to import
+
+    for url in urls:
+        check_url(url)
+    return urls
+
+
+notify_option = option(
+    "--notify",
+    multiple=True,
+    metavar="URL",
+    callback=_check_urls,
+    help="POST a JSON object at start, done and failed; hc-ping.com gets /start and /fail.",
+)
+metrics_option = option(
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="Serve Prometheus metrics on this port while work is done.",
+)
+
+
+def _start_logging(_: click.Context, __: click.Parameter, chosen: LogFormat) -> LogFormat:
+    if chosen == "json":
+        start_logging(chosen, {"jobs": logging.INFO})
+    return chosen
+
+
+log_option = option(
+    "--log-format",
+    type=choice(LogFormat),
+    default="text",
+    show_default=True,
+    is_eager=True,
+    callback=_start_logging,
+    help="What is said on stderr: lines, or one JSON object each.",
+)
 job_argument = click.argument("job", metavar="JOB")
 
 
@@ -56,6 +98,10 @@ def read_job_file(ctx: click.Context, _: click.Parameter, value: Path | None) ->
         raise UsageError(f"the job file {value} cannot be read: {error}") from error
     option_names = {param.name for param in ctx.command.params} - {"job_file", "bei_config"}
     defaults = {key.replace("-", "_"): setting for key, setting in settings.items()}
+    if isinstance(defaults.get("notify"), str):
+        defaults["notify"] = [defaults["notify"]]
+    # Set before it is checked: where something else is wrong, its --notify is told.
+    ctx.default_map = merge_defaults(ctx.default_map or {}, defaults)
     for key, setting in defaults.items():
         items = setting if isinstance(setting, list) else [setting]
         if not all(isinstance(item, str | int | float | bool) for item in items) or (
@@ -63,7 +109,7 @@ def read_job_file(ctx: click.Context, _: click.Parameter, value: Path | None) ->
         ):
             raise UsageError(
                 f"{value} sets {key.replace('_', '-')} to {setting!r}",
-                hint="give one value; only inputs and keep take lists of strings",
+                hint="give one value; only inputs, keep and notify take lists of strings",
             )
     if unknown := sorted(set(defaults) - option_names):
         options = ", ".join(sorted(name.replace("_", "-") for name in option_names if name))
@@ -71,7 +117,6 @@ def read_job_file(ctx: click.Context, _: click.Parameter, value: Path | None) ->
             f"{value} sets {', '.join(unknown)}, which `{ctx.command.name}` does not have",
             hint=f"give one of {options}",
         )
-    ctx.default_map = merge_defaults(ctx.default_map or {}, defaults)
     return value
 
 

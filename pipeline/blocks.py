@@ -26,6 +26,7 @@ from pipeline.output.run import Run
 from pipeline.packing import Int8Array
 from pipeline.prefetch import map_in_order
 from pipeline.spec import Shard
+from pipeline.stage_times import stage_times
 from pipeline.store.directory import file_info
 from pipeline.tasks import Task
 from pipeline.tokenize.texts import Tokens, no_tokens
@@ -165,6 +166,7 @@ def read_blocks(
     """
     told = watch or NoWatch()
     groups = _resolved(enumerate(_groups(run, shards, task, width, fates or {})), known)
+    groups = stage_times.each("read", groups)
     return map_in_order(lambda item: _block(*item, run, task, told), groups, threads)
 
 
@@ -242,7 +244,8 @@ def _block(
         return block
     key = f"block-{number}"
     watch.begin(key, RowPlaces(slices).of(results.computed))
-    block = replace(block, tokens=task.tokenize(texts))
+    with stage_times.during("tokenize"):
+        block = replace(block, tokens=task.tokenize(texts))
     watch.end(key)
     return block
 

@@ -15,7 +15,7 @@ from hypothesis import settings
 from workers.device_process import DeviceProcess, DeviceThread
 from workers.engine_cache import EngineCache
 
-pytest_plugins = ["faulty_s3", "fixtures_encoder", "fixtures_redis", "fixtures_s3"]
+pytest_plugins = ["faulty_s3", "fixtures_encoder", "fixtures_redis", "fixtures_s3", "web_server"]
 
 # A loaded machine is no reason to fail: how long an example takes says nothing here.
 settings.register_profile("bei-jobs", deadline=None)

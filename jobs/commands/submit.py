@@ -12,6 +12,9 @@ from jobs.options import (
     broker_option,
     choice,
     json_option,
+    log_option,
+    metrics_option,
+    notify_option,
     option,
     own_revision,
     quiet_option,
@@ -98,6 +101,9 @@ from pipeline.tasks import TASKS
     metavar="N|P%",
     help="Files that cannot be read, or do not fit the others, are skipped.",
 )
+@notify_option
+@metrics_option
+@log_option
 @json_option
 @quiet_option
 def command(
@@ -105,6 +111,9 @@ def command(
     broker: str | None,
     wait: bool,
     device: str | None,
+    notify: tuple[str, ...],
+    metrics_port: int | None,
+    log_format: str,
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -116,6 +125,7 @@ def command(
     """
     from jobs.display import Display
     from jobs.run_job import submit
+    from jobs.webhooks import Webhooks
     from pipeline.request import Request
 
     options["revision"] = own_revision(
@@ -124,8 +134,9 @@ def command(
     options["keep"] = tuple(name for names in options["keep"] for name in names.split(","))
     return submit(
         Request(inputs=inputs, **options),
-        Display(as_json=as_json, quiet=quiet),
+        Display(as_json=as_json, quiet=quiet, webhooks=Webhooks(notify)),
         device=device,
         broker_url=broker,
         wait=wait,
+        metrics_port=metrics_port,
     )

@@ -170,7 +170,12 @@ def test_messages_of_a_job_that_ended_come_to_nothing(
 
 
 def test_a_checkpoint_that_differs_here_makes_the_worker_step_back(
-    make_job: MakeJob, handler: MessageHandler, broker: Broker, tmp_path: Path, raw: redis.Redis
+    make_job: MakeJob,
+    handler: MessageHandler,
+    broker: Broker,
+    tmp_path: Path,
+    raw: redis.Redis,
+    device: DeviceThread,
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(TINY, model)
@@ -187,11 +192,13 @@ def test_a_checkpoint_that_differs_here_makes_the_worker_step_back(
     assert refusal.hint
     assert not refusal.final
     assert raw.llen(QUEUE) == waiting + 1  # handed on to others
+    assert (device.counters.step_backs, device.counters.shards_done) == (1, 0)
     config.unlink()
     shutil.copytree(TINY, model, dirs_exist_ok=True)
     handler.run_shard(job.message(1, 2))
     assert job.committed == [1, 2]
     assert broker.refusals(job.run.job) == []
+    assert (device.counters.step_backs, device.counters.shards_done) == (1, 2)
 
 
 def test_a_broken_shard_is_written_down_and_its_neighbours_are_computed(
