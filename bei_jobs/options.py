@@ -51,6 +51,7 @@ class SubmitOptions(TypedDict, total=False):
     prune: bool | None
     device: str | Sequence[str] | None
     broker: str | None
+    stores: PathLike | None
     max_failed_rows: int | str | None
 
 
@@ -60,6 +61,11 @@ _SWITCHES = frozenset({"normalize", "raw_scores", "add", "replace", "prune"})
 _NEGATED = frozenset({"normalize"})
 #: Options with several values, joined by commas.
 _LISTS = frozenset({"keep", "device"})
+
+
+def absolute(path: PathLike | None) -> str | None:
+    """A path that holds from any working directory; "" and None as they are."""
+    return os.path.abspath(path) if path else "" if path == "" else None
 
 
 def submit_words(

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import click
 
+from jobs.options import stores_option
 from pipeline.errors import BeiJobsError, Interrupted, UsageError
 
 #: Command → (module of jobs/, one line for --help). Modules are imported when they are run:
@@ -43,6 +44,8 @@ class _Commands(click.Group):
             return None
         module = importlib.import_module(f"jobs.commands.{cmd_name}")
         command: click.Command = module.command
+        if stores_option not in command.params:
+            command.params.append(stores_option)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

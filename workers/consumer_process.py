@@ -11,6 +11,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
+from pipeline.store.sections import Stores, configure, configured
 from workers.pulse import Pulse, PulseWatch, new_pulse
 from workers.settings import LOG_FORMAT, Settings
 
@@ -43,7 +44,8 @@ class ConsumerProcess:
         context = multiprocessing.get_context("spawn")
         consumer_end, self._stop_pipe = context.Pipe(duplex=False)
         pulse = new_pulse()
-        self._process = context.Process(target=_consume, args=(*self._args, consumer_end, pulse))
+        args = (*self._args, configured(), consumer_end, pulse)
+        self._process = context.Process(target=_consume, args=args)
         self._process.start()
         consumer_end.close()
         self._started = time.monotonic()
@@ -120,10 +122,12 @@ def _consume(
     broker_url: str,
     devices: tuple[str, ...],
     verbose: bool,
+    stores: Stores,
     stop_pipe: Connection,
     pulse: Pulse,
 ) -> None:
     """The main function of the consumer's process, the only one that imports Celery."""
+    configure(stores)
     start_logging(verbose)
     from workers.consumer import consume
 

@@ -35,6 +35,7 @@ from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.output.run import Run
 from pipeline.output.suspects import ShardWork
+from pipeline.store.sections import Stores, configure
 from workers.engine_cache import EngineCache
 from workers.settings import LOG_FORMAT
 
@@ -75,8 +76,15 @@ class _Sender:
         self(("end", key))
 
 
-def serve(link: Connection, device: str, cache_dir: Path | None, logged: dict[str, int]) -> None:
+def serve(
+    link: Connection,
+    device: str,
+    cache_dir: Path | None,
+    logged: dict[str, int],
+    stores: Stores,
+) -> None:
     """The main function of a device's process."""
+    configure(stores)
     _die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent decides
