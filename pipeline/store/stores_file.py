@@ -41,6 +41,9 @@ _SECRET_NAME = re.compile(
     r"(?i)secret|passw|token|auth|cred|connection_string|(account|customer|private)_?key$"
 )
 
+# Tokens of gcsfs that say where credentials are; so do names of files.
+_WAYS = ("anon", "browser", "cache", "cloud", "google_default")
+
 
 def read_stores(file: str, environment: Mapping[str, str]) -> Stores:
     """Read and check a file of store options.
@@ -79,8 +82,8 @@ def _plain_secrets(table: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(value, dict):
             yield from _plain_secrets(value)
             continue
-        names_file = isinstance(value, str) and os.path.isabs(value) and os.path.exists(value)
-        if _SECRET_NAME.search(key) and not key.endswith(_FROM_ENVIRONMENT) and not names_file:
+        public = value in _WAYS or (os.path.isabs(text := str(value)) and os.path.exists(text))
+        if _SECRET_NAME.search(key) and not key.endswith(_FROM_ENVIRONMENT) and not public:
             yield key
 
 
