@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import fsspec
 import pytest
 
 from pipeline.store.sections import Section, Stores, configure
@@ -14,7 +15,10 @@ SECRET = "a-secret-of-the-section"
 
 @pytest.fixture(autouse=True)
 def no_options_for_the_next_test() -> Iterator[None]:
+    clients = fsspec.get_filesystem_class("s3")
+    clients.clear_instance_cache()  # they keep what they were made with
     yield
+    clients.clear_instance_cache()
     configure(Stores())
 
 
@@ -55,6 +59,12 @@ def test_options_of_a_section_are_added_to_our_own() -> None:
     assert config["retries"]["total_max_attempts"] == 1
     assert (config["read_timeout"], config["s3"]) == (5, {"addressing_style": "path"})
     assert given == {"config_kwargs": {"read_timeout": 5, "s3": {"addressing_style": "path"}}}
+
+
+def test_what_a_client_does_to_its_options_stays_there() -> None:
+    stores = Stores("f", (Section("s3://a", {"client_kwargs": {}}),))
+    stores.options("s3://a")["client_kwargs"]["verify"] = False
+    assert stores.options("s3://a") == {"client_kwargs": {}}
 
 
 def test_a_section_shows_no_secret() -> None:
