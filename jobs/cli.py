@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from jobs.options import stores_option
 from pipeline.errors import BeiJobsError, Interrupted, UsageError
 from workers.logs import log_format
 
@@ -49,6 +50,8 @@ class _Commands(click.Group):
             return None
         module = importlib.import_module(f"jobs.commands.{cmd_name}")
         command: click.Command = module.command
+        if stores_option not in command.params:
+            command.params.append(stores_option)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

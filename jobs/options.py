@@ -82,6 +82,25 @@ log_option = option(
 job_argument = click.argument("job", metavar="JOB")
 
 
+def _use_stores(_: click.Context, __: click.Parameter, value: str | None) -> None:
+    from pipeline.store.sections import Stores, configure
+    from workers.settings import load_stores
+
+    configure(load_stores(value) if value else Stores())
+
+
+#: Of every command: `jobs.cli` adds it.
+stores_option = click.Option(
+    ["--stores"],
+    metavar="FILE",
+    envvar="BEI_JOBS_STORES",
+    show_envvar=True,
+    expose_value=False,
+    callback=_use_stores,
+    help="TOML file with the options of stores by URI prefix.",
+)
+
+
 def read_job_file(ctx: click.Context, _: click.Parameter, value: Path | None) -> Path | None:
     """Use a TOML job file as defaults; the command line and the environment override it.
 

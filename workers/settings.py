@@ -15,6 +15,9 @@
                                 its process is replaced
     BEI_JOBS_PATIENCE_SECONDS   how long a worker tries again to run a job that it cannot run before
                                 its refusal counts; a job that all workers refuse fails
+    BEI_JOBS_STORES             TOML file with the options of stores by URI prefix; the command line
+                                reads it, as it reads the variable of each of its options, and
+                                `load_stores` the variables that the file names
     BEI_JOBS_NOTIFY_FD          an open file descriptor, 3 or above, of the program that starts
                                 `bei-jobs submit`. When the run is planned, one line of JSON is
                                 written to it (`jobs.notify`) and it is closed; if it closes
@@ -30,8 +33,12 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from pipeline.store.sections import Stores
 
 DEFAULT_LEASE_SECONDS = 30.0
 DEFAULT_TASK_SECONDS = 6 * 3600.0
@@ -98,6 +105,17 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         notify_fd=_descriptor(env, "notify_fd"),
         **{name: _seconds(env, name) for name in _TIMES if env.get(_variable(name))},
     )
+
+
+def load_stores(file: str) -> Stores:
+    """The options of stores by URI prefix, of a TOML file and the variables that it names.
+
+    Raises:
+        UsageError: the file cannot be read, or is wrong; file, section and option are named.
+    """
+    from pipeline.store.stores_file import read_stores  # fsspec takes a moment to import
+
+    return read_stores(file, os.environ)
 
 
 def _home(env: Mapping[str, str]) -> Path:
