@@ -28,6 +28,8 @@ COMMANDS = {
     "files": "Print the parts of the newest finished run, one URI per line.",
     "models": "List the tested models, or describe a checkpoint.",
     "check": "Compare a job's precision with float32 on a sample.",
+    "schedule": "Run job files at the times of their `cron`.",
+    "backfill": "Run a job file for the slots of a range of time.",
     "worker": "Serve a broker's queue with this machine's devices.",
 }
 
@@ -65,20 +67,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done with quarantined rows, 130 interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    job_file: dict[str, bool] = {}  # what it says about errors
+
+    def as_json() -> bool:
+        return "--json" in words or "json" in job_file
+
     try:
-        code = cli.main(words, prog_name="bei-jobs", standalone_mode=False)
+        code = cli.main(words, prog_name="bei-jobs", standalone_mode=False, obj=job_file)
     except BeiJobsError as error:
         print_error(error.message, error.hint)
-        code = _as_json(words, error, error.exit_code)
+        code = _as_json(as_json(), error, error.exit_code)
     except click.UsageError as error:
         error.show()
-        code = _as_json(words, UsageError(error.format_message()), error.exit_code)
+        code = _as_json(as_json(), UsageError(error.format_message()), error.exit_code)
     except click.ClickException as error:
         print_error(error.format_message())
-        code = _as_json(words, UsageError(error.format_message()), error.exit_code)
+        code = _as_json(as_json(), UsageError(error.format_message()), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         print_error("interrupted")
-        code = _as_json(words, Interrupted("interrupted"), Interrupted.exit_code)
+        code = _as_json(as_json(), Interrupted("interrupted"), Interrupted.exit_code)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of stdout has gone: there is no one to report to
         code = 0
@@ -92,8 +99,8 @@ def print_error(message: str, hint: str = "") -> None:
         click.echo(f"  → {hint}", err=True)
 
 
-def _as_json(words: Sequence[str], error: BeiJobsError, code: int) -> int:
-    if "--json" in words:
+def _as_json(as_json: bool, error: BeiJobsError, code: int) -> int:
+    if as_json:
         report = {"error": error.message, "hint": error.hint, "exit_code": code}
         click.echo(json.dumps({**report, "type": type(error).__name__}))
     return code
