@@ -18,8 +18,6 @@ from cronsim import CronSim, CronSimError
 from pipeline.errors import UsageError
 
 _FIELDS = 5
-# Longer than any change of a clock. A search that began within one would miss what it moved.
-_CLOCK_CHANGE = timedelta(hours=3)
 _MINUTE = timedelta(minutes=1)
 
 
@@ -60,9 +58,9 @@ class Cron:
     def after(self, moment: datetime) -> Iterator[datetime]:
         """The slots after a moment, ascending, each once."""
         last = moment
-        for due in CronSim(self.expression, (moment - _CLOCK_CHANGE).astimezone(self.zone)):
+        for due in CronSim(self.expression, moment.astimezone(self.zone)):
             slot = due.astimezone(UTC)
-            if slot > last:
+            if slot > last:  # where clocks change, cronsim names one twice, or one that is past
                 last = slot
                 yield slot
 
@@ -73,7 +71,9 @@ class Cron:
     def newest(self, moment: datetime) -> datetime | None:
         """The last slot up to and including a moment; None if there was none."""
         before = CronSim(self.expression, moment.astimezone(self.zone), reverse=True)
-        candidate = next(before, None)
-        if candidate is None:
-            return next(iter(self.between(moment - _MINUTE, moment)), None)
-        return self.between(candidate.astimezone(UTC) - _CLOCK_CHANGE, moment)[-1]
+        earlier = next(before, None)
+        start = moment - _MINUTE if earlier is None else earlier.astimezone(UTC)
+        now = self.between(start, moment)
+        if now:
+            return now[-1]
+        return None if earlier is None else start

@@ -72,7 +72,10 @@ class SlotRunner:
     def run(self, schedule: Schedule, slot: datetime, claim: Claim) -> None:
         """Run a slot that was claimed, in a thread."""
         thread = threading.Thread(
-            target=self._run, args=(schedule, slot, claim), name=f"{schedule.name} {slot:%F %R}"
+            target=self._run,
+            args=(schedule, slot, claim),
+            name=f"{schedule.name} {slot:%F %R}",
+            daemon=True,  # a fault elsewhere ends the process: the claim expires
         )
         self._running = [running for running in self._running if running.thread.is_alive()]
         self._running.append(_Running(schedule, thread))

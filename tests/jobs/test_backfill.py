@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,10 @@ from typing import Any
 import pytest
 from commandline import Bei
 
-from jobs.schedules.backfill import slots_of
+from jobs.schedules.backfill import backfill, slots_of
 from jobs.schedules.cron import Cron
+from jobs.schedules.schedule import Schedule, read_schedule
+from jobs.schedules.slots import Claim
 from pipeline.errors import UsageError
 
 NOW = datetime(2026, 1, 10, 12, tzinfo=UTC)
@@ -50,27 +51,20 @@ def test_a_range_without_slots_is_refused(start: str, end: str | None, named: st
 
 
 class Jobs:
-    """Stands for the processes of `submit`; each ends when as many run as are expected."""
+    """Stands for the processes of `submit`: each has ended with the code of its day."""
 
-    def __init__(self, together: int, codes: dict[str, int]) -> None:
-        self.barrier = threading.Barrier(together, timeout=30)
+    def __init__(self, codes: dict[str, int]) -> None:
         self.codes = codes
         self.ran: list[str] = []
-        self.running = self.most = 0
 
     def __call__(self, job_file: Path, out: Path) -> Any:
         day = job_file.read_text().partition("out/")[2][:10]
         self.ran.append(day)
-        self.running += 1
-        self.most = max(self.most, self.running)
         code = self.codes.get(day, 0)
         out.write_text(json.dumps({"job": "0123456789ab", "error": "no rows" if code else None}))
-        owner = self
 
         class Job:
             def wait(self, timeout: float | None = None) -> int:
-                owner.barrier.wait()
-                owner.running -= 1
                 return code
 
             def terminate(self) -> None: ...
@@ -90,21 +84,56 @@ def run(bei: Bei, monkeypatch: pytest.MonkeyPatch, jobs: Jobs, *words: object) -
     return bei("backfill", *words)
 
 
-def test_runs_are_bounded_in_parallel_and_a_table_says_how_each_ended(
+class Threadless:
+    """Stands for a SlotRunner: a slot ends when the backfill waits, one at a time."""
+
+    stopping = False
+
+    def __init__(self) -> None:
+        self.changed = self
+        self.claims: list[Claim] = []
+        self.most = 0
+
+    def run(self, schedule: Schedule, slot: datetime, claim: Claim) -> None:
+        self.claims.append(claim)
+        self.most = max(self.most, len(self.claims))
+
+    def running(self) -> list[Claim]:
+        return self.claims
+
+    def clear(self) -> None: ...
+
+    def join(self) -> None: ...
+
+    def wait(self, timeout: float) -> None:
+        self.claims.pop(0).end("done", {"exit_code": 0})
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_runs_are_bounded_in_parallel(file: Path, parallel: int) -> None:
+    schedule = read_schedule(str(file))
+    assert schedule is not None
+    slots = slots_of(schedule.cron, "2026-01-01", "2026-01-07", NOW)
+    runner: Any = Threadless()
+    records = backfill(schedule, slots, parallel, runner, 120)
+    assert [record["state"] for record in records] == ["done"] * 7
+    assert runner.most == parallel
+
+
+def test_a_table_says_how_each_slot_ended_and_what_failed_is_run_again(
     bei: Bei, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs = Jobs(2, {"2026-01-02": 3, "2026-01-03": 1})
+    jobs = Jobs({"2026-01-02": 3, "2026-01-03": 1})
     words = (file, "--from", "2026-01-01", "--to", "2026-01-04")
     done = run(bei, monkeypatch, jobs, *words, "--parallel", 2)
     assert done.code == 1
-    assert jobs.most == 2
     lines = [line.split(maxsplit=5) for line in done.out.splitlines()]
     assert [line[0] for line in lines] == [f"2026-01-0{day}T02:00:00Z" for day in (1, 2, 3, 4)]
     assert [(line[1], line[2]) for line in lines] == [
         ("done", "0"), ("done", "3"), ("failed", "1"), ("done", "0"),
     ]  # fmt: skip
     assert lines[2][-1] == "no rows"
-    again = Jobs(1, {})
+    again = Jobs({})
     done = run(bei, monkeypatch, again, *words, "--json")
     assert again.ran == ["2026-01-03"]  # what had failed, and nothing that was done
     assert done.code == 3

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -15,19 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commandline import Bei
+from commandline import Bei, spawn
 from corpora import ROOT, TINY, write_parquet
 
+from jobs.schedules.run_slot import SlotRunner
 from jobs.schedules.schedule import read_schedule
 from jobs.schedules.scheduler import Scheduler
 from jobs.schedules.slots import Slots
 from pipeline.output.output import Output
 
+SLOT = datetime(2026, 1, 2, 2, tzinfo=UTC)
 DAYS = ("2026-01-02", "2026-01-03")
 #: A scheduler for which it always is the same moment.
 PROGRAM = """
 import sys
 from datetime import UTC, datetime
+from jobs.schedules.run_slot import SlotRunner
 from jobs.schedules.schedule import read_schedule
 from jobs.schedules.scheduler import Scheduler
 from jobs.schedules.slots import Slots
@@ -63,19 +67,27 @@ def until(condition: Callable[[], Any], what: str) -> Any:
     return found
 
 
+class Done:
+    """A job that has ended."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        return 0
+
+    def terminate(self) -> None: ...
+
+
 def test_the_slot_of_a_scheduler_that_fell_silent_is_taken_over_and_not_before(
     nightly: Path,
 ) -> None:
     schedule = read_schedule(str(nightly))
     assert schedule is not None
-    slot = datetime(2026, 1, 2, 2, tzinfo=UTC)
     seconds = 0.0
     first, second = Slots(schedule, 120), Slots(schedule, 120, lambda: seconds)
-    claim = first.claim(slot, None, "out")
+    claim = first.claim(SLOT, None, "out")
     assert claim is not None
 
     def is_free() -> bool:
-        return second.is_free(second.attempts()[slot])
+        return second.is_free(second.attempts()[SLOT])
 
     assert not is_free()
     seconds = 100
@@ -85,20 +97,36 @@ def test_the_slot_of_a_scheduler_that_fell_silent_is_taken_over_and_not_before(
     assert not is_free()
     seconds = 220
     assert is_free()
-    before = second.attempts()[slot]
-    assert second.claim(slot, before, "out") is not None
-    assert first.claim(slot, before, "out") is None
+    before = second.attempts()[SLOT]
+    assert second.claim(SLOT, before, "out") is not None
+    assert first.claim(SLOT, before, "out") is None
     claim.end("done", {"exit_code": 0})
-    assert second.attempts()[slot].state == "done"
+    assert second.attempts()[SLOT].state == "done"
 
 
-class Done:
-    """A job that has ended."""
+def test_a_claim_is_renewed_as_long_as_its_job_runs(nightly: Path, tmp_path: Path) -> None:
+    released = threading.Event()
 
-    def wait(self, timeout: float | None = None) -> int:
-        return 0
+    class Job(Done):
+        def wait(self, timeout: float | None = None) -> int:
+            if not released.wait(timeout):
+                raise subprocess.TimeoutExpired("submit", timeout or 0)
+            return 0
 
-    def terminate(self) -> None: ...
+    schedule = read_schedule(str(nightly))
+    assert schedule is not None
+    claim = Slots(schedule, 120).claim(SLOT, None, "out")
+    assert claim is not None
+    (file,) = records(tmp_path, "running")
+    first = file.read_text()
+    runner = SlotRunner(0.01, lambda *_: Job())
+    runner.run(schedule, SLOT, claim)
+    try:
+        until(lambda: file.read_text() != first, "the claim to be renewed")
+    finally:
+        released.set()
+        runner.join()
+    assert len(records(tmp_path, "done")) == 1
 
 
 @pytest.fixture
@@ -147,6 +175,19 @@ def test_two_schedulers_alive_and_one_killed_in_the_middle_of_a_slot_run_every_s
     output = tmp_path / "out" / DAYS[1]
     assert bei("verify", output).code == 0
     assert Output(str(output)).run_numbers() == [1]
+
+
+def test_a_scheduler_runs_until_it_is_told_to_stop(nightly: Path, tmp_path: Path) -> None:
+    process = spawn("schedule", "run", nightly.parent)
+    try:
+        until(lambda: list((tmp_path / "out/_slots").glob("nightly-*/since-*")), "a first look")
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, out) == (0, "")
+    assert "nightly: 0 2 * * *" in err
+    assert "Traceback" not in err
 
 
 #: A backfill with jobs that end at once, except the second, which ends with the backfill.
