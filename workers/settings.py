@@ -6,7 +6,8 @@
     BEI_JOBS_CACHE_DIR          downloaded checkpoints; default:
                                 $XDG_CACHE_HOME/bei-jobs or ~/.cache/bei-jobs
     BEI_JOBS_RECONCILE_SECONDS  how often a worker reconciles its known jobs (30-60 is reasonable)
-    BEI_JOBS_LEASE_SECONDS      how long a silent worker keeps the lease of its span
+    BEI_JOBS_LEASE_SECONDS      how long a silent worker keeps the lease of its span; a scheduler
+                                renews that of a slot as often, and keeps it four times as long
     BEI_JOBS_SILENCE_SECONDS    a worker's process that neither takes messages nor works on a span
                                 for so long has hung, and is replaced
     BEI_JOBS_TASK_SECONDS       a span that runs longer counts as hung, and its process is killed;
