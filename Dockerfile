@@ -11,7 +11,7 @@ WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN mkdir pipeline workers jobs bei_jobs \
     && touch pipeline/__init__.py workers/__init__.py jobs/__init__.py bei_jobs/__init__.py \
-    && pip install -c constraints.txt '.[s3,gcs,azure,demo]'
+    && pip install -c constraints.txt '.[s3,gcs,azure,demo,metrics]'
 COPY pipeline pipeline
 COPY workers workers
 COPY jobs jobs

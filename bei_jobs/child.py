@@ -159,12 +159,18 @@ class Child:
         self._popen.terminate()
 
 
-def ask(*words: str, broker: str | None = None, timeout: float | None = None) -> dict[str, Any]:
+def ask(
+    *words: str,
+    broker: str | None = None,
+    stores: str | None = None,
+    timeout: float | None = None,
+) -> dict[str, Any]:
     """Run a command to its end.
 
     Args:
         words: the command, without --json.
         broker: in place of the one in the environment.
+        stores: the file of store options, in place of the one in the environment.
         timeout: seconds; None waits without limit.
 
     Returns:
@@ -174,7 +180,7 @@ def ask(*words: str, broker: str | None = None, timeout: float | None = None) ->
         TimeoutError: it took longer, and was stopped.
         BeiJobsError: what the command reported.
     """
-    child = Child((words[0], "--json", *words[1:]), _environment(broker))
+    child = Child((words[0], "--json", *words[1:]), _environment(broker, stores))
     try:
         return child.wait(timeout).answer()
     except StillRunning:
@@ -182,8 +188,14 @@ def ask(*words: str, broker: str | None = None, timeout: float | None = None) ->
         raise TimeoutError(f"`bei-jobs {words[0]}` took longer than {timeout:g} s") from None
 
 
-def start(*words: str, broker: str | None = None) -> tuple[Child, dict[str, Any] | None]:
+def start(
+    *words: str, environment: Mapping[str, str] | None = None
+) -> tuple[Child, dict[str, Any] | None]:
     """Start `submit` and wait until its run is planned.
+
+    Args:
+        words: the command, without --json.
+        environment: added to that of this process.
 
     Returns:
         The process, and the run as `jobs.notify` describes it; None where planning failed.
@@ -191,8 +203,8 @@ def start(*words: str, broker: str | None = None) -> tuple[Child, dict[str, Any]
     reader, writer = os.pipe()
     with open(reader, "rb") as notified:
         try:
-            environment = {**_environment(broker), "BEI_JOBS_NOTIFY_FD": str(writer)}
-            child = Child(("submit", "--json", *words), environment, [writer])
+            variables = {**(environment or {}), "BEI_JOBS_NOTIFY_FD": str(writer)}
+            child = Child(("submit", "--json", *words), variables, [writer])
         finally:
             os.close(writer)
         try:
@@ -203,8 +215,9 @@ def start(*words: str, broker: str | None = None) -> tuple[Child, dict[str, Any]
     return child, json.loads(line) if line.endswith(b"\n") else None
 
 
-def _environment(broker: str | None) -> dict[str, str]:
-    return {} if broker is None else {"BEI_JOBS_BROKER": broker}
+def _environment(broker: str | None, stores: str | None) -> dict[str, str]:
+    given = {"BEI_JOBS_BROKER": broker, "BEI_JOBS_STORES": stores}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _new_file() -> IO[bytes]:

@@ -45,6 +45,7 @@ class SubmitOptions(TypedDict, total=False):
     precision: Literal["auto", "float32", "float16", "bfloat16", "int8"] | None
     token_budget: int | None
     rows_per_shard: int | None
+    where: str | None
     limit: int | None
     add: bool | None
     replace: bool | None
@@ -52,7 +53,12 @@ class SubmitOptions(TypedDict, total=False):
     reuse_from: PathLike | None
     device: str | Sequence[str] | None
     broker: str | None
+    stores: PathLike | None
     max_failed_rows: int | str | None
+    max_bad_files: int | str | None
+    notify: str | Sequence[str] | None
+    metrics_port: int | None
+    log_format: Literal["text", "json"] | None
 
 
 #: Options without a value.
@@ -61,6 +67,13 @@ _SWITCHES = frozenset({"normalize", "raw_scores", "add", "replace", "prune"})
 _NEGATED = frozenset({"normalize"})
 #: Options with several values, joined by commas.
 _LISTS = frozenset({"keep", "device"})
+#: Options that may hold a secret: given in the environment, since `ps` shows words.
+_SECRETS = frozenset({"broker", "notify"})
+
+
+def absolute(path: PathLike | None) -> str | None:
+    """A path that holds from any working directory; "" and None as they are."""
+    return os.path.abspath(path) if path else "" if path == "" else None
 
 
 def submit_words(
@@ -76,11 +89,25 @@ def submit_words(
         if name not in SubmitOptions.__annotations__:
             raise UsageError(f"submit has no option {name!r}", hint=_advice(name))
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
-    # A broker's URL goes into the environment: it may hold a password, which `ps` would show. An
-    # empty one is given as a word, so that it overrides a job file.
-    as_words = {name: value for name, value in options.items() if name != "broker" or value == ""}
+    # An empty broker is given as a word, so that it overrides a job file.
+    as_words = {name: value for name, value in options.items() if name not in _SECRETS}
+    if options.get("broker") == "":
+        as_words["broker"] = ""
     given = [word for name, value in as_words.items() for word in _words(name, value)]
     return (*given, "--", *(os.fspath(path) for path in paths))
+
+
+def submit_environment(options: Mapping[str, Any]) -> dict[str, str]:
+    """The variables that hold the options which may be secret.
+
+    Raises:
+        UsageError: a value of a kind that the option cannot take.
+    """
+    urls = options.get("notify") or ()
+    lines = [_text("notify", url) for url in ([urls] if isinstance(urls, str) else urls)]
+    notify = {"BEI_JOBS_NOTIFY": "\n".join(lines)} if lines else {}
+    broker = options.get("broker")
+    return {**notify, **({} if broker is None else {"BEI_JOBS_BROKER": broker})}
 
 
 def _words(name: str, value: Any) -> Sequence[str]:

@@ -1,14 +1,25 @@
-"""What a user sees while a job runs: a progress bar and a few lines on stderr."""
+"""What a user sees of a job: a progress bar and a few lines while it runs, and how it ended."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import click
 
+from jobs.cli import print_error, say
 from jobs.fleet import FleetView
 from jobs.progress_bar import ProgressBar
+from jobs.summary import EXIT_DONE, EXIT_FAILED, exit_code, print_summary, summary
+from jobs.webhooks import Webhooks
 from pipeline.choice import Choices
+from pipeline.errors import BeiJobsError
+from pipeline.output.run import Run
+from pipeline.output.status import JobStatus
+
+_SKIPPED_SHOWN = 20
 
 
 @dataclass(slots=True)
@@ -17,13 +28,17 @@ class Display:
 
     Attributes:
         as_json: one JSON object at the end, on stdout.
-        quiet: no choices and no progress bar on stderr.
+        quiet: nothing at all when all is well, but for the JSON object.
+        webhooks: told when the job starts and how it ends.
         choices: what was chosen for the user so far, by option.
+        warnings: what the user was warned of so far.
     """
 
     as_json: bool = False
     quiet: bool = False
+    webhooks: Webhooks = field(default_factory=Webhooks)
     choices: Choices | None = None
+    warnings: list[str] = field(default_factory=list)
     bar: ProgressBar | None = None
     _rows: int = 0
     _reused: int = 0
@@ -35,8 +50,15 @@ class Display:
         earlier = dict(self.choices or {})
         for name, choice in choices.items():
             if name not in earlier and not self.quiet:
-                click.echo(f"{name:<16} {choice.value}: {choice.reason}", err=True)
+                say(f"{name:<16} {choice.value}: {choice.reason}")
         self.choices = {**choices, **earlier}
+
+    def show_skipped(self, skipped: Sequence[tuple[str, str]]) -> None:
+        """One line per bad file, with its reason, even with `quiet`."""
+        for _, reason in skipped[:_SKIPPED_SHOWN]:
+            say(f"skipped: {reason}")
+        if len(skipped) > _SKIPPED_SHOWN:
+            say(f"skipped: {len(skipped) - _SKIPPED_SHOWN} more; see --json")
 
     def show_fleet(self, fleet: FleetView, bar: ProgressBar | None = None) -> None:
         """Print a line when the number of workers changes; if there is none, even with `quiet`.
@@ -58,12 +80,59 @@ class Display:
         self._refusals = frozenset(refusals)
         for line in lines:
             if bar is None:
-                click.echo(line, err=True)
+                say(line)
             else:
                 bar.write(line)
 
+    def say(self, line: str) -> None:
+        """Print a line that is no trouble, unless `quiet`."""
+        if not self.quiet:
+            say(line)
+
+    def warn(self, warning: str) -> None:
+        """Print a warning, also in the JSON object."""
+        self.warnings.append(warning)
+        print_error(warning, level=logging.WARNING)
+
+    def begin(self, run: Run, status: JobStatus) -> None:
+        """Tell the webhooks that a run is planned."""
+        self.webhooks.send("start", summary(run, status, self.choices))
+
+    def conclude(
+        self,
+        run: Run,
+        status: JobStatus,
+        *,
+        fleet: FleetView | None = None,
+        error: BeiJobsError | None = None,
+    ) -> int:
+        """Print how a job ended or where it stands, tell the webhooks, return the exit code.
+
+        Args:
+            run: of the job.
+            status: of the run.
+            fleet: the workers that are connected, where the job may go on without this process.
+            error: why a run on this machine is not finished.
+        """
+        code = exit_code(status) if error is None else error.exit_code
+        warnings = {"warnings": self.warnings} if self.warnings else {}
+        report = {**summary(run, status, self.choices, fleet), **warnings}
+        if status.final or error is not None:
+            failed = error is not None or code == EXIT_FAILED
+            self.webhooks.send("failed" if failed else "done", report)
+        if error is not None:
+            print_error(error.message, error.hint)
+        if self.as_json:
+            click.echo(json.dumps(report))
+        elif error is None and not (self.quiet and _all_well(code, fleet)):
+            print_summary(run, status, as_json=False, fleet=fleet)
+        self.webhooks.close()
+        return code
+
     def waiting(self, holder: str) -> None:
-        click.echo(f"waiting for process {holder}, which runs a job on this output", err=True)
+        # A program that asked for JSON keeps this as the log of its job (`bei_jobs.Job.log`).
+        if self.as_json or not self.quiet:
+            say(f"waiting for process {holder}, which runs a job on this output")
 
     def started(self, rows: int, reused: int) -> None:
         self._rows, self._reused = rows, reused
@@ -82,8 +151,12 @@ class Display:
         return self.bar
 
     def stopping(self) -> None:
-        click.echo("\nstopping after this batch …", err=True)
+        say("stopping after this batch …", after="\n")
 
     def ended(self) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+def _all_well(code: int, fleet: FleetView | None) -> bool:
+    return code == EXIT_DONE and (fleet is None or bool(fleet.workers and not fleet.stepped_back))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import click
-
+from jobs.cli import say
 from jobs.display import Display
 from jobs.fleet import fleet_status, view_fleet
 from jobs.progress_bar import ProgressBar
-from jobs.summary import exit_code, print_summary
+from jobs.summary import print_summary
 from pipeline.output.output import Output
 from pipeline.output.run import Run
 from pipeline.output.status import JobStatus, job_status
@@ -33,13 +32,14 @@ def follow(output: Output, run: Run, broker: Broker, display: Display) -> int:
     try:
         status = _until_final(output, run, broker, display)
     except KeyboardInterrupt:
-        click.echo(f"\nthe job continues: bei-jobs watch {run.job}", err=True)
+        say(f"the job continues: bei-jobs watch {run.job}", after="\n")
+        if display.webhooks:
+            display.warn("--notify: nothing is posted when the job ends")
         if display.as_json:
             status, _ = fleet_status(broker, output, run)
             print_summary(run, status, as_json=True, choices=display.choices)
         return 130
-    print_summary(run, status, as_json=display.as_json, choices=display.choices)
-    return exit_code(status)
+    return display.conclude(run, status)
 
 
 def _until_final(output: Output, run: Run, broker: Broker, display: Display) -> JobStatus:

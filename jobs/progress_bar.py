@@ -1,7 +1,8 @@
-"""The progress bar on stderr: rows, rows/s, tokens/s and the time left."""
+"""The progress on stderr: rows, rows/s, tokens/s and the time left, as a bar or as log events."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections import deque
@@ -10,9 +11,13 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from workers.logs import log_format
+
+logger = logging.getLogger(__name__)
+
 # Rates are taken over this much of the recent past.
 _RATE_SECONDS = 30.0
-# Without a terminal, print a line only this often.
+# Without a terminal or as JSON, print a line only this often.
 _LOG_SECONDS = 30.0
 _FORMAT = "{desc}{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} rows{postfix}"
 
@@ -29,17 +34,19 @@ class ProgressBar:
     def __init__(self, total: int, done: int = 0, *, quiet: bool = False) -> None:
         tqdm.monitor_interval = 0  # no monitor thread: the intervals below are fixed
         interactive = sys.stderr.isatty()
+        self._logged = log_format() == "json" and not quiet
+        self._last_logged = time.monotonic()
         self._bar: Any = tqdm(
             total=total,
             initial=done,
-            disable=quiet,
+            disable=quiet or self._logged,
             file=sys.stderr,
             bar_format=_FORMAT,
             dynamic_ncols=interactive,
             mininterval=0.2 if interactive else _LOG_SECONDS,
             unit_scale=False,
         )
-        self._rows, self._tokens = done, 0
+        self._rows, self._tokens, self._total = done, 0, total
         self._samples: deque[tuple[float, int, int]] = deque([(time.monotonic(), done, 0)])
 
     def __enter__(self) -> Self:
@@ -55,7 +62,10 @@ class ProgressBar:
 
     def write(self, line: str) -> None:
         """Print a line above the bar."""
-        tqdm.write(line, file=sys.stderr)
+        if self._logged:
+            logger.info("%s", line)
+        else:
+            tqdm.write(line, file=sys.stderr)
 
     def close(self) -> None:
         """Draw the bar one last time and leave it on the screen."""
@@ -73,6 +83,10 @@ class ProgressBar:
         self._samples.append((now, rows, tokens))
         while len(self._samples) > 2 and now - self._samples[0][0] > _RATE_SECONDS:
             self._samples.popleft()
+        if self._logged and now - self._last_logged > _LOG_SECONDS:
+            self._last_logged = now
+            counts = {"rows": rows, "tokens": tokens, "total": self._total}
+            logger.info("%d of %d rows, %s", rows, self._total, self._rates(), extra=counts)
         self._bar.set_postfix_str(self._rates(), refresh=False)
         self._bar.update(new_rows)
 
@@ -83,6 +97,6 @@ class ProgressBar:
             return ""
         row_rate = (self._rows - rows) / seconds
         token_rate = (self._tokens - tokens) / seconds
-        remaining = (self._bar.total or 0) - self._rows
+        remaining = self._total - self._rows
         eta = tqdm.format_interval(remaining / row_rate) if row_rate > 0 else "?"
         return f"{row_rate:,.0f} rows/s, {token_rate:,.0f} tokens/s, {eta} left"

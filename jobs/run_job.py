@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-import click
-
-from jobs.cli import print_error
 from jobs.display import Display
 from jobs.fleet import fleet_status
 from jobs.follow import follow
 from jobs.notify import notify
-from jobs.summary import exit_code, print_summary
 from pipeline.errors import BeiJobsError, Interrupted, JobFailed, UsageError
 from pipeline.output.failures import note_failed_submit
 from pipeline.output.state import mark_checked
@@ -20,9 +16,11 @@ from pipeline.output.status import job_status
 from pipeline.planning.default_output import default_output
 from pipeline.planning.prepare import Prepared, prepare
 from pipeline.request import Request
+from workers.device_counters import new_counters
 from workers.devices import device_choices, find_devices, fleet_choices
 from workers.foreground import all_reused, remember, run_in_foreground
 from workers.local import open_devices
+from workers.metrics import metrics_served
 from workers.settings import Settings, load_settings
 
 
@@ -33,6 +31,7 @@ def submit(
     device: str | None,
     broker_url: str | None,
     wait: bool,
+    metrics_port: int | None = None,
 ) -> int:
     """Plan a job, run it here or enqueue it, print its summary and return the exit code.
 
@@ -42,6 +41,7 @@ def submit(
         device: the value of --device; None for the default.
         broker_url: Redis of the fleet; None or "" runs the job here.
         wait: follow a job on the broker to its end.
+        metrics_port: where a run on this machine serves metrics; None for nowhere.
 
     Raises:
         BeiJobsError: of planning, of the broker, or of the run.
@@ -52,12 +52,18 @@ def submit(
         prepared = prepare(request, settings.cache_dir)
         notify(settings.notify_fd, prepared.run, broker_url)
         display.show_choices(prepared.choices)
+        display.show_skipped(prepared.run.skipped)
+        if display.webhooks:
+            display.begin(prepared.run, job_status(prepared.output, prepared.run))
         return prepared
 
-    with failures_noted(_output_of(request)):
+    with display.webhooks, failures_noted(_output_of(request)):
         if broker_url:
+            if metrics_port is not None:
+                display.warn("--metrics-port: with --broker, `bei-jobs worker` serves the metrics")
             return run_on_broker(plan(), broker_url, display, wait=wait)
-        return run_here(plan, (*request.inputs, request.output or ""), settings, display, device)
+        uris = (*request.inputs, request.output or "")
+        return run_here(plan, uris, settings, display, device, metrics_port)
 
 
 @contextmanager
@@ -90,6 +96,7 @@ def run_here(
     settings: Settings,
     display: Display,
     device: str | None,
+    metrics_port: int | None = None,
 ) -> int:
     """Run a job in the foreground, print how it ended and return the exit code.
 
@@ -99,34 +106,31 @@ def run_here(
         settings: of this machine.
         display: what the user sees.
         device: the value of --device; None for the default.
+        metrics_port: where metrics are served; None for nowhere.
 
     Raises:
-        Interrupted: Ctrl-C; the same command resumes.
-        JobFailed: shards failed, or too many rows.
+        BeiJobsError: of planning, or of every device.
     """
     devices = find_devices(device)  # a wrong name is reported before anything is written
-    with open_devices(devices.names, uris, settings) as opened:
-        prepared = plan()
-        remember(prepared, settings)
-        if prepared.finished:
-            return _nothing_to_do(prepared, display)
-        display.show_choices(device_choices(devices))
-        outcome = run_in_foreground(prepared, settings, opened, display)
-    if outcome.error is not None:
-        if not display.as_json:
-            raise outcome.error
-        print_error(outcome.error.message, outcome.error.hint)
-    print_summary(prepared.run, outcome.status, as_json=display.as_json, choices=display.choices)
-    return outcome.error.exit_code if outcome.error else exit_code(outcome.status)
+    counters = new_counters(len(devices.names))
+    with metrics_served(metrics_port, devices.names, counters):
+        with open_devices(devices.names, uris, settings, counters) as opened:
+            prepared = plan()
+            remember(prepared, settings)
+            if prepared.finished:
+                return _nothing_to_do(prepared, display)
+            display.show_choices(device_choices(devices))
+            outcome = run_in_foreground(prepared, settings, opened, display)
+        return display.conclude(prepared.run, outcome.status, error=outcome.error)
 
 
 def _nothing_to_do(prepared: Prepared, display: Display) -> int:
     mark_checked(prepared.output, prepared.run)
     status = all_reused(job_status(prepared.output, prepared.run))
     if not display.as_json:
-        click.echo("nothing to do: every row of these inputs is already computed", err=True)
-    print_summary(prepared.run, status, as_json=display.as_json, choices=display.choices)
-    return exit_code(status)
+        which = "of the other files" if prepared.run.skipped else "of these inputs"
+        display.say(f"nothing to do: every row {which} is already computed")
+    return display.conclude(prepared.run, status)
 
 
 def run_on_broker(prepared: Prepared, broker_url: str, display: Display, *, wait: bool) -> int:
@@ -162,5 +166,6 @@ def run_on_broker(prepared: Prepared, broker_url: str, display: Display, *, wait
     if prepared.finished:
         status = all_reused(status)
     display.show_fleet(fleet)
-    print_summary(run, status, as_json=display.as_json, choices=display.choices, fleet=fleet)
-    return exit_code(status)
+    if display.webhooks and not status.final:
+        display.warn("--notify: without --wait nothing is posted when the job ends")
+    return display.conclude(run, status, fleet=fleet)

@@ -120,7 +120,7 @@ def _outcomes(status: JobStatus) -> Iterator[str]:
 
 
 def exit_code(status: JobStatus) -> int:
-    """0 done, 1 failed or cancelled, 3 done with quarantined rows."""
+    """0 done, 1 failed or cancelled, 3 done with quarantined rows or skipped files."""
     if status.state in ("failed", "cancelled"):
         return EXIT_FAILED
-    return EXIT_QUARANTINED if status.failed_rows else EXIT_DONE
+    return EXIT_QUARANTINED if status.failed_rows or status.skipped else EXIT_DONE

@@ -30,6 +30,7 @@ from pipeline.output.quarantine import write_quarantine
 from pipeline.output.run import Run
 from pipeline.part_rows import RowBuilder
 from pipeline.spec import Shard, ShardResult
+from pipeline.stage_times import stage_times
 from pipeline.tasks.base import Task
 
 logger = logging.getLogger(__name__)
@@ -147,7 +148,8 @@ class Committer:
     def _work(self) -> None:
         try:
             while (item := self._blocks.get()) is not None:
-                self._process(item)
+                with stage_times.during("commit"):
+                    self._process(item)
                 # Rows of an incomplete block come because `save_now` asked for them.
                 if not item.complete or time.monotonic() - self._last_save > SAVE_SECONDS:
                     self._save_all()

@@ -13,6 +13,7 @@ from pipeline.encoder.engine import Engine
 from pipeline.output.open_shards import Places
 from pipeline.packing import Batch, gather, pack
 from pipeline.spec import OnBatch
+from pipeline.stage_times import stage_times
 from pipeline.tasks.base import BoolArray, Float32Array, Task
 
 
@@ -134,7 +135,7 @@ def encode(
     launched: deque[str] = deque()
 
     def batches() -> Iterator[Batch]:
-        for block in blocks:
+        for block in stage_times.each("wait", blocks):
             pending.append(one := _Pending(block, task.per_token))
             tokens = block.tokens
             for index, sequences in enumerate(pack(tokens.lengths, token_budget)):
@@ -144,9 +145,11 @@ def encode(
                 launched.append(f"batch-{block.number}-{index}")
                 if watch is not None:
                     watch.begin(launched[-1], one.places_of(batch))
+                stage_times.begin("compute")
                 yield batch
 
     for batch, result in engine.run(batches()):
+        stage_times.end("compute")
         # Blocks without sequences are complete from the start and have no batch.
         yield from _complete(pending, on_batch)
         on_batch(pending[0].put(batch, result), batch.tokens)

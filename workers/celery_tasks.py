@@ -24,6 +24,7 @@ from pipeline.store.uris import redact
 from workers.broker import Broker
 from workers.celery_app import send
 from workers.known_jobs import JobRef, KnownJobs
+from workers.logs import set_context
 from workers.messages import (
     FINALIZE_JOB,
     RUN_SPAN,
@@ -79,6 +80,7 @@ class MessageHandler:
 
     def run_shard(self, message: Message) -> bool:
         """Run a span. False: this worker is stopping, and the message must be requeued."""
+        set_context(job=message.job)
         if self._step_back.remaining(message.job):
             return self._hand_on(message)
         try:
@@ -150,6 +152,7 @@ class MessageHandler:
     def _refuse(self, message: Message, error: Exception) -> None:
         refusal = self._step_back.refuse(message.job, error)
         self._refusals[message.job] = refusal
+        self._device.counters.step_back(self._step_back.remaining(message.job))
         with suppress(BrokerError):
             self._broker.refuse(message.job, refusal)
 

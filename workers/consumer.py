@@ -28,7 +28,9 @@ from kombu.transport.redis import Transport
 from workers.broker import Broker
 from workers.celery_app import make_app
 from workers.celery_tasks import MessageHandler, register_tasks
+from workers.device_counters import Counters
 from workers.device_process import DeviceProcess
+from workers.logs import set_context
 from workers.pulse import Pulse
 from workers.queue_channel import QueueChannel
 from workers.reconcile_loop import known_jobs_of
@@ -44,6 +46,7 @@ def consume(
     devices: Sequence[str],
     stop_pipe: Connection,
     pulse: Pulse,
+    counters: Counters,
 ) -> None:
     """Serve the queue until told to stop, then exit the process.
 
@@ -53,6 +56,7 @@ def consume(
         devices: one child each; only that child uses its device.
         stop_pipe: closes, or carries any message, when it is time to stop.
         pulse: counts signs of life for the parent.
+        counters: of each device, for the parent.
     """
     os.setsid()  # a terminal's Ctrl-C reaches only the parent, which then closes the pipe
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -61,7 +65,7 @@ def consume(
     Transport.Channel = QueueChannel
     QueueChannel.pulse = pulse
     app = make_app(broker_url, settings.task_seconds)
-    handler = _handler_of_this_process(settings, broker_url, tuple(devices), stop)
+    handler = _handler_of_this_process(settings, broker_url, tuple(devices), stop, counters)
     register_tasks(app, handler)
     consumer = multiprocessing.process.current_process()
 
@@ -116,7 +120,11 @@ class _Controller(WorkController):  # type: ignore[misc]  # celery ships no type
 
 
 def _handler_of_this_process(
-    settings: Settings, broker_url: str, devices: tuple[str, ...], stop: Event
+    settings: Settings,
+    broker_url: str,
+    devices: tuple[str, ...],
+    stop: Event,
+    counters: Counters,
 ) -> Any:
     """A function that makes this process's message handler at the first call, after the fork."""
     worker_pid = os.getppid()
@@ -124,9 +132,12 @@ def _handler_of_this_process(
     @functools.cache
     def handler() -> MessageHandler:
         # A child that replaces a dead one gets its index, and so its device.
-        name = devices[current_process().index]
+        index = current_process().index
+        name = devices[index]
+        set_context(device=name)
         broker = Broker(broker_url, patience_seconds=settings.lease_seconds / 2)
         device = DeviceProcess(name, settings.cache_dir, settings.batch_seconds)
+        device.counters = counters[index]
         device.start()
         step_back = StepBack(socket.gethostname(), worker_pid, name, settings.patience_seconds)
         known_jobs = known_jobs_of(settings, broker_url)

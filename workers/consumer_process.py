@@ -11,8 +11,11 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
+from pipeline.store.sections import Stores, configure, configured
+from workers.device_counters import Counters, new_counters
+from workers.logs import LogFormat, start_logging
 from workers.pulse import Pulse, PulseWatch, new_pulse
-from workers.settings import LOG_FORMAT, Settings
+from workers.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +30,15 @@ class ConsumerProcess:
     """The process that takes messages, restarted when it ends by itself, killed when it hangs."""
 
     def __init__(
-        self, settings: Settings, broker_url: str, devices: tuple[str, ...], verbose: bool
+        self,
+        settings: Settings,
+        broker_url: str,
+        devices: tuple[str, ...],
+        logged: tuple[LogFormat, bool],
     ) -> None:
         self._settings = settings
-        self._args = (settings, broker_url, devices, verbose)
+        self._args = (settings, broker_url, devices, logged)
+        self.counters = new_counters(len(devices))  # of each device, whoever consumes
         self._process: SpawnProcess | None = None
         self._stop_pipe: Connection | None = None
         self._started = 0.0
@@ -43,7 +51,8 @@ class ConsumerProcess:
         context = multiprocessing.get_context("spawn")
         consumer_end, self._stop_pipe = context.Pipe(duplex=False)
         pulse = new_pulse()
-        self._process = context.Process(target=_consume, args=(*self._args, consumer_end, pulse))
+        args = (*self._args, configured(), consumer_end, pulse, self.counters)
+        self._process = context.Process(target=_consume, args=args)
         self._process.start()
         consumer_end.close()
         self._started = time.monotonic()
@@ -104,27 +113,25 @@ class ConsumerProcess:
             self._process.kill()  # it may not have made its group yet
 
 
-def start_logging(verbose: bool) -> None:
+def log_jobs(log_format: LogFormat, verbose: bool) -> None:
     """Log to stderr what happens to jobs; with `verbose` also every shard and Celery's messages."""
-    logging.basicConfig(format=LOG_FORMAT)
-    for name, level in (
-        ("pipeline", logging.DEBUG if verbose else logging.INFO),
-        ("workers", logging.DEBUG if verbose else logging.INFO),
-        ("celery", logging.INFO if verbose else logging.WARNING),
-    ):
-        logging.getLogger(name).setLevel(level)
+    ours, celery = (logging.DEBUG, logging.INFO) if verbose else (logging.INFO, logging.WARNING)
+    start_logging(log_format, {"pipeline": ours, "workers": ours, "celery": celery})
 
 
 def _consume(
     settings: Settings,
     broker_url: str,
     devices: tuple[str, ...],
-    verbose: bool,
+    logged: tuple[LogFormat, bool],
+    stores: Stores,
     stop_pipe: Connection,
     pulse: Pulse,
+    counters: Counters,
 ) -> None:
     """The main function of the consumer's process, the only one that imports Celery."""
-    start_logging(verbose)
+    configure(stores)
+    log_jobs(*logged)
     from workers.consumer import consume
 
-    consume(settings, broker_url, devices, stop_pipe, pulse)
+    consume(settings, broker_url, devices, stop_pipe, pulse, counters)

@@ -7,6 +7,7 @@ Events, in the order in which they are sent:
     ("end", key)                          … until now
     ("batch", (rows, tokens))             a batch was computed
     ("result", ShardResult)               a shard has ended
+    ("usage", Usage)                      what the process used, from time to time
     ("over", None | BeiJobsError | str)   the order is over; a str is an exception that names no row
 
 They are written before anything happens to the rows, so that a parent knows what was in flight when
@@ -35,10 +36,14 @@ from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.output.run import Run
 from pipeline.output.suspects import ShardWork
+from pipeline.stage_times import stage_times
+from pipeline.store.sections import Stores, configure
 from workers.engine_cache import EngineCache
-from workers.settings import LOG_FORMAT
+from workers.logs import LogFormat, set_context, start_logging
+from workers.usage import UsageMeter
 
 if TYPE_CHECKING:
+    from pipeline.encoder.engine import Engine
     from pipeline.known_rows import Duplicates
 
 logger = logging.getLogger(__name__)
@@ -46,6 +51,9 @@ logger = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
 
 Event = tuple[str, Any]
+
+# Of this process, as what it reads is.
+_meter = UsageMeter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +92,7 @@ class _Sender:
     def __init__(self, send: Callable[[Event], None]) -> None:
         self._send = send
         self._lock = threading.Lock()
+        self.engine: Engine | None = None
 
     def __call__(self, event: Event) -> None:
         with self._lock:
@@ -95,16 +104,32 @@ class _Sender:
     def end(self, key: str) -> None:
         self(("end", key))
 
+    def batch(self, rows: int, tokens: int) -> None:
+        self(("batch", (rows, tokens)))
+        if _meter.due():
+            self.usage()
 
-def serve(link: Connection, device: str, cache_dir: Path | None, logged: dict[str, int]) -> None:
+    def usage(self) -> None:
+        if self.engine is not None:
+            self(("usage", _meter.read(self.engine)))
+
+
+def serve(
+    link: Connection,
+    device: str,
+    cache_dir: Path | None,
+    log_format: LogFormat,
+    levels: dict[str, int],
+    stores: Stores,
+) -> None:
     """The main function of a device's process."""
+    configure(stores)
     _die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent decides
-    if logged:
-        logging.basicConfig(format=LOG_FORMAT)
-    for name, level in logged.items():
-        logging.getLogger(name).setLevel(level)
+    if levels or log_format == "json":
+        start_logging(log_format, levels)
+    set_context(device=device)
     orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
     stop = threading.Event()
     threading.Thread(target=_receive, args=(link, orders, stop), daemon=True).start()
@@ -146,12 +171,14 @@ def execute(
     """Run an order and send its events. Never raises."""
     outcome: BeiJobsError | str | None = None
     sender = _Sender(send)
+    stage_times.abandon()  # what an error left
     try:
         from pipeline.run import run_shards
 
         output = Output(order.output)
         run, plan, duplicates = jobs.open(output, order.n)
-        engine = engines.get(run.spec, device, order.card)
+        set_context(job=run.job)
+        engine = sender.engine = engines.get(run.spec, device, order.card)
         sender(("loaded", engine.choices))
         for result in run_shards(
             run,
@@ -160,12 +187,14 @@ def execute(
             output,
             attempt=order.attempt,
             should_stop=should_stop,
-            on_batch=lambda rows, tokens: sender(("batch", (rows, tokens))),
+            on_batch=sender.batch,
             works=order.works,
             watch=sender,
             duplicates=duplicates,
         ):
             sender(("result", result))
+            sender.usage()
+        sender.usage()
     except BeiJobsError as error:
         outcome = error
     except Exception as error:  # of a row, of a library, or of this program

@@ -17,8 +17,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from pipeline.store.sections import configured
+from workers.device_counters import DeviceCounters
 from workers.device_main import Event, Jobs, Order, execute, serve
 from workers.engine_cache import EngineCache
+from workers.logs import log_format
 
 # How often a parent looks whether it should stop.
 _TICK_SECONDS = 0.1
@@ -47,6 +50,7 @@ class DeviceProcess:
 
     def __init__(self, device: str, cache_dir: Path | None, batch_seconds: float) -> None:
         self.device = device
+        self.counters = DeviceCounters()
         self._cache_dir = cache_dir
         self._batch_seconds = batch_seconds
         self._process: SpawnProcess | None = None
@@ -62,7 +66,14 @@ class DeviceProcess:
             link, other = context.Pipe()
             self._process = context.Process(
                 target=serve,
-                args=(other, self.device, self._cache_dir, _logging()),
+                args=(
+                    other,
+                    self.device,
+                    self._cache_dir,
+                    log_format(),
+                    _log_levels(),
+                    configured(),
+                ),
                 name=f"bei-jobs {self.device}",
                 daemon=True,  # ends with this process
             )
@@ -78,8 +89,10 @@ class DeviceProcess:
         """
         self.start()
         loading, over = True, False
+        self.counters.begin_order()
         try:
             for event in self._events(order, should_stop):
+                self.counters.count(*event)
                 loading &= event[0] != "loaded"
                 over = event[0] == "over"
                 yield event
@@ -89,10 +102,14 @@ class DeviceProcess:
             raise
         except TimeoutError as error:
             self.kill()
+            self.counters.died()
             raise DeviceDied(str(error), loading=loading) from error
         except (EOFError, OSError) as error:
             reason = _how_it_died(self._end())
+            self.counters.died()
             raise DeviceDied(reason, loading=loading) from error
+        finally:
+            self.counters.end_order()
 
     def _events(self, order: Order, should_stop: Callable[[], bool]) -> Iterator[Event]:
         link = self._link
@@ -162,6 +179,7 @@ class DeviceThread:
 
     def __init__(self, device: str, engines: EngineCache) -> None:
         self.device = device
+        self.counters = DeviceCounters()
         self._engines = engines
 
     def start(self) -> None:
@@ -178,12 +196,16 @@ class DeviceThread:
         work = threading.Thread(
             target=execute, args=(order, self.device, self._engines, events.put, stop, Jobs())
         )
+        self.counters.begin_order()
         work.start()
         try:
             event: Event = ("", None)
             while event[0] != "over":
-                yield (event := events.get())
+                event = events.get()
+                self.counters.count(*event)
+                yield event
         finally:
+            self.counters.end_order()
             abandoned.set()
             work.join()
 
@@ -194,7 +216,7 @@ class DeviceThread:
         """Do nothing: no order is running."""
 
 
-def _logging() -> dict[str, int]:
+def _log_levels() -> dict[str, int]:
     """Logger → level, as in this process; empty where it only prints warnings."""
     loggers = (logging.getLogger(name) for name in ("pipeline", "workers"))
     return {logger.name: logger.level for logger in loggers if logger.level}

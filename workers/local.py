@@ -17,6 +17,7 @@ from pipeline.output.output import MAX_ATTEMPTS, Output
 from pipeline.output.plan import Plan, Span
 from pipeline.output.run import Run
 from pipeline.spec import OnBatch, ShardResult
+from workers.device_counters import Counters
 from workers.device_process import DeviceProcess, DeviceThread
 from workers.engine_cache import EngineCache
 from workers.settings import Settings
@@ -40,7 +41,10 @@ class LocalRun:
 
 @contextmanager
 def open_devices(
-    names: Sequence[str], uris: Iterable[str], settings: Settings
+    names: Sequence[str],
+    uris: Iterable[str],
+    settings: Settings,
+    counters: Counters | None = None,
 ) -> Iterator[tuple[LocalDevice, ...]]:
     """Devices of this machine for a job, whose processes start at once and end with the context.
 
@@ -50,6 +54,7 @@ def open_devices(
         names: such as "cpu" or "cuda:1".
         uris: of the job's inputs and output: those in this process's memory need a thread of it.
         settings: of this machine.
+        counters: of each device, for one who reads them; none if nobody does.
     """
     in_memory = any(uri.startswith("memory://") for uri in uris)
     devices = tuple(
@@ -58,6 +63,8 @@ def open_devices(
         else DeviceProcess(name, settings.cache_dir, settings.batch_seconds)
         for name in names
     )
+    for device, counted in zip(devices, counters or (), strict=False):
+        device.counters = counted
     try:
         for device in devices:
             device.start()

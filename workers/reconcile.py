@@ -106,7 +106,7 @@ def ended(output: Output, run: Run) -> Literal["done", "failed", "cancelled", "s
     if output.cancelled(run):
         return "cancelled"
     if n := output.superseded(run):
-        logger.info("job %s: run %d of %s supersedes it", run.job, n, output.uri)
+        logger.info("job %s: run %d of %s supersedes it", run.job, n, output.uri, extra=_of(run))
         return "superseded"
     return None
 
@@ -182,7 +182,7 @@ def _finish(output: Output, run: Run, plan: Plan) -> _State:
     if manifest is None:  # meanwhile a later run started or a part was deleted
         end = ended(output, run)
         return "cancelled" if end == "superseded" else end or "running"
-    logger.info("job %s is done: %d rows in %s", run.job, manifest.rows, output.uri)
+    logger.info("job %s is done: %d rows in %s", run.job, manifest.rows, output.uri, extra=_of(run))
     return "done"
 
 
@@ -191,7 +191,7 @@ def _give_up(output: Output, run: Run, snapshot: _Snapshot) -> _State:
     failures = list(snapshot.failures.values())
     reason = failure_reason(failures, snapshot.shards)
     output.fail(run, reason, failures[0].hint or "fix the cause, then run `bei-jobs retry`")
-    logger.error("job %s failed: %s", run.job, reason)
+    logger.error("job %s failed: %s", run.job, reason, extra=_of(run))
     return "failed"
 
 
@@ -203,7 +203,7 @@ def _refused_by_all(output: Output, run: Run, refusals: Sequence[Refusal]) -> _S
     reason = "no worker can run this job:\n  " + "\n  ".join(lines)
     hint = refusals[0].hint or "repair the workers"
     output.fail(run, reason, f"{hint}; then run `bei-jobs retry`")
-    logger.error("job %s failed: %s", run.job, reason)
+    logger.error("job %s failed: %s", run.job, reason, extra=_of(run))
     return "failed"
 
 
@@ -222,7 +222,13 @@ def _send_missing(
     _publish(broker, run, claimed)
     sent, outstanding = len(claimed), live + len(claimed)
     if claimed:
-        logger.info("job %s: sent %d spans, %d outstanding", run.job, sent, outstanding)
+        logger.info(
+            "job %s: sent %d spans, %d outstanding",
+            run.job,
+            sent,
+            outstanding,
+            extra=_of(run),
+        )
     state: _State = "running" if snapshot.done or snapshot.outstanding.leased else "queued"
     failed = len(snapshot.failures)
     return Reconciled(state, len(plan), snapshot.done, failed, outstanding, sent)
@@ -236,3 +242,8 @@ def _publish(broker: Broker, run: Run, spans: Sequence[Span]) -> None:
     messages = [Message(run.job, run.output, run.n, span.start, span.count) for span in spans]
     queue = queue_of(run.numerics)
     send(broker.app, RUN_SPAN, [message.to_kwargs() for message in messages], queue)
+
+
+def _of(run: Run) -> dict[str, str]:
+    """What an event in the log is about."""
+    return {"job": run.job}

@@ -82,13 +82,13 @@ class ReconcileLoop:
             return
         self._last_errors.pop(ref.job, None)
         if reconciled.final:
-            logger.info("job %s: %s", ref.job, reconciled.state)
+            logger.info("job %s: %s", ref.job, reconciled.state, extra={"job": ref.job})
             self._known_jobs.forget(ref.job)
             self._loaded.pop(ref.job, None)
 
     def _log_once(self, ref: JobRef, error: str) -> None:
         if self._last_errors.get(ref.job) != error:
-            logger.error("job %s cannot be reconciled: %s", ref.job, error)
+            logger.error("job %s cannot be reconciled: %s", ref.job, error, extra={"job": ref.job})
         self._last_errors[ref.job] = error
 
     def _load(self, ref: JobRef) -> tuple[Output, Run, Plan]:

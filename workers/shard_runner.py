@@ -34,6 +34,7 @@ from pipeline.output.repaired import good_rows, repaired_shards
 from pipeline.output.run import Run
 from pipeline.output.suspects import OpenShard, ShardWork
 from pipeline.spec import OnBatch, ShardResult, failure_budget
+from workers.device_counters import DeviceCounters
 from workers.device_main import Event, Order
 from workers.device_process import DeviceDied
 from workers.in_flight import InFlight, in_words
@@ -60,6 +61,7 @@ class Device(Protocol):
     """What computes orders: `DeviceProcess` or `DeviceThread`."""
 
     device: str
+    counters: DeviceCounters
 
     def run(self, order: Order, should_stop: Callable[[], bool]) -> Iterator[Event]: ...
     def kill(self) -> None: ...
@@ -172,7 +174,9 @@ class ShardRunner:
             index = next(i for i in indexes if i in open_shards)
             trial = open_shards[index].trial()
             assert trial is not None
-            logger.info("trying %s of %s", _amount(trial), trial.shard)
+            logger.info(
+                "trying %s of %s", _amount(trial), trial.shard, extra={"shard": trial.shard.id}
+            )
             return self._order([index], {index: trial})
         if alone := [i for i in todo if i in open_shards and open_shards[i].losses]:
             return self._order(alone[:1], works)
@@ -238,7 +242,10 @@ class ShardRunner:
         places = in_flight.places()
         index_of = dict(zip(self._ids(order.indexes), order.indexes, strict=True))
         who = in_words(places, [self._plan.shard(index_of[shard]) for shard in places])
-        logger.error("job %s: %s: %s %s", self._run.job, self._device.device, who, reason)
+        logger.error(
+            "job %s: %s: %s %s", self._run.job, self._device.device, who, reason,
+            extra={"device": self._device.device, "shard": " ".join(places)},
+        )  # fmt: skip
         record_death(self._output, self._run, order.attempt, Death(places, reason))
         self._deaths += 1
         if self._deaths >= _MAX_DEATHS:

@@ -20,6 +20,7 @@ from pipeline.errors import (
     NotFound,
     StorageError,
     StoreFull,
+    UsageError,
 )
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan, Span
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 # Errors of a shard that say nothing about it: the store, the disk or the network of this worker.
 _OF_THE_WORKER = {
-    e.__name__ for e in (StorageError, NotFound, AccessDenied, StoreFull, InputMissing)
+    e.__name__ for e in (StorageError, NotFound, AccessDenied, StoreFull, InputMissing, UsageError)
 }
 
 
@@ -111,7 +112,8 @@ class SpanAttempt:
         owner = f"{socket.gethostname()}:{os.getpid()}:{self._attempt}"
         with self._broker.ledger(self._job.run.job) as ledger:
             lease = ledger.lease(self._span, owner, self._settings.lease_seconds)
-            taken = lease.take()
+            if (taken := lease.take()) and (waited := ledger.waited(self._span)) is not None:
+                self._device.counters.waited(waited)
         try:
             yield lease if taken else None
         finally:
@@ -151,14 +153,17 @@ class SpanAttempt:
         Raises:
             CannotRun: the error need not be the shard's.
         """
+        shard = {"shard": result.shard}
         if not result.error:
             del self._pending[result.shard]
-            logger.debug("job %s: %s, %d rows", self._job.run.job, result.part, result.rows)
+            logger.debug(
+                "job %s: %s, %d rows", self._job.run.job, result.part, result.rows, extra=shard
+            )
             return
         if self._of_this_worker(result):
             raise CannotRun(result.error, hint=result.hint)
         del self._pending[result.shard]
-        logger.error("job %s: %s", self._job.run.job, result.error)
+        logger.error("job %s: %s", self._job.run.job, result.error, extra=shard)
         if result.kind == InputChanged.__name__:
             result = replace(result, transient=True)  # until a second and third look
         self._transient |= result.transient

@@ -106,6 +106,11 @@ class SpanLedger:
         for span in leased:
             drop_if_it_never_expires(self._client, self._lease_key(span))
 
+    def waited(self, span: Span) -> float | None:
+        """Seconds since a span was sent; None where that is not known."""
+        entry = _ENTRY.fullmatch(self._client.hget(self._sent, _field(span)) or "")
+        return None if entry is None else max(0.0, self._now() - float(entry[1]))
+
     def claim(self, span: Span) -> bool:
         """Claim the right to send a span; False where another process just did."""
         times = self._client.hincrby(self._times, _field(span), 1)

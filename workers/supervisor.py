@@ -19,13 +19,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 
 from pipeline.errors import BrokerError, UsageError
 from pipeline.output.run import now
 from workers.broker import Broker, WorkerInfo
-from workers.consumer_process import ConsumerProcess, start_logging
+from workers.consumer_process import ConsumerProcess, log_jobs
+from workers.logs import LogFormat
+from workers.metrics import metrics_served, own_version
 from workers.reconcile_loop import ReconcileLoop, known_jobs_of
 from workers.settings import Settings
 
@@ -40,7 +41,13 @@ _FINISH_SECONDS = 5.0
 
 
 def serve(
-    settings: Settings, broker_url: str, devices: Sequence[str], *, verbose: bool = False
+    settings: Settings,
+    broker_url: str,
+    devices: Sequence[str],
+    *,
+    verbose: bool = False,
+    log_format: LogFormat = "text",
+    metrics_port: int | None = None,
 ) -> int:
     """Serve the queue until SIGTERM or Ctrl-C; a second signal does not wait for running batches.
 
@@ -51,20 +58,25 @@ def serve(
         broker_url: redis:// or rediss://.
         devices: such as ("cuda:0", "cuda:1") or ("cpu",): one process each.
         verbose: log every shard, and Celery's own messages.
+        log_format: of the log on stderr.
+        metrics_port: where Prometheus metrics are served; None for nowhere.
 
     Returns:
         The exit code: 0, or 1 after a second signal.
 
     Raises:
-        UsageError: there is no device.
+        UsageError: there is no device, or no metrics can be served there.
         BrokerError: the broker cannot be reached at the start.
     """
     if not devices:
         raise UsageError("a worker needs a device", hint="give one such as cpu or cuda:0")
-    start_logging(verbose)
+    log_jobs(log_format, verbose)
     broker = Broker(broker_url, patience_seconds=settings.lease_seconds / 2)
     broker.ping()
-    return _Worker(settings, broker, broker_url, tuple(devices), verbose).run()
+    consumer = ConsumerProcess(settings, broker_url, tuple(devices), (log_format, verbose))
+    worker = _Worker(settings, broker, broker_url, tuple(devices), consumer)
+    with metrics_served(metrics_port, devices, consumer.counters, lambda: not worker.unreachable):
+        return worker.run()
 
 
 class _Worker:
@@ -76,17 +88,17 @@ class _Worker:
         broker: Broker,
         broker_url: str,
         devices: tuple[str, ...],
-        verbose: bool,
+        consumer: ConsumerProcess,
     ) -> None:
         self._reconcile_seconds = settings.reconcile_seconds
         self._broker = broker
-        self._info = WorkerInfo(socket.gethostname(), os.getpid(), _version(), devices, now())
+        self._info = WorkerInfo(socket.gethostname(), os.getpid(), own_version(), devices, now())
         known_jobs = known_jobs_of(settings, broker_url)
         # A fleet of any size reconciles a job at most twice as often as a single worker.
         self._reconcile_loop = ReconcileLoop(broker, known_jobs, settings.reconcile_seconds / 2)
-        self._consumer = ConsumerProcess(settings, broker_url, devices, verbose)
+        self._consumer = consumer
         self._stop = threading.Event()
-        self._unreachable = False
+        self.unreachable = False
         self._exit_code = 0
 
     def run(self) -> int:
@@ -152,13 +164,13 @@ class _Worker:
         try:
             action()
         except BrokerError as error:
-            if not self._unreachable:
+            if not self.unreachable:
                 logger.error("%s (%s)", error, error.hint)
-            self._unreachable = True
+            self.unreachable = True
             return False
-        if self._unreachable:
+        if self.unreachable:
             logger.info("%s is back", self._broker.name)
-        self._unreachable = False
+        self.unreachable = False
         return True
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -170,10 +182,3 @@ class _Worker:
         logger.warning("stopping after this batch; a second signal does not wait for it")
         self._stop.set()
         self._consumer.stop()
-
-
-def _version() -> str:
-    try:
-        return version("bei-jobs")
-    except PackageNotFoundError:  # a source tree that is not installed
-        return "source"

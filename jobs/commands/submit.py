@@ -12,6 +12,9 @@ from jobs.options import (
     broker_option,
     choice,
     json_option,
+    log_option,
+    metrics_option,
+    notify_option,
     option,
     own_revision,
     quiet_option,
@@ -73,6 +76,11 @@ from pipeline.tasks import TASKS
     type=click.IntRange(min=1),
     help="Of new and changed files. Default: 16384 or fewer.",
 )
+@option(
+    "--where",
+    metavar="SQL",
+    help="Process only these rows, such as \"lang = 'en' AND published >= '2026-01-01'\".",
+)
 @option("--limit", type=click.IntRange(min=1), help="Process only the first N rows.")
 @option("--add", is_flag=True, help="Add these inputs to the output's existing ones.")
 @option("--replace", is_flag=True, help="Replace the output's existing inputs with these.")
@@ -86,6 +94,16 @@ from pipeline.tasks import TASKS
 @broker_option
 @option("--wait/--no-wait", default=False, help="With --broker, follow the job until it ends.")
 @option("--max-failed-rows", default="1%", show_default=True, metavar="N|P%")
+@option(
+    "--max-bad-files",
+    default="50%",
+    show_default=True,
+    metavar="N|P%",
+    help="Files that cannot be read, or do not fit the others, are skipped.",
+)
+@notify_option
+@metrics_option
+@log_option
 @json_option
 @quiet_option
 def command(
@@ -93,6 +111,9 @@ def command(
     broker: str | None,
     wait: bool,
     device: str | None,
+    notify: tuple[str, ...],
+    metrics_port: int | None,
+    log_format: str,
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -104,6 +125,7 @@ def command(
     """
     from jobs.display import Display
     from jobs.run_job import submit
+    from jobs.webhooks import Webhooks
     from pipeline.request import Request
 
     options["revision"] = own_revision(
@@ -112,8 +134,9 @@ def command(
     options["keep"] = tuple(name for names in options["keep"] for name in names.split(","))
     return submit(
         Request(inputs=inputs, **options),
-        Display(as_json=as_json, quiet=quiet),
+        Display(as_json=as_json, quiet=quiet, webhooks=Webhooks(notify)),
         device=device,
         broker_url=broker,
         wait=wait,
+        metrics_port=metrics_port,
     )

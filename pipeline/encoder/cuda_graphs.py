@@ -63,6 +63,7 @@ class CudaGraphs:
         self._stream: Any = None  # where graphs are captured
         self._pool: Any = None  # the memory that they share
         self._failed = False  # a capture failed, so no other is tried
+        self.padding_tokens = 0  # of all batches: those of the shape that no row needs
 
     def run(self, batch: Batch) -> Tensor | None:
         """Outputs of a batch on the device, None if it fits no shape.
@@ -76,6 +77,7 @@ class CudaGraphs:
         shape = shape_for(batch.tokens, batch.max_seqlen, len(batch), self._limit)
         if shape is None:
             return None
+        self.padding_tokens += shape.tokens - batch.tokens
         filled = fill(batch, shape)
         outputs = batch.tokens if self._per_token else len(batch)
         captured = self._graph_of(shape, filled)

@@ -129,6 +129,13 @@ class Engine:
         """The device in words, for provenance: the GPU's product name, or "cpu"."""
         return self.lane.device_name
 
+    def take_padding(self) -> int:
+        """Tokens that were computed for the shape of a batch alone, since the last call."""
+        if self.graphs is None:
+            return 0
+        padding, self.graphs.padding_tokens = self.graphs.padding_tokens, 0
+        return padding
+
     def load(self, precision: str) -> ForwardPass:
         """The encoder in any precision, on the engine's device."""
         return self._model.load(precision)

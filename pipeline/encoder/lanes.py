@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.choice import Choice
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
-from pipeline.encoder.device.devices import thread_per_core
+from pipeline.encoder.device.devices import resident_bytes, thread_per_core
 from pipeline.encoder.graph_shapes import gpu_tokens
 
 # Batches computed at once on a CPU. Each takes memory, so if there are more cores than batches,
@@ -62,6 +62,10 @@ class Lane(Protocol):
         """Release memory that the device's allocator caches."""
         ...
 
+    def memory_in_use(self) -> int:
+        """Bytes of a GPU that torch holds; on a CPU, of this process."""
+        ...
+
 
 class CpuLane:
     """Every core computes a batch of its own, so no core waits for another inside a batch."""
@@ -87,6 +91,9 @@ class CpuLane:
 
     def release_memory(self) -> None:
         """Do nothing: torch caches no CPU memory."""
+
+    def memory_in_use(self) -> int:
+        return resident_bytes()
 
 
 class GpuLane:
@@ -125,6 +132,9 @@ class GpuLane:
 
     def release_memory(self) -> None:
         torch.cuda.empty_cache()
+
+    def memory_in_use(self) -> int:
+        return torch.cuda.memory_reserved(self._device)
 
 
 def make_lane(device: torch.device) -> Lane:

@@ -32,7 +32,7 @@ class Run:
     inputs: tuple[str, ...]  # the INPUT arguments as given, resolved to absolute URIs
     columns: pa.Schema  # of the input as planned: id, kept and task columns
     plan: str  # digest of the plan
-    files: int
+    files: int  # those of the plan, and skipped ones
     shards: int
     rows: int
     limit: int | None = None

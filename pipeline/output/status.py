@@ -21,7 +21,10 @@ _REASONS_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """State and counts of one run; `failed_rows`, tokens and seconds are 0 until it is finished."""
+    """State and counts of one run.
+
+    `failed_rows`, tokens, seconds and `skipped` are 0 until it is finished.
+    """
 
     state: str  # queued, running, interrupted, done, failed or cancelled
     shards: int
@@ -37,6 +40,7 @@ class JobStatus:
     tokens: int = 0
     truncated: int = 0
     seconds: float = 0.0
+    skipped: int = 0  # files
     reason: str = ""
     hint: str = ""
     on_queue: bool = False  # of a run that has not ended: its broker knows the state better
@@ -151,6 +155,7 @@ def _finished(run: Run, manifest: Manifest, checked: str) -> JobStatus:
         tokens=manifest.tokens,
         truncated=manifest.truncated,
         seconds=manifest.seconds,
+        skipped=len(run.skipped),
         finished=manifest.finished,
         checked=checked,
         changed=manifest.changed,

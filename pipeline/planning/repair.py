@@ -36,19 +36,21 @@ def start_repair(output: Output, run: Run) -> tuple[Run, Plan] | None:
     """
     listed = read_parts(output, run)
     failed = set(listed.filter(pc.greater(listed["failed"], 0))["part"].to_pylist())
+    plan, skipped = output.plan(run), dict(run.skipped)
+    # Of a skipped file, the rows of an earlier version are kept: there is nothing to read.
+    failed -= {shard.part for shard in plan.shards() if shard.file.uri in skipped}
     if not failed:
         return None
     output.claim(run.spec, run.columns)
-    before = output.plan(run)
-    plan = _repaired(before, failed, run)
-    record = record_of(output, run, before, plan)
-    repair = replace(run, n=run.n + 1, plan=plan.digest, created=now(), record=record)
-    if output.start(repair, plan) is None:
+    repaired = _repaired(plan, failed, run)
+    record = record_of(output, run, plan, repaired)
+    repair = replace(run, n=run.n + 1, plan=repaired.digest, created=now(), record=record)
+    if output.start(repair, repaired) is None:
         raise OutputConflict(
             f"another run of {redact(output.uri)} started meanwhile",
             hint=f"see its status with `bei-jobs status {redact(output.uri)}`, then retry again",
         )
-    return repair, plan
+    return repair, repaired
 
 
 def quarantined_parts(output: Output, plan: Plan) -> int:

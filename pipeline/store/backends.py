@@ -179,7 +179,7 @@ class RemoteStore:
     root: str
 
     def _at(self, name: str) -> tuple[Any, str]:
-        fs, path = filesystem(self.root)
+        fs, path = filesystem(self.root, name)
         return fs, f"{path}/{name}" if name else path
 
     def create(self, name: str, data: bytes | memoryview) -> None:
@@ -208,8 +208,8 @@ class RemoteStore:
             fs.rm_file(path)
 
     def list(self, prefix: str, recursive: bool, after: str) -> Iterator[list[ObjectInfo]]:
-        fs, root = self._at("")
-        _, base = self._at(prefix.rpartition("/")[0])
+        _, root = self._at("")
+        fs, base = self._at(prefix.rpartition("/")[0])
         try:
             infos = fs.find(base, maxdepth=None if recursive else 1, detail=True)
         except FileNotFoundError:
@@ -254,7 +254,7 @@ class S3Store(RemoteStore):
 
         https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
         """
-        fs, root = self._at("")
+        fs, root = filesystem(self.root, prefix)
         bucket, key, _ = fs.split_path(root)
         base = f"{key}/" if key else ""
         request = {"Bucket": bucket, "Prefix": base + prefix}

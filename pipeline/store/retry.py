@@ -84,17 +84,20 @@ class Load:
     Pace: unlimited until the store throttles. Then 32 requests per second, half of the rate at
     every throttled answer (once a second at most), and 8 per second more each second (AIMD).
 
+    `repeated` counts the calls that were repeated since the process started, local ones too.
+
     There is no lock: an update lost between threads blurs a count, and a lock could be held by
     another thread during a fork.
     """
 
-    __slots__ = ("_next_start", "_slowed", "rate", "retries")
+    __slots__ = ("_next_start", "_slowed", "rate", "repeated", "retries")
 
     max_retries = 100.0
     min_rate, max_rate, rate_step = 1.0, 64.0, 8.0  # requests per second
 
     def __init__(self) -> None:
         self.retries = self.max_retries
+        self.repeated = 0
         self.rate = self.max_rate  # which means unlimited
         self._slowed = self._next_start = float("-inf")
 
@@ -195,6 +198,7 @@ class _Tries:
         return not self._out_of_retries
 
     def back_off(self, kind: str) -> None:
+        load.repeated += 1
         self._sleep(self._wait, kind)
 
     def _sleep(self, seconds: float, kind: str) -> None:

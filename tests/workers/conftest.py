@@ -81,11 +81,18 @@ def known_jobs(settings: Settings) -> KnownJobs:
 
 
 @pytest.fixture
-def make_handler(settings: Settings, broker: Broker, known_jobs: KnownJobs) -> MakeHandler:
+def device(settings: Settings) -> DeviceThread:
+    """The CPU, in a thread of this process."""
+    return DeviceThread("cpu", EngineCache(settings.cache_dir))
+
+
+@pytest.fixture
+def make_handler(
+    settings: Settings, broker: Broker, known_jobs: KnownJobs, device: DeviceThread
+) -> MakeHandler:
     """A message handler on the CPU; `should_stop` is called before each batch."""
 
     def make(should_stop: Callable[[], bool] = lambda: False) -> MessageHandler:
-        device = DeviceThread("cpu", EngineCache(settings.cache_dir))
         step_back = StepBack("host", 1, "cpu", patience_seconds=60)
         return MessageHandler(settings, broker, known_jobs, device, step_back, should_stop)
 

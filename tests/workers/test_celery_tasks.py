@@ -17,7 +17,7 @@ from corpora import TINY, write_parquet
 from fixtures_redis import RedisServer
 from planned import Job, MakeHandler, MakeJob
 
-from pipeline.errors import OutputConflict, StorageError
+from pipeline.errors import BeiJobsError, OutputConflict, StorageError, UsageError
 from pipeline.output.output import MAX_ATTEMPTS, Output
 from pipeline.output.part_file import read_info
 from pipeline.output.plan import Span
@@ -170,7 +170,12 @@ def test_messages_of_a_job_that_ended_come_to_nothing(
 
 
 def test_a_checkpoint_that_differs_here_makes_the_worker_step_back(
-    make_job: MakeJob, handler: MessageHandler, broker: Broker, tmp_path: Path, raw: redis.Redis
+    make_job: MakeJob,
+    handler: MessageHandler,
+    broker: Broker,
+    tmp_path: Path,
+    raw: redis.Redis,
+    device: DeviceThread,
 ) -> None:
     model = tmp_path / "model"
     shutil.copytree(TINY, model)
@@ -187,11 +192,13 @@ def test_a_checkpoint_that_differs_here_makes_the_worker_step_back(
     assert refusal.hint
     assert not refusal.final
     assert raw.llen(QUEUE) == waiting + 1  # handed on to others
+    assert (device.counters.step_backs, device.counters.shards_done) == (1, 0)
     config.unlink()
     shutil.copytree(TINY, model, dirs_exist_ok=True)
     handler.run_shard(job.message(1, 2))
     assert job.committed == [1, 2]
     assert broker.refusals(job.run.job) == []
+    assert (device.counters.step_backs, device.counters.shards_done) == (1, 2)
 
 
 def test_a_broken_shard_is_written_down_and_its_neighbours_are_computed(
@@ -240,11 +247,12 @@ def texts_of(job: Job, rows: list[int]) -> list[str]:
     return [texts[row] for row in rows]
 
 
+@pytest.mark.parametrize("kind", [StorageError, UsageError])  # the latter: options it refuses
 def test_a_store_that_cannot_be_reached_costs_no_attempt(
-    job: Job, handler: MessageHandler, monkeypatch: pytest.MonkeyPatch
+    job: Job, handler: MessageHandler, monkeypatch: pytest.MonkeyPatch, kind: type[BeiJobsError]
 ) -> None:
     def refuse(*_: object) -> None:
-        raise StorageError("the bucket is on fire")
+        raise kind("the bucket is on fire")
 
     with monkeypatch.context() as broken:
         broken.setattr(Output, "commit", refuse)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 
@@ -13,6 +16,14 @@ from pipeline.errors import UsageError
 def gpu_count() -> int:
     """Number of CUDA devices that torch sees on this machine."""
     return int(torch.cuda.device_count())
+
+
+def resident_bytes() -> int:
+    """Memory of this process; outside of Linux the most that it ever had."""
+    if (statm := Path("/proc/self/statm")).exists():
+        pages = int(statm.read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def find_device(name: str) -> torch.device:

@@ -341,6 +341,8 @@ def test_graphs_of_a_second_gpu_are_captured_there(monkeypatch: pytest.MonkeyPat
     for batch in (short, long, short, long):  # a shape is captured on its second batch
         graphs.run(batch)
     assert len(graphs.captured) == 2
+    computed = 2 * sum(shape.tokens for shape in graphs.captured)
+    assert graphs.padding_tokens == computed - 2 * (short.tokens + long.tokens) > 0
     assert streams == [second]  # one stream for all: each has a workspace of its own
     assert captures == [("stream", "pool")] * 2
     assert set(targets) == {second}
