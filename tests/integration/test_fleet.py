@@ -87,6 +87,7 @@ def test_workers_copy_the_rows_that_earlier_parts_hold(
     submit_quick(fleet, quick, output)
 
     fleet.finish(output)
+    until(lambda: len(parts(output)) == 12, "the earlier parts to be swept")
     fleet.check(output, 12 * QUICK_SHARD)
     rows = bei("status", output, "--json").json["rows"]
     assert (rows["computed"], rows["reused"]) == (1, 12 * QUICK_SHARD - 1)

@@ -172,7 +172,7 @@ def test_a_file_put_back_before_the_run_is_finished_costs_nothing(
     change(folder / "05.parquet", r0="new")
     words = ("--output", tmp_path / "out", "--rows-per-shard", 10, "--keep", "text")
     queued = bei("submit", folder, *words, "--model", TINY, "--broker", redis_url, "--json")
-    assert (queued.json["run"], queued.json["state"]) == (2, "queued")
+    assert (queued.json["run"], queued.json["state"]) == (2, "waiting for workers")
     aside.rename(folder / "04.parquet")
     assert night() == {"computed": 1, "reused": 239}
 
