@@ -45,6 +45,7 @@ class SubmitOptions(TypedDict, total=False):
     precision: Literal["auto", "float32", "float16", "bfloat16", "int8"] | None
     token_budget: int | None
     rows_per_shard: int | None
+    where: str | None
     limit: int | None
     add: bool | None
     replace: bool | None
@@ -53,6 +54,7 @@ class SubmitOptions(TypedDict, total=False):
     device: str | Sequence[str] | None
     broker: str | None
     max_failed_rows: int | str | None
+    max_bad_files: int | str | None
     notify: str | Sequence[str] | None
     metrics_port: int | None
     log_format: Literal["text", "json"] | None

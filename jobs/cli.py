@@ -67,7 +67,8 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done with quarantined rows, 130 interrupted.
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done with quarantined rows or skipped files, 130
+    interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import click
@@ -17,6 +18,8 @@ from pipeline.choice import Choices
 from pipeline.errors import BeiJobsError
 from pipeline.output.run import Run
 from pipeline.output.status import JobStatus
+
+_SKIPPED_SHOWN = 20
 
 
 @dataclass(slots=True)
@@ -49,6 +52,13 @@ class Display:
             if name not in earlier and not self.quiet:
                 say(f"{name:<16} {choice.value}: {choice.reason}")
         self.choices = {**choices, **earlier}
+
+    def show_skipped(self, skipped: Sequence[tuple[str, str]]) -> None:
+        """One line per bad file, with its reason, even with `quiet`."""
+        for _, reason in skipped[:_SKIPPED_SHOWN]:
+            say(f"skipped: {reason}")
+        if len(skipped) > _SKIPPED_SHOWN:
+            say(f"skipped: {len(skipped) - _SKIPPED_SHOWN} more; see --json")
 
     def show_fleet(self, fleet: FleetView, bar: ProgressBar | None = None) -> None:
         """Print a line when the number of workers changes; if there is none, even with `quiet`.

@@ -48,6 +48,7 @@ def submit(
         prepared = prepare(request, settings.cache_dir)
         notify(settings.notify_fd, prepared.run, broker_url)
         display.show_choices(prepared.choices)
+        display.show_skipped(prepared.run.skipped)
         if display.webhooks:
             display.begin(prepared.run, job_status(prepared.output, prepared.run))
         return prepared
@@ -98,7 +99,8 @@ def run_here(
 def _nothing_to_do(prepared: Prepared, display: Display) -> int:
     status = all_reused(job_status(prepared.output, prepared.run))
     if not display.as_json:
-        display.say("nothing to do: every row of these inputs is already computed")
+        which = "of the other files" if prepared.run.skipped else "of these inputs"
+        display.say(f"nothing to do: every row {which} is already computed")
     return display.conclude(prepared.run, status)
 
 

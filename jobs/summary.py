@@ -49,6 +49,10 @@ def summary(
             "deduplicated": status.deduplicated,
             "failed": status.failed_rows,
         },
+        "files": {
+            "total": run.files,
+            "skipped": [{"uri": redact(uri), "reason": reason} for uri, reason in run.skipped],
+        },
         "tokens": status.tokens,
         "truncated": status.truncated,
         "seconds": round(status.seconds, 3),
@@ -90,6 +94,8 @@ def print_summary(
     click.echo(
         f"  shards  {status.shards_done:,} of {status.shards:,}, {status.shards_failed} failed"
     )
+    if run.skipped:
+        click.echo(f"  files   {run.files:,}, {len(run.skipped)} of them skipped")
     if status.kept:
         click.echo(f"  kept    {status.kept:,} more rows are computed, of shards that are not done")
     if status.tokens:
@@ -114,7 +120,7 @@ def _outcomes(status: JobStatus) -> Iterator[str]:
 
 
 def exit_code(status: JobStatus) -> int:
-    """0 done, 1 failed or cancelled, 3 done with quarantined rows."""
+    """0 done, 1 failed or cancelled, 3 done with quarantined rows or skipped files."""
     if status.state in ("failed", "cancelled"):
         return EXIT_FAILED
-    return EXIT_QUARANTINED if status.failed_rows else EXIT_DONE
+    return EXIT_QUARANTINED if status.failed_rows or status.skipped else EXIT_DONE

@@ -87,12 +87,19 @@ class ShardSlice:
     error: BeiJobsError | None = None
     first: int = 0  # number in the shard of the first row
     fate: Fate = Fate.COMPUTED
+    in_file: Rows | None = None  # [rows] their numbers in the file; None: each follows the other
 
     @property
     def numbers(self) -> Rows:
         """The numbers of the rows in their shard."""
         count = 0 if self.rows is None else self.rows.num_rows
         return np.arange(self.first, self.first + count)
+
+    def row_in_file(self, row: int) -> int:
+        """The number in the file of a row of the slice."""
+        if self.in_file is None:
+            return self.shard.first_row + self.first + row
+        return int(self.in_file[row])
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +220,7 @@ def _by_fate(slices: Iterator[ShardSlice], fates: Fates) -> Iterator[ShardSlice]
                 last=item.last and stop == len(values),
                 first=item.first + int(start),
                 fate=Fate(values[start]),
+                in_file=None if item.in_file is None else item.in_file[start:stop],
             )
 
 
@@ -267,7 +275,7 @@ def _read(run: Run, shards: Sequence[Shard]) -> Iterator[ShardSlice]:
     unread_rows = [shard.rows for shard in shards]
     pending: ShardSlice | None = None
     try:
-        for index, batch in reading.read(
+        for index, in_file, batch in reading.read_numbered(
             shards[0].file, [shard.cut for shard in shards], run.columns, READ_ROWS
         ):
             if pending is not None:
@@ -276,7 +284,11 @@ def _read(run: Run, shards: Sequence[Shard]) -> Iterator[ShardSlice]:
             shard, left = shards[index], unread_rows[index]
             unread_rows[index] -= batch.num_rows
             pending = ShardSlice(
-                shard, batch, last=unread_rows[index] == 0, first=shard.rows - left
+                shard,
+                batch,
+                last=unread_rows[index] == 0,
+                first=shard.rows - left,
+                in_file=in_file,
             )
         for shard, missing in zip(shards, unread_rows, strict=True):
             if missing:

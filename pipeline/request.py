@@ -35,12 +35,14 @@ class Request:
     precision: Precision = "auto"
     token_budget: int | None = None
     rows_per_shard: int | None = None
+    where: str | None = None
     limit: int | None = None
     add: bool = False
     replace: bool = False
     prune: bool = False
     reuse_from: str | None = None
     max_failed_rows: str = "1%"
+    max_bad_files: str = "50%"
 
     def is_default(self, name: str) -> bool:
         """Whether an option has its default value."""

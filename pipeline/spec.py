@@ -143,6 +143,7 @@ class InputFile:
     format: str  # parquet, arrow, jsonl or csv
     compression: str = ""  # "", gzip or zstd; text formats only
     partition: tuple[tuple[str, str], ...] = ()  # hive keys of the path, in order
+    where: str = ""  # the expression that selects its rows, see `pipeline.input.where`; "": all
 
     @property
     def slug(self) -> str:
@@ -161,9 +162,15 @@ class Cut:
     """A row range of a file, for text formats with the byte offset of its start."""
 
     first_row: int
-    rows: int
+    rows: int  # where only some are selected, as many as these: the first of the range
     byte_offset: int = -1  # in the uncompressed text; -1 for formats with row groups
     repair: int = 0  # how often its rows were computed again because some were quarantined
+    extent: int = 0  # length of the range in the file; 0: as many as `rows`
+
+    @property
+    def end(self) -> int:
+        """The row of the file after the range."""
+        return self.first_row + (self.extent or self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +195,7 @@ class Shard:
         return part_name(self.file.part_prefix, self.cut.first_row, self.id)
 
     def __str__(self) -> str:
-        last = self.cut.first_row + self.cut.rows - 1
-        return f"{redact(self.file.uri)} rows {self.cut.first_row}-{last}"
+        return f"{redact(self.file.uri)} rows {self.cut.first_row}-{self.cut.end - 1}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +219,8 @@ class ShardResult:
 
 
 def shard_id(space: str, schema: str, file: InputFile, cut: Cut) -> str:
-    """16 hex digits over (space, schema, input URI, input version, row range, repair if not 0).
+    """16 hex digits over (space, schema, input URI, input version, the expression that selects
+    rows, if any, row range, repair if not 0).
 
     Resuming, retrying, a nightly rerun and adding files all mean computing the shards whose part
     is missing. This hash decides whether an existing part is the right one.
@@ -223,13 +230,15 @@ def shard_id(space: str, schema: str, file: InputFile, cut: Cut) -> str:
 
 def shard_ids(space: str, schema: str, file: InputFile) -> Callable[[Cut], str]:
     """`shard_id` of the cuts of one file: what they share is hashed once."""
-    shared = _canonical_json([space, schema, file.uri, file.version]).removesuffix("]")
+    where = [file.where] if file.where else []
+    shared = _canonical_json([space, schema, file.uri, file.version, *where]).removesuffix("]")
     hashed = hashlib.sha256(shared.encode())
 
     def of(cut: Cut) -> str:
         copy = hashed.copy()
+        extent = f",{cut.extent}" if cut.extent else ""
         repair = f",{cut.repair}" if cut.repair else ""
-        copy.update(f",{cut.first_row},{cut.rows}{repair}]".encode())
+        copy.update(f",{cut.first_row},{cut.rows}{extent}{repair}]".encode())
         return copy.hexdigest()[:16]
 
     return of
@@ -265,8 +274,10 @@ def _canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def failure_budget(limit: str, rows: int) -> int:
-    """How many of `rows` may fail; `limit` is a count ("20") or a share ("1%", "0.5%").
+def failure_budget(limit: str, total: int, option: str = "--max-failed-rows") -> int:
+    """How many of `total` may fail; `limit` is a count ("20") or a share ("1%", "0.5%").
+
+    `option` is where `limit` comes from; its last word is what is counted.
 
     Raises:
         UsageError: `limit` is neither.
@@ -278,10 +289,10 @@ def failure_budget(limit: str, rows: int) -> int:
         value = -1
     if value < 0 or (percent and not value <= 100):
         raise UsageError(
-            f"--max-failed-rows {limit!r} is neither a count nor a percentage",
-            hint="give a number of rows such as 20, or a share such as 1%",
+            f"{option} {limit!r} is neither a count nor a percentage",
+            hint=f"give a number of {option.rpartition('-')[2]} such as 20, or a share such as 1%",
         )
-    return int(rows * value / 100) if percent else int(value)
+    return int(total * value / 100) if percent else int(value)
 
 
 def _check_choice(option: str, value: str, choices: Any) -> None:

@@ -76,6 +76,11 @@ from pipeline.tasks import TASKS
     type=click.IntRange(min=1),
     help="Of new and changed files. Default: 16384 or fewer.",
 )
+@option(
+    "--where",
+    metavar="SQL",
+    help="Process only these rows, such as \"lang = 'en' AND published >= '2026-01-01'\".",
+)
 @option("--limit", type=click.IntRange(min=1), help="Process only the first N rows.")
 @option("--add", is_flag=True, help="Add these inputs to the output's existing ones.")
 @option("--replace", is_flag=True, help="Replace the output's existing inputs with these.")
@@ -89,6 +94,13 @@ from pipeline.tasks import TASKS
 @broker_option
 @option("--wait/--no-wait", default=False, help="With --broker, follow the job until it ends.")
 @option("--max-failed-rows", default="1%", show_default=True, metavar="N|P%")
+@option(
+    "--max-bad-files",
+    default="50%",
+    show_default=True,
+    metavar="N|P%",
+    help="Files that cannot be read, or do not fit the others, are skipped.",
+)
 @notify_option
 @metrics_option
 @log_option

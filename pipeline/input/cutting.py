@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import pyarrow as pa
 
+from pipeline.errors import AccessDenied, BeiJobsError, InputError
+from pipeline.input.bad_files import BadFiles
 from pipeline.input.discovery import ListedFile, discover
 from pipeline.input.formats import FileSummary
-from pipeline.input.reading import inspect
+from pipeline.input.reading import inspect, selected_rows
 from pipeline.input.schema import common_schema
+from pipeline.input.where import check_where, where_columns
 from pipeline.spec import Cut, InputFile, Shard
 from pipeline.store.uris import is_local
 
@@ -20,17 +24,21 @@ DEFAULT_ROWS_PER_SHARD = 16_384
 _SHARD_MAX_BYTES = 256 << 20
 _FOOTER_THREADS = 16
 
+_File = TypeVar("_File", ListedFile, InputFile)
+_Found = TypeVar("_Found")
+
 # The files of an earlier plan: (URI, version) → the file and its cuts.
 EarlierCuts = Mapping[tuple[str, str], tuple[InputFile, Sequence[Cut]]]
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedInputs:
-    """Every input file with its cuts, and the columns that all of them have."""
+    """Every input file but the bad ones with its cuts, and the columns that all of them have."""
 
     files: tuple[tuple[InputFile, tuple[Cut, ...]], ...]  # in byte order of part names
     schema: pa.Schema  # the columns to read, with the types that every file is cast to
     partition: tuple[str, ...]  # which of them are hive keys
+    skipped: tuple[tuple[str, str], ...] = ()  # URI and reason of each bad file
 
     @property
     def rows(self) -> int:
@@ -80,8 +88,13 @@ def plan_inputs(
     row_bytes: int = 0,
     previous: EarlierCuts | None = None,
     schema: pa.Schema | None = None,
+    max_bad_files: str = "0",
+    where: str = "",
 ) -> PlannedInputs:
     """Find the input files, read their footers and cut them into row ranges.
+
+    A file is bad if it cannot be read, lacks a column, or has one of a type that goes together
+    neither with `schema` nor, without it, with those of most files.
 
     Args:
         inputs: files, directories, globs, URIs.
@@ -98,51 +111,131 @@ def plan_inputs(
             all its rows, and is not counted again.
         schema: that of an earlier plan of the same output. Every file is cast to it or refused,
             and unchanged files are not even opened.
+        max_bad_files: the number or share of files that may be bad; they are left out.
+        where: selects the rows, see `pipeline.input.where`; its columns are in the schema too.
 
     Raises:
-        InputError: there is no input; a file cannot be read; a column is missing, has the wrong
-            type or incompatible types, or is named like an output column.
+        UsageError: `where` is no condition on the columns.
+        InputError: there is no input; more files are bad than allowed; a column is named like an
+            output column.
         StorageError: a store failed.
     """
     rows_per_shard = rows_per_shard or default_rows_per_shard(row_bytes)
-    needed = tuple(dict.fromkeys([*optional, *columns, *text_columns, *list_columns]))
-    listed, covered = discover(inputs), _covered(previous or {})
+    tested = where_columns(where)
+    needed = tuple(dict.fromkeys([*optional, *columns, *text_columns, *list_columns, *tested]))
+    listed, covered = discover(inputs), _covered(previous or {}, where)
+    bad = BadFiles(max_bad_files, len(listed))
     unopened = {f for f in listed if schema is not None and (f.uri, f.version) in covered}
     opened = [f for f in listed if f not in unopened]
-    summaries = dict(zip(opened, _inspect_all(opened, needed, rows_per_shard), strict=True))
-    planned_schema, partition = common_schema(
-        listed,
-        summaries,
-        columns=columns,
-        text_columns=text_columns,
-        list_columns=list_columns,
-        optional=optional,
-        output_columns=output_columns,
-        schema=schema,
-    )
+    summaries = _inspect_all(opened, needed, rows_per_shard, bad)
+    known_bad = -1
+    while known_bad < len(bad):  # a bad file has no say in the schema of the others
+        known_bad = len(bad)
+        planned_schema, partition = common_schema(
+            listed,
+            summaries,
+            columns=columns,
+            text_columns=text_columns,
+            list_columns=list_columns,
+            optional=optional,
+            where_columns=tested,
+            output_columns=output_columns,
+            schema=schema,
+            bad=bad,
+        )
+    known = {file: covered.get((file.uri, file.version)) for file in listed if file not in bad}
     files = [
-        _plan_file(file, covered.get((file.uri, file.version)), summaries.get(file), rows_per_shard)
-        for file in listed
+        _plan_file(file, earlier, summaries.get(file), rows_per_shard, where)
+        for file, earlier in known.items()
     ]
-    return PlannedInputs(tuple(sorted(files, key=_part_order)), planned_schema, partition)
+    if where:
+        check_where(where, pa.schema([planned_schema.field(name) for name in tested]))
+        new = {file.uri for file, earlier in known.items() if earlier is None}
+        files = _with_selected_rows(files, new, planned_schema, rows_per_shard, bad)
+    files.sort(key=_part_order)
+    return PlannedInputs(tuple(files), planned_schema, partition, bad.reasons())
 
 
-def _covered(previous: EarlierCuts) -> dict[tuple[str, str], tuple[InputFile, Sequence[Cut]]]:
-    """The files whose cuts hold all of their rows: a limit may have left some out."""
+def _covered(
+    previous: EarlierCuts, where: str
+) -> dict[tuple[str, str], tuple[InputFile, Sequence[Cut]]]:
+    """The files whose cuts hold all of their selected rows: a limit may have left some out.
+
+    A file of which no row is selected has no cuts.
+    """
     return {
         key: (file, cuts)
         for key, (file, cuts) in previous.items()
-        if sum(cut.rows for cut in cuts) == file.rows
+        if file.where == where
+        and (sum(cut.end - cut.first_row for cut in cuts) == file.rows or (where and not cuts))
     }
 
 
 def _inspect_all(
-    listed: Sequence[ListedFile], columns: Sequence[str], rows_per_shard: int
-) -> Iterator[FileSummary]:
-    """Footers of remote files are read concurrently to hide latency; local ones have none."""
-    remote = not all(is_local(file.uri) for file in listed)
+    listed: Sequence[ListedFile], columns: Sequence[str], rows_per_shard: int, bad: BadFiles
+) -> dict[ListedFile, FileSummary]:
+    found = _of_each(listed, lambda file: inspect(file, columns, rows_per_shard), bad)
+    return {file: summary for file, summary in found if summary is not None}
+
+
+def _with_selected_rows(
+    files: Sequence[tuple[InputFile, tuple[Cut, ...]]],
+    new: Collection[str],
+    schema: pa.Schema,
+    rows_per_shard: int,
+    bad: BadFiles,
+) -> list[tuple[InputFile, tuple[Cut, ...]]]:
+    """The files with the cuts of their selected rows, which are counted of the `new` ones."""
+    cuts = dict(files)
+    counted = [file for file in cuts if file.uri in new]
+    for file, counts in _of_each(counted, lambda f: selected_rows(f, cuts[f], schema), bad):
+        cuts[file] = tuple(merged_cuts(cuts[file], counts or (), rows_per_shard))
+    return [(file, file_cuts) for file, file_cuts in cuts.items() if file not in bad]
+
+
+def merged_cuts(cuts: Sequence[Cut], selected: Sequence[int], rows_per_shard: int) -> list[Cut]:
+    """Cuts that follow each other as one, while it has at most `rows_per_shard` selected rows.
+
+    Every row of the file is in one of them; none if no row is selected.
+
+    Args:
+        cuts: of a whole file, in order.
+        selected: how many rows of each are selected.
+        rows_per_shard: as many or more than a cut has.
+    """
+    merged: list[Cut] = []
+    for cut, rows in zip(cuts, selected, strict=True) if any(selected) else ():
+        if merged and merged[-1].rows + rows <= rows_per_shard:
+            first = merged[-1]
+            merged[-1] = replace(first, rows=first.rows + rows, extent=cut.end - first.first_row)
+        else:
+            merged.append(replace(cut, rows=rows, extent=cut.rows))
+    return merged
+
+
+def _of_each(
+    files: Sequence[_File], read: Callable[[_File], _Found], bad: BadFiles
+) -> Iterator[tuple[_File, _Found | None]]:
+    """Each file with what is read of it, in order; a bad one with None.
+
+    Remote files are read concurrently to hide latency; local ones have none.
+    """
+
+    def found_or_error(file: _File) -> _Found | BeiJobsError:
+        try:
+            return read(file)
+        except (InputError, AccessDenied) as error:  # any other error is the store's
+            # A copy: the traceback holds what was read of the file.
+            return type(error)(error.message, hint=error.hint)
+
+    remote = not all(is_local(file.uri) for file in files)
     with ThreadPoolExecutor(_FOOTER_THREADS if remote else 1) as pool:
-        yield from pool.map(lambda file: inspect(file, columns, rows_per_shard), listed)
+        for file, found in zip(files, pool.map(found_or_error, files), strict=True):
+            if isinstance(found, BeiJobsError):
+                bad.add(file, found)
+                yield file, None
+            else:
+                yield file, found
 
 
 def _plan_file(
@@ -150,6 +243,7 @@ def _plan_file(
     earlier: tuple[InputFile, Sequence[Cut]] | None,
     summary: FileSummary | None,
     rows_per_shard: int,
+    where: str,
 ) -> tuple[InputFile, tuple[Cut, ...]]:
     rows = earlier[0].rows if earlier else summary.rows if summary else 0
     file = InputFile(
@@ -162,6 +256,7 @@ def _plan_file(
         format=listed.format,
         compression=listed.compression,
         partition=listed.partition,
+        where=where,
     )
     if earlier:
         return file, tuple(earlier[1])

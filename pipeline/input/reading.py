@@ -5,18 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import BeiJobsError, InputChanged, InputError, InputMissing, NotFound
 from pipeline.input.discovery import TEXT_FORMATS, ListedFile, discover
-from pipeline.input.formats import ContentError, FileSummary, open_reader
+from pipeline.input.formats import ContentError, FileSummary, Reader, open_reader
+from pipeline.input.where import selected_by, where_columns
+from pipeline.packing import Int64Array
 from pipeline.spec import Cut, InputFile
 from pipeline.store.directory import OpenedFile
 from pipeline.store.uris import redact
 
-__all__ = ["FileSummary", "ListedFile", "discover", "inspect", "read"]
+__all__ = [
+    "FileSummary",
+    "ListedFile",
+    "discover",
+    "inspect",
+    "read",
+    "read_numbered",
+    "selected_rows",
+]
 
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+
+# Rows whose columns of an expression are read at once.
+_SELECTED_AT_ONCE = 16_384
 
 # The hint of every InputChanged.
 SUBMIT_AGAIN = "submit again to plan the new version of the file"
@@ -50,6 +64,14 @@ def inspect(listed: ListedFile, columns: Sequence[str] | None, rows_per_shard: i
 def read(
     file: InputFile, cuts: Sequence[Cut], schema: pa.Schema, batch_rows: int
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """`read_numbered` without the numbers."""
+    for index, _, batch in read_numbered(file, cuts, schema, batch_rows):
+        yield index, batch
+
+
+def read_numbered(
+    file: InputFile, cuts: Sequence[Cut], schema: pa.Schema, batch_rows: int
+) -> Iterator[tuple[int, Int64Array, pa.RecordBatch]]:
     """Stream the rows of consecutive shards of one file through one open reader.
 
     The version is compared after opening, and after the last row of each cut before the next cut
@@ -60,11 +82,12 @@ def read(
     Args:
         file: as planned.
         cuts: of this file, in order; rows between them are skipped.
-        schema: the planned columns; hive keys among them come from the path.
+        schema: the planned columns, among them those of `file.where`; hive keys come from the path.
         batch_rows: the largest number of rows in a batch.
 
     Yields:
-        (index into `cuts`, batch with exactly `schema`); no batch spans two cuts.
+        (index into `cuts`, [rows] their numbers in the file, batch with exactly `schema`); no batch
+        spans two cuts.
 
     Raises:
         InputChanged: the file is not the planned version, or is gone.
@@ -76,14 +99,78 @@ def read(
     stored = pa.schema([f for f in schema if f.name not in dict(file.partition)])
     with _reading(file) as opened:
         reader = open_reader(opened, file.format, file.compression)
-        last = 0
-        for first, batch in reader.batches(cuts, stored, batch_rows):
+        last, unread = 0, [cut.rows for cut in cuts]
+        ranges = _with_selected_rows(reader, file, cuts, schema) if file.where else cuts
+        for first, batch in reader.batches(ranges, stored, batch_rows):
             for index, row, rows in _split_at_cuts(cuts, first, batch):
+                numbers, planned = _selected(_planned(rows, row, schema, file), row, file)
+                if not unread[index] or not len(numbers):
+                    continue
                 if index != last:
                     _check_version(file, opened)
                     last = index
-                yield index, _planned(rows, row, schema, file)
+                yield index, numbers[: unread[index]], planned.slice(0, unread[index])
+                unread[index] -= min(unread[index], len(numbers))
         _check_version(file, opened)
+
+
+def selected_rows(file: InputFile, cuts: Sequence[Cut], schema: pa.Schema) -> list[int]:
+    """How many rows of each cut `file.where` selects; only its columns are read.
+
+    Raises:
+        InputChanged, InputError, StorageError: as of `read_numbered`.
+    """
+    needed = pa.schema([schema.field(name) for name in where_columns(file.where)])
+    if dict(file.partition).keys() >= set(needed.names):
+        row = pa.RecordBatch.from_arrays([_of_path(file, f, 1) for f in needed], schema=needed)
+        try:
+            every = selected_by(file.where, row).all()
+        except ContentError as error:
+            raise InputError(f"{redact(file.uri)}: {error}", hint="rename the directory") from error
+        return [cut.rows if every else 0 for cut in cuts]
+    counts = [0] * len(cuts)
+    for index, batch in read(file, cuts, needed, _SELECTED_AT_ONCE):
+        counts[index] += batch.num_rows
+    return counts
+
+
+def _with_selected_rows(
+    reader: Reader, file: InputFile, cuts: Sequence[Cut], schema: pa.Schema
+) -> Sequence[Cut]:
+    """The ranges that hold all selected rows, found by reading only what selects them.
+
+    A row group outside of them is not read further. Text is parsed as a whole, so it is read once.
+    """
+    needed = pa.schema([schema.field(name) for name in where_columns(file.where)])
+    stored = pa.schema([f for f in needed if f.name not in dict(file.partition)])
+    if file.format in TEXT_FORMATS or not stored.names or set(needed.names) >= set(schema.names):
+        return cuts
+    ranges = []
+    for first, batch in reader.batches(cuts, stored, _SELECTED_AT_ONCE):
+        for _, row, rows in _split_at_cuts(cuts, first, batch):
+            numbers, _ = _selected(_planned(rows, row, needed, file), row, file)
+            if len(numbers):
+                ranges.append(Cut(int(numbers[0]), int(numbers[-1] - numbers[0]) + 1))
+    return ranges or cuts
+
+
+def _selected(
+    batch: pa.RecordBatch, row: int, file: InputFile
+) -> tuple[Int64Array, pa.RecordBatch]:
+    """The rows that `file.where` selects, with their numbers; `row` is the batch's first."""
+    numbers = np.arange(row, row + batch.num_rows)
+    if not file.where:
+        return numbers, batch
+    chosen = selected_by(file.where, batch)
+    if chosen.all():
+        return numbers, batch
+    try:
+        return numbers[chosen], batch.filter(pa.array(chosen))
+    except NotImplementedError:  # pyarrow cannot filter every type that may be kept
+        bounds = np.flatnonzero(np.diff(chosen, prepend=False, append=False)).reshape(-1, 2)
+        slices = [batch.slice(start, stop - start) for start, stop in bounds.tolist()]
+        table = pa.Table.from_batches(slices, batch.schema).combine_chunks()
+        return numbers[chosen], (table.to_batches() or [batch.slice(0, 0)])[0]
 
 
 @contextmanager
@@ -125,7 +212,7 @@ def _split_at_cuts(
     """
     end = first + batch.num_rows
     for index, cut in enumerate(cuts):
-        start, stop = max(first, cut.first_row), min(end, cut.first_row + cut.rows)
+        start, stop = max(first, cut.first_row), min(end, cut.end)
         if start < stop:
             yield index, start, batch.slice(start - first, stop - start)
 
@@ -136,12 +223,16 @@ def _planned(batch: pa.RecordBatch, row: int, schema: pa.Schema, file: InputFile
     arrays = []
     for field in schema:
         if field.name in partition:
-            value = partition[field.name]
-            scalar = pa.scalar(None if value == _HIVE_NULL else value, field.type)
-            arrays.append(pa.repeat(scalar, batch.num_rows))
+            arrays.append(_of_path(file, field, batch.num_rows))
         else:
             arrays.append(_cast(batch.column(field.name), field, row))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _of_path(file: InputFile, field: pa.Field, rows: int) -> pa.Array:
+    """A hive key's value for each row."""
+    value = dict(file.partition)[field.name]
+    return pa.repeat(pa.scalar(None if value == _HIVE_NULL else value, field.type), rows)
 
 
 def _cast(array: pa.Array, field: pa.Field, row: int) -> pa.Array:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import pyarrow as pa
 
 from pipeline.errors import InputError
+from pipeline.input.bad_files import BadFiles
 from pipeline.input.discovery import ListedFile
 from pipeline.input.formats import FileSummary
 from pipeline.store.uris import redact
@@ -15,6 +18,8 @@ from pipeline.store.uris import redact
 # enough for a batch of rows, and pyarrow's JSON reader supports no other kind of list.
 TEXT = pa.large_string()
 TEXTS = pa.list_(TEXT)
+
+_Value = TypeVar("_Value")
 
 
 def common_schema(
@@ -25,47 +30,68 @@ def common_schema(
     text_columns: Sequence[str],
     list_columns: Sequence[str],
     optional: Sequence[str],
+    where_columns: Sequence[str],
     output_columns: Collection[str],
     schema: pa.Schema | None,
+    bad: BadFiles,
 ) -> tuple[pa.Schema, tuple[str, ...]]:
     """The columns to read and their types, hive keys last; and the names of the hive keys.
 
     See `pipeline.input.cutting.plan_inputs` for the arguments and errors. Files without rows are
-    ignored: they may lack columns.
+    ignored: they may lack columns. Files that do not fit are added to `bad`; where any was, the
+    schema is to be found again without them.
     """
-    files = [file for file in listed if file in summaries and summaries[file].rows]
-    keys = _hive_keys(listed, schema)
-    present = _present(optional, files, summaries, keys, schema)
+    keys = _hive_keys([file for file in listed if file not in bad], schema, bad)
+    files = [f for f in listed if f in summaries and summaries[f].rows and f not in bad]
+    present = _present(optional, files, summaries, keys, schema, bad)
     passing = [name for name in dict.fromkeys([*present, *columns]) if name not in keys]
     _refuse_output_names([*passing, *keys], output_columns)
     task_types = dict.fromkeys(text_columns, TEXT) | dict.fromkeys(list_columns, TEXTS)
     fields = []
-    for name in dict.fromkeys([*passing, *task_types]):
+    for name in dict.fromkeys([*passing, *task_types, *where_columns]):
         if name in keys:
             continue
         earlier = schema.field(name).type if schema is not None and name in schema.names else None
         task_type = task_types.get(name)
-        kind = _common_type(name, files, summaries, task_type=task_type, earlier=earlier)
-        fields.append(pa.field(name, kind if name in passing else task_types[name]))
+        kind = _common_type(name, files, summaries, task_type=task_type, earlier=earlier, bad=bad)
+        fields.append(pa.field(name, kind if name in passing else task_types.get(name, kind)))
     return pa.schema([*fields, *(pa.field(key, pa.string()) for key in keys)]), keys
 
 
-def _hive_keys(listed: Sequence[ListedFile], schema: pa.Schema | None) -> tuple[str, ...]:
-    """The hive keys of all paths in order of appearance; a path that lacks one is refused."""
-    keys = tuple(dict.fromkeys(key for file in listed for key, _ in file.partition))
-    for file in listed:
-        if missing := [key for key in keys if key not in dict(file.partition)]:
-            raise InputError(
-                f"{redact(file.uri)}: no {missing[0]}=… directory in its path, but other paths "
-                f"have the hive keys {', '.join(keys)}",
-                hint="submit the two kinds of paths as separate jobs",
+def _hive_keys(
+    files: Sequence[ListedFile], schema: pa.Schema | None, bad: BadFiles
+) -> tuple[str, ...]:
+    """The hive keys of all paths in order of appearance; a file whose path has others is bad.
+
+    They are those of most paths, and where two kinds are equally many, the more. Keys that the plan
+    lacks do not count.
+    """
+    seen = dict.fromkeys(key for file in files for key, _ in file.partition)
+    keys = tuple(key for key in seen if schema is None or key in schema.names)
+    if keys and not bad.none_allowed:
+        votes = (frozenset(dict(file.partition)).intersection(keys) for file in files)
+        most = _most_common(sorted(votes, key=len, reverse=True))
+        keys = tuple(key for key in keys if key in most)
+    for file in files:
+        own = dict(file.partition)
+        if missing := [key for key in keys if key not in own]:
+            problem = (
+                f"no {missing[0]}=… directory in its path, but other paths have the hive keys "
+                f"{', '.join(keys)}"
             )
-    if schema is not None and (new := [key for key in keys if key not in schema.names]):
-        raise InputError(
-            f"the paths have a new hive key {new[0]!r}, which the plan of this output lacks",
-            hint="start a new --output",
-        )
+        elif added := [key for key in own if key not in keys]:
+            lacking = "most paths lack" if schema is None else "the plan of this output lacks"
+            problem = f"its path has the hive key {added[0]!r}, which {lacking}"
+        else:
+            continue
+        hint = "submit the two kinds of paths as separate jobs"
+        bad.add(file, InputError(f"{redact(file.uri)}: {problem}", hint=hint))
     return keys
+
+
+def _most_common(values: Iterable[_Value]) -> _Value:
+    """The value that occurs most often; of several, the first."""
+    return Counter(values).most_common(1)[0][0]
 
 
 def _present(
@@ -74,8 +100,9 @@ def _present(
     summaries: Mapping[ListedFile, FileSummary],
     keys: Sequence[str],
     schema: pa.Schema | None,
+    bad: BadFiles,
 ) -> list[str]:
-    """The optional columns that every file has; one that only some files have is refused."""
+    """The optional columns that at least half of the files have; a file that differs is bad."""
     present = []
     for name in optional:
         if name in keys or (schema is not None and name in schema.names):
@@ -83,13 +110,16 @@ def _present(
             continue
         having = [file for file in files if name in summaries[file].columns]
         lacking = [file for file in files if name not in summaries[file].columns]
-        if having and lacking and schema is None:
-            raise InputError(
-                f"{redact(lacking[0].uri)} has no column {name!r}, but {redact(having[0].uri)} has",
-                hint=f"give all files a column {name!r}, or name the id with --id-column",
-            )
-        if having and schema is None:
+        if schema is not None or not having:
+            continue
+        if bad.none_allowed or len(having) >= len(lacking):
             present.append(name)
+            others, problem = lacking, f"has no column {name!r}, but {redact(having[0].uri)} has"
+        else:
+            others, problem = having, f"has a column {name!r}, but {redact(lacking[0].uri)} has not"
+        for file in others:
+            hint = f"give all files a column {name!r}, or name the id with --id-column"
+            bad.add(file, InputError(f"{redact(file.uri)} {problem}", hint=hint))
     return present
 
 
@@ -109,24 +139,54 @@ def _common_type(
     *,
     task_type: pa.DataType | None,
     earlier: pa.DataType | None,
+    bad: BadFiles,
 ) -> pa.DataType:
     """The one type that the column can be cast to in every file without loss of meaning.
 
-    `task_type` is TEXT or TEXTS for a column that the task reads, None for one that passes through.
+    A file that has the column not at all, or of a type that cannot join, is bad. `task_type` is
+    TEXT or TEXTS for a column that the task reads, None for one that passes through.
     """
-    common, where = earlier, "the plan of this output"
+    files = [file for file in files if file not in bad]
+    kinds: dict[ListedFile, pa.DataType] = {}
+    errors: dict[ListedFile, InputError] = {}
     for file in files:
-        kind = _type_in(name, file, summaries[file])
-        if task_type is not None:
-            _refuse_other_than(task_type, kind, f"{redact(file.uri)}: column {name!r}")
-        merged = kind if common is None else _merged(kind, common, task_type)
+        try:
+            kinds[file] = _type_in(name, file, summaries[file], task_type)
+        except InputError as error:
+            errors[file] = error
+    common, where = earlier, "the plan of this output"
+    if earlier is None and kinds:
+        common, where = _first_type(kinds, task_type, bad), "most files"
+    for file in files:
+        if file in errors:
+            bad.add(file, errors[file])
+            continue
+        merged = _merged(kinds[file], common, task_type)
         if merged is None or (earlier is not None and merged != earlier):
-            raise InputError(
-                f"{redact(file.uri)}: column {name!r} is {kind}, but {common} in {where}",
-                hint="cast the column in one of them, or submit them as separate jobs",
-            )
-        common, where = merged, where if earlier is not None else redact(file.uri)
+            problem = f"column {name!r} is {kinds[file]}, but {common} in {where}"
+            hint = "cast the column in one of them, or submit them as separate jobs"
+            bad.add(file, InputError(f"{redact(file.uri)}: {problem}", hint=hint))
+        else:
+            common, where = merged, where if earlier is not None else redact(file.uri)
     return common if common is not None else pa.null()
+
+
+def _first_type(
+    kinds: Mapping[ListedFile, pa.DataType], task_type: pa.DataType | None, bad: BadFiles
+) -> pa.DataType:
+    """The type that the others join: the first, or where some cannot, that of most files.
+
+    Of several types that are equally many, it is the first; columns of only nulls, which join any
+    type, do not count.
+    """
+    first = common = next(iter(kinds.values()))
+    for kind in kinds.values():
+        common = _merged(kind, common, task_type)
+        if common is None:
+            break
+    if common is not None or bad.none_allowed:
+        return first
+    return _most_common(kind for kind in kinds.values() if not pa.types.is_null(kind))
 
 
 def _refuse_other_than(expected: pa.DataType, kind: pa.DataType, where: str) -> None:
@@ -144,20 +204,30 @@ def _refuse_other_than(expected: pa.DataType, kind: pa.DataType, where: str) -> 
         )
 
 
-def _type_in(name: str, file: ListedFile, summary: FileSummary) -> pa.DataType:
+def _type_in(
+    name: str, file: ListedFile, summary: FileSummary, task_type: pa.DataType | None
+) -> pa.DataType:
+    """The type of a column of a file.
+
+    Raises:
+        InputError: the column is missing or there twice, or has no type that the task reads.
+    """
     times = summary.columns.count(name)
     if times == 0:
         raise InputError(
             f"{redact(file.uri)} has no column {name!r}; it has {', '.join(summary.columns)}",
             hint="name the columns with --text-column (to rerank, --query-column and "
-            "--documents-column or --document-column), --id-column and --keep",
+            "--documents-column or --document-column), --id-column, --keep and --where",
         )
     if times > 1:
         raise InputError(
             f"{redact(file.uri)} has {times} columns named {name!r}",
             hint="rename all but one of them",
         )
-    return summary.schema.field(name).type
+    kind = summary.schema.field(name).type
+    if task_type is not None:
+        _refuse_other_than(task_type, kind, f"{redact(file.uri)}: column {name!r}")
+    return kind
 
 
 def _merged(

@@ -43,7 +43,8 @@ class Plan:
     """Shards in byte order of their parts' names, which defines the input order.
 
     `table` has one row per shard: file int32 (index into `files`), first_row int64, rows int64,
-    byte_offset int64, shard string, part string; and repair int32, if any shard was repaired.
+    byte_offset int64, shard string, part string; repair int32, if any shard was repaired; and
+    extent int64, if only some rows are selected (then with repair).
     """
 
     files: tuple[InputFile, ...]
@@ -128,17 +129,17 @@ class Plan:
     def to_bytes(self) -> bytes:
         """One Parquet file: the shards are its rows, the files are in its metadata."""
         files = table_of(map(_file_values, self.files), _FILE_SCHEMA)
+        if not any(file.where for file in self.files):  # as in plans before there was --where
+            files = files.drop_columns("where")
         return to_parquet(self.table.replace_schema_metadata({_FILES: to_parquet(files)}))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Plan:
         """Read back what `to_bytes` wrote."""
         table = from_parquet(data)
-        rows = from_parquet(table.schema.metadata[_FILES.encode()]).select(_FILE_SCHEMA.names)
-        files = tuple(
-            InputFile(*(*values, tuple(map(tuple, partition))))
-            for *values, partition in row_values(rows)
-        )
+        rows = from_parquet(table.schema.metadata[_FILES.encode()])
+        rows = rows.select([name for name in _FILE_SCHEMA.names if name in rows.column_names])
+        files = tuple(_file(zip(rows.column_names, v, strict=True)) for v in row_values(rows))
         return cls(files, table.replace_schema_metadata(None))
 
 
@@ -154,8 +155,11 @@ def make_plan(
     """
     files: list[InputFile] = []
     table = table_of(_shards(cut_files, files, space, schema), _SHARD_SCHEMA)
-    if not pc.any(pc.greater(table["repair"], 0)).as_py():  # as in plans before there were repairs
-        table = table.drop_columns("repair")
+    # As in plans before there were extents and repairs. A cut is read by the order of its fields.
+    for name in ("extent", "repair"):
+        if pc.any(pc.greater(table[name], 0)).as_py():
+            break
+        table = table.drop_columns(name)
     order = pc.sort_indices(table["part"]).to_numpy()
     if (np.diff(order.astype(np.int64)) != 1).any():  # files usually come in input order
         table = table.take(order)
@@ -167,7 +171,7 @@ def _shards(
     files: list[InputFile],
     space: str,
     schema: str,
-) -> Iterator[tuple[int, int, int, int, str, str, int]]:
+) -> Iterator[tuple[Any, ...]]:
     """The rows of a plan's table as they come; each file is added to `files`."""
     for index, (file, cuts) in enumerate(cut_files):
         files.append(file)
@@ -175,7 +179,8 @@ def _shards(
         for cut in cuts:
             shard = id_of(cut)
             part = part_name(prefix, cut.first_row, shard)
-            yield index, cut.first_row, cut.rows, cut.byte_offset, shard, part, cut.repair
+            last = (cut.repair, cut.extent)
+            yield index, cut.first_row, cut.rows, cut.byte_offset, shard, part, *last
 
 
 def table_of(rows: Iterator[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
@@ -217,6 +222,7 @@ _SHARD_SCHEMA = pa.schema(
         ("shard", pa.string()),
         ("part", pa.string()),
         ("repair", pa.int32()),
+        ("extent", pa.int64()),
     ]
 )
 
@@ -230,12 +236,18 @@ _FILE_SCHEMA = pa.schema(
         ("format", pa.string()),
         ("compression", pa.string()),
         ("partition", pa.list_(pa.list_(pa.string()))),
+        ("where", pa.string()),
     ]
 )
+
+
+def _file(values: Iterable[tuple[str, Any]]) -> InputFile:
+    named = dict(values)
+    return InputFile(**{**named, "partition": tuple(map(tuple, named["partition"]))})
 
 
 def _file_values(file: InputFile) -> tuple[Any, ...]:
     return (
         file.uri, file.path, file.version, file.size, file.rows, file.format, file.compression,
-        [list(pair) for pair in file.partition],
+        [list(pair) for pair in file.partition], file.where,
     )  # fmt: skip

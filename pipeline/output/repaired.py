@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import StorageError
@@ -40,15 +41,25 @@ def good_rows(output: Output, run: Run, shard: Shard) -> Piece | None:
     part = replace(shard, cut=cut, id=before).part
     try:
         values = read_info(output.directory, part).values
-        failed = from_parquet(output.directory.read(quarantine_name(part)))["bei_row"].to_numpy()
         good = np.ones(shard.rows, dtype=np.bool_)
-        good[failed - shard.first_row] = False
+        good[_failed_rows(output, shard, part)] = False
         fits = values["numerics_version"] == str(NUMERICS_VERSION)
         rows = np.flatnonzero(good)
         return Piece(part, rows, values["precision"], 0.0, reused=rows) if fits else None
     except (StorageError, pa.ArrowException, KeyError, IndexError, OSError) as error:
         logger.info("%s is computed as a whole: %s", shard, error)
         return None
+
+
+def _failed_rows(output: Output, shard: Shard, part: str) -> npt.NDArray[np.int64]:
+    """The numbers in the shard of the rows that failed."""
+    if not shard.file.where:
+        failed = from_parquet(output.directory.read(quarantine_name(part)))["bei_row"].to_numpy()
+        return np.asarray(failed - shard.first_row)
+    # Rows that are selected have other numbers in the file.
+    data = output.directory.read(part)
+    errors = pa.ipc.open_file(pa.BufferReader(data)).read_all()["error"]
+    return np.flatnonzero(errors.is_valid().to_numpy())
 
 
 def read_good_rows(output: Output, piece: Piece) -> pa.Table:

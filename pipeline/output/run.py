@@ -31,10 +31,11 @@ class Run:
     inputs: tuple[str, ...]  # the INPUT arguments as given, resolved to absolute URIs
     columns: pa.Schema  # of the input as planned: id, kept and task columns
     plan: str  # digest of the plan
-    files: int
+    files: int  # those of the plan, and skipped ones
     shards: int
     rows: int
     limit: int | None = None
+    skipped: tuple[tuple[str, str], ...] = ()  # URI and reason of each bad file
     created: str = field(default_factory=lambda: now())
     format: int = FORMAT_VERSION
     numerics: int = NUMERICS_VERSION  # of the version that planned it: only that computes it
@@ -61,7 +62,10 @@ class Run:
     def to_json(self) -> dict[str, Any]:
         columns = base64.b64encode(self.columns.serialize()).decode()
         plain = {name: getattr(self, name) for name in (*_PLAIN_FIELDS, "numerics", "matched")}
-        return {**plain, "job": self.job, "columns": columns, "spec": self.spec.to_json()}
+        skipped = {"skipped": self.skipped} if self.skipped else {}
+        return {
+            **plain, **skipped, "job": self.job, "columns": columns, "spec": self.spec.to_json(),
+        }  # fmt: skip
 
     @classmethod
     def from_json(cls, output: str, data: dict[str, Any]) -> Run:
@@ -83,6 +87,7 @@ class Run:
         if type(plain["numerics"]) is not int or plain["numerics"] < 1:
             raise ValueError(f"numerics is {plain['numerics']!r}")
         plain["matched"] = int(data.get("matched", 0))
+        plain["skipped"] = tuple((uri, reason) for uri, reason in data.get("skipped", ()))
         return cls(
             **{**plain, "output": output}, columns=columns, spec=JobSpec.from_json(data["spec"])
         )

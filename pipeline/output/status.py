@@ -19,7 +19,10 @@ _REASONS_SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """State and counts of one run; `failed_rows`, tokens and seconds are 0 until it is finished."""
+    """State and counts of one run.
+
+    `failed_rows`, tokens, seconds and `skipped` are 0 until it is finished.
+    """
 
     state: str  # queued, running, done, failed or cancelled
     shards: int
@@ -35,6 +38,7 @@ class JobStatus:
     tokens: int = 0
     truncated: int = 0
     seconds: float = 0.0
+    skipped: int = 0  # files
     reason: str = ""
     hint: str = ""
 
@@ -115,6 +119,7 @@ def _finished(run: Run, manifest: Manifest) -> JobStatus:
         tokens=manifest.tokens,
         truncated=manifest.truncated,
         seconds=manifest.seconds,
+        skipped=len(run.skipped),
     )
 
 

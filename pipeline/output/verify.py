@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import BeiJobsError, NotFound, StorageError
 from pipeline.input.reading import read
+from pipeline.input.where import where_columns
 from pipeline.output.manifest import listed_for, read_parts, require_finished
 from pipeline.output.output import Output
 from pipeline.output.part_file import PartInfo, checksum_holds, parse_info
@@ -77,17 +78,21 @@ def verify(output: Output) -> Verification:
 
 
 def _coverage(run: Run, plan: Plan) -> Iterator[str]:
-    """Check that the shards of each file cover every row exactly once."""
-    cuts = plan.cuts()
+    """Check that the shards of each file cover every row exactly once.
+
+    Of a skipped file, only the rows of an earlier version are planned that were there.
+    """
+    cuts, skipped = plan.cuts(), dict(run.skipped)
     for file in plan.files:
         row = 0
         for cut in sorted(cuts[file.uri], key=lambda cut: cut.first_row):
-            if cut.first_row != row:
+            if cut.first_row < row or (cut.first_row > row and file.uri not in skipped):
                 problem = "missing" if cut.first_row > row else "planned twice"
                 first, end = sorted((row, cut.first_row))
                 yield f"{redact(file.uri)}: rows {first}-{end - 1} are {problem}"
-            row = cut.first_row + cut.rows
-        if row != file.rows and run.limit is None:
+            row = cut.end
+        none_selected = file.where and not row
+        if row != file.rows and not none_selected and not (run.limit or file.uri in skipped):
             yield f"{redact(file.uri)}: {row} of {file.rows} rows are planned"
 
 
@@ -177,9 +182,10 @@ def _compared_with_input(run: Run, shard: Shard, table: pa.Table) -> Iterator[st
     """
     name = run.spec.id_column
     texts = find_task(run.spec.task).columns_read(run.spec) if run.keyed else ()
-    columns = pa.schema([run.columns.field(one) for one in dict.fromkeys([*texts, name]) if one])
-    if not columns.names or shard.file.compression:
+    if not (name or texts) or shard.file.compression:
         return
+    needed = {*texts, name, *where_columns(shard.file.where)}
+    columns = pa.schema([field for field in run.columns if field.name in needed])
     ids, keys = list[str](), list[bytes | None]()
     try:
         for _, batch in read(shard.file, [shard.cut], columns, _INPUT_ROWS):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from pipeline.errors import UsageError
+from pipeline.input.where import canonical_where
 from pipeline.request import Request
+from pipeline.spec import failure_budget
 from pipeline.store.uris import refuse_credentials
 from pipeline.tasks import TASKS, find_task
 
@@ -32,6 +34,9 @@ def check_request(request: Request) -> None:
         )
     if request.add and request.replace:
         raise UsageError("--add and --replace cannot be used together", hint="give one of them")
+    failure_budget(request.max_bad_files, 0, "--max-bad-files")
+    if request.where:
+        canonical_where(request.where)
     _check_task_options(request)
 
 

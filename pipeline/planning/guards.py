@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline.errors import OutputConflict
-from pipeline.output.manifest import newest_finished
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan
+from pipeline.planning.previous import finished_plan
 from pipeline.store.uris import redact
 
 
@@ -26,15 +26,10 @@ def guard_output(output: Output, previous: Plan | None, plan: Plan, *, prune: bo
     _refuse_inputs_inside(output, plan)
     if not prune:
         committed = output.committed()
-        for before in (previous, _finished_plan(output)):
+        for before in (previous, finished_plan(output)):
             if before is not None:
                 # Planned rows without a part do not count.
                 _guard_rows(before.rows_by_file(committed), plan.rows_by_file())
-
-
-def _finished_plan(output: Output) -> Plan | None:
-    finished = newest_finished(output)
-    return None if finished is None else output.plan(finished[0])
 
 
 def _refuse_inputs_inside(output: Output, plan: Plan) -> None:

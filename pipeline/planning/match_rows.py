@@ -42,6 +42,7 @@ def match_rows(
     output: Output,
     plan: Plan,
     columns: pa.Schema,
+    texts: Sequence[str],
     *,
     others: Sequence[Output] = (),
 ) -> int:
@@ -50,7 +51,8 @@ def match_rows(
     Args:
         output: the output of the plan.
         plan: what one run must have.
-        columns: the columns that the task reads, in its order.
+        columns: what is read: the columns of texts, and those that select rows.
+        texts: the columns that the task reads, in its order.
         others: outputs of the same space whose parts are searched too.
 
     Returns:
@@ -66,7 +68,7 @@ def match_rows(
     if not (missing and sources):
         return 0
     groups = _groups(plan.shards(missing))
-    return sum(_match(output, shards, columns, sources) for shards in groups)
+    return sum(_match(output, shards, columns, texts, sources) for shards in groups)
 
 
 def _groups(shards: Iterator[Shard]) -> Iterator[list[Shard]]:
@@ -83,11 +85,15 @@ def _groups(shards: Iterator[Shard]) -> Iterator[list[Shard]]:
 
 
 def _match(
-    output: Output, shards: Sequence[Shard], columns: pa.Schema, sources: Sequence[Source]
+    output: Output,
+    shards: Sequence[Shard],
+    columns: pa.Schema,
+    texts: Sequence[str],
+    sources: Sequence[Source],
 ) -> int:
     import polars as pl  # takes a moment, and most runs match nothing
 
-    keys = _new_keys(shards, columns)
+    keys = _new_keys(shards, columns, texts)
     source = np.full(len(keys), -1, dtype=np.int32)
     row = np.zeros(len(keys), dtype=np.int32)
     new = pl.LazyFrame({"key": keys, "at": np.arange(len(keys), dtype=np.uint32)})
@@ -100,7 +106,7 @@ def _match(
     return int((source >= 0).sum())
 
 
-def _new_keys(shards: Sequence[Shard], columns: pa.Schema) -> UInt64Array:
+def _new_keys(shards: Sequence[Shard], columns: pa.Schema, texts: Sequence[str]) -> UInt64Array:
     """The first half of each row's key, shard by shard; 0 where a file cannot be read."""
     keys: UInt64Array = np.zeros(sum(shard.rows for shard in shards), dtype=np.uint64)
     start = 0
@@ -112,7 +118,7 @@ def _new_keys(shards: Sequence[Shard], columns: pa.Schema) -> UInt64Array:
             cuts = [shard.cut for shard in of_file]
             for index, batch in read(of_file[0].file, cuts, columns, _READ_ROWS):
                 stop = min(starts[index] + batch.num_rows, starts[index + 1])
-                halves = _halves(row_keys(batch, columns.names))
+                halves = _halves(row_keys(batch, texts))
                 keys[starts[index] : stop] = halves[: stop - starts[index]]
                 starts[index] = stop
         except BeiJobsError:

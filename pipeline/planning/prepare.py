@@ -11,6 +11,7 @@ from pipeline.choice import Choices
 from pipeline.encoder.card import ModelCard
 from pipeline.errors import InputError, OutputConflict
 from pipeline.input.cutting import PlannedInputs, plan_inputs
+from pipeline.input.where import canonical_where, where_columns
 from pipeline.output.manifest import newest_finished, sweep
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan, make_plan
@@ -77,7 +78,7 @@ def _prepare_after(
     guard_output(output, previous.plan, plan, prune=request.prune)
     output.directory.probe()
     stored_format = output.claim(spec, planned.schema)
-    if last is not None and (joined := _join(output, last, spec, inputs, plan)):
+    if last is not None and (joined := _join(output, last, spec, inputs, planned, plan)):
         if output.superseded(last):
             return None
         run, finished = joined
@@ -90,11 +91,12 @@ def _prepare_after(
                 inputs=inputs,
                 columns=planned.schema,
                 plan=plan.digest,
-                files=len(plan.files),
+                files=len({file.uri for file in plan.files}.union(dict(planned.skipped))),
                 shards=len(plan),
                 rows=plan.rows,
                 limit=request.limit,
                 format=stored_format,
+                skipped=planned.skipped,
                 matched=_match(request, spec, planned, output, plan, stored_format),
             ),
             False,
@@ -143,7 +145,13 @@ def _plan_inputs(
         row_bytes=task.row_bytes(request, card),
         previous=previous.cuts,
         schema=_fixed_schema(request, last),
+        max_bad_files=request.max_bad_files,
+        where=_where(request),
     )
+
+
+def _where(request: Request) -> str:
+    return canonical_where(request.where) if request.where else ""
 
 
 def _fixed_schema(request: Request, last: Run | None) -> pa.Schema | None:
@@ -167,12 +175,16 @@ def _plan(
 ) -> Plan:
     files = [(file, list(cuts)) for file, cuts in planned.files]
     if request.limit is not None:
-        files = limited(files, request.limit, previous.done(output))
+        files = limited(files, request.limit, previous.done(output, _where(request)))
+    kept = previous.kept(output, {uri for uri, _ in planned.skipped}, _where(request))
+    files = [*(item for item in files if item[0].uri not in kept), *kept.values()]
     plan = make_plan(files, space=spec.space, schema=schema_hash(kept_schema(spec, planned.schema)))
     if not len(plan):
+        skipped = f", and {planned.skipped[0][1]}" if planned.skipped else ""
         raise InputError(
-            f"no rows in {', '.join(redact(absolute(uri)) for uri in request.inputs)}",
-            hint="check that these are the intended files",
+            f"no rows in {', '.join(redact(absolute(uri)) for uri in request.inputs)}{skipped}",
+            hint="check that these are the intended files"
+            + (", and that --where selects rows" if request.where else ""),
         )
     return plan
 
@@ -192,15 +204,22 @@ def _match(
     if stored_format < KEYED_FORMAT and not others:
         return 0
     names = find_task(spec.task).columns_read(spec)
-    read = pa.schema([planned.schema.field(name) for name in names])
-    return match_rows(output, plan, read, others=others)
+    needed = {*names, *where_columns(_where(request))}
+    read = pa.schema([field for field in planned.schema if field.name in needed])
+    return match_rows(output, plan, read, names, others=others)
 
 
 def _join(
-    output: Output, last: Run, spec: JobSpec, inputs: tuple[str, ...], plan: Plan
+    output: Output,
+    last: Run,
+    spec: JobSpec,
+    inputs: tuple[str, ...],
+    planned: PlannedInputs,
+    plan: Plan,
 ) -> tuple[Run, bool] | None:
     same = (
         last.plan == plan.digest
+        and last.skipped == planned.skipped
         and set(last.inputs) == set(inputs)
         and last.spec.max_failed_rows == spec.max_failed_rows
         and last.spec.token_budget == spec.token_budget

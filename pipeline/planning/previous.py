@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from pipeline.output.manifest import newest_finished
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.output.run import Run
@@ -26,16 +28,42 @@ class Previous:
             return cls(None, {})
         plan = output.plan(last)
         cuts = plan.cuts()
-        return cls(plan, {(file.uri, file.version): (file, cuts[file.uri]) for file in plan.files})
+        # A limit may have ended within the selected rows of a cut.
+        files = [file for file in plan.files if not (last.limit and file.where)]
+        return cls(plan, {(file.uri, file.version): (file, cuts[file.uri]) for file in files})
 
-    def done(self, output: Output) -> dict[str, FileCuts]:
-        """File URI → the file as planned, and its committed cuts."""
-        committed: dict[str, FileCuts] = {}
-        if self.plan is not None:
-            missing = set(self.plan.missing(output.committed()))
-            for shard in self.plan.shards(i for i in range(len(self.plan)) if i not in missing):
-                committed.setdefault(shard.file.uri, (shard.file, []))[1].append(shard.cut)
-        return committed
+    def done(self, output: Output, where: str) -> dict[str, FileCuts]:
+        """File URI → the file as planned, and its committed cuts of rows that `where` selects."""
+        return {} if self.plan is None else _committed(output, self.plan, where)
+
+    def kept(self, output: Output, bad: Collection[str], where: str) -> dict[str, FileCuts]:
+        """URI → the version of a bad file that the output holds most rows of, and their cuts.
+
+        That is the one of the last run or, where this was not finished, of the last finished one.
+        Rows that another expression than `where` selected are not kept.
+        """
+        kept: dict[str, FileCuts] = {}
+        for plan in (self.plan, finished_plan(output)) if bad else ():
+            for uri, held in ({} if plan is None else _committed(output, plan, where)).items():
+                if uri in bad and (uri not in kept or _rows(held[1]) > _rows(kept[uri][1])):
+                    kept[uri] = held
+        return kept
+
+
+def finished_plan(output: Output) -> Plan | None:
+    """The plan of the newest finished run."""
+    finished = newest_finished(output)
+    return None if finished is None else output.plan(finished[0])
+
+
+def _committed(output: Output, plan: Plan, where: str) -> dict[str, FileCuts]:
+    """File URI → the file as planned, and its committed cuts, where `where` selects its rows."""
+    committed: dict[str, FileCuts] = {}
+    missing = set(plan.missing(output.committed()))
+    for shard in plan.shards(i for i in range(len(plan)) if i not in missing):
+        if shard.file.where == where:
+            committed.setdefault(shard.file.uri, (shard.file, []))[1].append(shard.cut)
+    return committed
 
 
 def limited(

@@ -35,10 +35,13 @@ def start_repair(output: Output, run: Run) -> tuple[Run, Plan] | None:
     """
     listed = read_parts(output, run)
     failed = set(listed.filter(pc.greater(listed["failed"], 0))["part"].to_pylist())
+    plan, skipped = output.plan(run), dict(run.skipped)
+    # Of a skipped file, the rows of an earlier version are kept: there is nothing to read.
+    failed -= {shard.part for shard in plan.shards() if shard.file.uri in skipped}
     if not failed:
         return None
     output.claim(run.spec, run.columns)
-    plan = _repaired(output.plan(run), failed, run)
+    plan = _repaired(plan, failed, run)
     repair = replace(run, n=run.n + 1, plan=plan.digest, created=now())
     if output.start(repair, plan) is None:
         raise OutputConflict(

@@ -115,7 +115,7 @@ def test_a_kept_column_that_the_job_would_overwrite(submit: Bei, tmp_path: Path)
 def test_files_whose_columns_do_not_go_together(submit: Bei, tmp_path: Path) -> None:
     write_parquet(tmp_path / "data/a.parquet", 5)
     write_parquet(tmp_path / "data/b.parquet", 5, id=[[1]] * 5)
-    refused(submit(tmp_path / "data"), "b.parquet", "'id'")
+    refused(submit(tmp_path / "data", "--max-bad-files", 0), "b.parquet", "'id'")
 
 
 def test_a_corrupt_footer(submit: Bei, corpus: Path, output: Path) -> None:
@@ -352,6 +352,17 @@ def without_rights(*words: object) -> Outcome:
 def test_an_input_that_may_not_be_read(corpus: Path) -> None:
     corpus.chmod(0)
     refused(without_rights("submit", corpus, "--model", TINY), corpus, "denied", "owner and mode")
+
+
+def test_one_of_several_inputs_that_may_not_be_read_is_skipped(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    for name in "abc":
+        write_parquet(folder / f"{name}.parquet", 5)
+    (folder / "b.parquet").chmod(0)
+    done = without_rights("submit", folder, "--model", TINY, "--json")
+    assert done.code == 3, done.err
+    assert "b.parquet: access denied" in done.err
+    assert done.json["rows"]["done"] == 10
 
 
 def test_an_output_that_may_not_be_written(corpus: Path, output: Path) -> None:

@@ -237,7 +237,7 @@ def test_a_column_whose_type_changed_since_the_plan_is_refused_by_name(
 ) -> None:
     assert submit(folder).code == 0
     write_parquet(folder / "d.parquet", 3, id=[[1], [2], [3]])
-    refused = submit(folder)
+    refused = submit(folder, "--max-bad-files", 0)
     assert refused.code == 1
     assert "d.parquet" in refused.err
     assert "'id'" in refused.err

@@ -64,6 +64,10 @@ class Source:
         if file.uri == self.gone:
             raise InputChanged(f"{file.uri} changed")
 
+    def read_numbered(self, *arguments: Any) -> Iterator[tuple[int, None, pa.RecordBatch]]:
+        for index, batch in self.read(*arguments):
+            yield index, None, batch
+
 
 def use(source: Source, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(module, "reading", source)

@@ -101,7 +101,7 @@ def test_what_breaks_while_reading_surfaces(
         raise kind("in the reader")
         yield
 
-    monkeypatch.setattr("pipeline.input.reading.read", broken)
+    monkeypatch.setattr("pipeline.input.reading.read_numbered", broken)
     with pytest.raises(kind, match="in the reader"):
         compute(job, engine)
 

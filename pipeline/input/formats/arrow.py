@@ -96,7 +96,7 @@ class ArrowFileReader:
                 if overlaps(first, rows, cuts):
                     yield from _slices(reader.get_batch(index), first, batch_rows)
             first += rows
-            if first >= cuts[-1].first_row + cuts[-1].rows:
+            if first >= cuts[-1].end:
                 return
 
 
@@ -134,7 +134,7 @@ class ArrowStreamReader:
                 if overlaps(first, batch.num_rows, cuts):
                     yield from _slices(batch, first, batch_rows)
                 first += batch.num_rows
-                if first >= cuts[-1].first_row + cuts[-1].rows:
+                if first >= cuts[-1].end:
                     return
 
 

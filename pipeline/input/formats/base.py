@@ -77,4 +77,4 @@ def select_fields(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema
 def overlaps(first_row: int, rows: int, cuts: Sequence[Cut]) -> bool:
     """Whether any of `cuts` has a row in [first_row, first_row + rows)."""
     end = first_row + rows
-    return any(cut.first_row < end and cut.first_row + cut.rows > first_row for cut in cuts)
+    return any(cut.first_row < end and cut.end > first_row for cut in cuts)

@@ -64,5 +64,5 @@ class ParquetReader:
             for batch in batches:
                 yield first, batch
                 first += batch.num_rows
-                if first >= last.first_row + last.rows:
+                if first >= last.end:
                     return

@@ -154,7 +154,7 @@ def blocks_of_cuts(
     """
     for run in [list(cuts)] if stream.compressed else _runs(cuts):
         stream.skip_to(run[0].byte_offset)
-        row, end = run[0].first_row, run[-1].first_row + run[-1].rows
+        row, end = run[0].first_row, run[-1].end
         for block in text_blocks(stream, grammar):
             if overlaps(row, len(block), run):
                 # Rows after the run may belong to the next one, which yields them.
@@ -168,7 +168,7 @@ def _runs(cuts: Sequence[Cut]) -> Iterator[list[Cut]]:
     """Group cuts that follow one another without a gap."""
     run: list[Cut] = []
     for cut in cuts:
-        if run and run[-1].first_row + run[-1].rows != cut.first_row:
+        if run and run[-1].end != cut.first_row:
             yield run
             run = []
         run.append(cut)

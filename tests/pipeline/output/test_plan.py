@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.output.plan import Plan, Span, make_plan
 from pipeline.spec import Cut, InputFile, Shard, digest, shard_id
+from pipeline.store.parquet_bytes import from_parquet
 
 
 def file(path: str = "a.parquet", version: str = "v1", rows: int = 100) -> InputFile:
@@ -122,3 +123,24 @@ def test_a_shard_of_a_large_plan_costs_no_python_object() -> None:
         tracemalloc.stop()
 
     assert peak < 16 * 2**20, f"{peak / 40_000:.0f} bytes a shard"
+
+
+def test_selected_rows_are_stored_and_read_back() -> None:
+    file = InputFile("/in/a", "a", "1", 1, 100, "jsonl", where="n = 1")
+    cuts = [Cut(0, 3, 0, extent=40), Cut(40, 5, 17, extent=60)]
+    plan = make_plan([(file, cuts)], space="s", schema="k")
+    again = Plan.from_bytes(plan.to_bytes())
+    assert again.files == (file,)
+    assert [shard.cut for shard in again.shards()] == cuts
+    assert (again.rows, again.digest) == (8, plan.digest)
+
+
+def test_a_plan_of_all_rows_is_stored_as_before_rows_could_be_selected() -> None:
+    file = InputFile("/in/a", "a", "1", 1, 20, "parquet")
+    plan = make_plan([(file, [Cut(0, 20)])], space="s", schema="k")
+    stored = from_parquet(plan.to_bytes())
+    files = from_parquet(stored.schema.metadata[b"bei_files"])
+    assert stored.column_names == ["file", "first_row", "rows", "byte_offset", "shard", "part"]
+    assert files.column_names == [
+        "uri", "path", "version", "size", "rows", "format", "compression", "partition",
+    ]  # fmt: skip
