@@ -159,12 +159,18 @@ class Child:
         self._popen.terminate()
 
 
-def ask(*words: str, broker: str | None = None, timeout: float | None = None) -> dict[str, Any]:
+def ask(
+    *words: str,
+    broker: str | None = None,
+    stores: str | None = None,
+    timeout: float | None = None,
+) -> dict[str, Any]:
     """Run a command to its end.
 
     Args:
         words: the command, without --json.
         broker: in place of the one in the environment.
+        stores: the file of store options, in place of the one in the environment.
         timeout: seconds; None waits without limit.
 
     Returns:
@@ -174,7 +180,7 @@ def ask(*words: str, broker: str | None = None, timeout: float | None = None) ->
         TimeoutError: it took longer, and was stopped.
         BeiJobsError: what the command reported.
     """
-    child = Child((words[0], "--json", *words[1:]), _environment(broker))
+    child = Child((words[0], "--json", *words[1:]), _environment(broker, stores))
     try:
         return child.wait(timeout).answer()
     except StillRunning:
@@ -209,8 +215,9 @@ def start(
     return child, json.loads(line) if line.endswith(b"\n") else None
 
 
-def _environment(broker: str | None) -> dict[str, str]:
-    return {} if broker is None else {"BEI_JOBS_BROKER": broker}
+def _environment(broker: str | None, stores: str | None) -> dict[str, str]:
+    given = {"BEI_JOBS_BROKER": broker, "BEI_JOBS_STORES": stores}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _new_file() -> IO[bytes]:

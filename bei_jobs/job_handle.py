@@ -7,12 +7,19 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Unpack
 
 from bei_jobs.child import Child, Ended, StillRunning, ask, start
 from bei_jobs.errors import Interrupted, JobFailed, NotFound
 from bei_jobs.job_status import JobStatus
-from bei_jobs.options import PathLike, SubmitOptions, submit_environment, submit_words
+from bei_jobs.options import (
+    PathLike,
+    SubmitOptions,
+    absolute,
+    submit_environment,
+    submit_words,
+)
 
 # Seconds between reads of the status of a job that another process runs: they double up to a
 # maximum.
@@ -36,6 +43,8 @@ class Job:
     run: int
     # Redis of the fleet that runs it; "" for none, None for the one that the environment names.
     broker: str | None = field(default=None, repr=False, compare=False)  # may hold a password
+    # TOML file with the options of stores; "" for none, None for the one in the environment.
+    stores: str | None = field(default=None, repr=False, compare=False)
     _child: Child | None = field(default=None, repr=False, compare=False)
 
     def wait(self, timeout: float | None = None) -> JobStatus:
@@ -89,7 +98,7 @@ class Job:
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the job without its process, which belongs to this Python process."""
-        return (Job, (self.id, self.output, self.run, self.broker))
+        return (Job, (self.id, self.output, self.run, self.broker, self.stores))
 
     def _of_child(self, child: Child, timeout: float | None) -> JobStatus:
         try:
@@ -102,9 +111,12 @@ class Job:
         if status.final:
             return status
         if ended.code == Interrupted.exit_code:
-            done, total = status.rows.done, status.rows.total
-            raise Interrupted(f"stopped: {done:,} of {total:,} rows are committed", hint=_RESUME)
+            raise self._stopped(status)
         raise JobFailed(f"the job {self.id} ended with {ended.how}:\n{ended.tail}", hint=_RESUME)
+
+    def _stopped(self, status: JobStatus) -> Interrupted:
+        done, total = status.rows.done, status.rows.total
+        return Interrupted(f"stopped: {done:,} of {total:,} rows are committed", hint=_RESUME)
 
     def _killed(self, ended: Ended) -> Interrupted | JobFailed:
         message = f"the process of job {self.id} was killed by {ended.how}"
@@ -119,6 +131,8 @@ class Job:
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = _POLL_SECONDS
         while not (status := self.status()).final:
+            if status.state == "interrupted":
+                raise self._stopped(status)
             if deadline is not None and time.monotonic() + pause > deadline:
                 raise self._timeout_error(timeout)
             time.sleep(pause)
@@ -132,13 +146,13 @@ class Job:
         """Ask by id, which names exactly this run; if it is unknown here, by the output, as long as
         this run is its newest.
         """
+        run = partial(ask, broker=self.broker, stores=self.stores, timeout=timeout)
         try:
-            return ask(*command, self.id, broker=self.broker, timeout=timeout)
+            return run(*command, self.id)
         except NotFound:
-            newest = ask("status", self.output, broker=self.broker, timeout=timeout)
-            if newest["job"] != self.id:
+            if run("status", self.output)["job"] != self.id:
                 raise
-            return ask(*command, self.output, broker=self.broker, timeout=timeout)
+            return run(*command, self.output)
 
 
 def submit(inputs: PathLike | Sequence[PathLike] = (), **options: Unpack[SubmitOptions]) -> Job:
@@ -166,22 +180,26 @@ def submit(inputs: PathLike | Sequence[PathLike] = (), **options: Unpack[SubmitO
     child, run = start("--quiet", "--no-wait", *words, environment=environment)
     if run is None:
         raise child.wait().error()
-    if run["broker"]:
+    broker, stores = run["broker"] or "", run["stores"] or ""
+    if broker:
         child.wait().answer()  # on the queue, or why not
-        return Job(run["job"], run["output"], run["run"], run["broker"])
-    return Job(run["job"], run["output"], run["run"], broker="", _child=child)
+    owned = None if broker else child
+    return Job(run["job"], run["output"], run["run"], broker, stores, owned)
 
 
-def job(job: PathLike, broker: str | None = None) -> Job:
+def job(job: PathLike, broker: str | None = None, *, stores: PathLike | None = None) -> Job:
     """An existing job, by its id or its output; of an output its newest run.
 
     Args:
         job: an id that this machine or the broker knows, or an output from anywhere.
         broker: of the fleet that runs it; "" for none, None for the one in the environment.
+        stores: TOML file with the options of stores; "" for none, None for the one in the
+            environment.
 
     Raises:
         NotFound: there is none.
         BeiJobsError: the store or the broker cannot be reached.
     """
-    status = ask("status", "--", os.fspath(job), broker=broker)
-    return Job(status["job"], status["output"], status["run"], broker)
+    file = absolute(stores)
+    status = ask("status", "--", os.fspath(job), broker=broker, stores=file)
+    return Job(status["job"], status["output"], status["run"], broker, file)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from bei_jobs.errors import JobFailed
+
+State = Literal[
+    "queued", "waiting for workers", "running", "interrupted", "done", "failed", "cancelled"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,72 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """An input file that was left out."""
+
+    uri: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """The input files of the run, and those that were left out."""
+
+    total: int
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedFiles:
+    """Counts of input files, against the run that was finished before."""
+
+    new: int
+    changed: int
+    renamed: int
+    gone: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedRows:
+    """Counts of rows, against the run that was finished before. `changed` is known at the end."""
+
+    added: int
+    changed: int | None
+    dropped: int
+    reused: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What a run changes: its number of the run before is `since`, None if there was none.
+
+    `first` maps new, changed, renamed and gone to the URIs of the first few such files.
+    """
+
+    since: int | None
+    files: ChangedFiles
+    rows: ChangedRows
+    first: Mapping[str, Sequence[str]] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Changes:
+        """From its JSON."""
+        files, rows = known(ChangedFiles, answer["files"]), known(ChangedRows, answer["rows"])
+        return cls(
+            **{**known(cls, answer), "files": ChangedFiles(**files), "rows": ChangedRows(**rows)}
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """The last failure of an output: of a run, or of a submit that never had one."""
+
+    at: str  # ISO 8601
+    reason: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatus:
     """State and counts of one run. Failed rows, tokens and seconds are known at the end.
 
@@ -58,7 +128,7 @@ class JobStatus:
     job: str
     output: str
     run: int
-    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    state: State
     shards: Shards
     rows: Rows
     tokens: int
@@ -68,6 +138,14 @@ class JobStatus:
     reason: str = ""
     hint: str = ""
     choices: Mapping[str, Choice] = field(default_factory=dict, hash=False)
+    started: str = ""  # ISO 8601
+    finished: str | None = None  # when it was done, failed or was cancelled
+    checked: str | None = None  # when a submit last found it complete and its inputs unchanged
+    by: str | None = None  # user@host
+    versions: Mapping[str, str] = field(default_factory=dict, hash=False)
+    files: Files = Files(total=0)
+    changes: Changes | None = None
+    last_failure: Failure | None = None
 
     @property
     def final(self) -> bool:
@@ -87,6 +165,11 @@ class JobStatus:
                     name: Choice(**known(Choice, choice))
                     for name, choice in answer.get("choices", {}).items()
                 },
+                "files": _files(answer.get("files", {"total": 0})),
+                "changes": Changes.of(changes) if (changes := answer.get("changes")) else None,
+                "last_failure": Failure(**known(Failure, failure))
+                if (failure := answer.get("last_failure"))
+                else None,
             }
         )
 
@@ -104,6 +187,11 @@ class JobStatus:
                 hint=self.hint or "committed parts are kept; the same submit resumes",
             )
         return self
+
+
+def _files(answer: Mapping[str, Any]) -> Files:
+    skipped = tuple(Skipped(**known(Skipped, each)) for each in answer.get("skipped", ()))
+    return Files(total=answer["total"], skipped=skipped)
 
 
 def known(kind: type[Any], answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class SubmitOptions(TypedDict, total=False):
     reuse_from: PathLike | None
     device: str | Sequence[str] | None
     broker: str | None
+    stores: PathLike | None
     max_failed_rows: int | str | None
     max_bad_files: int | str | None
     notify: str | Sequence[str] | None
@@ -68,6 +69,11 @@ _NEGATED = frozenset({"normalize"})
 _LISTS = frozenset({"keep", "device"})
 #: Options that may hold a secret: given in the environment, since `ps` shows words.
 _SECRETS = frozenset({"broker", "notify"})
+
+
+def absolute(path: PathLike | None) -> str | None:
+    """A path that holds from any working directory; "" and None as they are."""
+    return os.path.abspath(path) if path else "" if path == "" else None
 
 
 def submit_words(

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from jobs.options import stores_option
 from pipeline.errors import BeiJobsError, Interrupted, UsageError
 from workers.logs import log_format
 
@@ -26,6 +27,7 @@ COMMANDS = {
     "submit": "Run a job on this machine or on a broker's queue.",
     "list": "List the jobs of this machine or of a broker.",
     "status": "Show the status of a job.",
+    "history": "Show the runs of an output: when, by whom, and what changed.",
     "watch": "Follow a job until it ends.",
     "cancel": "Cancel a job; committed parts are kept.",
     "retry": "Retry a failed or cancelled job, or a finished one's quarantined rows.",
@@ -33,6 +35,8 @@ COMMANDS = {
     "files": "Print the parts of the newest finished run, one URI per line.",
     "models": "List the tested models, or describe a checkpoint.",
     "check": "Compare a job's precision with float32 on a sample.",
+    "schedule": "Run job files at the times of their `cron`.",
+    "backfill": "Run a job file for the slots of a range of time.",
     "worker": "Serve a broker's queue with this machine's devices.",
 }
 
@@ -48,6 +52,8 @@ class _Commands(click.Group):
             return None
         module = importlib.import_module(f"jobs.commands.{cmd_name}")
         command: click.Command = module.command
+        if stores_option not in command.params:
+            command.params.append(stores_option)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -71,20 +77,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    job_file: dict[str, bool] = {}  # what it says about errors
+
+    def as_json() -> bool:
+        return "--json" in words or "json" in job_file
+
     try:
-        code = cli.main(words, prog_name="bei-jobs", standalone_mode=False)
+        code = cli.main(words, prog_name="bei-jobs", standalone_mode=False, obj=job_file)
     except BeiJobsError as error:
         print_error(error.message, error.hint)
-        code = _report(words, error, error.exit_code)
+        code = _report(words, error, error.exit_code, as_json=as_json())
     except click.UsageError as error:
         _show(error)
-        code = _report(words, UsageError(error.format_message()), error.exit_code)
+        usage = UsageError(error.format_message())
+        code = _report(words, usage, error.exit_code, as_json=as_json())
     except click.ClickException as error:
         print_error(error.format_message())
-        code = _report(words, UsageError(error.format_message()), error.exit_code)
+        usage = UsageError(error.format_message())
+        code = _report(words, usage, error.exit_code, as_json=as_json())
     except (click.Abort, KeyboardInterrupt):
         print_error("interrupted")
-        code = _report(words, Interrupted("interrupted"), Interrupted.exit_code)
+        stopped = Interrupted("interrupted")
+        code = _report(words, stopped, stopped.exit_code, as_json=as_json())
     except BrokenPipeError:
         sys.stderr.close()  # the reader of stdout has gone: there is no one to report to
         code = 0
@@ -126,11 +140,11 @@ def _show(error: click.UsageError) -> None:
         error.show()
 
 
-def _report(words: Sequence[str], error: BeiJobsError, code: int) -> int:
+def _report(words: Sequence[str], error: BeiJobsError, code: int, *, as_json: bool) -> int:
     """Tell the readers of --json and --notify what went wrong; returns `code`."""
     report = {"error": error.message, "hint": error.hint, "exit_code": code}
     report["type"] = type(error).__name__
-    if "--json" in words:
+    if as_json:
         click.echo(json.dumps(report))
     _notify_failed(words, report)
     return code

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from pipeline.output.output import Output
+from pipeline.output.run import Run
+from pipeline.output.status import JobStatus, job_status
 
 if TYPE_CHECKING:
     from workers.broker import Broker, WorkerInfo
@@ -65,6 +69,27 @@ def view_fleet(broker: Broker, jobs: Iterable[str]) -> FleetView:
         sum(_leased(broker, job) for job in jobs),
         tuple(refusal for job in jobs for refusal in broker.refusals(job)),
     )
+
+
+def fleet_status(broker: Broker, output: Output, run: Run) -> tuple[JobStatus, FleetView]:
+    """The status of a job on a broker, and the fleet with its speed on this job.
+
+    Raises:
+        BrokerError: Redis cannot be reached.
+    """
+    fleet = view_fleet(broker, [run.job])
+    return as_seen_by(fleet, job_status(output, run)), fleet
+
+
+def as_seen_by(fleet: FleetView, status: JobStatus) -> JobStatus:
+    """The status of a job on a queue, with the state that its fleet knows better than the store."""
+    if not status.on_queue:
+        return status
+    if fleet.spans_under_way or fleet.rows_per_second:
+        state = "running"
+    else:
+        state = "queued" if fleet.workers else "waiting for workers"
+    return replace(status, state=state)
 
 
 def _leased(broker: Broker, job: str) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from jobs.cli import say
 from jobs.display import Display
-from jobs.fleet import view_fleet
+from jobs.fleet import fleet_status, view_fleet
 from jobs.progress_bar import ProgressBar
 from jobs.summary import print_summary
 from pipeline.output.output import Output
@@ -36,7 +36,8 @@ def follow(output: Output, run: Run, broker: Broker, display: Display) -> int:
         if display.webhooks:
             display.warn("--notify: nothing is posted when the job ends")
         if display.as_json:
-            print_summary(run, job_status(output, run), as_json=True, choices=display.choices)
+            status, _ = fleet_status(broker, output, run)
+            print_summary(run, status, as_json=True, choices=display.choices)
         return 130
     return display.conclude(run, status)
 

@@ -10,10 +10,11 @@ import json
 from contextlib import suppress
 
 from pipeline.output.run import Run
+from pipeline.store.sections import configured
 
 
 def notify(descriptor: int | None, run: Run, broker: str | None) -> None:
-    """Write {"job", "output", "run", "broker"} to `descriptor` and close it.
+    """Write {"job", "output", "run", "broker", "stores"} to `descriptor` and close it.
 
     Closed at once, so that no process started later inherits it. A reader that has gone away does
     not stop the job.
@@ -26,5 +27,6 @@ def notify(descriptor: int | None, run: Run, broker: str | None) -> None:
     if descriptor is None:
         return
     line = {"job": run.job, "output": run.output, "run": run.n, "broker": broker or None}
+    line["stores"] = configured().file or None
     with suppress(OSError), open(descriptor, "wb", buffering=0) as reader:
         reader.write(f"{json.dumps(line)}\n".encode())

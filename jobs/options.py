@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -11,11 +10,9 @@ from typing import Any, TypeVar, get_args
 import click
 from click.core import ParameterSource
 
+from jobs.job_file import load_toml, parse_job_file
 from pipeline.errors import UsageError
 from workers.logs import LogFormat, start_logging
-
-# Options for which a job file may give several values.
-_LISTS = ("inputs", "keep", "notify")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -82,42 +79,60 @@ log_option = option(
 job_argument = click.argument("job", metavar="JOB")
 
 
+def _use_stores(_: click.Context, __: click.Parameter, value: str | None) -> None:
+    from pipeline.store.sections import Stores, configure
+    from workers.settings import load_stores
+
+    configure(load_stores(value) if value else Stores())
+
+
+#: Of every command: `jobs.cli` adds it.
+stores_option = click.Option(
+    ["--stores"],
+    metavar="FILE",
+    envvar="BEI_JOBS_STORES",
+    show_envvar=True,
+    expose_value=False,
+    callback=_use_stores,
+    help="TOML file with the options of stores by URI prefix.",
+)
+
+
 def read_job_file(ctx: click.Context, _: click.Parameter, value: Path | None) -> Path | None:
     """Use a TOML job file as defaults; the command line and the environment override it.
 
     Keys are option names without leading dashes; `inputs` lists the INPUT arguments.
 
     Raises:
-        UsageError: the file cannot be read or names an option that does not exist.
+        UsageError: the file cannot be read, names an option that does not exist, or waits for the
+            slot of a schedule.
     """
     if value is None:
         return None
     try:
-        settings = tomllib.loads(value.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        text = value.read_text()
+    except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the job file {value} cannot be read: {error}") from error
-    option_names = {param.name for param in ctx.command.params} - {"job_file", "bei_config"}
-    defaults = {key.replace("-", "_"): setting for key, setting in settings.items()}
-    if isinstance(defaults.get("notify"), str):
-        defaults["notify"] = [defaults["notify"]]
-    # Set before it is checked: where something else is wrong, its --notify is told.
-    ctx.default_map = merge_defaults(ctx.default_map or {}, defaults)
-    for key, setting in defaults.items():
-        items = setting if isinstance(setting, list) else [setting]
-        if not all(isinstance(item, str | int | float | bool) for item in items) or (
-            isinstance(setting, list) and key not in _LISTS
-        ):
-            raise UsageError(
-                f"{value} sets {key.replace('_', '-')} to {setting!r}",
-                hint="give one value; only inputs, keep and notify take lists of strings",
-            )
-    if unknown := sorted(set(defaults) - option_names):
-        options = ", ".join(sorted(name.replace("_", "-") for name in option_names if name))
+    settings = load_toml(text, str(value))
+    if settings.get("json") is True:
+        ctx.ensure_object(dict)["json"] = True  # errors are printed outside of any context
+    if urls := _urls(settings.get("notify")):
+        # Set before the file is checked: where something is wrong, they are told.
+        ctx.default_map = merge_defaults(ctx.default_map or {}, {"notify": urls})
+    job_file = parse_job_file(settings, str(value), ctx.command.params)
+    if job_file.has_placeholders:
         raise UsageError(
-            f"{value} sets {', '.join(unknown)}, which `{ctx.command.name}` does not have",
-            hint=f"give one of {options}",
+            f"{value} holds {{slot}}, the time that a schedule runs it for",
+            hint=f"run it with `bei-jobs backfill {value} --from last`, or as a schedule",
         )
+    ctx.default_map = merge_defaults(ctx.default_map or {}, job_file.options)
     return value
+
+
+def _urls(value: object) -> list[str]:
+    """The URLs of --notify in a job file that may be wrong in any way."""
+    urls = value if isinstance(value, list) else [value]
+    return [url for url in urls if isinstance(url, str)]
 
 
 def merge_defaults(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from jobs.display import Display
 from jobs.find_job import find_job, open_broker
-from jobs.run_job import run_here
+from jobs.fleet import fleet_status
+from jobs.run_job import failures_noted, run_here
 from jobs.summary import exit_code, print_summary
 from pipeline.errors import JobFailed
 from pipeline.output.manifest import read_manifest
@@ -18,7 +21,10 @@ from pipeline.planning.prepare import Prepared
 from pipeline.planning.repair import quarantined_parts, start_repair
 from pipeline.store.uris import redact
 from workers.engine_cache import verified_card
-from workers.settings import load_settings
+from workers.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from workers.broker import Broker
 
 
 def retry(job: str, broker_url: str | None, display: Display) -> int:
@@ -35,16 +41,25 @@ def retry(job: str, broker_url: str | None, display: Display) -> int:
     settings, broker = load_settings(), open_broker(broker_url)
     output, run = find_job(job, settings, broker)
     _refuse_superseded(output, run)
-    if broker is not None:
-        broker.ping()
-        started = _start(output, run, display)
-        if started is not None:
-            from workers.reconcile import reconcile
+    with failures_noted(output.uri):
+        if broker is None:
+            return _retry_here(output, run, settings, display)
+        return _retry_on_broker(output, run, broker, display)
 
-            run, plan = started
-            broker.register(run)
-            reconcile(broker, output, run, plan)
-        return _print_status(output, run, display)
+
+def _retry_on_broker(output: Output, run: Run, broker: Broker, display: Display) -> int:
+    broker.ping()
+    started = _start(output, run, display)
+    if started is not None:
+        from workers.reconcile import reconcile
+
+        run, plan = started
+        broker.register(run)
+        reconcile(broker, output, run, plan)
+    return _print_status(output, run, display, broker)
+
+
+def _retry_here(output: Output, run: Run, settings: Settings, display: Display) -> int:
     card = verified_card(run.spec, settings.cache_dir)
     started = _start(output, run, display)
     if started is None:
@@ -86,7 +101,7 @@ def _say(line: str, display: Display) -> None:
         click.echo(line, err=True)
 
 
-def _print_status(output: Output, run: Run, display: Display) -> int:
-    status = job_status(output, run)
+def _print_status(output: Output, run: Run, display: Display, broker: Broker | None = None) -> int:
+    status = fleet_status(broker, output, run)[0] if broker else job_status(output, run)
     print_summary(run, status, as_json=display.as_json)
     return exit_code(status)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from jobs.display import Display
-from jobs.fleet import view_fleet
+from jobs.fleet import fleet_status
 from jobs.follow import follow
 from jobs.notify import notify
-from pipeline.errors import UsageError
+from pipeline.errors import BeiJobsError, Interrupted, JobFailed, UsageError
+from pipeline.output.failures import note_failed_submit
+from pipeline.output.state import mark_checked
 from pipeline.output.status import job_status
+from pipeline.planning.default_output import default_output
 from pipeline.planning.prepare import Prepared, prepare
 from pipeline.request import Request
 from workers.device_counters import new_counters
@@ -55,13 +59,37 @@ def submit(
             display.begin(prepared.run, job_status(prepared.output, prepared.run))
         return prepared
 
-    with display.webhooks:
+    with display.webhooks, failures_noted(_output_of(request)):
         if broker_url:
             if metrics_port is not None:
                 display.warn("--metrics-port: with --broker, `bei-jobs worker` serves the metrics")
             return run_on_broker(plan(), broker_url, display, wait=wait)
         uris = (*request.inputs, request.output or "")
         return run_here(plan, uris, settings, display, device, metrics_port)
+
+
+@contextmanager
+def failures_noted(output: str) -> Iterator[None]:
+    """An error that ends a command is kept in its output, unless the run has it already.
+
+    Args:
+        output: URI; "" if there is none.
+    """
+    try:
+        yield
+    except (Interrupted, JobFailed):
+        raise
+    except BeiJobsError as error:
+        if output:
+            note_failed_submit(output, error)
+        raise
+
+
+def _output_of(request: Request) -> str:
+    try:
+        return request.output or default_output(request.inputs, request.task)
+    except UsageError:  # which planning raises too
+        return ""
 
 
 def run_here(
@@ -99,6 +127,7 @@ def run_here(
 
 
 def _nothing_to_do(prepared: Prepared, display: Display) -> int:
+    mark_checked(prepared.output, prepared.run)
     status = all_reused(job_status(prepared.output, prepared.run))
     if not display.as_json:
         which = "of the other files" if prepared.run.skipped else "of these inputs"
@@ -131,12 +160,13 @@ def run_on_broker(prepared: Prepared, broker_url: str, display: Display, *, wait
         )
         broker.register(run)
         reconcile(broker, output, run, prepared.plan)
+    else:
+        mark_checked(output, run)
     if wait:
         return follow(output, run, broker, display)
-    status = job_status(output, run)
+    status, fleet = fleet_status(broker, output, run)
     if prepared.finished:
         status = all_reused(status)
-    fleet = view_fleet(broker, [run.job])
     display.show_fleet(fleet)
     if display.webhooks and not status.final:
         display.warn("--notify: without --wait nothing is posted when the job ends")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from jobs.fleet import FleetView
+from jobs.record import record_json, record_lines
 from pipeline.choice import Choices
 from pipeline.output.run import Run
 from pipeline.output.status import JobStatus
@@ -49,10 +50,6 @@ def summary(
             "deduplicated": status.deduplicated,
             "failed": status.failed_rows,
         },
-        "files": {
-            "total": run.files,
-            "skipped": [{"uri": redact(uri), "reason": reason} for uri, reason in run.skipped],
-        },
         "tokens": status.tokens,
         "truncated": status.truncated,
         "seconds": round(status.seconds, 3),
@@ -61,6 +58,7 @@ def summary(
             "revision": run.spec.model.revision,
             "sha256": run.spec.model.sha256,
         },
+        **record_json(run, status),
         **({"kept": status.kept} if status.kept else {}),
         **({"reason": status.reason, "hint": status.hint} if status.reason else {}),
         **({} if choices is None else {"choices": choices_json(choices)}),
@@ -94,13 +92,15 @@ def print_summary(
     click.echo(
         f"  shards  {status.shards_done:,} of {status.shards:,}, {status.shards_failed} failed"
     )
-    if run.skipped:
-        click.echo(f"  files   {run.files:,}, {len(run.skipped)} of them skipped")
     if status.kept:
         click.echo(f"  kept    {status.kept:,} more rows are computed, of shards that are not done")
     if status.tokens:
         click.echo(f"  tokens  {status.tokens:,}, {status.truncated:,} rows truncated")
     click.echo(f"  output  {redact(run.output)}")
+    for line in record_lines(run, status):
+        click.echo(line)
+    if status.state == "interrupted":
+        click.echo("  resume  run the same command again: committed parts are kept")
     if fleet is not None and not status.final:
         click.echo(f"  workers {fleet}")
         for line in fleet.refusals():

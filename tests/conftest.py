@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,18 @@ import fsspec
 import pytest
 from hypothesis import settings
 
+from pipeline.store.sections import configured
 from workers.device_process import DeviceProcess, DeviceThread
 from workers.engine_cache import EngineCache
 
-pytest_plugins = ["faulty_s3", "fixtures_encoder", "fixtures_redis", "fixtures_s3", "web_server"]
+pytest_plugins = [
+    "faulty_s3",
+    "fixtures_encoder",
+    "fixtures_redis",
+    "fixtures_s3",
+    "fixtures_accounts",  # which imports the one above
+    "web_server",
+]
 
 # A loaded machine is no reason to fail: how long an example takes says nothing here.
 settings.register_profile("bei-jobs", deadline=None)
@@ -31,7 +40,8 @@ class Resident(DeviceProcess):
     def take(cls, name: str, cache_dir: Path | None, batch_seconds: float) -> Resident:
         # What a process takes from its environment, it keeps.
         own = [i for i in sorted(os.environ.items()) if i[0].startswith(("AWS_", "OMP_"))]
-        key = (name, cache_dir, batch_seconds, tuple(own))
+        stores = pickle.dumps(configured())
+        key = (name, cache_dir, batch_seconds, tuple(own), stores)
         waiting = cls.idle.setdefault(key, [])
         if not waiting:
             cls.end_all()  # each holds 400 MB: only the last kind stays

@@ -160,6 +160,11 @@ class Fleet:
         job: str = done.json["job"]
         return job
 
+    def state(self, output: object, *words: object) -> str:
+        """What `bei-jobs status` says."""
+        state: str = self.bei("status", output, *words, "--json").json["state"]
+        return state
+
     def leases(self, job: str) -> list[str]:
         """Spans under way, as "start+count"."""
         keys = self.redis.scan_iter(f"bei:job:{job}:lease:*")

@@ -51,10 +51,24 @@ def parse(command: list[str]) -> click.Context:
     return subcommand.make_context(name, arguments, parent=group)
 
 
-@pytest.mark.parametrize("service", OURS)
+@pytest.mark.parametrize("service", [name for name in OURS if name != "scheduler"])
 def test_the_command_line_takes_what_a_service_runs(service: str) -> None:
     with parse(SERVICES[service]["command"]) as context:
         assert context.params["broker"] == "redis://redis:6379/0"
+
+
+def test_the_scheduler_reads_the_bucket_and_leaves_jobs_to_the_workers() -> None:
+    from jobs.commands.schedule import command
+
+    service = SERVICES["scheduler"]
+    group, name, *arguments = service["command"]
+    subcommand = command.get_command(click.Context(command), name)
+    assert group == command.name
+    assert subcommand is not None
+    with subcommand.make_context(name, arguments) as context:
+        assert context.params == {"directory": "s3://corpora/schedules"}
+    assert service["environment"]["BEI_JOBS_BROKER"] == "redis://redis:6379/0"
+    assert service["environment"].keys() > SERVICES["worker"]["environment"].keys()
 
 
 def test_the_command_line_refuses_an_option_that_it_does_not_have() -> None:

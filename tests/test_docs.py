@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -22,6 +23,47 @@ def test_the_page_of_commands_is_up_to_date() -> None:
     assert (ROOT / "docs" / "commands.md").read_text() == made.stdout, (
         "run: python scripts/reference > docs/commands.md"
     )
+
+
+def made_schema() -> str:
+    script = ROOT / "scripts" / "job-file-schema"
+    return subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_the_schema_of_job_files_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "job-file.schema.json").read_text() == made_schema(), (
+        "run: python scripts/job-file-schema > docs/job-file.schema.json"
+    )
+
+
+def test_the_schema_of_job_files_knows_every_option_of_submit() -> None:
+    from jobs.commands.submit import command
+
+    options = {name for param in command.params for name in param.opts if name.startswith("--")}
+
+    assert {f"--{key}" for key in json.loads(made_schema())["properties"]} == (
+        options - {"--job-file", "--bei-config"}
+    ) | {"--inputs", "--cron", "--timezone", "--catch-up"}
+
+
+def schema_errors(file: Path) -> str:
+    schema = ROOT / "docs" / "job-file.schema.json"
+    command = [sys.executable, "-m", "check_jsonschema", "--schemafile", str(schema), str(file)]
+    checked = subprocess.run(command, capture_output=True, text=True)
+    return "" if checked.returncode == 0 else checked.stdout + checked.stderr
+
+
+@pytest.mark.parametrize("name", ["job.toml", "nightly.toml", "monthly.toml"])
+def test_the_examples_follow_the_schema_of_job_files(name: str) -> None:
+    assert schema_errors(ROOT / "examples" / name) == ""
+
+
+def test_the_schema_of_job_files_refuses_an_unknown_key(tmp_path: Path) -> None:
+    (tmp_path / "job.toml").write_text('text-colum = "body"\n')
+
+    assert "text-colum" in schema_errors(tmp_path / "job.toml")
 
 
 def test_the_readme_names_every_command() -> None:

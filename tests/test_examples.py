@@ -28,7 +28,23 @@ def test_the_job_file_sets_what_a_submit_needs() -> None:
     assert submit is not None
     arguments = ["--job-file", str(EXAMPLES / "job.toml"), "--text-column", "title"]
     with submit.make_context("submit", arguments, parent=group) as context:
-        assert context.params["inputs"] == ("examples/corpus.parquet",)
+        assert context.params["inputs"] == (str(EXAMPLES / "corpus.parquet"),)
         assert context.params["id_column"] == "id"
         assert context.get_parameter_source("id_column") is ParameterSource.DEFAULT_MAP
         assert context.params["text_column"] == "title"
+
+
+def test_the_schedules_are_valid_and_the_monthly_one_reads_the_month_before() -> None:
+    from datetime import UTC, datetime
+
+    from jobs.schedules.schedule import read_schedules
+
+    listing = read_schedules(str(EXAMPLES))
+
+    assert dict(listing.refused) == {}
+    assert listing.plain == ("job.toml",)
+    monthly, nightly = listing.schedules
+    assert (nightly.cron.expression, nightly.cron.timezone) == ("0 2 * * *", "Europe/Berlin")
+    job = monthly.job_of(datetime(2027, 1, 1, 4, 30, tzinfo=UTC))
+    assert job["inputs"] == ["/data/reviews/month=2026-12/"]
+    assert job["output"] == "/data/reviews.embed/month=2026-12"

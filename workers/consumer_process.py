@@ -11,6 +11,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
+from pipeline.store.sections import Stores, configure, configured
 from workers.device_counters import Counters, new_counters
 from workers.logs import LogFormat, start_logging
 from workers.pulse import Pulse, PulseWatch, new_pulse
@@ -50,9 +51,8 @@ class ConsumerProcess:
         context = multiprocessing.get_context("spawn")
         consumer_end, self._stop_pipe = context.Pipe(duplex=False)
         pulse = new_pulse()
-        self._process = context.Process(
-            target=_consume, args=(*self._args, consumer_end, pulse, self.counters)
-        )
+        args = (*self._args, configured(), consumer_end, pulse, self.counters)
+        self._process = context.Process(target=_consume, args=args)
         self._process.start()
         consumer_end.close()
         self._started = time.monotonic()
@@ -124,11 +124,13 @@ def _consume(
     broker_url: str,
     devices: tuple[str, ...],
     logged: tuple[LogFormat, bool],
+    stores: Stores,
     stop_pipe: Connection,
     pulse: Pulse,
     counters: Counters,
 ) -> None:
     """The main function of the consumer's process, the only one that imports Celery."""
+    configure(stores)
     log_jobs(*logged)
     from workers.consumer import consume
 

@@ -37,6 +37,7 @@ from pipeline.output.plan import Plan
 from pipeline.output.run import Run
 from pipeline.output.suspects import ShardWork
 from pipeline.stage_times import stage_times
+from pipeline.store.sections import Stores, configure
 from workers.engine_cache import EngineCache
 from workers.logs import LogFormat, set_context, start_logging
 from workers.usage import UsageMeter
@@ -119,8 +120,10 @@ def serve(
     cache_dir: Path | None,
     log_format: LogFormat,
     levels: dict[str, int],
+    stores: Stores,
 ) -> None:
     """The main function of a device's process."""
+    configure(stores)
     _die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent decides

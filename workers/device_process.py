@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from pipeline.store.sections import configured
 from workers.device_counters import DeviceCounters
 from workers.device_main import Event, Jobs, Order, execute, serve
 from workers.engine_cache import EngineCache
@@ -65,7 +66,14 @@ class DeviceProcess:
             link, other = context.Pipe()
             self._process = context.Process(
                 target=serve,
-                args=(other, self.device, self._cache_dir, log_format(), _log_levels()),
+                args=(
+                    other,
+                    self.device,
+                    self._cache_dir,
+                    log_format(),
+                    _log_levels(),
+                    configured(),
+                ),
                 name=f"bei-jobs {self.device}",
                 daemon=True,  # ends with this process
             )

@@ -25,8 +25,9 @@ from pipeline.output.status import JobStatus, failure_reason, job_status
 from pipeline.planning.prepare import Prepared
 from pipeline.spec import JobSpec, ShardResult
 from pipeline.store.uris import redact
-from workers.known_jobs import JobRef, KnownJobs, output_lock
+from workers.known_jobs import JobRef, KnownJobs
 from workers.local import LocalDevice, LocalRun, compute_missing
+from workers.run_lease import alone_on
 from workers.settings import Settings
 
 # How often the store is asked whether the run was cancelled or replaced.
@@ -126,9 +127,8 @@ def run_in_foreground(
         devices: from `workers.local.open_devices`.
         observer: called when something happens.
     """
-    started = time.monotonic()
-    output, run = prepared.output, prepared.run
-    with output_lock(settings.state_dir, output.uri, observer.waiting):
+    started, output, run = time.monotonic(), prepared.output, prepared.run
+    with alone_on(output, run, settings.state_dir, observer.waiting) as lease:
         tally = _Tally.of(output, prepared.plan)
         error: BeiJobsError | None = None
         observer.started(prepared.plan.rows, tally.reused_rows)
@@ -138,6 +138,7 @@ def run_in_foreground(
             error = stopped
         finally:
             observer.ended()
+        lease.end(done=error is None)
         status = _with_counts(job_status(output, run), tally, time.monotonic() - started)
     return Outcome(status, error)
 

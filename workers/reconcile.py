@@ -20,6 +20,7 @@ from pipeline.output.manifest import finalise
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan, Span
 from pipeline.output.run import Run
+from pipeline.output.state import mark_queued
 from pipeline.output.status import failure_reason
 from pipeline.spec import NUMERICS_VERSION, ShardResult
 from workers.broker import Broker
@@ -90,7 +91,7 @@ def reconcile(broker: Broker, output: Output, run: Run, plan: Plan | None = None
     elif snapshot.refusals:
         state = _refused_by_all(output, run, snapshot.refusals)
     else:
-        return _send_missing(broker, run, plan, snapshot)
+        return _send_missing(broker, output, run, plan, snapshot)
     if state in ("done", "failed", "cancelled"):
         broker.close_job(run.job)
     return Reconciled(state, len(plan), snapshot.done, len(snapshot.failures))
@@ -206,13 +207,17 @@ def _refused_by_all(output: Output, run: Run, refusals: Sequence[Refusal]) -> _S
     return "failed"
 
 
-def _send_missing(broker: Broker, run: Run, plan: Plan, snapshot: _Snapshot) -> Reconciled:
+def _send_missing(
+    broker: Broker, output: Output, run: Run, plan: Plan, snapshot: _Snapshot
+) -> Reconciled:
     live = len(snapshot.outstanding.live)
     with broker.ledger(run.job) as ledger:
         for span in snapshot.outstanding.lost:
             ledger.drop(span)
         room = max(0, MAX_OUTSTANDING_SPANS - live)
         claimed = [span for span in plan.spans(snapshot.unsent)[:room] if ledger.claim(span)]
+    if claimed:
+        mark_queued(output, run)
     # If Redis goes away between claiming and sending, the spans count as lost in the queue.
     _publish(broker, run, claimed)
     sent, outstanding = len(claimed), live + len(claimed)

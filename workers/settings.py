@@ -6,7 +6,8 @@
     BEI_JOBS_CACHE_DIR          downloaded checkpoints; default:
                                 $XDG_CACHE_HOME/bei-jobs or ~/.cache/bei-jobs
     BEI_JOBS_RECONCILE_SECONDS  how often a worker reconciles its known jobs (30-60 is reasonable)
-    BEI_JOBS_LEASE_SECONDS      how long a silent worker keeps the lease of its span
+    BEI_JOBS_LEASE_SECONDS      how long a silent worker keeps the lease of its span; a scheduler
+                                renews that of a slot as often, and keeps it four times as long
     BEI_JOBS_SILENCE_SECONDS    a worker's process that neither takes messages nor works on a span
                                 for so long has hung, and is replaced
     BEI_JOBS_TASK_SECONDS       a span that runs longer counts as hung, and its process is killed;
@@ -15,6 +16,9 @@
                                 its process is replaced
     BEI_JOBS_PATIENCE_SECONDS   how long a worker tries again to run a job that it cannot run before
                                 its refusal counts; a job that all workers refuse fails
+    BEI_JOBS_STORES             TOML file with the options of stores by URI prefix; the command line
+                                reads it, as it reads the variable of each of its options, and
+                                `load_stores` the variables that the file names
     BEI_JOBS_NOTIFY_FD          an open file descriptor, 3 or above, of the program that starts
                                 `bei-jobs submit`. When the run is planned, one line of JSON is
                                 written to it (`jobs.notify`) and it is closed; if it closes
@@ -30,8 +34,12 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from pipeline.store.sections import Stores
 
 DEFAULT_LEASE_SECONDS = 30.0
 DEFAULT_TASK_SECONDS = 6 * 3600.0
@@ -98,6 +106,17 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         notify_fd=_descriptor(env, "notify_fd"),
         **{name: _seconds(env, name) for name in _TIMES if env.get(_variable(name))},
     )
+
+
+def load_stores(file: str) -> Stores:
+    """The options of stores by URI prefix, of a TOML file and the variables that it names.
+
+    Raises:
+        UsageError: the file cannot be read, or is wrong; file, section and option are named.
+    """
+    from pipeline.store.stores_file import read_stores  # fsspec takes a moment to import
+
+    return read_stores(file, os.environ)
 
 
 def _home(env: Mapping[str, str]) -> Path:

@@ -20,6 +20,7 @@ from pipeline.errors import (
     NotFound,
     StorageError,
     StoreFull,
+    UsageError,
 )
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan, Span
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 # Errors of a shard that say nothing about it: the store, the disk or the network of this worker.
 _OF_THE_WORKER = {
-    e.__name__ for e in (StorageError, NotFound, AccessDenied, StoreFull, InputMissing)
+    e.__name__ for e in (StorageError, NotFound, AccessDenied, StoreFull, InputMissing, UsageError)
 }
 
 

@@ -15,7 +15,7 @@ from jobs.options import broker_option, json_option
 def command(broker: str | None, as_json: bool) -> None:
     """List the jobs that ran on this machine, and with --broker those of the fleet."""
     from jobs.find_job import open_broker
-    from jobs.fleet import view_fleet
+    from jobs.fleet import as_seen_by, view_fleet
     from jobs.summary import summary
     from pipeline.errors import BeiJobsError
     from pipeline.output.output import Output
@@ -26,14 +26,17 @@ def command(broker: str | None, as_json: bool) -> None:
 
     refs = {ref.job: ref for ref in KnownJobs(load_settings().state_dir).all()}
     queue = open_broker(broker)
-    if queue is not None:
-        refs |= {ref.job: ref for ref in queue.jobs()}
+    of_fleet = {} if queue is None else {ref.job: ref for ref in queue.jobs()}
+    refs |= of_fleet
     rows = []
     for ref in refs.values():
         try:
             output = Output(ref.output)
             run = output.run(ref.n)
-            rows.append(summary(run, job_status(output, run)))
+            status = job_status(output, run)
+            if queue is not None and ref.job in of_fleet:
+                status = as_seen_by(view_fleet(queue, [run.job]), status)
+            rows.append(summary(run, status))
         except BeiJobsError as error:
             rows.append(
                 {"job": ref.job, "output": ref.output, "state": "gone", "reason": str(error)}
@@ -45,8 +48,8 @@ def command(broker: str | None, as_json: bool) -> None:
     for row in rows:
         counts = row.get("rows", {"done": 0, "total": 0})
         click.echo(
-            f"{row['job']}  {row['state']:<9}  {counts['done']:>12,} of {counts['total']:<12,}  "
-            f"{redact(row['output'])}"
+            f"{row['job']}  {row['state']:<19}  {counts['done']:>12,} of {counts['total']:<12,}  "
+            f"{row.get('finished') or row.get('started', ''):<20}  {redact(row['output'])}"
         )
     if not rows:
         click.echo("no known jobs", err=True)

@@ -12,8 +12,8 @@ from urllib.parse import unquote
 from fsspec.core import has_magic
 
 from pipeline.errors import InputError, NotFound
-from pipeline.store.backends import info_version
 from pipeline.store.directory import Directory, ObjectInfo, file_info
+from pipeline.store.object_info import info_version
 from pipeline.store.retry import call
 from pipeline.store.uris import absolute, filesystem, is_local, redact
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import JobFailed, NotFound
+from pipeline.output.changed_rows import changed_rows
 from pipeline.output.copies import delete_copies
 from pipeline.output.open_shards import forget_deaths, sweep_pieces
 from pipeline.output.output import Output
@@ -77,6 +78,7 @@ class Manifest:
     space: str
     finished: str
     deduplicated: int = 0  # rows that share the result of another row that this run computed
+    changed: int | None = None  # rows computed again in changed files; None: not known
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -188,6 +190,7 @@ def finalise(output: Output, run: Run, plan: Plan, *, max_failed: str) -> Manife
     except JobFailed as error:
         output.fail(run, error.message, error.hint)
         raise
+    manifest = replace(manifest, changed=changed_rows(output, run, plan, parts))
     output.directory.put(run.path("parts"), to_parquet(parts))
     data = json.dumps(asdict(manifest), indent=1).encode()
     if not output.directory.create(run.path("manifest.json"), data):

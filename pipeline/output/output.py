@@ -7,7 +7,9 @@
     <output>/_bei/runs/<n>/failures/…         one object per failed attempt of a shard
     <output>/_bei/runs/<n>/cancelled.json     the run was cancelled; create-only
     <output>/_bei/runs/<n>/failed.json        the run cannot finish, and why; create-only
+    <output>/_bei/runs/<n>/running/, queued.json  who runs it, see `leases` and `state`
     <output>/_bei/runs/<n>/parts, manifest.json   see `pipeline.output.manifest`
+    <output>/_bei/failed/…                    the last failures, also of submits without a run
     <output>/_bei/quarantine/…                rows that could not be computed, replayable
 
 Redis may lose everything: nothing that it holds decides anything.
@@ -25,6 +27,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import NotFound, OutputConflict, StorageError
+from pipeline.output.failures import note_failure
 from pipeline.output.plan import Plan
 from pipeline.output.run import FORMAT_VERSION, KEYED_FORMAT, RUNS, Run, kept_schema, now
 from pipeline.spec import NOT_IDENTITY, NUMERICS_VERSION, JobSpec, ShardResult, schema_hash
@@ -191,7 +194,10 @@ class Output:
     def fail(self, run: Run, reason: str, hint: str = "") -> bool:
         """Mark a run as failed, with the reason; False if it already was."""
         data = {"at": now(), "reason": reason, "hint": hint}
-        return self.directory.create(run.path("failed.json"), _json(data))
+        created = self.directory.create(run.path("failed.json"), _json(data))
+        if created:
+            note_failure(self.directory, reason, hint, run.n)
+        return created
 
     def failed(self, run: Run) -> dict[str, str] | None:
         """`reason` and `hint` of a failed run; None if it did not fail."""

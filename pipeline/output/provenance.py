@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import platform
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
-
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.engine import Engine
 from pipeline.output.run import Run, now
+from pipeline.output.versions import software_versions
 from pipeline.spec import NUMERICS_VERSION, Shard, ShardResult, schema_hash
 from pipeline.store.uris import redact
-
-_PACKAGES = ("bei-jobs", "torch", "tokenizers", "pyarrow")
 
 
 def of_run(run: Run, engine: Engine, attempt: str) -> dict[str, object]:
@@ -67,15 +62,3 @@ def of_shard(shard: Shard, result: ShardResult, *, resumed: int = 0) -> dict[str
 def _pooling(card: ModelCard) -> str:
     """How tokens become one vector; "" for a classifier."""
     return str(list(card.modules.pooling)) if card.head == "embedding" else ""
-
-
-@cache
-def software_versions() -> dict[str, str]:
-    """The versions of the software that can change an output's bytes."""
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:  # run from a source tree that is not installed
-            versions[name] = "source"
-    return versions

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import OutputConflict
+from pipeline.output.record import Record
 from pipeline.spec import NUMERICS_VERSION, JobSpec, digest
 from pipeline.store.uris import redact
 
@@ -35,11 +36,12 @@ class Run:
     shards: int
     rows: int
     limit: int | None = None
-    skipped: tuple[tuple[str, str], ...] = ()  # URI and reason of each bad file
     created: str = field(default_factory=lambda: now())
     format: int = FORMAT_VERSION
     numerics: int = NUMERICS_VERSION  # of the version that planned it: only that computes it
     matched: int = 0  # rows that were found in earlier parts when it was planned
+    record: Record | None = None  # None: of an earlier version
+    skipped: tuple[tuple[str, str], ...] = ()  # input files left out: URI and reason
 
     @property
     def job(self) -> str:
@@ -62,10 +64,14 @@ class Run:
     def to_json(self) -> dict[str, Any]:
         columns = base64.b64encode(self.columns.serialize()).decode()
         plain = {name: getattr(self, name) for name in (*_PLAIN_FIELDS, "numerics", "matched")}
-        skipped = {"skipped": self.skipped} if self.skipped else {}
         return {
-            **plain, **skipped, "job": self.job, "columns": columns, "spec": self.spec.to_json(),
-        }  # fmt: skip
+            **plain,
+            "job": self.job,
+            "columns": columns,
+            "spec": self.spec.to_json(),
+            **({"record": self.record.to_json()} if self.record else {}),
+            **({"skipped": [list(each) for each in self.skipped]} if self.skipped else {}),
+        }
 
     @classmethod
     def from_json(cls, output: str, data: dict[str, Any]) -> Run:
@@ -87,7 +93,9 @@ class Run:
         if type(plain["numerics"]) is not int or plain["numerics"] < 1:
             raise ValueError(f"numerics is {plain['numerics']!r}")
         plain["matched"] = int(data.get("matched", 0))
-        plain["skipped"] = tuple((uri, reason) for uri, reason in data.get("skipped", ()))
+        record = data.get("record")
+        plain["record"] = None if record is None else Record.from_json(record)
+        plain["skipped"] = tuple((str(uri), str(reason)) for uri, reason in data.get("skipped", ()))
         return cls(
             **{**plain, "output": output}, columns=columns, spec=JobSpec.from_json(data["spec"])
         )
@@ -113,3 +121,13 @@ def kept_schema(spec: JobSpec, columns: pa.Schema) -> pa.Schema:
 def now() -> str:
     """The time in UTC, ISO 8601 to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def seconds_since(time: str) -> float:
+    """Seconds from a time in ISO 8601 until now.
+
+    Raises:
+        ValueError: it is no such time.
+    """
+    then = datetime.fromisoformat(time)
+    return (datetime.now(UTC) - then.replace(tzinfo=then.tzinfo or UTC)).total_seconds()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow.compute as pc
 
+from pipeline.output.failures import Failure, read_failures
 from pipeline.output.manifest import Manifest, newest_finished, read_manifest
 from pipeline.output.open_shards import rows_kept
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.output.run import Run
+from pipeline.output.state import open_state, read_checked
 from pipeline.spec import ShardResult
 
 _REASONS_SHOWN = 3
@@ -24,7 +26,7 @@ class JobStatus:
     `failed_rows`, tokens, seconds and `skipped` are 0 until it is finished.
     """
 
-    state: str  # queued, running, done, failed or cancelled
+    state: str  # queued, running, interrupted, done, failed or cancelled
     shards: int
     shards_done: int
     shards_failed: int
@@ -41,6 +43,11 @@ class JobStatus:
     skipped: int = 0  # files
     reason: str = ""
     hint: str = ""
+    on_queue: bool = False  # of a run that has not ended: its broker knows the state better
+    finished: str = ""  # when the run ended, ISO 8601; "" before, and where nobody said so
+    checked: str = ""  # when a submit last found it complete and unchanged
+    changed: int | None = None  # rows of changed files that were computed again
+    last_failure: Failure | None = None  # of the output
 
     @property
     def final(self) -> bool:
@@ -54,12 +61,40 @@ def job_status(output: Output, run: Run) -> JobStatus:
     That of a finished run comes from its totals, whatever its number of parts; that of any other
     run needs one listing of the output.
     """
+    status = _status(output, run)
+    if status.state == "interrupted":  # or it ended since its last object was looked for
+        status = _status(output, run)
+    return replace(status, last_failure=next(iter(read_failures(output.directory, 1)), None))
+
+
+def past_status(output: Output, run: Run) -> JobStatus:
+    """The status of a run that a later one follows; without counts where it was not finished."""
     if manifest := read_manifest(output, run):
-        return _finished(run, manifest)
+        return _finished(run, manifest, read_checked(output, run))
+    failed = output.failed(run)
+    return JobStatus(
+        state="failed" if failed else "cancelled",
+        shards=run.shards,
+        shards_done=0,
+        shards_failed=0,
+        rows=run.rows,
+        rows_done=0,
+        computed=0,
+        reused=0,
+        reason=failed["reason"] if failed else f"run {run.n + 1} of this output superseded it",
+        hint=failed["hint"] if failed else "",
+        finished=failed["at"] if failed else "",
+    )
+
+
+def _status(output: Output, run: Run) -> JobStatus:
+    if manifest := read_manifest(output, run):
+        return _finished(run, manifest, read_checked(output, run))
     plan = output.plan(run)
     committed = output.committed()
     failures = output.failures(run)
     shards_done = done = reused = 0
+    written = 0.0
     for (part, rows), earlier in zip(
         plan.values("part", "rows"), _in_finished(output, plan), strict=True
     ):
@@ -67,13 +102,9 @@ def job_status(output: Output, run: Run) -> JobStatus:
             shards_done += 1
             done += rows
             reused += rows if earlier else 0
-    state, reason, hint = _ended(output, run) or (
-        "running" if done > reused else "queued",
-        "",
-        "",
-    )
-    return JobStatus(
-        state=state,
+            written = written if earlier else max(written, committed[part].modified)
+    counts = JobStatus(
+        state="",
         shards=len(plan),
         shards_done=shards_done,
         shards_failed=len(failures),
@@ -82,9 +113,12 @@ def job_status(output: Output, run: Run) -> JobStatus:
         computed=done - reused,
         reused=reused,
         kept=rows_kept(output, plan),
-        reason=reason,
-        hint=hint,
     )
+    if ended := _ended(output, run):
+        state, reason, hint, at = ended
+        return replace(counts, state=state, reason=reason, hint=hint, finished=at)
+    open_ = open_state(output, run, computed=done - reused, written=written)
+    return replace(counts, state=open_.state, on_queue=open_.on_queue)
 
 
 def failure_reason(failures: Sequence[ShardResult], shards: int) -> str:
@@ -95,16 +129,18 @@ def failure_reason(failures: Sequence[ShardResult], shards: int) -> str:
     return f"{len(failures)} of {shards} shards failed:\n  " + "\n  ".join(lines)
 
 
-def _ended(output: Output, run: Run) -> tuple[str, str, str] | None:
-    """State, reason and hint of a run that ended without finishing; None for others."""
+def _ended(output: Output, run: Run) -> tuple[str, str, str, str] | None:
+    """State, reason, hint and time of a run that ended without finishing; None for others."""
     if failed := output.failed(run):
-        return "failed", failed["reason"], failed["hint"]
+        return "failed", failed["reason"], failed["hint"], failed["at"]
     if n := output.superseded(run):
-        return "cancelled", f"run {n} of this output superseded it", ""
-    return ("cancelled", "", "") if output.cancelled(run) else None
+        return "cancelled", f"run {n} of this output superseded it", "", ""
+    if not output.cancelled(run):
+        return None
+    return "cancelled", "", "", output.read_json(run.path("cancelled.json")).get("at", "")
 
 
-def _finished(run: Run, manifest: Manifest) -> JobStatus:
+def _finished(run: Run, manifest: Manifest, checked: str) -> JobStatus:
     return JobStatus(
         state="done",
         shards=run.shards,
@@ -120,6 +156,9 @@ def _finished(run: Run, manifest: Manifest) -> JobStatus:
         truncated=manifest.truncated,
         seconds=manifest.seconds,
         skipped=len(run.skipped),
+        finished=manifest.finished,
+        checked=checked,
+        changed=manifest.changed,
     )
 
 

@@ -16,6 +16,7 @@ from pipeline.output.manifest import newest_finished, sweep
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan, make_plan
 from pipeline.output.run import KEYED_FORMAT, Run, kept_schema
+from pipeline.planning.changes import record_of
 from pipeline.planning.check_request import check_request, passing_columns
 from pipeline.planning.choices import planning_choices
 from pipeline.planning.default_output import default_output
@@ -98,6 +99,7 @@ def _prepare_after(
                 format=stored_format,
                 skipped=planned.skipped,
                 matched=_match(request, spec, planned, output, plan, stored_format),
+                record=record_of(output, last, previous.plan, plan),
             ),
             False,
         )

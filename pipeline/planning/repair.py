@@ -16,6 +16,7 @@ from pipeline.output.manifest import read_parts
 from pipeline.output.output import QUARANTINE, Output, quarantine_name
 from pipeline.output.plan import Plan, make_plan
 from pipeline.output.run import Run, now
+from pipeline.planning.changes import record_of
 from pipeline.spec import Cut, schema_hash
 from pipeline.store.uris import redact
 
@@ -41,14 +42,15 @@ def start_repair(output: Output, run: Run) -> tuple[Run, Plan] | None:
     if not failed:
         return None
     output.claim(run.spec, run.columns)
-    plan = _repaired(plan, failed, run)
-    repair = replace(run, n=run.n + 1, plan=plan.digest, created=now())
-    if output.start(repair, plan) is None:
+    repaired = _repaired(plan, failed, run)
+    record = record_of(output, run, plan, repaired)
+    repair = replace(run, n=run.n + 1, plan=repaired.digest, created=now(), record=record)
+    if output.start(repair, repaired) is None:
         raise OutputConflict(
             f"another run of {redact(output.uri)} started meanwhile",
             hint=f"see its status with `bei-jobs status {redact(output.uri)}`, then retry again",
         )
-    return repair, plan
+    return repair, repaired
 
 
 def quarantined_parts(output: Output, plan: Plan) -> int:

@@ -15,12 +15,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import islice
 from stat import S_ISDIR
 from typing import Any, BinaryIO, Protocol, cast
 
 from pipeline.errors import StorageError
+from pipeline.store.object_info import ObjectInfo, object_info, stat_version
 from pipeline.store.uris import filesystem, is_local
 
 # Unfinished files of a local output, relative to its root.
@@ -32,15 +32,6 @@ _NO_HARD_LINKS = frozenset(
 )
 _PAGE_FILES = 1000
 _MEMORY_LOCK = threading.Lock()
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectInfo:
-    """One file of a store at the time of the call."""
-
-    name: str  # relative to the directory it was listed in
-    size: int  # bytes
-    version: str  # ETag, generation, or size, mtime_ns and ctime_ns
 
 
 class Store(Protocol):
@@ -62,11 +53,6 @@ def store_of(root: str) -> Store:
     if protocol == "memory":
         return MemoryStore(root)
     return S3Store(root) if protocol in {"s3", "s3a"} else RemoteStore(root)
-
-
-def stat_version(stat: os.stat_result) -> str:
-    """The version of a local file."""
-    return f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ctime_ns}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +125,7 @@ class LocalStore:
         stat = os.stat(path := os.path.join(self.root, name))
         if S_ISDIR(stat.st_mode):
             raise FileNotFoundError(errno.ENOENT, "a directory, not a file", path)
-        return ObjectInfo(name, stat.st_size, stat_version(stat))
+        return ObjectInfo(name, stat.st_size, stat_version(stat), stat.st_mtime)
 
     def delete(self, name: str) -> None:
         with suppress(FileNotFoundError):
@@ -168,7 +154,8 @@ class LocalStore:
             with suppress(FileNotFoundError):  # deleted since it was listed
                 if entry.is_file():
                     stat = entry.stat()
-                    yield ObjectInfo(folder + entry.name, stat.st_size, stat_version(stat))
+                    version = stat_version(stat)
+                    yield ObjectInfo(folder + entry.name, stat.st_size, version, stat.st_mtime)
 
 
 def _sort_key(entry: os.DirEntry[str]) -> bytes:
@@ -192,7 +179,7 @@ class RemoteStore:
     root: str
 
     def _at(self, name: str) -> tuple[Any, str]:
-        fs, path = filesystem(self.root)
+        fs, path = filesystem(self.root, name)
         return fs, f"{path}/{name}" if name else path
 
     def create(self, name: str, data: bytes | memoryview) -> None:
@@ -213,7 +200,7 @@ class RemoteStore:
         info = fs.info(path)
         if info["type"] != "file":
             raise FileNotFoundError(path)
-        return ObjectInfo(name, info["size"], info_version(info))
+        return object_info(name, info, info["size"])
 
     def delete(self, name: str) -> None:
         fs, path = self._at(name)
@@ -221,15 +208,15 @@ class RemoteStore:
             fs.rm_file(path)
 
     def list(self, prefix: str, recursive: bool, after: str) -> Iterator[list[ObjectInfo]]:
-        fs, root = self._at("")
-        _, base = self._at(prefix.rpartition("/")[0])
+        _, root = self._at("")
+        fs, base = self._at(prefix.rpartition("/")[0])
         try:
             infos = fs.find(base, maxdepth=None if recursive else 1, detail=True)
         except FileNotFoundError:
             return
         names = {path[len(root) :].lstrip("/"): info for path, info in infos.items()}
         yield [
-            ObjectInfo(name, names[name]["size"], info_version(names[name]))
+            object_info(name, names[name], names[name]["size"])
             for name in sorted(names, key=os.fsencode)
             if name.startswith(prefix) and os.fsencode(name) > os.fsencode(after)
         ]
@@ -267,7 +254,7 @@ class S3Store(RemoteStore):
 
         https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
         """
-        fs, root = self._at("")
+        fs, root = filesystem(self.root, prefix)
         bucket, key, _ = fs.split_path(root)
         base = f"{key}/" if key else ""
         request = {"Bucket": bucket, "Prefix": base + prefix}
@@ -278,22 +265,10 @@ class S3Store(RemoteStore):
         while True:
             page = fs.call_s3("list_objects_v2", **request)
             yield [
-                ObjectInfo(item["Key"][len(base) :], item["Size"], info_version(item))
+                object_info(item["Key"][len(base) :], item, item["Size"])
                 for item in page.get("Contents", ())
                 if not item["Key"].endswith("/")  # a "folder" made in a web console
             ]
             if not page.get("IsTruncated"):
                 return
             request["ContinuationToken"] = page["NextContinuationToken"]
-
-
-def info_version(info: dict[str, Any]) -> str:
-    """The version of a file from fsspec's info about it: the store's own tag if there is one."""
-    for key in ("generation", "ETag", "etag", "blob_id"):
-        if tag := info.get(key):
-            return str(tag).strip('"')
-    size = info.get("size", 0)
-    for key in ("mtime", "LastModified", "last_modified", "created"):
-        if (modified := info.get(key)) is not None:
-            return f"{size}-{modified.timestamp() if isinstance(modified, datetime) else modified}"
-    return str(size)

@@ -22,11 +22,10 @@ from pipeline.store.backends import (
     TMP,
     LocalStore,
     MemoryStore,
-    ObjectInfo,
     Store,
-    stat_version,
     store_of,
 )
+from pipeline.store.object_info import ObjectInfo, stat_version
 from pipeline.store.retry import call, failure_kind, forget
 from pipeline.store.uris import absolute, filesystem, is_local, redact, translated
 

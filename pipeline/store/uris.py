@@ -7,11 +7,12 @@ fork refuses to work ("This class is not fork-safe").
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import re
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -27,8 +28,10 @@ from pipeline.errors import (
     StoreFull,
     UsageError,
 )
+from pipeline.store.sections import configured
 
 LOCAL_PROTOCOLS = frozenset({None, "", "file", "local"})
+S3_PROTOCOLS = frozenset({"s3", "s3a"})
 
 # user:password@ in the first segment of a URI; host:port is not one.
 _CREDENTIALS = re.compile(r"[^/:@]*:(?!\d+(/|$))[^@]*@|[^/:@]*:\d+@")
@@ -41,15 +44,12 @@ _DETAIL_MAX_CHARS = 300
 # Only `pipeline.store.retry` retries: botocore's retries, which s3fs would multiply, are off, and
 # s3fs' own in `filesystem`. What has no switch: aiohttp sends a request once more where a kept
 # connection was closed without an answer (RFC 9112).
-_S3_OPTIONS: Mapping[str, Any] = {
-    "config_kwargs": {
-        "retries": {"total_max_attempts": 1},
-        "connect_timeout": 10,  # seconds
-        "read_timeout": 30,  # seconds without a byte
-        "max_pool_connections": 32,
-    }
+_S3_CONFIG: dict[str, Any] = {
+    "retries": {"total_max_attempts": 1},
+    "connect_timeout": 10,  # seconds
+    "read_timeout": 30,  # seconds without a byte
+    "max_pool_connections": 32,
 }
-_OPTIONS: Mapping[str, Mapping[str, Any]] = {"s3": _S3_OPTIONS, "s3a": _S3_OPTIONS}
 
 _NO_CREDENTIALS = frozenset(
     {
@@ -132,32 +132,47 @@ def _redacted_parameter(pair: str) -> str:
     return f"{name}=..." if equals and _SECRET_PARAMETER.search(name) else pair
 
 
-def filesystem(uri: str) -> tuple[Any, str]:
+def filesystem(uri: str, name: str = "") -> tuple[Any, str]:
     """The fsspec filesystem of an absolute `uri` and the path in it.
 
-    Listings are never cached: another process may have written since. Credentials, region and
-    endpoint of S3 are those that botocore finds (`AWS_*`, `AWS_ENDPOINT_URL`, profiles, roles).
+    Its options are those of the section that covers `uri`, or the file `name` below it (see
+    `pipeline.store.sections`). What it leaves open, the client finds: for S3 in `AWS_*`, profiles
+    and roles. fsspec has one filesystem for each set of options, so two accounts share none.
 
     Raises:
-        UsageError: the protocol is unknown, or its package is not installed.
+        UsageError: the protocol is unknown, its package is not installed, or it refuses the
+            options.
     """
     protocol, _ = split_protocol(uri)
     try:
-        fs, path = fsspec.core.url_to_fs(
-            uri, use_listings_cache=False, **_OPTIONS.get(protocol or "file", {})
-        )
+        return _open(uri, configured().options(f"{uri}/{name}"))
     except ImportError as error:
         raise UsageError(
             f"{redact(uri)}: the package that opens {protocol}:// is not installed ({error})",
             hint="install bei-jobs with its extra: s3, gcs or azure",
         ) from error
-    except ValueError as error:
+    except (TypeError, ValueError, KeyError) as error:
+        if protocol not in fsspec.available_protocols():
+            raise UsageError(
+                f"{redact(uri)}: {protocol}:// is not a known kind of store",
+                hint="give a local path, or a URI such as s3://bucket/path or gs://bucket/path",
+            ) from error
         raise UsageError(
-            f"{redact(uri)}: {protocol}:// is not a known kind of store",
-            hint="give a local path, or a URI such as s3://bucket/path or gs://bucket/path",
-        ) from error
-    if protocol in _OPTIONS:
-        fs.retries = 1  # tries, in s3fs' words
+            f"{redact(uri)}: cannot be opened: {_detail(error, uri)}",
+            hint=f"check the options of the store{configured().note(uri)}",
+        ) from None  # whose text may hold an option
+
+
+def _open(uri: str, options: dict[str, Any]) -> tuple[Any, str]:
+    is_s3 = split_protocol(uri)[0] in S3_PROTOCOLS
+    if is_s3:
+        config = copy.deepcopy(_S3_CONFIG)  # botocore adds to it
+        options["config_kwargs"] = {**config, **options.get("config_kwargs", {})}
+    # Listings are never cached: another process may have written since.
+    fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False, **options)
+    if is_s3 and fs.retries != 1:  # tries, in s3fs' words
+        fs.connect()  # so that a wrong option is met here, and not by a request
+        fs.retries = 1
     return fs, path
 
 
@@ -178,7 +193,7 @@ def translated(uri: str, note: str = "") -> Iterator[None]:
     except BeiJobsError:
         raise
     except Exception as error:
-        translation = _translate(error, redact(uri), note, local=is_local(uri))
+        translation = _translate(error, uri, note)
         if translation is None:
             raise
         # A traceback refers to its frames and their callers. An exception that is also a local
@@ -191,24 +206,26 @@ def translated(uri: str, note: str = "") -> Iterator[None]:
             del translation
 
 
-def _translate(error: Exception, uri: str, note: str, *, local: bool) -> StorageError | None:
+def _translate(error: Exception, uri: str, note: str) -> StorageError | None:
     code, _ = store_answer(error)
+    shown = redact(uri)
     if isinstance(error, FileNotFoundError) or code in {"NoSuchBucket", "NoSuchKey", "404"}:
         problem = "its bucket does not exist" if code == "NoSuchBucket" else "does not exist"
-        return NotFound(f"{uri}: {problem}{note}", hint="check the spelling, or create the bucket")
+        hint = f"check the spelling, or create the bucket{configured().note(uri)}"
+        return NotFound(f"{shown}: {problem}{note}", hint=hint)
     if _is_refusal(error, code):
         # The store's own message may contain an account or a request; the code is enough.
         return AccessDenied(
-            f"{uri}: access denied ({code or _reason(error)}){note}", hint=_access_hint(local)
+            f"{shown}: access denied ({code or _reason(error)}){note}", hint=_access_hint(uri)
         )
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return StoreFull(
-            f"{uri}: no space left ({error.strerror}){note}",
+            f"{shown}: no space left ({error.strerror}){note}",
             hint="free some space and run the same command again; committed parts are kept",
         )
     if isinstance(error, OSError) or _library(error) in _CLIENT_LIBRARIES:
         what = f"the store answered {code}" if code else type(error).__name__
-        return StorageError(f"{uri}: {what}: {_detail(error)}{note}", hint=_retry_hint(local))
+        return StorageError(f"{shown}: {what}: {_detail(error, uri)}{note}", hint=_retry_hint(uri))
     return None
 
 
@@ -247,25 +264,28 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or type(error).__name__
 
 
-def _detail(error: Exception) -> str:
+def _detail(error: Exception, uri: str) -> str:
     text = getattr(error, "strerror", None) or str(error)  # without "[Errno 16]"
-    text = _URI_IN_TEXT.sub(lambda match: redact(match.group()), text)
+    text = _URI_IN_TEXT.sub(lambda match: redact(match.group()), configured().scrub(uri, text))
     return " ".join(text.split())[:_DETAIL_MAX_CHARS]
 
 
-def _access_hint(local: bool) -> str:
-    if local:
+def _access_hint(uri: str) -> str:
+    if is_local(uri):
         return "check the owner and mode of the file and of the directories above it"
+    variables = " (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or a role)"
+    where = "" if configured().section(uri) else variables
     return (
-        "check the credentials (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or "
-        "a role) and that they may list, read and write there"
+        f"check the credentials{where} and that they may list, read and write there"
+        f"{configured().note(uri)}"
     )
 
 
-def _retry_hint(local: bool) -> str:
-    if local:
+def _retry_hint(uri: str) -> str:
+    if is_local(uri):
         return "check the disk, then run the same command again to resume"
+    where = "" if configured().section(uri) else " (S3: AWS_ENDPOINT_URL)"
     return (
-        "check the network and the endpoint (S3: AWS_ENDPOINT_URL), "
-        "then run the same command again to resume"
+        f"check the network and the endpoint{where}, then run the same command again to resume"
+        f"{configured().note(uri)}"
     )

@@ -185,7 +185,9 @@ def test_a_job_stops_when_the_program_that_submitted_it_ends(
         assert program.returncode == 0
         assert "stopping a job" in err
         until(lambda: not job_processes(), "the job to stop")
-    assert bei_jobs.job(output).status().state == "queued"
+    assert bei_jobs.job(output).status().state == "interrupted"
+    with pytest.raises(bei_jobs.Interrupted, match="stopped: 0 of 20 rows"):
+        bei_jobs.job(output).wait()
 
 
 def test_a_job_runs_to_its_end_when_the_program_that_submitted_it_is_killed(

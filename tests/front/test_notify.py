@@ -66,7 +66,10 @@ def test_one_line_is_said_when_the_run_is_planned_and_no_process_holds_on_to_it(
     out, err = process.communicate()
     assert process.returncode == 0, err
     summary = json.loads(out)
-    assert said == {key: summary[key] for key in ("job", "output", "run")} | {"broker": None}
+    assert said == {key: summary[key] for key in ("job", "output", "run")} | {
+        "broker": None,
+        "stores": None,
+    }
 
 
 def test_a_run_that_cannot_be_planned_closes_without_a_line(

@@ -58,6 +58,7 @@ def test_jobs_finish_after_a_worker_was_killed_and_redis_forgot_everything(
     doomed = fleet.start()
     job = submit_slow(fleet, slow, first)
     until(lambda: fleet.leases(job), "a span under way")
+    until(lambda: fleet.state(first) == "running", "the store alone to say so")
     doomed.kill()
     assert len(parts(first)) < 4  # it died in the middle of the job
     survivor = fleet.start()

@@ -16,6 +16,7 @@ from pipeline.output.output import Output
 
 SUMMARY = {
     "job", "output", "run", "state", "shards", "rows", "tokens", "truncated", "seconds", "model",
+    "started", "finished", "checked", "by", "versions", "files", "changes", "last_failure",
 }  # fmt: skip
 
 
@@ -111,7 +112,7 @@ def test_an_interrupted_submit_reports_how_far_it_came(
 ) -> None:
     outcome = stopped(corpus, output, monkeypatch, submit)
     assert outcome.code == 130
-    reported = summarized(outcome, "running")
+    reported = summarized(outcome, "interrupted")
     assert reported["rows"] == {
         "total": 20, "done": 10, "computed": 10, "reused": 0, "deduplicated": 0, "failed": 0,
     }  # fmt: skip

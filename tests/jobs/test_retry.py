@@ -161,7 +161,7 @@ def test_readers_see_the_old_rows_until_the_repair_is_done(
 
     queued = bei("retry", output, "--broker", redis_url, "--json")
 
-    assert (queued.code, queued.json["state"], queued.json["run"]) == (0, "queued", 2)
+    assert (queued.code, queued.json["state"], queued.json["run"]) == (0, "waiting for workers", 2)
     assert queued.json["shards"] == {"total": 3, "done": 2, "failed": 0}
     assert bei("files", output).out == listed
     assert bei("verify", output).code == 0

@@ -274,7 +274,7 @@ def long_corpus(tmp_path: Path) -> Path:
 
 
 def stopped_after_first_parts(
-    corpus: Path, output: Path, signum: signal.Signals
+    bei: Bei, corpus: Path, output: Path, signum: signal.Signals
 ) -> tuple[int, str]:
     """Submit in a process of its own and stop it as soon as something is committed."""
     words = (*LOCAL, "--rows-per-shard", 10, "--output", output)
@@ -284,6 +284,7 @@ def stopped_after_first_parts(
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < until, "no part within a minute"
         time.sleep(0.005)
+    assert bei("status", output, "--json").json["state"] == "running"
     process.send_signal(signum)
     out, err = process.communicate(timeout=60)
     assert "Traceback" not in err, err
@@ -295,7 +296,7 @@ def test_a_job_stopped_in_the_middle_resumes_with_the_same_command(
     submit: Bei, bei: Bei, long_corpus: Path, tmp_path: Path, signum: signal.Signals
 ) -> None:
     out = tmp_path / "out"
-    code, printed = stopped_after_first_parts(long_corpus, out, signum)
+    code, printed = stopped_after_first_parts(bei, long_corpus, out, signum)
     if signum is signal.SIGKILL:
         assert code == -signal.SIGKILL
     else:
@@ -306,7 +307,7 @@ def test_a_job_stopped_in_the_middle_resumes_with_the_same_command(
     assert 0 < committed < 150, "it was not stopped in the middle"
     assert bei("files", out).code == 1
     status = bei("status", out, "--json").json
-    assert (status["state"], status["rows"]["done"]) == ("running", committed * 10)
+    assert (status["state"], status["rows"]["done"]) == ("interrupted", committed * 10)
     done = submit(long_corpus, "--output", out, "--json")
     assert rows_of(done) == (1500, 1500 - committed * 10, committed * 10)
     assert ids(bei, out) == expected_ids(1500, 0)

@@ -17,7 +17,7 @@ from corpora import TINY, write_parquet
 from fixtures_redis import RedisServer
 from planned import Job, MakeHandler, MakeJob
 
-from pipeline.errors import OutputConflict, StorageError
+from pipeline.errors import BeiJobsError, OutputConflict, StorageError, UsageError
 from pipeline.output.output import MAX_ATTEMPTS, Output
 from pipeline.output.part_file import read_info
 from pipeline.output.plan import Span
@@ -247,11 +247,12 @@ def texts_of(job: Job, rows: list[int]) -> list[str]:
     return [texts[row] for row in rows]
 
 
+@pytest.mark.parametrize("kind", [StorageError, UsageError])  # the latter: options it refuses
 def test_a_store_that_cannot_be_reached_costs_no_attempt(
-    job: Job, handler: MessageHandler, monkeypatch: pytest.MonkeyPatch
+    job: Job, handler: MessageHandler, monkeypatch: pytest.MonkeyPatch, kind: type[BeiJobsError]
 ) -> None:
     def refuse(*_: object) -> None:
-        raise StorageError("the bucket is on fire")
+        raise kind("the bucket is on fire")
 
     with monkeypatch.context() as broken:
         broken.setattr(Output, "commit", refuse)

@@ -19,6 +19,7 @@ import fsspec
 
 from pipeline.encoder.checkpoint.archive import is_wanted, unpack
 from pipeline.errors import CheckpointError
+from pipeline.store.sections import configured
 from pipeline.store.uris import redact
 
 _URI = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
@@ -102,10 +103,11 @@ def _store_errors(uri: str) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:  # every store has exceptions of its own
+        text = configured().scrub(uri, reason(error))
         raise CheckpointError(
-            f"{_bare(uri)} could not be read: {type(error).__name__}: {reason(error)}",
-            hint="check the URI and the credentials; gs:// needs gcsfs, az:// adlfs, s3:// s3fs, "
-            "https:// aiohttp",
+            f"{_bare(uri)} could not be read: {type(error).__name__}: {text}",
+            hint=f"check the URI and the credentials{configured().note(uri)}; gs:// needs gcsfs, "
+            "az:// adlfs, s3:// s3fs, https:// aiohttp",
         ) from error
 
 
@@ -118,7 +120,7 @@ def _bare(uri: str) -> str:
 def _version(uri: str) -> list[str]:
     """The files' names, sizes and versions as the store lists them now."""
     with _store_errors(uri):
-        fs, path = fsspec.core.url_to_fs(uri)
+        fs, path = fsspec.core.url_to_fs(uri, **configured().options(uri))
         listing = {path: fs.info(path)} if is_archive(uri) else fs.find(path, detail=True)
         return sorted(_identity(info) for info in listing.values())
 
@@ -135,7 +137,7 @@ def download_files(uri: str, target: Path, scratch: Path) -> None:
     Raises:
         CheckpointError: there is no checkpoint at the URI, or its archive is unsafe or damaged.
     """
-    fs, path = fsspec.core.url_to_fs(uri)
+    fs, path = fsspec.core.url_to_fs(uri, **configured().options(uri))
     if is_archive(uri):
         archive = scratch / "archive"
         fs.get_file(path, str(archive))

@@ -431,8 +431,7 @@ DATA = bytes(range(256)) * 40_000  # 10 MB: more than one range of a sequential 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that is silent for a second has failed."""
-    config = {**uris._S3_OPTIONS["config_kwargs"], "read_timeout": 1}
-    monkeypatch.setitem(uris._OPTIONS, "s3", {"config_kwargs": config})  # type: ignore[arg-type]
+    monkeypatch.setitem(uris._S3_CONFIG, "read_timeout", 1)
 
 
 @pytest.mark.parametrize("sequential", [True, False])

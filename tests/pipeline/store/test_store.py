@@ -483,3 +483,12 @@ def test_local_paths_become_absolute_and_plain(monkeypatch: Any, tmp_path: Path)
 def test_an_unknown_kind_of_store_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="nosuch://"):
         Directory("nosuch://bucket/out").probe()
+
+
+def test_every_store_says_when_a_file_was_written_last(store_uri: str) -> None:
+    directory = Directory(store_uri)
+    directory.put("lease", b"1")
+    directory.put("lease", b"2")
+    (listed,) = directory.list()
+    for info in (listed, directory.info("lease")):
+        assert abs(time.time() - info.modified) < 60
