@@ -20,6 +20,7 @@ from workers.device_counters import new_counters
 from workers.devices import device_choices, find_devices, fleet_choices
 from workers.foreground import all_reused, remember, run_in_foreground
 from workers.local import open_devices
+from workers.logs import set_context
 from workers.metrics import metrics_served
 from workers.settings import Settings, load_settings
 
@@ -50,6 +51,7 @@ def submit(
 
     def plan() -> Prepared:
         prepared = prepare(request, settings.cache_dir)
+        set_context(job=prepared.run.job)
         notify(settings.notify_fd, prepared.run, broker_url)
         display.show_choices(prepared.choices)
         display.show_skipped(prepared.run.skipped)

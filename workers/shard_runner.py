@@ -174,9 +174,7 @@ class ShardRunner:
             index = next(i for i in indexes if i in open_shards)
             trial = open_shards[index].trial()
             assert trial is not None
-            logger.info(
-                "trying %s of %s", _amount(trial), trial.shard, extra={"shard": trial.shard.id}
-            )
+            logger.info("trying %s of %s", _amount(trial), trial.shard)
             return self._order([index], {index: trial})
         if alone := [i for i in todo if i in open_shards and open_shards[i].losses]:
             return self._order(alone[:1], works)
@@ -242,10 +240,8 @@ class ShardRunner:
         places = in_flight.places()
         index_of = dict(zip(self._ids(order.indexes), order.indexes, strict=True))
         who = in_words(places, [self._plan.shard(index_of[shard]) for shard in places])
-        logger.error(
-            "job %s: %s: %s %s", self._run.job, self._device.device, who, reason,
-            extra={"device": self._device.device, "shard": " ".join(places)},
-        )  # fmt: skip
+        shards, device = {"shard": " ".join(places)}, self._device.device
+        logger.error("job %s: %s: %s %s", self._run.job, device, who, reason, extra=shards)
         record_death(self._output, self._run, order.attempt, Death(places, reason))
         self._deaths += 1
         if self._deaths >= _MAX_DEATHS:

@@ -31,7 +31,8 @@ def test_a_submit_says_everything_as_json(tmp_path: Path) -> None:
     assert done.returncode == 0, err
     assert "4 of 4" in out
     said = events(err)
-    assert any(event["message"].startswith("precision ") for event in said)
+    (chosen,) = [event for event in said if event["message"].startswith("precision ")]
+    assert chosen["job"] in out
     warnings = [event["message"] for event in said if event["level"] == "warning"]
     assert [message.partition(":")[0] for message in warnings] == ["--notify", "--notify"]
 
