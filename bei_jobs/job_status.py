@@ -30,7 +30,7 @@ class Rows:
     done: int
     computed: int
     reused: int
-    deduplicated: int
+    deduplicated: int = 0
     failed: int
 
 

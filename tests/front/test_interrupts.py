@@ -179,8 +179,9 @@ def test_a_job_stops_when_the_program_that_submitted_it_ends(
     busy: Busy,
     job_processes: Processes,
 ) -> None:
+    waits = "import time\nwhile 'waiting for process' not in job.log(): time.sleep(0.02)\n"
     with busy(output):
-        program = python(SUBMIT, corpus, tiny["model"])
+        program = python(SUBMIT + waits, corpus, tiny["model"])
         _, err = program.communicate()
         assert program.returncode == 0
         assert "stopping a job" in err
