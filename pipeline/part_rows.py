@@ -56,18 +56,16 @@ class RowBuilder:
         """The output rows of a block, or of what is there of it."""
         block = computed.block
         of = block.results
-        results = self._computed(computed)
-        if computed.complete:
-            self._duplicates.store(block.number, results)
-        count = len(results)
-        if of.plain:
-            new = computed.rows
-        else:
+        results = own = self._computed(computed)
+        new = computed.rows
+        if not of.plain:
             # What is copied is added with the last rows of the block.
             new = np.full(len(of.keys), computed.complete)
-            own = of.source < count
-            new[own] = computed.rows[of.source[own]]
-            results = self._with_copies(results, of, computed.complete)
+            here = of.source < len(own)
+            new[here] = computed.rows[of.source[here]]
+            results = self._with_copies(own, of, computed.complete)
+        if computed.complete:
+            self._duplicates.store(block.number, own)
         failed = results["error"].is_valid().to_numpy(zero_copy_only=False)
         return OutputRows(self._table(block, results), new, failed, of.origin)
 

@@ -55,7 +55,7 @@ class Copies:
         known = np.flatnonzero(self.source >= 0)
         source, row = self.source[known], self.row[known]
         follows = (np.diff(known) == 1) & (np.diff(source) == 0) & (np.diff(row) == 1)
-        starts = np.flatnonzero(np.concatenate([[True], ~follows]))
+        starts = np.flatnonzero(np.concatenate([np.ones(min(1, known.size), np.bool_), ~follows]))
         counts = np.diff(np.append(starts, known.size))
         columns = (known[starts], counts, source[starts], row[starts])
         arrays = [pa.array(values, pa.int32()) for values in columns]

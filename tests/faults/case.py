@@ -58,6 +58,7 @@ class Case:
     jobs: list[Job] = field(default_factory=list)
     proxies: list[Proxy] = field(default_factory=list)
     struck_at: float = 0.0
+    patience: float = PATIENCE_S  # how long a job may take
 
     @cached_property
     def outside(self) -> Path:
@@ -187,11 +188,11 @@ class Case:
                 return ""
             return f"failed: {failed['reason']} ({failed['hint']})" if failed else ""
 
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + self.patience
         while not (state := end()):
             if time.monotonic() > deadline:
                 self.line.marks["P"] = BROKEN
-                raise Violation("P", f"no end after {PATIENCE_S:.0f} s\n{self.logs()}")
+                raise Violation("P", f"no end after {self.patience:.0f} s\n{self.logs()}")
             time.sleep(POLL_S)
         if state == "done" and self.struck_at:
             later = [t for t in (job.watch.times if job.watch else []) if t > self.struck_at]

@@ -109,6 +109,7 @@ STORES: list[tuple[str, Callable[[], Fault], bool]] = [
 QUICK = {"answers of commits are lost"}
 
 
+@pytest.mark.timeout(700)
 @pytest.mark.parametrize(
     ("fault", "lasting"),
     [
@@ -118,6 +119,7 @@ QUICK = {"answers of commits are lost"}
 )
 def test_the_store_answers(case: Case, s3: Any, fault: Callable[[], Fault], lasting: bool) -> None:
     """A lasting fault is there until the job ends; the others go away."""
+    case.patience = 600.0  # where half of all requests are refused, all of them slow down
     paused = case.pause_at("mid-shard")
     case.start(AWS_ACCESS_KEY_ID=WORKERS_KEY, **paused.environment)
     job = case.submit(output=f"s3://{s3.make_bucket()}/vectors")

@@ -1,0 +1,93 @@
+"""Where results come from: whatever is held, dropped or copied, every row gets its own."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.known_rows import Duplicates, KnownRows, RowResults
+from pipeline.output.copies import Copies
+
+
+class NoParts:
+    """No earlier part holds a row."""
+
+    def copies(self, *_: object) -> list[Any]:
+        return []
+
+
+def results(texts: list[str]) -> pa.Table:
+    values = {"text": texts, "result": [f"of {text}" for text in texts]}
+    return pa.table(values, pa.schema([("text", pa.string()), ("result", pa.string())]))
+
+
+def found(of: RowResults, own: pa.Table, duplicates: Duplicates) -> list[str]:
+    """The result of each row, as a builder of rows looks it up."""
+    assert of.earlier is not None
+    later = [duplicates.results(int(n)).slice(int(row), 1) for n, row in of.earlier]
+    table = pa.concat_tables([own, *later])
+    taken: list[str] = table["result"].take(pa.array(of.source)).to_pylist()
+    return taken
+
+
+Texts = st.lists(st.integers(0, 12).map(str), max_size=12)
+
+
+@settings(deadline=None)
+@given(st.lists(Texts, max_size=25), st.integers(0, 3), st.sampled_from([0, 2000, 10**9]))
+def test_every_row_gets_the_result_of_its_text(
+    blocks: list[list[str]], behind: int, limit: int
+) -> None:
+    duplicates = Duplicates(limit)
+    known = KnownRows(("text",), NoParts(), duplicates)  # type: ignore[arg-type]
+    waiting: deque[tuple[int, list[str], RowResults]] = deque()
+    computed: list[str] = []
+
+    def finish() -> None:
+        number, texts, of = waiting.popleft()
+        new = [texts[row] for row in of.computed]
+        computed.extend(new)
+        own = results(new)
+        assert found(of, own, duplicates) == [f"of {text}" for text in texts]
+        duplicates.store(number, own)
+
+    for number, texts in enumerate(blocks):
+        rows = pa.record_batch({"text": pa.array(texts, pa.large_string())})
+        waiting.append((number, texts, known.resolve(number, [(None, 0, rows)])))  # type: ignore[list-item]
+        if len(waiting) > behind:
+            finish()
+    while waiting:
+        finish()
+    if limit == 10**9:
+        assert len(computed) == len(set(computed))
+
+
+def test_blocks_of_an_attempt_that_ended_are_not_referred_to() -> None:
+    duplicates = Duplicates()
+    rows = pa.record_batch({"text": pa.array(["a", "b"], pa.large_string())})
+    for _ in range(2):  # the first attempt dies before its block is computed
+        known = KnownRows(("text",), NoParts(), duplicates)  # type: ignore[arg-type]
+        of = known.resolve(0, [(None, 0, rows)])  # type: ignore[list-item]
+        assert len(of.computed) == 2
+    duplicates.store(0, results(["a", "b"]))
+    known = KnownRows(("text",), NoParts(), duplicates)  # type: ignore[arg-type]
+    assert len(known.resolve(0, [(None, 0, rows)]).computed) == 0  # type: ignore[list-item]
+
+
+@given(st.lists(st.tuples(st.integers(-1, 3), st.integers(0, 5)), min_size=1, max_size=60))
+def test_copies_come_back_as_they_were_stored(pairs: list[tuple[int, int]]) -> None:
+    source = np.array([source for source, _ in pairs], dtype=np.int32)
+    row = np.array([row for _, row in pairs], dtype=np.int32)
+    sources = tuple(("s3://b/o" * (n % 2), f"part-{n}") for n in range(4))
+
+    back = Copies.from_bytes(Copies(sources, source, row).to_bytes(), len(pairs))
+
+    assert back.sources == sources
+    assert back.source.tolist() == source.tolist()
+    there = source >= 0
+    assert back.row[there].tolist() == row[there].tolist()
