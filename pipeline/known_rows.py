@@ -100,7 +100,7 @@ class Duplicates:
     def begin(self) -> None:
         """Another attempt begins, whose blocks count from 0; forget those without results."""
         with self._lock:
-            for block in [block for block in self._keys if block not in self._results]:
+            for block in [block for block in self._keys if block not in self]:
                 self._forget(block)
             self._evicted.clear()
             self._results = {block: self._results[block] for block in self._keys}
@@ -129,6 +129,10 @@ class Duplicates:
             for evicted in self._evicted.pop(number, ()):
                 self._results.pop(evicted, None)
 
+    def __contains__(self, number: int) -> bool:
+        """Whether the results of a block are held."""
+        return number in self._results
+
     def results(self, number: int) -> pa.Table:
         """The results of a block that `find` named."""
         return self._results[number]
@@ -139,7 +143,7 @@ class Duplicates:
 
     def _bytes(self) -> int:
         keys = sum(len(keys) for keys in self._keys.values())
-        held = sum(self._results[one].nbytes for one in self._keys if one in self._results)
+        held = sum(self._results[one].nbytes for one in self._keys if one in self)
         return int(held + keys * _KEY_BYTES)
 
 

@@ -177,6 +177,16 @@ def test_a_file_put_back_before_the_run_is_finished_costs_nothing(
     assert night() == {"computed": 1, "reused": 239}
 
 
+def test_rows_of_a_run_that_failed_are_taken(submit: Bei, tmp_path: Path) -> None:
+    corpus = write_parquet(tmp_path / "in/a.parquet")
+    words = (corpus.parent, "--max-failed-rows", 0)
+    assert submit(*words).code == 0
+    write_parquet(tmp_path / "in/b.parquet", 30, seed=1, text=[None, *texts(29, seed=1)])
+    assert submit(*words).code == 1  # its parts are there, but no manifest lists them
+    change(tmp_path / "in/b.parquet", r0="mended")
+    assert counted(submit(*words, "--json")) == {"computed": 1, "reused": 49}
+
+
 def test_rows_of_another_output_are_taken_on_request(
     submit: Bei, bei: Bei, folder: Path, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.known_rows import Duplicates, KnownRows, RowResults
 from pipeline.output.copies import Copies
+from pipeline.row_keys import row_keys
 
 
 class NoParts:
@@ -65,6 +66,21 @@ def test_every_row_gets_the_result_of_its_text(
         finish()
     if limit == 10**9:
         assert len(computed) == len(set(computed))
+
+
+def test_what_is_held_for_duplicates_is_bounded() -> None:
+    duplicates = Duplicates(100_000)
+    known = KnownRows(("text",), NoParts(), duplicates)  # type: ignore[arg-type]
+    for block in range(50):
+        texts = [f"{block} {row}" for row in range(100)]
+        rows = pa.record_batch({"text": pa.array(texts, pa.large_string())})
+        known.resolve(block, [(None, 0, rows)])  # type: ignore[list-item]
+        duplicates.store(block, results(texts))
+
+    assert duplicates.find(row_keys(rows, ("text",))[0].as_py()) is not None
+    held = [n for n in range(50) if n in duplicates]
+    assert 2 <= len(held) <= 5
+    assert held[-1] == 49
 
 
 def test_blocks_of_an_attempt_that_ended_are_not_referred_to() -> None:
