@@ -27,6 +27,7 @@ from pipeline.spec import JobSpec, ShardResult
 from pipeline.store.uris import redact
 from workers.known_jobs import JobRef, KnownJobs, output_lock
 from workers.local import LocalDevice, LocalRun, compute_missing
+from workers.rates import Rates, Stopwatch
 from workers.settings import Settings
 
 # How often the store is asked whether the run was cancelled or replaced.
@@ -84,6 +85,7 @@ class _Tally:
     truncated: int = 0
     failed_rows: int = 0
     failures: list[ShardResult] = field(default_factory=list)
+    watch: Stopwatch = field(default_factory=Stopwatch)
 
     @classmethod
     def of(cls, output: Output, plan: Plan) -> _Tally:
@@ -138,6 +140,9 @@ def run_in_foreground(
             error = stopped
         finally:
             observer.ended()
+        if error is None:
+            names = [device.device for device in devices]
+            Rates(settings.state_dir).remember(run.spec.space, names, tally.watch.rate())
         status = _with_counts(job_status(output, run), tally, time.monotonic() - started)
     return Outcome(status, error)
 
@@ -160,7 +165,12 @@ def _run_to_end(
 
     def on_batch(rows: int, tokens: int) -> None:
         tally.batched += rows
+        tally.watch.add(tokens)
         observer.batch(rows, tokens)
+
+    def on_choices(choices: Choices) -> None:
+        tally.watch.loaded()
+        observer.chose(not_set_by_user(choices, run.spec))
 
     with _stoppable(observer.stopping) as stop:
         for _ in range(MAX_ATTEMPTS):
@@ -169,7 +179,7 @@ def _run_to_end(
                     devices,
                     lambda unwanted=unwanted: stop.is_set() or unwanted.is_set(),  # type: ignore[misc]
                     on_batch,
-                    lambda choices: observer.chose(_not_set_by_user(choices, run.spec)),
+                    on_choices,
                     prepared.card,
                 )
                 for result in compute_missing(output, run, plan, local):
@@ -184,7 +194,7 @@ def _run_to_end(
     )
 
 
-def _not_set_by_user(choices: Choices, spec: JobSpec) -> Choices:
+def not_set_by_user(choices: Choices, spec: JobSpec) -> Choices:
     """The choices that the user left to the engine."""
     set_by_user = {
         "precision": spec.precision != "auto",
