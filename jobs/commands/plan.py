@@ -167,9 +167,9 @@ def _page(
         )
     yield from _bars(found.lengths)
     yield (
-        f"texts     {_share(found.truncated, found.rows)} truncated, "
-        f"{_share(found.blank, found.rows)} blank, "
-        f"{_share(found.deduplicated, found.rows)} duplicates"
+        f"texts     {_share(found.truncated, found.rows)} truncated; of {found.read:,} in new and "
+        f"changed files {_share(found.blank, found.read)} blank, "
+        f"{_share(found.deduplicated, found.read)} duplicates"
     )
     yield f"shards    {found.shards:,}, {found.missing:,} to write; {_size(found.bytes)} in all"
     if rate is not None and seconds is not None:

@@ -35,6 +35,8 @@ from pipeline.tasks import find_task, make_task
 _BLOCK_ROWS = 16_384
 # Shards of which the kept columns are read to know their size, and how many rows.
 _KEPT_SHARDS, _KEPT_ROWS = 4, 1024
+# What a part describes itself with.
+_PART_BYTES = 5 << 10
 # A sample of long texts has fewer rows.
 _SAMPLE_BYTES, _SAMPLE_READ_ROWS = 64 << 20, 1024
 # Parts that are read at once, and whose good rows are remembered, one byte a row.
@@ -75,6 +77,7 @@ class Estimate:
 
     files: FileChanges
     rows: int
+    read: int  # rows of shards without a part
     computed: int
     reused: int
     deduplicated: int
@@ -85,7 +88,7 @@ class Estimate:
     tokens_computed: int  # of the rows that would be computed
     exact: bool  # whether every text was tokenized
     truncated: int
-    blank: int  # rows of new and changed files without text
+    blank: int  # rows without text, of those that are read
     lengths: tuple[tuple[int, int], ...]  # at most so many tokens, rows to compute; ascending
     shards: int
     missing: int  # shards without a part
@@ -130,6 +133,7 @@ def estimate(
     return Estimate(
         files=FileChanges.between(draft.previous.plan, plan),
         rows=plan.rows,
+        read=totals.rows,
         computed=totals.computed,
         reused=totals.reused + _total(there, "rows") - failed,
         deduplicated=totals.deduplicated,
@@ -144,7 +148,7 @@ def estimate(
         lengths=totals.lengths,
         shards=len(plan),
         missing=len(missing),
-        bytes=_total(there, "bytes") + _new_bytes(draft, totals.rows),
+        bytes=_total(there, "bytes") + _new_bytes(draft, len(missing), totals.rows),
         sample=sample,
     )
 
@@ -253,7 +257,7 @@ def _total(parts: pa.Table, name: str) -> int:
     return int(pc.sum(parts[name]).as_py() or 0)
 
 
-def _new_bytes(draft: Draft, rows: int) -> int:
+def _new_bytes(draft: Draft, parts: int, rows: int) -> int:
     """Estimated bytes of the parts to come: as in the last finished run, or by their columns."""
     if not rows:
         return 0
@@ -261,7 +265,8 @@ def _new_bytes(draft: Draft, rows: int) -> int:
     if finished and finished[0].kept == kept_schema(draft.spec, draft.schema):
         return round(finished[1].bytes / finished[1].rows * rows)
     task = find_task(draft.spec.task)
-    return round((task.row_bytes(draft.request, draft.card) + _kept_bytes(draft)) * rows)
+    row_bytes = task.row_bytes(draft.request, draft.card) + _kept_bytes(draft)
+    return round(row_bytes * rows) + parts * _PART_BYTES
 
 
 def _kept_bytes(draft: Draft) -> float:
