@@ -28,6 +28,7 @@ from bei_jobs.errors import StoreFull as StoreFull
 from bei_jobs.errors import UsageError as UsageError
 from bei_jobs.job_handle import Job as Job
 from bei_jobs.job_handle import job as job
+from bei_jobs.job_handle import plan as plan
 from bei_jobs.job_handle import submit as submit
 from bei_jobs.job_status import JobStatus as JobStatus
 from bei_jobs.options import SubmitOptions as SubmitOptions

@@ -155,6 +155,32 @@ class Job:
             return run(*command, self.output)
 
 
+def plan(
+    inputs: PathLike | Sequence[PathLike],
+    *,
+    exact: bool = False,
+    price_per_hour: float | None = None,
+    **options: Unpack[SubmitOptions],
+) -> dict[str, Any]:
+    """What `submit` with the same inputs and options would do and cost; nothing is written.
+
+    Args:
+        inputs: files, directories, globs, URIs.
+        exact: tokenize every text, however many there are.
+        price_per_hour: of this machine.
+        options: of `submit`.
+
+    Returns:
+        The JSON object of `bei-jobs plan --json`.
+
+    Raises:
+        BeiJobsError: what `submit` would raise before it starts.
+    """
+    words = ["--exact"] if exact else []
+    words += [] if price_per_hour is None else [f"--price-per-hour={price_per_hour}"]
+    return ask("plan", *words, *submit_words(inputs, options), broker=options.get("broker"))
+
+
 def submit(inputs: PathLike | Sequence[PathLike] = (), **options: Unpack[SubmitOptions]) -> Job:
     """Plan a job and start it: `bei-jobs submit`, in a process of its own.
 

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 #: `bei-jobs --help` and `status` must not wait for what only `submit` needs.
 COMMANDS = {
     "submit": "Run a job on this machine or on a broker's queue.",
+    "plan": "Say what a submit would do and cost, and write nothing.",
     "list": "List the jobs of this machine or of a broker.",
     "status": "Show the status of a job.",
     "history": "Show the runs of an output: when, by whom, and what changed.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -32,13 +32,18 @@ def record_json(run: Run, status: JobStatus) -> dict[str, Any]:
         "versions": dict(record.versions) if record else {},
         "files": {
             "total": run.files,
-            "skipped": [{"uri": redact(uri), "reason": reason} for uri, reason in run.skipped],
+            "skipped": skipped_json(run.skipped),
         },
         "changes": _changes_json(record.changes, status) if record else None,
         "last_failure": None
         if failure is None
         else {name: asdict(failure)[name] for name in ("at", "reason", "hint")},
     }
+
+
+def skipped_json(skipped: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    """The bad files of a run, by URI and reason."""
+    return [{"uri": redact(uri), "reason": reason} for uri, reason in skipped]
 
 
 def record_lines(run: Run, status: JobStatus) -> Iterator[str]:

@@ -77,6 +77,11 @@ class RowResults:
         return np.bincount(self.source[self.source < count], minlength=count)
 
 
+def rows_held(row_bytes: int) -> int:
+    """About how many results of `row_bytes` bytes are held for duplicates."""
+    return DUPLICATES_BYTES // (row_bytes + _KEY_BYTES)
+
+
 def result_schema(task: Task) -> pa.Schema:
     """The columns of a part that depend on its texts alone, but for the key."""
     return pa.schema([*task.fields(), *ROW_COLUMNS])

@@ -27,6 +27,7 @@ from pipeline.spec import JobSpec, ShardResult
 from pipeline.store.uris import redact
 from workers.known_jobs import JobRef, KnownJobs
 from workers.local import LocalDevice, LocalRun, compute_missing
+from workers.rates import Rates, Stopwatch
 from workers.run_lease import alone_on
 from workers.settings import Settings
 
@@ -85,6 +86,7 @@ class _Tally:
     truncated: int = 0
     failed_rows: int = 0
     failures: list[ShardResult] = field(default_factory=list)
+    watch: Stopwatch = field(default_factory=Stopwatch)
 
     @classmethod
     def of(cls, output: Output, plan: Plan) -> _Tally:
@@ -139,6 +141,9 @@ def run_in_foreground(
         finally:
             observer.ended()
         lease.end(done=error is None)
+        if error is None:
+            names = [device.device for device in devices]
+            Rates(settings.state_dir).remember(run.spec.space, names, tally.watch.rate())
         status = _with_counts(job_status(output, run), tally, time.monotonic() - started)
     return Outcome(status, error)
 
@@ -161,7 +166,12 @@ def _run_to_end(
 
     def on_batch(rows: int, tokens: int) -> None:
         tally.batched += rows
+        tally.watch.add(tokens)
         observer.batch(rows, tokens)
+
+    def on_choices(choices: Choices) -> None:
+        tally.watch.loaded()
+        observer.chose(not_set_by_user(choices, run.spec))
 
     with _stoppable(observer.stopping) as stop:
         for _ in range(MAX_ATTEMPTS):
@@ -170,7 +180,7 @@ def _run_to_end(
                     devices,
                     lambda unwanted=unwanted: stop.is_set() or unwanted.is_set(),  # type: ignore[misc]
                     on_batch,
-                    lambda choices: observer.chose(_not_set_by_user(choices, run.spec)),
+                    on_choices,
                     prepared.card,
                 )
                 for result in compute_missing(output, run, plan, local):
@@ -185,7 +195,7 @@ def _run_to_end(
     )
 
 
-def _not_set_by_user(choices: Choices, spec: JobSpec) -> Choices:
+def not_set_by_user(choices: Choices, spec: JobSpec) -> Choices:
     """The choices that the user left to the engine."""
     set_by_user = {
         "precision": spec.precision != "auto",

@@ -2,110 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from jobs.bei_config import read_bei_config
-from jobs.options import (
-    broker_option,
-    choice,
-    json_option,
-    log_option,
-    metrics_option,
-    notify_option,
-    option,
-    own_revision,
-    quiet_option,
-    read_job_file,
-)
-from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL
-from pipeline.spec import Aggregation, OutputDtype, Precision, Truncate
-from pipeline.tasks import TASKS
+from jobs.submit_options import make_request, submit_options
 
 
 @click.command(name="submit")
-@click.argument("inputs", nargs=-1, metavar="INPUT...", required=False)
-@click.option(
-    "--job-file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    callback=read_job_file,
-    is_eager=True,
-    expose_value=False,
-    help="TOML file that sets any of these options, and `inputs`.",
-)
-@click.option(
-    "--bei-config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    callback=read_bei_config,
-    is_eager=True,
-    expose_value=False,
-    help="config.yaml of a BEI or BEI-Bert deployment; sets model, task and token budget.",
-)
-@option("--task", type=click.Choice(list(TASKS)), default="embed", show_default=True)
-@option("--model", default=DEFAULT_MODEL, show_default=True, help="Hub name, directory or URI.")
-@option("--revision", help="Branch, tag or commit of a model on the hub.")
-@option("--output", metavar="URI", help="Default: next to the input, such as corpus.embed.")
-@option("--text-column", default="text", show_default=True)
-@option("--query-column", default="query", show_default=True)
-@option(
-    "--documents-column", default="documents", show_default=True, help="Column of lists of texts."
-)
-@option("--document-column", help="Column of single documents: rerank pairs.")
-@option("--id-column", help="Passed through. Default: `id`, if the input has it.")
-@option("--keep", multiple=True, metavar="COLUMN", help="Columns to pass through: a,b or repeated.")
-@option("--prompt-name", help="Name of one of the model's prompts.")
-@option("--prompt", help="Text to put before each text.")
-@option("--max-length", type=click.IntRange(min=1), help="Maximum tokens. Default: the model's.")
-@option("--truncate", type=choice(Truncate), default="right", show_default=True)
-@option(
-    "--dimensions", type=click.IntRange(min=1), help="Keep the first N dimensions (Matryoshka)."
-)
-@option("--output-dtype", type=choice(OutputDtype), default="float32", show_default=True)
-@option("--normalize/--no-normalize", default=None, help="Default: the model's setting.")
-@option(
-    "--top-k", type=click.IntRange(min=1), help="Labels per row. Default: 1, or all if multi-label."
-)
-@option("--raw-scores", is_flag=True, help="Write logits instead of probabilities.")
-@option("--aggregation", type=choice(Aggregation), default="simple", show_default=True)
-@option("--precision", type=choice(Precision), default="auto", show_default=True)
-@option("--token-budget", type=click.IntRange(min=1), help="Tokens per batch. Default: by device.")
-@option(
-    "--rows-per-shard",
-    type=click.IntRange(min=1),
-    help="Of new and changed files. Default: 16384 or fewer.",
-)
-@option(
-    "--where",
-    metavar="SQL",
-    help="Process only these rows, such as \"lang = 'en' AND published >= '2026-01-01'\".",
-)
-@option("--limit", type=click.IntRange(min=1), help="Process only the first N rows.")
-@option("--add", is_flag=True, help="Add these inputs to the output's existing ones.")
-@option("--replace", is_flag=True, help="Replace the output's existing inputs with these.")
-@option("--prune", is_flag=True, help="Allow a run to drop more than half of the rows.")
-@option(
-    "--reuse-from",
-    metavar="OUTPUT",
-    help="Another output whose rows are copied where model, options and text are the same.",
-)
-@option("--device", metavar="NAME[,NAME]", help="cpu, cuda or cuda:N. Default: all GPUs, or cpu.")
-@broker_option
-@option("--wait/--no-wait", default=False, help="With --broker, follow the job until it ends.")
-@option("--max-failed-rows", default="1%", show_default=True, metavar="N|P%")
-@option(
-    "--max-bad-files",
-    default="50%",
-    show_default=True,
-    metavar="N|P%",
-    help="Files that cannot be read, or do not fit the others, are skipped.",
-)
-@notify_option
-@metrics_option
-@log_option
-@json_option
-@quiet_option
+@submit_options
 def command(
     inputs: tuple[str, ...],
     broker: str | None,
@@ -126,14 +31,9 @@ def command(
     from jobs.display import Display
     from jobs.run_job import submit
     from jobs.webhooks import Webhooks
-    from pipeline.request import Request
 
-    options["revision"] = own_revision(
-        click.get_current_context(), options["model"], options["revision"]
-    )
-    options["keep"] = tuple(name for names in options["keep"] for name in names.split(","))
     return submit(
-        Request(inputs=inputs, **options),
+        make_request(inputs, options),
         Display(as_json=as_json, quiet=quiet, webhooks=Webhooks(notify)),
         device=device,
         broker_url=broker,

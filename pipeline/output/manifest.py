@@ -183,7 +183,7 @@ def finalise(output: Output, run: Run, plan: Plan, *, max_failed: str) -> Manife
     committed = output.committed()
     if plan.missing(committed) or output.superseded(run):
         return None
-    parts = _list_parts(output, plan, committed)
+    parts = list_parts(output, plan, committed)
     manifest = _totals(run, parts)
     try:
         _check_budget(manifest, max_failed)
@@ -202,8 +202,8 @@ def finalise(output: Output, run: Run, plan: Plan, *, max_failed: str) -> Manife
     return manifest
 
 
-def _list_parts(output: Output, plan: Plan, committed: dict[str, ObjectInfo]) -> pa.Table:
-    """One row per part of the plan, with the columns of PARTS_SCHEMA."""
+def list_parts(output: Output, plan: Plan, committed: dict[str, ObjectInfo]) -> pa.Table:
+    """One row per part of a plan, all of them committed, with the columns of PARTS_SCHEMA."""
     return table_of(_part_rows(output, plan, committed), PARTS_SCHEMA)
 
 

@@ -37,6 +37,7 @@ from pipeline.store.uris import redact, refuse_credentials
 # A shard counts as failed after this many transient failures.
 MAX_ATTEMPTS = 3
 
+_SPEC = "_bei/spec.json"
 QUARANTINE = "_bei/quarantine/"
 _DIFFERENCES_SHOWN = 6
 # Names that `Shard.part` makes. Other objects in an output are never counted nor deleted.
@@ -70,10 +71,20 @@ class Output:
         """
         identity = _identity(spec, kept_schema(spec, columns))
         self._refuse_foreign_files()
-        if self.directory.create("_bei/spec.json", _json(identity)):
+        if self.directory.create(_SPEC, _json(identity)):
             return FORMAT_VERSION
-        stored = self.read_json("_bei/spec.json")
-        with self.intact("_bei/spec.json"):
+        return self._fitting_format(identity)
+
+    def could_claim(self, spec: JobSpec, columns: pa.Schema) -> int:
+        """As `claim`, but nothing is written."""
+        self._refuse_foreign_files()
+        if not self.directory.exists(_SPEC):
+            return FORMAT_VERSION
+        return self._fitting_format(_identity(spec, kept_schema(spec, columns)))
+
+    def _fitting_format(self, identity: dict[str, Any]) -> int:
+        stored = self.read_json(_SPEC)
+        with self.intact(_SPEC):
             stored_format = int(stored.get("format", 1))
             same = stored["schema"] == identity["schema"] or stored_format >= KEYED_FORMAT
             same = same and stored["space"] == identity["space"]
@@ -92,9 +103,9 @@ class Output:
             OutputConflict: it has another space, or no row keys.
         """
         uri = redact(self.uri)
-        if not self.directory.exists("_bei/spec.json"):
+        if not self.directory.exists(_SPEC):
             raise NotFound(f"--reuse-from {uri} holds no job", hint="give the output of a job")
-        stored = self.read_json("_bei/spec.json")
+        stored = self.read_json(_SPEC)
         wanted = _identity(spec, kept_schema(spec, columns))
         if stored["space"] != wanted["space"]:
             raise OutputConflict(
@@ -113,7 +124,7 @@ class Output:
         Raises:
             OutputConflict: the message names one of the files.
         """
-        if self.directory.exists("_bei/spec.json"):
+        if self.directory.exists(_SPEC):
             return
         for item in self.directory.list():
             if item.name.endswith(".arrow"):

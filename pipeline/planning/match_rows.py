@@ -6,11 +6,14 @@ it (`pipeline.output.copies`). Nothing is read where no file is new or changed, 
 Memory does not depend on the inputs: `_ROWS_AT_ONCE` new rows are matched at a time, against keys
 of earlier rows that stream by. A match is made by half of a key; the other half is compared when
 the row is copied.
+
+`match_rows` stores what is found; `bei-jobs plan` only finds, and looks at the texts on the way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
@@ -36,6 +39,26 @@ _THREADS = 16
 
 UInt64Array = npt.NDArray[np.uint64]
 Int32Array = npt.NDArray[np.int32]
+
+# Called with rows that were just read, and the number of the first among those of its `Found`.
+OnRows = Callable[[int, pa.RecordBatch], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where the R rows of some consecutive shards may be copied from."""
+
+    shards: Sequence[Shard]
+    keys: UInt64Array  # [R] half of each row's key, 0 for null
+    source: Int32Array  # [R] index into the sources; -1: the row is in none
+    row: Int32Array  # [R] number in that source
+
+    def of_shards(self) -> Iterator[tuple[Shard, slice]]:
+        """Each shard, and where its rows are."""
+        first = 0
+        for shard in self.shards:
+            yield shard, slice(first, first + shard.rows)
+            first += shard.rows
 
 
 def match_rows(
@@ -63,12 +86,50 @@ def match_rows(
     """
     committed = output.committed()
     missing = plan.missing(committed)
-    sources: list[Source] = [("", part) for part in committed]
-    sources += [(other.uri, part) for other in others for part in other.committed()]
+    sources = parts_to_search(committed, others)
     if not (missing and sources):
         return 0
-    groups = _groups(plan.shards(missing))
-    return sum(_match(output, shards, columns, texts, sources) for shards in groups)
+    matched = 0
+    shards = plan.shards(missing)
+    for found in find_rows(output, shards, columns, texts, sources, skip_unreadable=True):
+        _write(output, found, sources)
+        matched += int((found.source >= 0).sum())
+    return matched
+
+
+def parts_to_search(committed: Iterable[str], others: Sequence[Output]) -> list[Source]:
+    """The committed parts of the output itself, and those of others."""
+    own = [("", part) for part in committed]
+    return own + [(other.uri, part) for other in others for part in other.committed()]
+
+
+def find_rows(
+    output: Output,
+    shards: Iterator[Shard],
+    columns: pa.Schema,
+    texts: Sequence[str],
+    sources: Sequence[Source],
+    *,
+    skip_unreadable: bool = False,
+    on_rows: OnRows = lambda first, rows: None,
+) -> Iterator[Found]:
+    """Read the rows of shards once, and find them in parts. Nothing is stored.
+
+    Args:
+        output: of the shards.
+        shards: in input order.
+        columns: what is read: the columns of texts, and those that select rows.
+        texts: the columns that the task reads, in its order.
+        sources: the parts to search.
+        skip_unreadable: the rows of a file that cannot be read are in no part, instead of an error.
+        on_rows: called with all rows, as they are read.
+
+    Raises:
+        InputError, InputChanged, StorageError: a file cannot be read.
+    """
+    for group in _groups(shards):
+        keys = _new_keys(group, columns, texts, on_rows, skip_unreadable=skip_unreadable)
+        yield _find(output, group, keys, sources)
 
 
 def _groups(shards: Iterator[Shard]) -> Iterator[list[Shard]]:
@@ -84,29 +145,32 @@ def _groups(shards: Iterator[Shard]) -> Iterator[list[Shard]]:
         yield group
 
 
-def _match(
-    output: Output,
+def _find(
+    output: Output, shards: Sequence[Shard], keys: UInt64Array, sources: Sequence[Source]
+) -> Found:
+    source = np.full(len(keys), -1, dtype=np.int32)
+    row = np.zeros(len(keys), dtype=np.int32)
+    if sources:
+        import polars as pl  # takes a moment, and most runs match nothing
+
+        new = pl.LazyFrame({"key": keys, "at": np.arange(len(keys), dtype=np.uint32)})
+        new = new.filter(pl.col("key") != 0)  # or each null would match each earlier one
+        for earlier in _earlier_keys(output, sources):
+            of_part = pl.LazyFrame(dict(zip(("key", "source", "row"), earlier, strict=True)))
+            found = new.join(of_part, on="key").collect(engine="streaming")
+            at = found["at"].to_numpy()
+            source[at], row[at] = found["source"].to_numpy(), found["row"].to_numpy()
+    return Found(shards, keys, source, row)
+
+
+def _new_keys(
     shards: Sequence[Shard],
     columns: pa.Schema,
     texts: Sequence[str],
-    sources: Sequence[Source],
-) -> int:
-    import polars as pl  # takes a moment, and most runs match nothing
-
-    keys = _new_keys(shards, columns, texts)
-    source = np.full(len(keys), -1, dtype=np.int32)
-    row = np.zeros(len(keys), dtype=np.int32)
-    new = pl.LazyFrame({"key": keys, "at": np.arange(len(keys), dtype=np.uint32)})
-    for earlier in _earlier_keys(output, sources):
-        of_part = pl.LazyFrame(dict(zip(("key", "source", "row"), earlier, strict=True)))
-        found = new.join(of_part, on="key").collect(engine="streaming")
-        at = found["at"].to_numpy()
-        source[at], row[at] = found["source"].to_numpy(), found["row"].to_numpy()
-    _write(output, shards, sources, source, row)
-    return int((source >= 0).sum())
-
-
-def _new_keys(shards: Sequence[Shard], columns: pa.Schema, texts: Sequence[str]) -> UInt64Array:
+    on_rows: OnRows,
+    *,
+    skip_unreadable: bool,
+) -> UInt64Array:
     """The first half of each row's key, shard by shard; 0 where a file cannot be read."""
     keys: UInt64Array = np.zeros(sum(shard.rows for shard in shards), dtype=np.uint64)
     start = 0
@@ -117,12 +181,15 @@ def _new_keys(shards: Sequence[Shard], columns: pa.Schema, texts: Sequence[str])
         try:
             cuts = [shard.cut for shard in of_file]
             for index, batch in read(of_file[0].file, cuts, columns, _READ_ROWS):
+                on_rows(starts[index], batch)
                 stop = min(starts[index] + batch.num_rows, starts[index + 1])
                 halves = _halves(row_keys(batch, texts))
                 keys[starts[index] : stop] = halves[: stop - starts[index]]
                 starts[index] = stop
         except BeiJobsError:
-            continue  # computing the shard will say what is wrong
+            if not skip_unreadable:
+                raise
+            # Computing the shard will say what is wrong.
     return keys
 
 
@@ -167,26 +234,19 @@ def _halves(keys: pa.Array | pa.ChunkedArray) -> UInt64Array:
     return np.concatenate(halves)
 
 
-def _write(
-    output: Output,
-    shards: Sequence[Shard],
-    sources: Sequence[Source],
-    source: Int32Array,
-    row: Int32Array,
-) -> None:
+def _write(output: Output, found: Found, sources: Sequence[Source]) -> None:
     """Store the copies of each shard that has some."""
 
-    def write(item: tuple[Shard, int]) -> None:
-        shard, first = item
-        at = slice(first, first + shard.rows)
-        used = np.unique(source[at])
+    def write(item: tuple[Shard, slice]) -> None:
+        shard, at = item
+        used = np.unique(found.source[at])
         used = used[used >= 0]
         if used.size:
             # Index into the sources of this shard; -1 stays.
-            local = np.where(source[at] < 0, -1, np.searchsorted(used, source[at]))
+            local = np.searchsorted(used, found.source[at])
+            local = np.where(found.source[at] < 0, -1, local)
             names = tuple(sources[number] for number in used)
-            write_copies(output, shard.id, Copies(names, local.astype(np.int32), row[at]))
+            write_copies(output, shard.id, Copies(names, local.astype(np.int32), found.row[at]))
 
-    firsts = np.cumsum([0, *(shard.rows for shard in shards)]).tolist()
-    for _ in map_in_order(write, zip(shards, firsts, strict=False), _THREADS):
+    for _ in map_in_order(write, found.of_shards(), _THREADS):
         pass

@@ -56,58 +56,132 @@ def prepare(request: Request, cache_dir: Path) -> Prepared:
         OutputConflict: the output holds something else.
         StorageError: the output cannot be written.
     """
-    check_request(request)
-    output = Output(request.output or default_output(request.inputs, request.task))
     card: ModelCard | None = None
     while True:
-        last = output.latest()
-        inputs = _inputs(request, last, output)
-        card = card or resolve_model(request, cache_dir)
-        if prepared := _prepare_after(last, request, inputs, card, output):
+        drafted = draft(request, cache_dir, card)
+        card = drafted.card
+        if prepared := _start(drafted):
             return prepared
         # Another submit started a run meanwhile, perhaps for other inputs: plan again after it.
 
 
-def _prepare_after(
-    last: Run | None, request: Request, inputs: tuple[str, ...], card: ModelCard, output: Output
-) -> Prepared | None:
-    """Plan the run after `last`, or join `last`; None if the output has a higher run by then."""
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What the next run on an output would be; nothing is written."""
+
+    request: Request
+    output: Output
+    last: Run | None  # the highest run of the output
+    previous: Previous
+    inputs: tuple[str, ...]
+    card: ModelCard
+    planned: PlannedInputs
+    spec: JobSpec
+    plan: Plan
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of the input: id, kept and task columns, and those that select rows."""
+        return self.planned.schema
+
+    def run(self, stored_format: int, matched: int = 0) -> Run:
+        """The run after the last one, not started.
+
+        Args:
+            stored_format: of the output.
+            matched: rows that were found in earlier parts.
+        """
+        return Run(
+            output=self.output.uri,
+            n=self.last.n + 1 if self.last else 1,
+            spec=self.spec,
+            inputs=self.inputs,
+            columns=self.schema,
+            plan=self.plan.digest,
+            files=len({file.uri for file in self.plan.files}.union(dict(self.planned.skipped))),
+            shards=len(self.plan),
+            rows=self.plan.rows,
+            limit=self.request.limit,
+            format=stored_format,
+            matched=matched,
+            skipped=self.planned.skipped,
+            record=record_of(self.output, self.last, self.previous.plan, self.plan),
+        )
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The columns that the task reads, in its order."""
+        return find_task(self.spec.task).columns_read(self.spec)
+
+    @property
+    def columns_read(self) -> pa.Schema:
+        """The columns of texts, and those that select rows."""
+        needed = {*self.texts, *where_columns(_where(self.request))}
+        return pa.schema([field for field in self.schema if field.name in needed])
+
+    @property
+    def choices(self) -> Choices:
+        """What planning chose, by option."""
+        return planning_choices(self.request, self.spec, self.card, self.output.uri)
+
+    def joined(self) -> tuple[Run, bool] | None:
+        """The last run, if this is the same one, and whether it is finished."""
+        if self.last is None:
+            return None
+        return _join(self.output, self.last, self.spec, self.inputs, self.planned, self.plan)
+
+    def reused_outputs(self, stored_format: int) -> list[Output] | None:
+        """The other outputs whose rows may be copied; None where no row may be.
+
+        Raises:
+            NotFound, OutputConflict: --reuse-from has no job, or other values.
+        """
+        request = self.request
+        others = [] if request.reuse_from is None else [Output(request.reuse_from)]
+        for other in others:
+            other.require_space(self.spec, self.schema)
+        return None if stored_format < KEYED_FORMAT and not others else others
+
+
+def draft(request: Request, cache_dir: Path, card: ModelCard | None = None) -> Draft:
+    """Resolve a request against its model, inputs and output. Nothing is written.
+
+    Args:
+        request: the options of `submit`.
+        cache_dir: where downloaded checkpoints are cached.
+        card: of the model, if it was just read.
+
+    Raises:
+        BeiJobsError: as `prepare`, but that the output cannot be written is not noticed.
+    """
+    check_request(request)
+    output = Output(request.output or default_output(request.inputs, request.task))
+    last = output.latest()
+    inputs = _inputs(request, last, output)
+    card = card or resolve_model(request, cache_dir)
     previous = Previous.of(output, last)
     planned = _plan_inputs(request, inputs, card, previous, last)
     spec = make_spec(request, card, planned)
     plan = _plan(request, spec, planned, output, previous)
     guard_output(output, previous.plan, plan, prune=request.prune)
+    return Draft(request, output, last, previous, inputs, card, planned, spec, plan)
+
+
+def _start(drafted: Draft) -> Prepared | None:
+    """Start the run of a draft or join the last one; None if there is a higher run by then."""
+    output, last, plan = drafted.output, drafted.last, drafted.plan
     output.directory.probe()
-    stored_format = output.claim(spec, planned.schema)
-    if last is not None and (joined := _join(output, last, spec, inputs, planned, plan)):
+    stored_format = output.claim(drafted.spec, drafted.schema)
+    if last is not None and (joined := drafted.joined()):
         if output.superseded(last):
             return None
         run, finished = joined
     else:
-        run, finished = (
-            Run(
-                output=output.uri,
-                n=last.n + 1 if last else 1,
-                spec=spec,
-                inputs=inputs,
-                columns=planned.schema,
-                plan=plan.digest,
-                files=len({file.uri for file in plan.files}.union(dict(planned.skipped))),
-                shards=len(plan),
-                rows=plan.rows,
-                limit=request.limit,
-                format=stored_format,
-                skipped=planned.skipped,
-                matched=_match(request, spec, planned, output, plan, stored_format),
-                record=record_of(output, last, previous.plan, plan),
-            ),
-            False,
-        )
+        run, finished = drafted.run(stored_format, _match(drafted, stored_format)), False
         if output.start(run, plan) is None:
             return None
     sweep(output)
-    choices = planning_choices(request, spec, card, output.uri)
-    return Prepared(output, run, plan, card, choices, finished)
+    return Prepared(output, run, plan, drafted.card, drafted.choices, finished)
 
 
 def _inputs(request: Request, last: Run | None, output: Output) -> tuple[str, ...]:
@@ -191,24 +265,14 @@ def _plan(
     return plan
 
 
-def _match(
-    request: Request,
-    spec: JobSpec,
-    planned: PlannedInputs,
-    output: Output,
-    plan: Plan,
-    stored_format: int,
-) -> int:
+def _match(drafted: Draft, stored_format: int) -> int:
     """How many rows of new and changed files can be copied from earlier parts."""
-    others = [] if request.reuse_from is None else [Output(request.reuse_from)]
-    for other in others:
-        other.require_space(spec, planned.schema)
-    if stored_format < KEYED_FORMAT and not others:
+    others = drafted.reused_outputs(stored_format)
+    if others is None:
         return 0
-    names = find_task(spec.task).columns_read(spec)
-    needed = {*names, *where_columns(_where(request))}
-    read = pa.schema([field for field in planned.schema if field.name in needed])
-    return match_rows(output, plan, read, names, others=others)
+    return match_rows(
+        drafted.output, drafted.plan, drafted.columns_read, drafted.texts, others=others
+    )
 
 
 def _join(

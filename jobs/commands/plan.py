@@ -1,0 +1,217 @@
+"""`bei-jobs plan`: what a submit would do and cost, before it is spent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobs.options import option
+from jobs.record import skipped_json
+from jobs.submit_options import make_request, submit_options
+from jobs.summary import choices_json
+from pipeline.store.uris import redact
+
+if TYPE_CHECKING:
+    from pipeline.choice import Choices
+    from pipeline.planning.estimate import Estimate
+    from pipeline.planning.prepare import Draft
+    from workers.rates import Rate
+    from workers.settings import Settings
+
+# A progress bar is worth it from so many rows on.
+_BAR_ROWS = 50_000
+_BAR_CHARS = 30
+
+
+@click.command(name="plan")
+@submit_options
+@click.option("--exact", is_flag=True, help="Tokenize every text, however many there are.")
+@option("--price-per-hour", type=click.FloatRange(min=0), metavar="AMOUNT", help="Of this machine.")
+def command(
+    inputs: tuple[str, ...],
+    broker: str | None,
+    wait: bool,
+    device: str | None,
+    notify: tuple[str, ...],
+    metrics_port: int | None,
+    log_format: str,
+    as_json: bool,
+    quiet: bool,
+    exact: bool,
+    price_per_hour: float | None,
+    **options: Any,
+) -> int:
+    """Say what `submit` with the same options would do and cost. Nothing is written.
+
+    Rows and tokens are those that the run will report. The time is that of this machine, whether a
+    broker is named or not: as the last run of the same model and options took here, or by a
+    measurement of a few seconds.
+    """
+    from jobs.display import Display
+    from jobs.progress_bar import ProgressBar
+    from pipeline.encoder.precision import choose_precision
+    from pipeline.planning.estimate import estimate
+    from pipeline.planning.prepare import draft
+    from workers.devices import device_choices, find_devices
+    from workers.settings import load_settings
+
+    display = Display(as_json=as_json, quiet=quiet)
+    settings, devices = load_settings(), find_devices(device)
+    drafted = draft(make_request(inputs, options), settings.cache_dir)
+    display.show_choices({**drafted.choices, **device_choices(devices)})
+    display.show_skipped(drafted.planned.skipped)
+    if broker and not quiet:
+        click.echo("the time is that of this machine: no worker of the broker is asked", err=True)
+    spec = drafted.spec
+    precision = choose_precision(spec.precision, drafted.card.config, devices.names[0]).value
+    rows = drafted.plan.rows
+    with ProgressBar(rows, quiet=quiet or rows < _BAR_ROWS) as bar:
+        found = estimate(drafted, precision, exact=exact, on_rows=bar.add)
+    rate = None
+    if found.tokens_computed:
+        rate, choices = _rate(drafted, found, devices.names, settings)
+        display.show_choices(choices)
+    seconds = _seconds(found, rate)
+    price = None
+    if price_per_hour is not None and seconds is not None:
+        price = seconds / 3600 * price_per_hour
+    if as_json:
+        report = _report(found, rate, seconds, price)
+        report["files"]["skipped"] = skipped_json(drafted.planned.skipped)
+        click.echo(json.dumps({**report, "choices": choices_json(display.choices or {})}))
+    else:
+        click.echo(f"plan  {spec.task} with {redact(spec.model.name)}")
+        for line in _page(found, rate, seconds, price):
+            click.echo(f"  {line}")
+        click.echo(f"  output    {redact(drafted.output.uri)}, nothing is written yet")
+    return 0
+
+
+def _rate(
+    drafted: Draft, found: Estimate, devices: tuple[str, ...], settings: Settings
+) -> tuple[Rate | None, Choices]:
+    """How fast this machine would be, and what an engine chose if one had to be loaded."""
+    from pipeline.planning.estimate import sample_rows
+    from workers.foreground import not_set_by_user
+    from workers.rates import Rates
+
+    if (known := Rates(settings.state_dir).find(drafted.spec.space, devices)) is not None:
+        return known, {}
+    from workers.calibrate import SAMPLE_ROWS, calibrate
+
+    sample = sample_rows(drafted, found, SAMPLE_ROWS)
+    rate, choices = calibrate(drafted.spec, drafted.card, devices[0], sample, settings.cache_dir)
+    return rate and rate.times(len(devices)), not_set_by_user(choices, drafted.spec)
+
+
+def _seconds(found: Estimate, rate: Rate | None) -> float | None:
+    """How long the run would take; None if it cannot be told."""
+    if not found.tokens_computed:
+        return 0.0
+    if rate is None:
+        return None
+    return rate.loading_seconds + found.tokens_computed / rate.tokens_per_second
+
+
+def _report(
+    found: Estimate, rate: Rate | None, seconds: float | None, price: float | None
+) -> dict[str, Any]:
+    """The JSON object; of `rows` and `tokens`, what the run would report."""
+    return {
+        "files": asdict(found.files),
+        "rows": {
+            "total": found.rows,
+            "computed": found.computed,
+            "reused": found.reused,
+            "deduplicated": found.deduplicated,
+            "failed": found.failed,
+        },
+        "tokens": {
+            "total": found.tokens,
+            "computed": found.tokens_computed,
+            "low": found.tokens_low,
+            "high": found.tokens_high,
+            "exact": found.exact,
+        },
+        "lengths": [{"up_to": most, "rows": rows} for most, rows in found.lengths],
+        "truncated": found.truncated,
+        "blank": found.blank,
+        "shards": found.shards,
+        "bytes": found.bytes,
+        "seconds": None if seconds is None else round(seconds, 3),
+        "rate": None if rate is None else asdict(rate),
+        "price": None if price is None else round(price, 4),
+    }
+
+
+def _page(
+    found: Estimate, rate: Rate | None, seconds: float | None, price: float | None
+) -> Iterator[str]:
+    """The lines that a person reads."""
+    files = found.files
+    yield (
+        f"files     {files.total:,}: {files.new:,} new, {files.changed:,} changed, "
+        f"{files.unchanged:,} unchanged; {files.gone:,} gone"
+    )
+    yield (
+        f"rows      {found.rows:,}: {found.computed:,} to compute, {found.reused:,} reused, "
+        f"{found.deduplicated:,} duplicates, {found.failed:,} without a result"
+    )
+    if not found.missing:
+        yield "nothing to do: every row of these inputs is already computed"
+        return
+    if found.exact:
+        yield f"tokens    {found.tokens:,}, {found.tokens_computed:,} to compute"
+    else:
+        yield (
+            f"tokens    about {found.tokens:,} ({found.tokens_low:,} to {found.tokens_high:,}), "
+            f"about {found.tokens_computed:,} to compute; --exact counts them all"
+        )
+    yield from _bars(found.lengths)
+    yield (
+        f"texts     {_share(found.truncated, found.rows)} truncated; of {found.read:,} in new and "
+        f"changed files {_share(found.blank, found.read)} blank, "
+        f"{_share(found.deduplicated, found.read)} duplicates"
+    )
+    yield f"shards    {found.shards:,}, {found.missing:,} to write; {_size(found.bytes)} in all"
+    if rate is not None and seconds is not None:
+        yield (
+            f"time      {_duration(seconds)}: {rate.tokens_per_second:,.0f} tokens/s "
+            f"({rate.source}), and {rate.loading_seconds:.1f} s to load the model"
+        )
+    elif seconds == 0:
+        yield "time      no model is needed: rows are copied"
+    if price is not None:
+        yield f"price     {price:,.2f}"
+
+
+def _bars(lengths: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """A line for each length of the rows to compute."""
+    most = max((rows for _, rows in lengths), default=0)
+    for number, (up_to, rows) in enumerate(lengths):
+        head = "" if number else "lengths"
+        bar = "█" * round(rows / most * _BAR_CHARS)
+        yield f"{head:<10}up to {up_to:>7,} tokens {rows:>13,}  {bar}".rstrip()
+
+
+def _share(rows: int, total: int) -> str:
+    return f"{rows / total:.1%}"
+
+
+def _size(count: int) -> str:
+    size, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.3g} {units[0]}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

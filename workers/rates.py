@@ -1,0 +1,119 @@
+"""How fast this machine computed a space before: what `bei-jobs plan` reckons with.
+
+    <state_dir>/rates/<digest of space and device>.json
+
+No job depends on these files. Each holds the last run in the foreground that computed for at least
+MIN_SECONDS.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeGuard
+
+from pipeline.output.run import now
+from pipeline.spec import digest
+
+# A shorter run says little: it ends before all caches are warm.
+MIN_SECONDS = 5.0
+_MAX_BYTES = 4096
+_MAX_RATE, _MAX_LOADING = 1e12, 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How fast devices compute."""
+
+    tokens_per_second: float
+    loading_seconds: float  # before the first batch
+    source: str
+
+    def times(self, devices: int) -> Rate:
+        """The rate of several devices that are alike."""
+        return replace(self, tokens_per_second=self.tokens_per_second * devices)
+
+
+class Stopwatch:
+    """Measures a run from its start on."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._loaded: float | None = None
+        self._tokens = 0
+
+    def loaded(self) -> None:
+        """A device is ready; the first one counts."""
+        self._loaded = self._loaded or time.monotonic()
+
+    def add(self, tokens: int) -> None:
+        """Tokens that were computed."""
+        self._tokens += tokens
+
+    def rate(self) -> Rate | None:
+        """The rate until now; None if the run was too short to tell."""
+        if self._loaded is None or not self._tokens:
+            return None
+        seconds = time.monotonic() - self._loaded
+        if seconds < MIN_SECONDS:
+            return None
+        return Rate(self._tokens / seconds, self._loaded - self._started, "last run")
+
+
+class Rates:
+    """The rates that this machine remembers. A file that cannot be read counts as missing."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._folder = state_dir / "rates"
+
+    def remember(self, space: str, devices: Sequence[str], rate: Rate | None) -> None:
+        """Store a rate; do nothing without one, or where the state directory is read-only."""
+        if rate is None:
+            return
+        path = self._path(space, devices)
+        data = {
+            "space": space,
+            "devices": list(devices),
+            "tokens_per_second": round(rate.tokens_per_second, 3),
+            "loading_seconds": round(rate.loading_seconds, 3),
+            "measured": now(),
+        }
+        with suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_text(json.dumps(data))
+            temporary.replace(path)
+
+    def find(self, space: str, devices: Sequence[str]) -> Rate | None:
+        """The last rate of a space on some devices."""
+        path = self._path(space, devices)
+        try:
+            # A pipe would wait for ever, and a file of gigabytes fill the memory.
+            if not path.is_file() or path.stat().st_size > _MAX_BYTES:
+                return None
+            data = json.loads(path.read_text())
+        except (OSError, ValueError, RecursionError):
+            return None
+        if not isinstance(data, dict):
+            return None
+        if (data.get("space"), data.get("devices")) != (space, list(devices)):
+            return None
+        tokens, loading = data.get("tokens_per_second"), data.get("loading_seconds")
+        if not (_between(tokens, 1e-3, _MAX_RATE) and _between(loading, 0.0, _MAX_LOADING)):
+            return None
+        return Rate(float(tokens), float(loading), "last run")
+
+    def _path(self, space: str, devices: Sequence[str]) -> Path:
+        return self._folder / f"{digest(space, list(devices))}.json"
+
+
+def _between(value: object, least: float, most: float) -> TypeGuard[float]:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) and least <= value <= most
