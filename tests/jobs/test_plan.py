@@ -84,7 +84,9 @@ def test_a_new_corpus(foretold: Plan, folder: Path) -> None:
 
     found = foretold(folder, "--rows-per-shard", 10, "--max-failed-rows", 9)
 
-    assert found["files"] == {"total": 5, "new": 5, "changed": 0, "gone": 0, "unchanged": 0}
+    assert found["files"] == {
+        "total": 5, "new": 5, "changed": 0, "gone": 0, "unchanged": 0, "skipped": [],
+    }  # fmt: skip
     assert found["rows"]["deduplicated"] == 30 - 4 - 7
     assert found["blank"] == 3
     assert found["truncated"] == 1
@@ -118,7 +120,9 @@ def test_a_night(foretold: Plan, folder: Path, tmp_path: Path) -> None:
 
     found = foretold(folder, "--rows-per-shard", 10)
 
-    assert found["files"] == {"total": 4, "new": 1, "changed": 2, "gone": 1, "unchanged": 1}
+    assert found["files"] == {
+        "total": 4, "new": 1, "changed": 2, "gone": 1, "unchanged": 1, "skipped": [],
+    }  # fmt: skip
     assert found["rows"] == {
         "total": 120, "computed": 30, "reused": 89, "deduplicated": 1, "failed": 0,
     }  # fmt: skip
@@ -181,7 +185,7 @@ def test_the_rest_of_a_run_that_others_began(
     foretold(folder)
     write_parquet(folder / "1.parquet", 30, seed=1, text=[*texts(29, seed=1), "a new text"])
     queued = bei("submit", folder, "--model", TINY, "--broker", redis_url, "--json", "--quiet")
-    assert queued.json["state"] == "queued"
+    assert queued.json["state"] == "waiting for workers"
     assert foretold(folder)["rows"]["computed"] == 1
 
 
