@@ -9,30 +9,23 @@ refused, or because this attempt leaves them out.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import BeiJobsError, InputChanged, StorageError
-from pipeline.input import reading
-from pipeline.input.reading import SUBMIT_AGAIN
 from pipeline.known_rows import KnownRows, RowResults
-from pipeline.output.open_shards import Places, Rows
+from pipeline.output.row_ranges import Places, Rows
 from pipeline.output.run import Run
-from pipeline.packing import Int8Array
 from pipeline.prefetch import map_in_order
+from pipeline.slices import Fates, ShardSlice, computed_slices, read_slices
 from pipeline.spec import Shard
 from pipeline.stage_times import stage_times
-from pipeline.store.directory import file_info
 from pipeline.tasks import Task
 from pipeline.tokenize.texts import Tokens, no_tokens
 
-# Rows read at once: few enough that even long documents need little memory.
-READ_ROWS = 1024
 # The first block is small so that the device starts at once; each next one is twice as large.
 _FIRST_BLOCK_ROWS = 256
 # Large enough that sorted batches have sequences of almost equal length.
@@ -40,19 +33,6 @@ _BLOCK_ROWS = 16_384
 # Text and outputs of a block, whatever its number of rows: bounds the memory for long documents
 # and for wide vectors.
 _BLOCK_BYTES = 32 * 2**20
-
-
-class Fate(Enum):
-    """What happens to a row of a shard."""
-
-    COMPUTED = 0
-    SAVED = 1  # an earlier attempt computed it
-    REFUSED = 2  # it ended or broke its process
-    HELD = 3  # not in this attempt
-
-
-# Shard id → the value of each row's Fate, [rows]; a shard that is missing is computed.
-Fates = Mapping[str, Int8Array]
 
 
 class Watch(Protocol):
@@ -75,31 +55,6 @@ class NoWatch:
 
     def end(self, key: str) -> None:
         """Do nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShardSlice:
-    """Consecutive rows of one shard within a block, or the error that ended the shard."""
-
-    shard: Shard
-    rows: pa.RecordBatch | None
-    last: bool
-    error: BeiJobsError | None = None
-    first: int = 0  # number in the shard of the first row
-    fate: Fate = Fate.COMPUTED
-    in_file: Rows | None = None  # [rows] their numbers in the file; None: each follows the other
-
-    @property
-    def numbers(self) -> Rows:
-        """The numbers of the rows in their shard."""
-        count = 0 if self.rows is None else self.rows.num_rows
-        return np.arange(self.first, self.first + count)
-
-    def row_in_file(self, row: int) -> int:
-        """The number in the file of a row of the slice."""
-        if self.in_file is None:
-            return self.shard.first_row + self.first + row
-        return int(self.in_file[row])
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +89,6 @@ class RowPlaces:
             shard = self._shards[slices[start]]
             places.setdefault(shard, []).append(numbers[start:stop])
         return {shard: np.concatenate(parts) for shard, parts in places.items()}
-
-
-def computed_slices(slices: Sequence[ShardSlice]) -> list[ShardSlice]:
-    """The slices whose rows are in `Block.rows`, in their order there."""
-    return [s for s in slices if s.rows is not None and s.fate is Fate.COMPUTED]
 
 
 def read_blocks(
@@ -185,7 +135,7 @@ def _groups(
     """The slices of each block."""
     slices: list[ShardSlice] = []
     rows, size, target_rows = 0, 0, _FIRST_BLOCK_ROWS
-    for shard_slice in _by_fate(_slices(run, shards), fates):
+    for shard_slice in read_slices(run, shards, fates):
         slices.append(shard_slice)
         if shard_slice.rows is not None:
             rows += shard_slice.rows.num_rows
@@ -203,25 +153,6 @@ def _memory_bytes(rows: pa.RecordBatch, task: Task, width: int) -> int:
     text: int = rows.nbytes
     # A token stands for about four bytes of text and has `width` outputs of four bytes.
     return text + (text * width if task.per_token else rows.num_rows * width * 4)
-
-
-def _by_fate(slices: Iterator[ShardSlice], fates: Fates) -> Iterator[ShardSlice]:
-    """Cut slices where the fate of their rows changes."""
-    for item in slices:
-        if item.rows is None or item.shard.id not in fates:
-            yield item
-            continue
-        values = fates[item.shard.id][item.first : item.first + item.rows.num_rows]
-        starts = [*np.flatnonzero(np.diff(values, prepend=values[0] - 1)), len(values)]
-        for start, stop in itertools.pairwise(starts):
-            yield replace(
-                item,
-                rows=item.rows.slice(start, stop - start),
-                last=item.last and stop == len(values),
-                first=item.first + int(start),
-                fate=Fate(values[start]),
-                in_file=None if item.in_file is None else item.in_file[start:stop],
-            )
 
 
 def _block(
@@ -248,78 +179,6 @@ def _block(
         block = replace(block, tokens=task.tokenize(texts))
     watch.end(key)
     return block
-
-
-def _slices(run: Run, shards: Sequence[Shard]) -> Iterator[ShardSlice]:
-    """The rows of every shard in order; a failed shard ends with its error, the others continue."""
-    for _, group in itertools.groupby(shards, key=lambda shard: shard.file.uri):
-        unread = list(group)
-        while unread:
-            done = 0
-            try:
-                for shard_slice in _read(run, unread):
-                    yield shard_slice
-                    done += shard_slice.last
-                break
-            except BeiJobsError as error:
-                yield ShardSlice(unread[done], None, last=True, error=error)
-                unread = unread[done + 1 :]
-
-
-def _read(run: Run, shards: Sequence[Shard]) -> Iterator[ShardSlice]:
-    """Stream consecutive shards of one file through one reader.
-
-    A slice is yielded only when the next one was read or the reader ended without an error, so
-    that a shard is never complete before the reader has checked it.
-    """
-    unread_rows = [shard.rows for shard in shards]
-    pending: ShardSlice | None = None
-    try:
-        for index, in_file, batch in reading.read_numbered(
-            shards[0].file, [shard.cut for shard in shards], run.columns, READ_ROWS
-        ):
-            if pending is not None:
-                _check_complete(pending, shards[index])
-                yield pending
-            shard, left = shards[index], unread_rows[index]
-            unread_rows[index] -= batch.num_rows
-            pending = ShardSlice(
-                shard,
-                batch,
-                last=unread_rows[index] == 0,
-                first=shard.rows - left,
-                in_file=in_file,
-            )
-        for shard, missing in zip(shards, unread_rows, strict=True):
-            if missing:
-                raise _too_short(shard)
-    except BeiJobsError:
-        # The error is the next shard's: the pending one is complete, if its file is unchanged.
-        if pending is not None and pending.last and unread_rows[-1] and unchanged(pending.shard):
-            yield pending
-        raise
-    if pending is not None:
-        yield pending
-
-
-def _check_complete(pending: ShardSlice, next_shard: Shard) -> None:
-    if not pending.last and pending.shard is not next_shard:
-        raise _too_short(pending.shard)
-
-
-def _too_short(shard: Shard) -> InputChanged:
-    return InputChanged(
-        f"{shard} has fewer rows than when it was planned",
-        hint=SUBMIT_AGAIN,
-    )
-
-
-def unchanged(shard: Shard) -> bool:
-    """Whether the input of a shard is there, and still the version that was planned."""
-    try:
-        return file_info(shard.file.uri).version == shard.file.version
-    except StorageError:
-        return False
 
 
 def _no_rows(schema: pa.Schema) -> pa.RecordBatch:

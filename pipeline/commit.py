@@ -15,7 +15,6 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
-from pipeline.blocks import Fate, ShardSlice, computed_slices, unchanged
 from pipeline.encode import Computed
 from pipeline.encoder.engine import Engine
 from pipeline.errors import BeiJobsError, InputError
@@ -29,6 +28,7 @@ from pipeline.output.provenance import of_run, of_shard
 from pipeline.output.quarantine import write_quarantine
 from pipeline.output.run import Run
 from pipeline.part_rows import RowBuilder
+from pipeline.slices import Fate, ShardSlice, computed_slices, unchanged
 from pipeline.spec import Shard, ShardResult
 from pipeline.stage_times import stage_times
 from pipeline.tasks.base import Task

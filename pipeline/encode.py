@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.blocks import Block, RowPlaces, Watch
 from pipeline.encoder.engine import Engine
-from pipeline.output.open_shards import Places
+from pipeline.output.row_ranges import Places
 from pipeline.packing import Batch, gather, pack
 from pipeline.spec import OnBatch
 from pipeline.stage_times import stage_times

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from pipeline.blocks import Block, ShardSlice, computed_slices
+from pipeline.blocks import Block
 from pipeline.known_rows import Origin
-from pipeline.output.open_shards import OPEN, ROW_FIELD, Mask, Piece, Rows, ranges_of
+from pipeline.output.open_shards import OPEN, ROW_FIELD, Piece
+from pipeline.output.row_ranges import Mask, Rows, ranges_of
 from pipeline.packing import Int8Array
 from pipeline.part_rows import OutputRows
+from pipeline.slices import ShardSlice, computed_slices
 from pipeline.spec import Shard
 
 # Shard id → its pieces, with their rows.

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipeline.blocks import Block, ShardSlice
+from pipeline.blocks import Block
 from pipeline.encode import Computed
 from pipeline.known_rows import Duplicates, RowResults, result_schema
 from pipeline.output.run import Run
 from pipeline.packing import Int8Array
 from pipeline.row_keys import KEY_FIELD, row_keys
+from pipeline.slices import ShardSlice
 from pipeline.spec import ROW_COLUMNS
 from pipeline.tasks.base import NON_FINITE, BoolArray, Task
 from pipeline.tokenize.texts import no_tokens

@@ -14,7 +14,7 @@ from contextlib import closing
 import numpy as np
 import pyarrow as pa
 
-from pipeline.blocks import Fate, NoWatch, Watch, read_blocks
+from pipeline.blocks import NoWatch, Watch, read_blocks
 from pipeline.commit import Committer
 from pipeline.encode import encode
 from pipeline.encoder.engine import Engine
@@ -22,21 +22,16 @@ from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.errors import StorageError
 from pipeline.known_rows import Duplicates, EarlierParts, KnownRows
 from pipeline.open_output import Saved
-from pipeline.output.open_shards import (
-    OPEN,
-    ROW_FIELD,
-    AttemptLog,
-    Piece,
-    Places,
-    read_piece_table,
-)
+from pipeline.output.open_shards import OPEN, ROW_FIELD, AttemptLog, Piece, read_piece_table
 from pipeline.output.output import Output
 from pipeline.output.repaired import read_good_rows
+from pipeline.output.row_ranges import Places
 from pipeline.output.run import Run
 from pipeline.output.suspects import ShardWork
 from pipeline.packing import Int8Array
 from pipeline.part_rows import part_schema
 from pipeline.prefetch import prefetch
+from pipeline.slices import Fate
 from pipeline.spec import OnBatch, Shard, ShardResult
 from pipeline.tasks import Task, make_task
 

@@ -231,8 +231,8 @@ def shard_id(space: str, schema: str, file: InputFile, cut: Cut) -> str:
 def shard_ids(space: str, schema: str, file: InputFile) -> Callable[[Cut], str]:
     """`shard_id` of the cuts of one file: what they share is hashed once."""
     where = [file.where] if file.where else []
-    shared = _canonical_json([space, schema, file.uri, file.version, *where]).removesuffix("]")
-    hashed = hashlib.sha256(shared.encode())
+    shared = _canonical_json([space, schema, file.uri, file.version, *where])
+    hashed = hashlib.sha256(shared.removesuffix("]").encode())
 
     def of(cut: Cut) -> str:
         copy = hashed.copy()

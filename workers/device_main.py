@@ -31,9 +31,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.encoder.card import ModelCard
 from pipeline.errors import BeiJobsError
-from pipeline.output.open_shards import Places
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan
+from pipeline.output.row_ranges import Places
 from pipeline.output.run import Run
 from pipeline.output.suspects import ShardWork
 from pipeline.stage_times import stage_times

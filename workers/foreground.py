@@ -5,13 +5,11 @@ An observer shows the user what happens meanwhile.
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from types import FrameType
 from typing import Protocol
 
 from pipeline.choice import Choices
@@ -30,6 +28,7 @@ from workers.local import LocalDevice, LocalRun, compute_missing
 from workers.rates import Rates, Stopwatch
 from workers.run_lease import alone_on
 from workers.settings import Settings
+from workers.stop_signals import stoppable
 
 # How often the store is asked whether the run was cancelled or replaced.
 _POLL_SECONDS = 5.0
@@ -173,7 +172,7 @@ def _run_to_end(
         tally.watch.loaded()
         observer.chose(not_set_by_user(choices, run.spec))
 
-    with _stoppable(observer.stopping) as stop:
+    with stoppable(observer.stopping) as stop:
         for _ in range(MAX_ATTEMPTS):
             with _cancelled_or_replaced(output, run) as unwanted:
                 local = LocalRun(
@@ -290,31 +289,3 @@ def _with_counts(status: JobStatus, tally: _Tally, seconds: float) -> JobStatus:
         truncated=max(status.truncated, tally.truncated),
         seconds=seconds,
     )
-
-
-class _Stop:
-    """A signal handler: the first Ctrl-C or SIGTERM sets it, a second one interrupts at once."""
-
-    def __init__(self, on_stop: Callable[[], None]) -> None:
-        self._set = False
-        self._on_stop = on_stop
-
-    def is_set(self) -> bool:
-        return self._set
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self._set:
-            raise KeyboardInterrupt
-        self._set = True
-        self._on_stop()
-
-
-@contextmanager
-def _stoppable(on_stop: Callable[[], None]) -> Iterator[_Stop]:
-    stop = _Stop(on_stop)
-    previous = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.output.open_shards import Places, Rows, union
+from pipeline.output.row_ranges import Places, Rows, union
 from pipeline.spec import Shard
 from pipeline.store.uris import redact
 

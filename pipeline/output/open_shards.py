@@ -23,14 +23,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import NotFound, StorageError
 from pipeline.output.output import Output
 from pipeline.output.part_file import checksum_holds, encode_part, parse_info, read_info
 from pipeline.output.plan import Plan
+from pipeline.output.row_ranges import NO_ROWS, Places, Rows, ranges_of, rows_in, union
 from pipeline.output.run import Run
 from pipeline.spec import NUMERICS_VERSION, Shard
 
@@ -41,11 +40,6 @@ OPEN = "_bei/open/"
 ROW_FIELD = pa.field("_row_in_shard", pa.int64())
 # The same numbers as ranges in the metadata of the piece, and those of rows that were copied.
 _ROWS, _REUSED, _DUPLICATES = "rows_held", "rows_reused", "rows_deduplicated"
-
-Rows = npt.NDArray[np.int64]  # row numbers in a shard, from 0, ascending
-Mask = npt.NDArray[np.bool_]  # [rows of a shard]
-Places = Mapping[str, Rows]  # shard id → its rows
-NO_ROWS: Rows = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,38 +235,6 @@ def sweep_pieces(output: Output) -> None:
     """Delete all pieces: of a finished run every part is there."""
     for item in list(output.directory.list(OPEN, recursive=True)):
         output.directory.delete(item.name)
-
-
-def union(places: Iterable[Places]) -> dict[str, Rows]:
-    """All rows of several places."""
-    rows: dict[str, list[Rows]] = {}
-    for one in places:
-        for shard, numbers in one.items():
-            rows.setdefault(shard, []).append(numbers)
-    return {shard: np.unique(np.concatenate(numbers)) for shard, numbers in rows.items()}
-
-
-def ranges_of(rows: Rows) -> list[list[int]]:
-    """Row numbers as [first, count] ranges."""
-    if not rows.size:
-        return []
-    starts = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)
-    counts = np.diff(np.append(starts, rows.size))
-    return [[int(rows[start]), int(count)] for start, count in zip(starts, counts, strict=True)]
-
-
-def rows_in(ranges: Sequence[Sequence[int]], limit: int) -> Rows:
-    """The row numbers of [first, count] ranges.
-
-    Raises:
-        ValueError: a range is not within the `limit` rows of a shard.
-    """
-    mask = np.zeros(limit, dtype=np.bool_)
-    for first, count in ranges:
-        if not (first >= 0 and count > 0 and first + count <= limit):
-            raise ValueError(f"rows {first}+{count} of {limit}")
-        mask[first : first + count] = True
-    return np.flatnonzero(mask)
 
 
 def _read_piece(output: Output, name: str, rows: int) -> Piece | None:

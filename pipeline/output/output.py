@@ -28,9 +28,10 @@ import pyarrow as pa
 
 from pipeline.errors import NotFound, OutputConflict, StorageError
 from pipeline.output.failures import note_failure
+from pipeline.output.identity import difference, identity_of
 from pipeline.output.plan import Plan
 from pipeline.output.run import FORMAT_VERSION, KEYED_FORMAT, RUNS, Run, kept_schema, now
-from pipeline.spec import NOT_IDENTITY, NUMERICS_VERSION, JobSpec, ShardResult, schema_hash
+from pipeline.spec import JobSpec, ShardResult
 from pipeline.store.directory import Directory, ObjectInfo
 from pipeline.store.uris import redact, refuse_credentials
 
@@ -39,7 +40,6 @@ MAX_ATTEMPTS = 3
 
 _SPEC = "_bei/spec.json"
 QUARANTINE = "_bei/quarantine/"
-_DIFFERENCES_SHOWN = 6
 # Names that `Shard.part` makes. Other objects in an output are never counted nor deleted.
 _PART = re.compile(r"part-.+-[0-9a-f]{8}-\d{12,}-[0-9a-f]{16}\.arrow")
 
@@ -69,7 +69,7 @@ class Output:
             OutputConflict: it has another space, or other kept columns and no row keys; the
                 message names them.
         """
-        identity = _identity(spec, kept_schema(spec, columns))
+        identity = identity_of(spec, kept_schema(spec, columns))
         self._refuse_foreign_files()
         if self.directory.create(_SPEC, _json(identity)):
             return FORMAT_VERSION
@@ -80,7 +80,7 @@ class Output:
         self._refuse_foreign_files()
         if not self.directory.exists(_SPEC):
             return FORMAT_VERSION
-        return self._fitting_format(_identity(spec, kept_schema(spec, columns)))
+        return self._fitting_format(identity_of(spec, kept_schema(spec, columns)))
 
     def _fitting_format(self, identity: dict[str, Any]) -> int:
         stored = self.read_json(_SPEC)
@@ -90,7 +90,7 @@ class Output:
             same = same and stored["space"] == identity["space"]
         if not same:
             raise OutputConflict(
-                f"{redact(self.uri)} holds another job's results: {_difference(stored, identity)}",
+                f"{redact(self.uri)} holds another job's results: {difference(stored, identity)}",
                 hint="give another --output, or the same options as before",
             )
         return stored_format
@@ -106,10 +106,10 @@ class Output:
         if not self.directory.exists(_SPEC):
             raise NotFound(f"--reuse-from {uri} holds no job", hint="give the output of a job")
         stored = self.read_json(_SPEC)
-        wanted = _identity(spec, kept_schema(spec, columns))
+        wanted = identity_of(spec, kept_schema(spec, columns))
         if stored["space"] != wanted["space"]:
             raise OutputConflict(
-                f"--reuse-from {uri} holds other values: {_difference(stored, wanted)}",
+                f"--reuse-from {uri} holds other values: {difference(stored, wanted)}",
                 hint="give an output of the same model and options, or omit --reuse-from",
             )
         if int(stored.get("format", 1)) < KEYED_FORMAT:
@@ -286,52 +286,5 @@ def find_run(uri: str) -> tuple[Output, Run]:
     return output, run
 
 
-def _identity(spec: JobSpec, kept: pa.Schema) -> dict[str, Any]:
-    return {
-        "space": spec.space,
-        "schema": schema_hash(kept),
-        "numerics": NUMERICS_VERSION,
-        "format": FORMAT_VERSION,
-        "kept": {f.name: str(f.type) for f in kept},
-        "spec": spec.to_json(),
-    }
-
-
 def _json(value: dict[str, Any]) -> bytes:
     return json.dumps(value, indent=1, sort_keys=True).encode()
-
-
-def _difference(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """Describe how an output's identity differs from that of the job, by the options' names."""
-    if stored["space"] == wanted["space"]:
-        return _compared("kept columns are", stored["kept"], wanted["kept"])
-    specs = (_flat(json.loads(json.dumps(side["spec"]))) for side in (stored, wanted))
-    stored_spec, wanted_spec = specs
-    names = sorted(
-        name
-        for name in stored_spec.keys() | wanted_spec.keys()
-        if stored_spec.get(name) != wanted_spec.get(name) and name.split(".")[0] not in NOT_IDENTITY
-    )
-    # How a checkpoint was read matters only if the checkpoint itself is the same.
-    names = [name for name in names if not name.startswith("encoder.")] or names
-    differences = [
-        _compared(f"{name} is", stored_spec.get(name), wanted_spec.get(name))
-        for name in names[:_DIFFERENCES_SHOWN]
-    ]
-    if stored["numerics"] != wanted["numerics"]:
-        differences.append(_compared("numerics version is", stored["numerics"], wanted["numerics"]))
-    return "; ".join(differences) or _compared("space is", stored["space"], wanted["space"])
-
-
-def _compared(subject: str, stored: object, wanted: object) -> str:
-    return f"{subject} {stored!r} there, {wanted!r} here"
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat.update(_flat(inner, f"{prefix}.{key}" if prefix else key))
-    return flat

@@ -15,10 +15,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import StorageError
-from pipeline.output.open_shards import ROW_FIELD, Piece, ranges_of
+from pipeline.output.open_shards import ROW_FIELD, Piece
 from pipeline.output.output import Output, quarantine_name
 from pipeline.output.part_file import read_info
 from pipeline.output.plan import Plan
+from pipeline.output.row_ranges import ranges_of
 from pipeline.output.run import Run
 from pipeline.spec import NUMERICS_VERSION, Shard, schema_hash, shard_id
 from pipeline.store.parquet_bytes import from_parquet

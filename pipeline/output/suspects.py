@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.output.open_shards import Death, Mask, Piece, Rows
+from pipeline.output.open_shards import Death, Piece
+from pipeline.output.row_ranges import Mask, Rows
 from pipeline.spec import Shard
 
 # Deaths after which a row is suspect, and deaths alone after which it is guilty. One alone may be

@@ -98,8 +98,8 @@ def stopped(corpus: Path, output: Path, monkeypatch: pytest.MonkeyPatch, submit:
     stop = threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr(Output, "commit", commit_then_interrupt)
-        patch.setattr("workers.foreground._Stop.is_set", lambda self: stop.is_set())
-        patch.setattr("pipeline.blocks.READ_ROWS", 1)  # so that the device cannot run far ahead
+        patch.setattr("workers.stop_signals.Stop.is_set", lambda self: stop.is_set())
+        patch.setattr("pipeline.slices.READ_ROWS", 1)  # so that the device cannot run far ahead
         patch.setattr("pipeline.blocks._FIRST_BLOCK_ROWS", 1)
         patch.setattr("pipeline.blocks._BLOCK_ROWS", 1)
         words = ("--token-budget", 1, "--rows-per-shard", 10, "--output", output, "--json")

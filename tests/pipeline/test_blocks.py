@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import blocks as module
-from pipeline.blocks import ShardSlice, read_blocks
+from pipeline import slices as module
+from pipeline.blocks import read_blocks
 from pipeline.errors import InputChanged, InputError
 from pipeline.known_rows import RowResults
 from pipeline.row_keys import KEY_FIELD
+from pipeline.slices import ShardSlice
 from pipeline.spec import Cut, InputFile, Shard
 
 SCHEMA = pa.schema([("row", pa.int64())])

@@ -11,10 +11,11 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.blocks import Block, ShardSlice
+from pipeline.blocks import Block
 from pipeline.encode import encode
 from pipeline.known_rows import RowResults
 from pipeline.row_keys import KEY_FIELD
+from pipeline.slices import ShardSlice
 from pipeline.spec import Cut, InputFile, Shard
 from pipeline.tokenize.texts import Tokens
 

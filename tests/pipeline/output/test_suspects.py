@@ -9,7 +9,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.output.open_shards import Death, Piece, Rows, ranges_of, rows_in
+from pipeline.output.open_shards import Death, Piece
+from pipeline.output.row_ranges import Rows, ranges_of, rows_in
 from pipeline.output.suspects import OpenShard, ShardWork
 from pipeline.spec import Cut, InputFile, Shard
 
