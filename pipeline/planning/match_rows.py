@@ -157,6 +157,8 @@ def _find(
         new = new.filter(pl.col("key") != 0)  # or each null would match each earlier one
         for earlier in _earlier_keys(output, sources):
             of_part = pl.LazyFrame(dict(zip(("key", "source", "row"), earlier, strict=True)))
+            # Each key once: or thousands of equal rows would match thousands of times each.
+            of_part = of_part.join(new, on="key", how="semi").unique("key")
             found = new.join(of_part, on="key").collect(engine="streaming")
             at = found["at"].to_numpy()
             source[at], row[at] = found["source"].to_numpy(), found["row"].to_numpy()
