@@ -74,7 +74,7 @@ def history_line(run: Run, status: JobStatus) -> str:
     words = [
         f"{run.n:>4}  {status.state:<11}  {run.created}  {status.finished or '-':<20}",
         run.record.by if run.record else "-",
-        f"{run.files:,} files"
+        ("1 file" if run.files == 1 else f"{run.files:,} files")
         + (f": {_files_in_words(run.record.changes, names=False)}" if run.record else ""),
         counts,
     ]

@@ -50,7 +50,7 @@ def submit(
     settings = load_settings()
 
     def plan() -> Prepared:
-        prepared = prepare(request, settings.cache_dir)
+        prepared = prepare(request, settings.cache_dir, display.say)
         set_context(job=prepared.run.job)
         notify(settings.notify_fd, prepared.run, broker_url)
         display.show_choices(prepared.choices)

@@ -66,6 +66,7 @@ def match_rows(
     plan: Plan,
     columns: pa.Schema,
     texts: Sequence[str],
+    say: Callable[[str], None],
     *,
     others: Sequence[Output] = (),
 ) -> int:
@@ -76,6 +77,7 @@ def match_rows(
         plan: what one run must have.
         columns: what is read: the columns of texts, and those that select rows.
         texts: the columns that the task reads, in its order.
+        say: called with what is done, which may take minutes, and what was found.
         others: outputs of the same space whose parts are searched too.
 
     Returns:
@@ -90,10 +92,13 @@ def match_rows(
     if not (missing and sources):
         return 0
     matched = 0
+    rows = sum(shard.rows for shard in plan.shards(missing))
+    say(f"looking for {rows:,} rows of new and changed files in {len(sources):,} earlier parts")
     shards = plan.shards(missing)
     for found in find_rows(output, shards, columns, texts, sources, skip_unreadable=True):
         _write(output, found, sources)
         matched += int((found.source >= 0).sum())
+    say(f"{matched:,} of them are there and are copied")
     return matched
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +43,15 @@ class Prepared:
     finished: bool
 
 
-def prepare(request: Request, cache_dir: Path) -> Prepared:
+def prepare(
+    request: Request, cache_dir: Path, say: Callable[[str], None] = lambda line: None
+) -> Prepared:
     """Resolve a request against its model, inputs and output, and start or join a run.
 
     Args:
         request: the options of `submit`.
         cache_dir: where downloaded checkpoints are cached.
+        say: called with what takes time.
 
     Raises:
         UsageError: options exclude each other or do not fit the model.
@@ -60,7 +64,7 @@ def prepare(request: Request, cache_dir: Path) -> Prepared:
     while True:
         drafted = draft(request, cache_dir, card)
         card = drafted.card
-        if prepared := _start(drafted):
+        if prepared := _start(drafted, say):
             return prepared
         # Another submit started a run meanwhile, perhaps for other inputs: plan again after it.
 
@@ -167,7 +171,7 @@ def draft(request: Request, cache_dir: Path, card: ModelCard | None = None) -> D
     return Draft(request, output, last, previous, inputs, card, planned, spec, plan)
 
 
-def _start(drafted: Draft) -> Prepared | None:
+def _start(drafted: Draft, say: Callable[[str], None]) -> Prepared | None:
     """Start the run of a draft or join the last one; None if there is a higher run by then."""
     output, last, plan = drafted.output, drafted.last, drafted.plan
     output.directory.probe()
@@ -177,7 +181,7 @@ def _start(drafted: Draft) -> Prepared | None:
             return None
         run, finished = joined
     else:
-        run, finished = drafted.run(stored_format, _match(drafted, stored_format)), False
+        run, finished = drafted.run(stored_format, _match(drafted, stored_format, say)), False
         if output.start(run, plan) is None:
             return None
     sweep(output)
@@ -265,13 +269,13 @@ def _plan(
     return plan
 
 
-def _match(drafted: Draft, stored_format: int) -> int:
+def _match(drafted: Draft, stored_format: int, say: Callable[[str], None]) -> int:
     """How many rows of new and changed files can be copied from earlier parts."""
     others = drafted.reused_outputs(stored_format)
     if others is None:
         return 0
     return match_rows(
-        drafted.output, drafted.plan, drafted.columns_read, drafted.texts, others=others
+        drafted.output, drafted.plan, drafted.columns_read, drafted.texts, say, others=others
     )
 
 

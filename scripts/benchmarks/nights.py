@@ -45,7 +45,7 @@ from pipeline.output.plan import make_plan
 from pipeline.planning.match_rows import match_rows
 planned = plan_inputs([sys.argv[1]], columns=(), text_columns=("text",), output_columns=())
 plan = make_plan(planned.files, space="0" * 16, schema="0" * 16)
-print(match_rows(Output(sys.argv[2]), plan, planned.schema, ("text",)))
+print(match_rows(Output(sys.argv[2]), plan, planned.schema, ("text",), lambda line: None))
 """
 _PART_ROWS = 16_384
 _ROWS = ["rows", "computed", "reused", "duplicates", "s"]
