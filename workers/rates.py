@@ -3,7 +3,7 @@
     <state_dir>/rates/<digest of space and device>.json
 
 No job depends on these files. Each holds the last run in the foreground that computed for at least
-MIN_SECONDS.
+MIN_SECONDS, and most of its rows.
 """
 
 from __future__ import annotations

@@ -223,12 +223,19 @@ class Counter:
             failed=failed,
             tokens=round(counts.tokens * scale),
             tokens_error=_half_interval(self._sums, counts.rows),
-            tokens_computed=round(counts.tokens_computed * of_candidates),
+            tokens_computed=round(self._tokens_per_candidate() * candidates),
             truncated=round(counts.truncated * scale),
             blank=counts.blank,
             lengths=_histogram(counts.lengths, of_candidates, max_length),
             exact=counts.tokenized == counts.rows,
         )
+
+    def _tokens_per_candidate(self) -> float:
+        """Of a row that would be computed; where none is in the sample, of any row."""
+        counts = self._counts
+        if counts.candidates:
+            return counts.tokens_computed / counts.candidates
+        return counts.tokens / counts.tokenized if counts.tokenized else 0.0
 
 
 def blank_rows(rows: pa.RecordBatch) -> BoolArray:

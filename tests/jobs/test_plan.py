@@ -131,6 +131,22 @@ def test_a_night(foretold: Plan, folder: Path, tmp_path: Path) -> None:
     assert 0.9 < found["bytes"] / output < 1.1
 
 
+def test_a_limit_other_inputs_and_kept_columns(foretold: Plan, tmp_path: Path) -> None:
+    lines = [{"text": text, "note": "a long note " * 40} for text in texts(200)]
+    for name, rows in (("a", lines[:120]), ("b", lines[100:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ("--output", tmp_path / "out", "--keep", "note", "--rows-per-shard", 50)
+
+    assert foretold(tmp_path / "a.jsonl", *words, "--limit", 60)["rows"]["computed"] == 60
+    found = foretold(tmp_path / "a.jsonl", *words)
+    assert (found["rows"]["computed"], found["rows"]["reused"]) == (60, 60)
+    found = foretold(tmp_path / "b.jsonl", *words, "--add")
+    assert (found["rows"]["computed"], found["files"]["total"]) == (80, 2)
+    fresh = foretold(tmp_path / "b.jsonl", *words, "--output", tmp_path / "fresh")
+    output = sum(path.stat().st_size for path in tmp_path.glob("fresh/*.arrow"))
+    assert 0.7 < fresh["bytes"] / output < 1.4
+
+
 @pytest.mark.parametrize(
     ("task", "model", "words"),
     [
@@ -295,6 +311,12 @@ def test_the_time_comes_from_the_last_run_and_the_price_from_the_time(
     assert found["price"] == pytest.approx(seconds / 3.6, rel=0.01)
     other = plan(*words, "--prompt", "query: ", "--json").json
     assert other["rate"]["source"] == "calibration"
+
+    (file,) = (tmp_path / "state/rates").iterdir()
+    remembered = file.read_text()
+    write_parquet(corpus, 201, text=[*texts(200), "a new text"])
+    assert submit(corpus, "--json").json["rows"]["computed"] == 1
+    assert file.read_text() == remembered  # a night of copies says nothing about computing
 
 
 @pytest.mark.parametrize(
