@@ -116,7 +116,11 @@ class RowBuilder:
         return [pa.concat_tables(tables).combine_chunks().take(pa.array(back))]
 
     def _computed(self, computed: Computed) -> pa.Table:
-        """The results of the rows of a block that are computed; those to come count as failed."""
+        """The results of the tokenized rows of a block; null for those to come.
+
+        Rows that were returned before are there again when the block is complete: its results
+        are held for duplicates.
+        """
         block, outputs, tokens = computed.block, computed.outputs, computed.block.tokens
         errors = dict(tokens.errors)
         row_of_output = tokens.token_rows if self._task.per_token else tokens.row_of
@@ -129,9 +133,10 @@ class RowBuilder:
         errors |= {int(row): NON_FINITE for row in np.unique(row_of_output[~finite])}
         failed = np.zeros(tokens.rows, dtype=np.bool_)
         failed[list(errors)] = True
+        absent = failed if computed.complete else failed | ~computed.rows
         reasons = pa.array([errors.get(row) for row in range(tokens.rows)], pa.string())
         arrays = [
-            *self._task.columns(block.texts, tokens, outputs, failed | ~computed.rows),
+            *self._task.columns(block.texts, tokens, outputs, absent),
             pa.array(tokens.n_tokens),
             pa.array(tokens.truncated),
             reasons,

@@ -356,3 +356,20 @@ def test_a_list_of_copies_can_make_no_row_wrong(
     assert counted(submit(corpus, "--keep", "text", "--json")) == {"computed": 20}
     assert vectors(read_output(bei, output)) == before
     assert bei("verify", output).code == 0
+
+
+@pytest.mark.usefixtures("device_in_this_process")
+def test_rows_that_were_saved_early_are_there_for_their_duplicates(
+    submit: Bei, bei: Bei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.commit.SAVE_SECONDS", 0.0)  # after every batch
+    monkeypatch.setattr("pipeline.slices.READ_ROWS", 20)
+    monkeypatch.setattr("pipeline.blocks._FIRST_BLOCK_ROWS", 20)
+    monkeypatch.setattr("pipeline.blocks._BLOCK_ROWS", 20)
+    corpus = write_parquet(tmp_path / "c.parquet", 200, text=texts(20) * 10, row_group=200)
+
+    done = submit(corpus, "--keep", "text", "--token-budget", 64, "--json")
+
+    assert counted(done) == {"computed": 20, "deduplicated": 180}
+    assert bei("verify", tmp_path / "c.embed").code == 0
+    assert len(vectors(read_output(bei, tmp_path / "c.embed"))) == 20
