@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,12 @@ pytest_plugins = [
 # A loaded machine is no reason to fail: how long an example takes says nothing here.
 settings.register_profile("bei-jobs", deadline=None)
 settings.load_profile("bei-jobs")
+
+# Under nohup, or in the background of a shell, signals are ignored, and so by all that is started.
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        ctrl_c = number is signal.SIGINT
+        signal.signal(number, signal.default_int_handler if ctrl_c else signal.SIG_DFL)
 
 
 class Resident(DeviceProcess):

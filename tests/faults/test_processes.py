@@ -114,8 +114,7 @@ def test_told_to_stop_twice_while_it_starts(case: Case) -> None:
 @pytest.mark.parametrize("signum", [signal.SIGQUIT, signal.SIGHUP, signal.SIGABRT])
 def test_ended_by_another_signal(case: Case, signum: signal.Signals) -> None:
     paused = case.pause_at("mid-shard")
-    # Under nohup, or in the background of a shell, tests inherit signals that are ignored.
-    first = case.start_behind(("env", "--default-signal"), **paused.environment)
+    first = case.start(**paused.environment)
     job = case.submit()
     paused.reached()
     first.process.send_signal(signum)

@@ -22,7 +22,7 @@ from pipeline.planning.match_rows import match_rows
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))  # of addresses, most of them unused
 planned = plan_inputs([sys.argv[1]], columns=(), text_columns=("text",), output_columns=())
 plan = make_plan(planned.files, space="0" * 16, schema="0" * 16)
-print(match_rows(Output(sys.argv[2]), plan, planned.schema))
+print(match_rows(Output(sys.argv[2]), plan, planned.schema, ("text",), lambda line: None))
 """
 
 
