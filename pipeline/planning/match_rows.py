@@ -32,7 +32,7 @@ from pipeline.store.directory import Directory
 
 # New rows that are matched at once, and earlier rows that are held for it: 24 bytes each.
 _ROWS_AT_ONCE = 10_000_000
-_EARLIER_AT_ONCE = 4_000_000
+_EARLIER_AT_ONCE = 1_000_000
 _READ_ROWS = 16_384
 # Parts whose keys are read, and lists that are written, at once: each is a few small requests.
 _THREADS = 16
