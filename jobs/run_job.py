@@ -13,6 +13,7 @@ from pipeline.errors import BeiJobsError, Interrupted, JobFailed, UsageError
 from pipeline.output.failures import note_failed_submit
 from pipeline.output.state import mark_checked
 from pipeline.output.status import job_status
+from pipeline.planning.damaged import can_go_on_without, damaged_files
 from pipeline.planning.default_output import default_output
 from pipeline.planning.prepare import Prepared, prepare
 from pipeline.request import Request
@@ -65,7 +66,16 @@ def submit(
                 display.warn("--metrics-port: with --broker, `bei-jobs worker` serves the metrics")
             return run_on_broker(plan(), broker_url, display, wait=wait)
         uris = (*request.inputs, request.output or "")
-        return run_here(plan, uris, settings, display, device, metrics_port)
+
+        def without_damaged(failed: Prepared) -> Prepared | None:
+            damaged = damaged_files(failed.output, failed.run, failed.plan)
+            if not can_go_on_without(damaged, failed.run, request.max_bad_files):
+                return None
+            prepared = prepare(request, settings.cache_dir, display.say)
+            display.show_skipped(prepared.run.skipped)
+            return prepared
+
+        return run_here(plan, uris, settings, display, device, metrics_port, without_damaged)
 
 
 @contextmanager
@@ -99,6 +109,7 @@ def run_here(
     display: Display,
     device: str | None,
     metrics_port: int | None = None,
+    after_failure: Callable[[Prepared], Prepared | None] = lambda failed: None,
 ) -> int:
     """Run a job in the foreground, print how it ended and return the exit code.
 
@@ -109,6 +120,7 @@ def run_here(
         display: what the user sees.
         device: the value of --device; None for the default.
         metrics_port: where metrics are served; None for nowhere.
+        after_failure: prepares the run to go on with where shards of a run failed; None for none.
 
     Raises:
         BeiJobsError: of planning, or of every device.
@@ -123,6 +135,10 @@ def run_here(
                 return _nothing_to_do(prepared, display)
             display.show_choices(device_choices(devices))
             outcome = run_in_foreground(prepared, settings, opened, display)
+            if isinstance(outcome.error, JobFailed) and (next_run := after_failure(prepared)):
+                prepared = next_run
+                remember(prepared, settings)
+                outcome = run_in_foreground(prepared, settings, opened, display)
         return display.conclude(prepared.run, outcome.status, error=outcome.error)
 
 

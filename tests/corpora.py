@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,3 +34,19 @@ def write_parquet(
 def parts(output: Path) -> list[str]:
     """The flat glob over a local output."""
     return sorted(path.name for path in output.glob("*.arrow"))
+
+
+def damaged_in_the_middle(path: Path, row_group: int) -> bytes:
+    """Flip bytes within the text column's data of one row group; returns the sound file."""
+    sound = path.read_bytes()
+    metadata = pq.ParquetFile(path).metadata
+    names = metadata.schema.names
+    column = metadata.row_group(row_group).column(names.index("text"))
+    start = column.dictionary_page_offset or column.data_page_offset
+    data = bytearray(sound)
+    for at in range(start, start + column.total_compressed_size):
+        data[at] ^= 0xFF
+    stat = path.stat()
+    path.write_bytes(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    return sound

@@ -89,6 +89,7 @@ def plan_inputs(
     previous: EarlierCuts | None = None,
     schema: pa.Schema | None = None,
     max_bad_files: str = "0",
+    damaged: Mapping[tuple[str, str], str] | None = None,
     where: str = "",
 ) -> PlannedInputs:
     """Find the input files, read their footers and cut them into row ranges.
@@ -112,6 +113,8 @@ def plan_inputs(
         schema: that of an earlier plan of the same output. Every file is cast to it or refused,
             and unchanged files are not even opened.
         max_bad_files: the number or share of files that may be bad; they are left out.
+        damaged: (URI, version) of files that are known to be bad → the reason. Where no file may be
+            bad, they are tried again.
         where: selects the rows, see `pipeline.input.where`; its columns are in the schema too.
 
     Raises:
@@ -125,8 +128,11 @@ def plan_inputs(
     needed = tuple(dict.fromkeys([*optional, *columns, *text_columns, *list_columns, *tested]))
     listed, covered = discover(inputs), _covered(previous or {}, where)
     bad = BadFiles(max_bad_files, len(listed))
+    for file in () if bad.none_allowed else listed:
+        if reason := (damaged or {}).get((file.uri, file.version)):
+            bad.add(file, InputError(reason, hint="repair the file, or leave it out of the inputs"))
     unopened = {f for f in listed if schema is not None and (f.uri, f.version) in covered}
-    opened = [f for f in listed if f not in unopened]
+    opened = [f for f in listed if f not in unopened and f not in bad]
     summaries = _inspect_all(opened, needed, rows_per_shard, bad)
     known_bad = -1
     while known_bad < len(bad):  # a bad file has no say in the schema of the others

@@ -226,6 +226,7 @@ def _plan_inputs(
         previous=previous.cuts,
         schema=_fixed_schema(request, last),
         max_bad_files=request.max_bad_files,
+        damaged=previous.damaged,
         where=_where(request),
     )
 

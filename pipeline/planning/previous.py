@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pipeline.output.manifest import newest_finished
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.output.run import Run
+from pipeline.planning.damaged import Damaged, damaged_files
 from pipeline.spec import Cut, InputFile
 
 # A planned file and some of its cuts.
@@ -17,10 +18,11 @@ FileCuts = tuple[InputFile, list[Cut]]
 
 @dataclass(frozen=True, slots=True)
 class Previous:
-    """The last run's plan, and its files by (URI, version) with their cuts."""
+    """The last run's plan, its files by (URI, version) with their cuts, and damaged ones."""
 
     plan: Plan | None
     cuts: dict[tuple[str, str], FileCuts]
+    damaged: Damaged = field(default_factory=dict)
 
     @classmethod
     def of(cls, output: Output, last: Run | None) -> Previous:
@@ -30,7 +32,11 @@ class Previous:
         cuts = plan.cuts()
         # A limit may have ended within the selected rows of a cut.
         files = [file for file in plan.files if not (last.limit and file.where)]
-        return cls(plan, {(file.uri, file.version): (file, cuts[file.uri]) for file in files})
+        return cls(
+            plan,
+            {(file.uri, file.version): (file, cuts[file.uri]) for file in files},
+            damaged_files(output, last, plan),
+        )
 
     def done(self, output: Output, where: str) -> dict[str, FileCuts]:
         """File URI → the file as planned, and its committed cuts of rows that `where` selects."""

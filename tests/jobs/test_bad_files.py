@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from commandline import Bei, Outcome, read_output
-from corpora import TINY, parts, write_parquet
+from corpora import TINY, damaged_in_the_middle, parts, write_parquet
 
 from pipeline.input import cutting, reading
 
@@ -134,6 +134,39 @@ def test_a_bad_file_is_tried_again_until_it_is_good(
     assert ids(bei, output) == expected_ids(10, 0, 1, 2)
     assert bei("verify", output).code == 0
     assert bei("status", output).code == 0
+
+
+def test_a_file_whose_rows_cannot_be_read_is_left_out_once_that_is_seen(
+    submit: Bei, bei: Bei, folder: Path, output: Path
+) -> None:
+    """Its footer is sound, so the run that reads its rows fails, and the next one goes on."""
+    words = (folder, "--rows-per-shard", 5)
+    assert submit(*words).code == 0
+    sound = damaged_in_the_middle(folder / "b.parquet", 1)
+    write_parquet(folder / "d.parquet", 10, seed=3)
+
+    for _ in range(2):  # the next night tries again
+        done = submit(*words, "--json")
+        skipped(done, "b.parquet")
+        assert "rows 5-9" in done.json["files"]["skipped"][0]["reason"]
+        assert ids(bei, output) == expected_ids(10, 0, 1, 2, 3)
+        assert bei("verify", output).code == 0
+
+    (folder / "b.parquet").write_bytes(sound)
+    done = submit(*words, "--json")
+    assert (done.code, done.json["files"]["skipped"]) == (0, [])
+    assert ids(bei, output) == expected_ids(10, 0, 1, 2, 3)
+
+
+def test_a_run_after_one_that_a_damaged_file_failed_goes_on_without_it(
+    submit: Bei, bei: Bei, folder: Path, output: Path
+) -> None:
+    damaged_in_the_middle(folder / "b.parquet", 1)
+    words = (folder, "--rows-per-shard", 5)
+    assert submit(*words, "--max-bad-files", 0).code == 1
+    assert submit(*words, "--max-bad-files", 0).code == 1
+    skipped(submit(*words, "--json"), "b.parquet")
+    assert bei("verify", output).code == 0
 
 
 def test_a_bad_file_that_is_gone_is_dropped_with_its_rows(

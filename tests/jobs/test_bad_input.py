@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from commandline import Bei, Outcome, command, read_output
-from corpora import ROOT, TINY, parts, texts, write_parquet
+from corpora import ROOT, TINY, damaged_in_the_middle, parts, texts, write_parquet
 
 from pipeline.store.backends import LocalStore
 
@@ -150,22 +150,6 @@ def test_a_line_of_jsonl_that_is_not_json(submit: Bei, tmp_path: Path) -> None:
     refused(submit(tmp_path / "c.jsonl"), "c.jsonl")
 
 
-def damaged_in_the_middle(path: Path, row_group: int) -> bytes:
-    """Flip bytes within the text column's data of one row group; returns the sound file."""
-    sound = path.read_bytes()
-    metadata = pq.ParquetFile(path).metadata
-    names = metadata.schema.names
-    column = metadata.row_group(row_group).column(names.index("text"))
-    start = column.dictionary_page_offset or column.data_page_offset
-    data = bytearray(sound)
-    for at in range(start, start + column.total_compressed_size):
-        data[at] ^= 0xFF
-    stat = path.stat()
-    path.write_bytes(data)
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    return sound
-
-
 def test_a_row_group_that_cannot_be_read_fails_alone_and_the_same_command_finishes(
     submit: Bei, bei: Bei, tmp_path: Path
 ) -> None:
@@ -173,7 +157,7 @@ def test_a_row_group_that_cannot_be_read_fails_alone_and_the_same_command_finish
     for seed, name in enumerate("abc"):
         write_parquet(folder / f"{name}.parquet", 40, seed=seed, row_group=10)
     sound = damaged_in_the_middle(folder / "b.parquet", 2)
-    words = (folder, "--rows-per-shard", 10)
+    words = (folder, "--rows-per-shard", 10, "--max-bad-files", 0)
     failed = submit(*words)
     refused(failed, "b.parquet", "1 of 12 shards failed", "rows 20-29")
     assert len(parts(output)) == 11
