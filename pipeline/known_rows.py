@@ -176,7 +176,7 @@ class EarlierParts:
         """
         if self._run.matched and shard.id != self._shard:
             self._shard = shard.id
-            self._copies = read_copies(self._output, shard.id, shard.rows)
+            self._copies = read_copies(self._output, self._run, shard)
         if not self._run.matched or self._copies is None:
             return
         numbers = self._copies.source[first : first + len(keys)]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,13 +22,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import NotFound, StorageError
-from pipeline.output.output import Output
+from pipeline.output.output import Output, is_part
 from pipeline.output.run import Run
 from pipeline.row_keys import KEY_FIELD
-from pipeline.spec import NUMERICS_VERSION
+from pipeline.spec import NUMERICS_VERSION, Shard
 from pipeline.store.directory import Directory
 from pipeline.store.parquet_bytes import from_parquet, to_parquet
-from pipeline.store.uris import absolute, is_local
+from pipeline.store.uris import absolute, is_local, redact
 
 logger = logging.getLogger(__name__)
 
@@ -63,15 +63,23 @@ class Copies:
         return to_parquet(table.replace_schema_metadata({_SOURCES: json.dumps(self.sources)}))
 
     @classmethod
-    def from_bytes(cls, data: bytes, rows: int) -> Copies:
+    def from_bytes(cls, data: bytes, rows: int, outputs: Container[str]) -> Copies:
         """Read back what `to_bytes` wrote, for a shard of `rows` rows.
 
+        Args:
+            data: what others may have written too.
+            rows: of the shard.
+            outputs: where parts may be.
+
         Raises:
-            ValueError: it is no list of copies for such a shard.
+            ValueError: it is no list of copies for such a shard, or names anything else.
         """
         table = from_parquet(data)
         listed = json.loads((table.schema.metadata or {})[_SOURCES])
         sources = tuple((str(output), str(part)) for output, part in listed)
+        for output, part in sources:
+            if output not in outputs or not is_part(part):
+                raise ValueError(f"{redact(output)!r} {part!r} is no part to copy from")
         source = np.full(rows, -1, dtype=np.int32)
         row = np.zeros(rows, dtype=np.int32)
         values = (table[name].to_pylist() for name in _COLUMNS)
@@ -88,11 +96,12 @@ def write_copies(output: Output, shard: str, copies: Copies) -> None:
     output.directory.put(f"{COPIES}{shard}.parquet", copies.to_bytes())
 
 
-def read_copies(output: Output, shard: str, rows: int) -> Copies | None:
-    """The copies of a shard of `rows` rows; None where there are none, or they cannot be used."""
-    name = f"{COPIES}{shard}.parquet"
+def read_copies(output: Output, run: Run, shard: Shard) -> Copies | None:
+    """The copies of a shard of a run; None where there are none, or they cannot be used."""
+    name = f"{COPIES}{shard.id}.parquet"
     try:
-        return Copies.from_bytes(output.directory.read(name), rows)
+        data = output.directory.read(name)
+        return Copies.from_bytes(data, shard.rows, {"", run.reuse_from})
     except NotFound:
         return None
     except (StorageError, pa.ArrowException, ValueError, KeyError, TypeError) as error:

@@ -178,7 +178,7 @@ class Output:
 
     def committed(self) -> dict[str, ObjectInfo]:
         """Part name → object, for every part in the output, of any run."""
-        return {item.name: item for item in self.directory.list() if _PART.fullmatch(item.name)}
+        return {item.name: item for item in self.directory.list() if is_part(item.name)}
 
     def commit(self, part: str, data: memoryview) -> bool:
         """Commit a shard by creating its part. Returns whether this attempt did, or another.
@@ -263,6 +263,11 @@ class Output:
                 f"{redact(self.uri)}/{name} is damaged: {' '.join(str(error).split())}",
                 hint="restore the file from a copy, or start over with another --output",
             ) from error
+
+
+def is_part(name: str) -> bool:
+    """Whether a name is one that parts have."""
+    return _PART.fullmatch(name) is not None and "/" not in name
 
 
 def quarantine_name(part: str) -> str:

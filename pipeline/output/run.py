@@ -40,6 +40,7 @@ class Run:
     format: int = FORMAT_VERSION
     numerics: int = NUMERICS_VERSION  # of the version that planned it: only that computes it
     matched: int = 0  # rows that were found in earlier parts when it was planned
+    reuse_from: str = ""  # the other output whose parts were searched too
     record: Record | None = None  # None: of an earlier version
     skipped: tuple[tuple[str, str], ...] = ()  # input files left out: URI and reason
 
@@ -69,6 +70,7 @@ class Run:
             "job": self.job,
             "columns": columns,
             "spec": self.spec.to_json(),
+            **({"reuse_from": self.reuse_from} if self.reuse_from else {}),
             **({"record": self.record.to_json()} if self.record else {}),
             **({"skipped": [list(each) for each in self.skipped]} if self.skipped else {}),
         }
@@ -93,6 +95,7 @@ class Run:
         if type(plain["numerics"]) is not int or plain["numerics"] < 1:
             raise ValueError(f"numerics is {plain['numerics']!r}")
         plain["matched"] = int(data.get("matched", 0))
+        plain["reuse_from"] = str(data.get("reuse_from", ""))
         record = data.get("record")
         plain["record"] = None if record is None else Record.from_json(record)
         plain["skipped"] = tuple((str(uri), str(reason)) for uri, reason in data.get("skipped", ()))

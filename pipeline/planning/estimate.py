@@ -216,7 +216,7 @@ class _Reuse:
         reused = np.zeros(len(found.keys), dtype=np.bool_)
         if self._joined[0].matched:
             for shard, at in found.of_shards():
-                if copies := read_copies(self._draft.output, shard.id, shard.rows):
+                if copies := read_copies(self._draft.output, self._joined[0], shard):
                     reused[at] = self._copied(copies)
         return reused
 

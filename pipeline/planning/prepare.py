@@ -108,6 +108,7 @@ class Draft:
             limit=self.request.limit,
             format=stored_format,
             matched=matched,
+            reuse_from=absolute(self.request.reuse_from) if self.request.reuse_from else "",
             skipped=self.planned.skipped,
             record=record_of(self.output, self.last, self.previous.plan, self.plan),
         )

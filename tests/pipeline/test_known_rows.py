@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.known_rows import Duplicates, KnownRows, RowResults
 from pipeline.output.copies import Copies
 from pipeline.row_keys import row_keys
+
+PART = "part-c.parquet-00000000-{:012}-0123456789abcdef.arrow"
 
 
 class NoParts:
@@ -95,13 +98,24 @@ def test_blocks_of_an_attempt_that_ended_are_not_referred_to() -> None:
     assert len(known.resolve(0, [(None, 0, rows)]).computed) == 0  # type: ignore[list-item]
 
 
+@pytest.mark.parametrize(
+    "source", [("s3://elsewhere/o", PART.format(1)), ("", f"../{PART.format(1)}"), ("", "x")]
+)
+def test_copies_name_nothing_but_parts_of_the_outputs_that_were_searched(
+    source: tuple[str, str],
+) -> None:
+    zeros = np.zeros(3, dtype=np.int32)
+    with pytest.raises(ValueError, match="no part to copy from"):
+        Copies.from_bytes(Copies((source,), zeros, zeros).to_bytes(), 3, {"", "s3://b/o"})
+
+
 @given(st.lists(st.tuples(st.integers(-1, 3), st.integers(0, 5)), min_size=1, max_size=60))
 def test_copies_come_back_as_they_were_stored(pairs: list[tuple[int, int]]) -> None:
     source = np.array([source for source, _ in pairs], dtype=np.int32)
     row = np.array([row for _, row in pairs], dtype=np.int32)
-    sources = tuple(("s3://b/o" * (n % 2), f"part-{n}") for n in range(4))
+    sources = tuple(("s3://b/o" * (n % 2), PART.format(n)) for n in range(4))
 
-    back = Copies.from_bytes(Copies(sources, source, row).to_bytes(), len(pairs))
+    back = Copies.from_bytes(Copies(sources, source, row).to_bytes(), len(pairs), {"", "s3://b/o"})
 
     assert back.sources == sources
     assert back.source.tolist() == source.tolist()
