@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from faults.case import Case
+from faulty_s3 import FaultyS3
 from fixtures_s3 import Fault, Wsgi
 
 pytestmark = [pytest.mark.integration, pytest.mark.kind("store")]
@@ -134,6 +135,30 @@ def test_the_store_answers(case: Case, s3: Any, fault: Callable[[], Fault], last
     puts = sum(1 for method, path in s3.requests if method == "PUT" and path.endswith(".arrow"))
     assert puts <= 60, f"{puts} PUTs for six parts"
     case.check(failures=18, computed=18)
+
+
+@pytest.mark.parametrize(
+    ("fault", "methods"),
+    [
+        pytest.param("truncate", ("GET",), id="bodies"),
+        pytest.param("reset", (), id="connections"),
+    ],
+)
+def test_answers_of_the_store_break_off(
+    case: Case, s3: Any, fault: str, methods: tuple[str, ...]
+) -> None:
+    """A fifth of the worker's bodies end early, or of its connections are closed."""
+    front = FaultyS3(s3.endpoint)
+    try:
+        front.inject(fault, methods=methods, share=0.2)
+        job = case.submit(output=f"s3://{s3.make_bucket()}/vectors")
+        case.start(AWS_ENDPOINT_URL=front.endpoint)
+        case.struck()
+        case.finish(job)
+        assert front.faults
+        case.check(failures=18, computed=18)
+    finally:
+        front.stop()
 
 
 def test_the_store_ignores_conditions(case: Case, s3: Any) -> None:
