@@ -188,7 +188,9 @@ def _glob(uri: str) -> tuple[str, list[ObjectInfo]]:
     segments = uri.split("/")
     first = next(i for i, segment in enumerate(segments) if has_magic(segment))
     root = "/".join(segments[:first]) or "/"
-    matched = call(uri, lambda: list(_matches(uri, root)))
+    # `**` matches a directory, and what is in it once more.
+    found = call(uri, lambda: {info.name: info for info in _matches(uri, root)})
+    matched = [found[name] for name in sorted(found, key=str.encode)]
     folders = {f"{info.name[:i]}/" for info in matched for i in _slashes(info.name)}
     outputs = [folder for folder in sorted(folders) if _is_output(f"{root}/{folder}")]
     return root, _outside(outputs, matched, frozenset(segments[first:]))
@@ -220,10 +222,11 @@ def _matches(uri: str, root: str) -> Iterator[ObjectInfo]:
         }
         base = filesystem(root)[1]
     for path, info in infos.items():
-        name = path[len(base) :].lstrip("/")
+        name = path[len(base) :].strip("/")
         if info is not None:
             yield ObjectInfo(name, info.size, info.version)
         else:
-            directory = Directory(f"{root.rstrip('/')}/{name}")
+            directory = Directory(f"{root.rstrip('/')}/{name}".rstrip("/"))
             for inner in directory.list(recursive=True):
-                yield ObjectInfo(f"{name}/{inner.name}", inner.size, inner.version)
+                whole = f"{name}/{inner.name}" if name else inner.name
+                yield ObjectInfo(whole, inner.size, inner.version)

@@ -106,6 +106,30 @@ class TestDiscovery:
         assert [file.path for file in listed] == ["day=1/a.csv", "day=2/b.csv"]
         assert [file.partition for file in listed] == [(("day", "1"),), (("day", "2"),)]
 
+    @pytest.mark.parametrize(
+        ("pattern", "expected"),
+        [
+            ("**", ["a.csv", "sub/b.csv", "sub/deep/c.csv"]),
+            ("**/", ["a.csv", "sub/b.csv", "sub/deep/c.csv"]),
+            ("**/*", ["a.csv", "sub/b.csv", "sub/deep/c.csv"]),
+            ("**/*.csv", ["a.csv", "sub/b.csv", "sub/deep/c.csv"]),
+            ("*", ["a.csv", "sub/b.csv", "sub/deep/c.csv"]),
+            ("*/**", ["sub/b.csv", "sub/deep/c.csv"]),
+            ("*.csv", ["a.csv"]),
+            ("s*", ["sub/b.csv", "sub/deep/c.csv"]),
+            ("sub/**", ["b.csv", "deep/c.csv"]),
+            ("[as]*", ["a.csv", "sub/b.csv", "sub/deep/c.csv"]),
+        ],
+    )
+    def test_a_glob_gives_each_file_once(
+        self, store_uri: str, pattern: str, expected: list[str]
+    ) -> None:
+        for name in ("a.csv", "sub/b.csv", "sub/deep/c.csv"):
+            put(store_uri, name)
+        listed = discover([f"{store_uri}/{pattern}"])
+        assert [file.path for file in listed] == expected
+        assert not any("//" in file.uri.partition("://")[2] for file in listed)
+
     def test_a_name_with_glob_characters_is_found_literally(self, store_uri: str) -> None:
         uri = put(store_uri, "ü [1]*.csv")
         put(store_uri, "ü 1.csv")
