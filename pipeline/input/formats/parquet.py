@@ -29,6 +29,8 @@ class ParquetReader:
                 buffer_size=_BUFFER_BYTES if is_local(file.uri) else _REMOTE_BUFFER_BYTES,
                 pre_buffer=False,
                 page_checksum_verification=True,
+                # Spark's and Hive's timestamps: in nanoseconds, those after 2262 would wrap around.
+                coerce_int96_timestamp_unit="us",
             )
             self._schema = self._parquet.schema_arrow
         metadata = self._parquet.metadata

@@ -7,9 +7,11 @@ import json
 import os
 import tracemalloc
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -185,6 +187,20 @@ def test_kept_columns_come_with_their_type_unchanged(tmp_path: Path, kind: pa.Da
     file, cuts = planned(discover([put(str(tmp_path), "rows.parquet", parquet(data))])[0], 10)
     schema = pa.schema([("kept", kind), ("text", pa.large_string())])
     assert rows_of(file, cuts, schema)[0].schema == schema
+
+
+def test_timestamps_of_spark_are_what_duckdb_reads(tmp_path: Path) -> None:
+    """INT96, which older writers use, holds more years than 64 bits of nanoseconds."""
+    times = [datetime(1, 1, 1), datetime(1970, 1, 1), None, datetime(9999, 12, 31, 23, 59, 59)]
+    data = pa.table({"kept": pa.array(times, pa.timestamp("us")), "text": ["a"] * 4})
+    uri = put(str(tmp_path), "rows.parquet", parquet(data, use_deprecated_int96_timestamps=True))
+    file, cuts = planned(discover([uri])[0], 10)
+    schema = pa.schema([("kept", pa.timestamp("us"))])
+
+    read = rows_of(file, cuts, schema)[0]["kept"].to_pylist()
+
+    expected = duckdb.sql(f"SELECT kept FROM '{uri}'").fetchall()
+    assert read == [row[0] for row in expected] == times
 
 
 def test_a_column_that_cannot_be_cast_is_refused_by_name(tmp_path: Path) -> None:
