@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from fsspec.core import has_magic
 
 from pipeline.errors import InputError, NotFound
+from pipeline.input.local_files import files_below, real_path
 from pipeline.store.directory import Directory, ObjectInfo, file_info
 from pipeline.store.object_info import info_version
 from pipeline.store.retry import call
@@ -54,7 +55,8 @@ class ListedFile:
 def discover(inputs: Sequence[str]) -> list[ListedFile]:
     """The input files that `inputs` name, in byte order of their URIs, each once.
 
-    A directory is listed recursively, a glob is expanded. Both leave out names that start with
+    A directory is listed recursively, a glob is expanded, and links are followed; a file that
+    several links lead to is one. Both leave out names that start with
     "_" or ".", directories that are outputs of bei-jobs (they contain `_bei/`), and files with
     unknown suffixes. A file that two arguments name keeps its longest relative path.
 
@@ -77,7 +79,7 @@ def discover(inputs: Sequence[str]) -> list[ListedFile]:
             raise InputError(
                 f"the name of the file {uri!r} is not valid UTF-8", hint="rename the file"
             )
-    return [by_uri[uri] for uri in sorted(by_uri, key=str.encode)]
+    return sorted(_once(by_uri.values()), key=lambda file: file.uri.encode())
 
 
 def _is_unicode(name: str) -> bool:
@@ -96,8 +98,30 @@ def _expand(uri: str) -> list[ListedFile]:
         root, names = _glob(uri)
     else:
         root = uri
-        names = _visible(Directory(uri).list(recursive=True))
+        names = _visible(_below(uri))
     return _listed(uri, root, names)
+
+
+def _below(uri: str) -> Iterable[ObjectInfo]:
+    """The files of a directory, by their path from there."""
+    if is_local(uri):
+        return call(uri, lambda: list(files_below(uri)) if os.path.isdir(uri) else [])
+    return Directory(uri).list(recursive=True)
+
+
+def _once(files: Iterable[ListedFile]) -> list[ListedFile]:
+    """Each file once, whatever links lead to it: under its own name if that is listed."""
+    by_place: dict[str, ListedFile] = {}
+    for file in files:
+        place = real_path(file.uri) if is_local(file.uri) else file.uri
+        other = by_place.setdefault(place, file)
+        if _linked(file, place) < _linked(other, place):
+            by_place[place] = file
+    return list(by_place.values())
+
+
+def _linked(file: ListedFile, place: str) -> tuple[bool, int, str]:
+    return file.uri != place, len(file.uri), file.uri
 
 
 def _as_file(uri: str) -> ObjectInfo | None:
@@ -226,7 +250,6 @@ def _matches(uri: str, root: str) -> Iterator[ObjectInfo]:
         if info is not None:
             yield ObjectInfo(name, info.size, info.version)
         else:
-            directory = Directory(f"{root.rstrip('/')}/{name}".rstrip("/"))
-            for inner in directory.list(recursive=True):
+            for inner in _below(f"{root.rstrip('/')}/{name}".rstrip("/")):
                 whole = f"{name}/{inner.name}" if name else inner.name
                 yield ObjectInfo(whole, inner.size, inner.version)

@@ -130,6 +130,27 @@ class TestDiscovery:
         assert [file.path for file in listed] == expected
         assert not any("//" in file.uri.partition("://")[2] for file in listed)
 
+    def test_links_are_followed_and_a_file_is_one_however_many_lead_to_it(
+        self, tmp_path: Path
+    ) -> None:
+        for name in ("data/a.csv", "elsewhere/b.csv", "elsewhere/deep/c.csv"):
+            put(str(tmp_path), name)
+        (tmp_path / "data/linked").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "data/again.csv").symlink_to(tmp_path / "data/a.csv")
+        expected = ["a.csv", "linked/b.csv", "linked/deep/c.csv"]
+        for argument in ("data", "data/**", "data/*", "./data//", "data/linked/../../data"):
+            listed = discover([f"{tmp_path}/{argument}"])
+            assert [file.path for file in listed] == expected, argument
+        both = discover([str(tmp_path / "data"), str(tmp_path / "elsewhere")])
+        assert len(both) == 3
+
+    def test_a_link_back_to_its_own_directory_is_refused_by_name(self, tmp_path: Path) -> None:
+        put(str(tmp_path), "data/sub/a.csv")
+        (tmp_path / "data/sub/up").symlink_to(tmp_path / "data")
+        with pytest.raises(InputError, match=r"data/sub/up links back to .*data, which it is in"):
+            discover([str(tmp_path / "data")])
+        assert [f.path for f in discover([f"{tmp_path}/data/**/*.csv"])] == ["sub/a.csv"]
+
     def test_a_name_with_glob_characters_is_found_literally(self, store_uri: str) -> None:
         uri = put(store_uri, "ü [1]*.csv")
         put(store_uri, "ü 1.csv")
