@@ -94,7 +94,7 @@ def _is_unicode(name: str) -> bool:
 def _expand(uri: str) -> list[ListedFile]:
     if (info := _as_file(uri)) is not None:
         return [_named_file(uri, info)]
-    if has_magic(uri):
+    if has_magic(uri) and not _is_directory(uri):
         root, names = _glob(uri)
     else:
         root = uri
@@ -130,6 +130,13 @@ def _as_file(uri: str) -> ObjectInfo | None:
         return file_info(uri)
     except NotFound:
         return None
+
+
+def _is_directory(uri: str) -> bool:
+    """Whether a directory has exactly this name, glob characters and all."""
+    if is_local(uri):
+        return os.path.isdir(uri)
+    return next(Directory(uri).list(recursive=True), None) is not None
 
 
 def _named_file(uri: str, info: ObjectInfo) -> ListedFile:

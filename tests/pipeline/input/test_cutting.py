@@ -156,6 +156,14 @@ class TestDiscovery:
         put(store_uri, "ü 1.csv")
         assert [file.uri for file in discover([uri])] == [uri]
 
+    def test_a_directory_with_glob_characters_is_found_literally(self, store_uri: str) -> None:
+        for name in ("run[1]/a.csv", "run1/b.csv", "news [2024]/c.csv"):
+            put(store_uri, name)
+        for folder, expected in (("run[1]", "a.csv"), ("news [2024]", "c.csv")):
+            listed = discover([f"{store_uri}/{folder}"])
+            assert [file.path for file in listed] == [expected]
+        assert [file.path for file in discover([f"{store_uri}/run[12]"])] == ["run1/b.csv"]
+
     def test_a_file_named_twice_is_one_input_with_one_path(self, store_uri: str) -> None:
         uri = put(store_uri, "a/b.csv")
         arguments = [uri, store_uri, f"{store_uri}/a", f"{store_uri}/*/*.csv"]
