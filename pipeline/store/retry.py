@@ -78,8 +78,9 @@ class Load:
     """What this process may still ask of its remote stores: a number of retries, and a pace.
 
     Retries: at most 100 that no success has followed. A call that succeeds gives back its own and
-    a tenth of one more. So a store that fails one call in five costs nothing, and a dead store gets
-    100 retries from a process, and then one request per call.
+    a tenth of one more, and one comes back every ten seconds. So a store that fails one call in
+    five costs nothing; a dead store gets 100 retries from a process, and then one in ten seconds;
+    and one that fails half of its calls is never given up for good.
 
     Pace: unlimited until the store throttles. Then 32 requests per second, half of the rate at
     every throttled answer (once a second at most), and 8 per second more each second (AIMD).
@@ -90,16 +91,28 @@ class Load:
     another thread during a fork.
     """
 
-    __slots__ = ("_next_start", "_slowed", "rate", "repeated", "retries")
+    __slots__ = ("_next_start", "_refilled", "_slowed", "rate", "repeated", "retries")
 
     max_retries = 100.0
+    retries_per_second = 0.1
     min_rate, max_rate, rate_step = 1.0, 64.0, 8.0  # requests per second
 
     def __init__(self) -> None:
         self.retries = self.max_retries
         self.repeated = 0
         self.rate = self.max_rate  # which means unlimited
-        self._slowed = self._next_start = float("-inf")
+        self._slowed = self._next_start = self._refilled = float("-inf")
+
+    def take_retry(self, now: float) -> bool:
+        """Use up one of the retries; False if none is left."""
+        if self._refilled != float("-inf"):
+            back = (now - self._refilled) * self.retries_per_second
+            self.retries = min(self.max_retries, self.retries + back)
+        self._refilled = now
+        if self.retries < 1:
+            return False
+        self.retries -= 1
+        return True
 
     def delay(self, now: float) -> float:
         """Seconds until a request may start; each caller gets a place of its own."""
@@ -192,9 +205,7 @@ class _Tries:
         self._wait = random.uniform(0, longest)
         if self._count >= policy.min_tries and self._elapsed() + self._wait > policy.budget:
             return False
-        self._out_of_retries = self._load.retries < 1
-        if not self._out_of_retries:
-            self._load.retries -= 1
+        self._out_of_retries = not self._load.take_retry(policy.clock())
         return not self._out_of_retries
 
     def back_off(self, kind: str) -> None:
