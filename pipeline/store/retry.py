@@ -78,9 +78,9 @@ class Load:
     """What this process may still ask of its remote stores: a number of retries, and a pace.
 
     Retries: at most 100 that no success has followed. A call that succeeds gives back its own and
-    a tenth of one more, and one comes back every ten seconds. So a store that fails one call in
-    five costs nothing; a dead store gets 100 retries from a process, and then one in ten seconds;
-    and one that fails half of its calls is never given up for good.
+    a tenth of one more, and one comes back every second. So a store that fails one call in five
+    costs nothing; a dead store gets 100 retries at once from a process, and then one a second; and
+    one that fails most of its calls is never given up for good.
 
     Pace: unlimited until the store throttles. Then 32 requests per second, half of the rate at
     every throttled answer (once a second at most), and 8 per second more each second (AIMD).
@@ -94,7 +94,7 @@ class Load:
     __slots__ = ("_next_start", "_refilled", "_slowed", "rate", "repeated", "retries")
 
     max_retries = 100.0
-    retries_per_second = 0.1
+    retries_per_second = 1.0
     min_rate, max_rate, rate_step = 1.0, 64.0, 8.0  # requests per second
 
     def __init__(self) -> None:
