@@ -521,4 +521,4 @@ def test_a_probe_of_a_dead_store_takes_one_budget(
     faulty_s3.inject("503")
     with pytest.raises(BeiJobsError, match="tried"):
         directory.probe()
-    assert clock.now <= 60
+    assert clock.now <= 61  # the last try waits for its turn
