@@ -56,7 +56,8 @@ def record_lines(run: Run, status: JobStatus) -> Iterator[str]:
         yield f"  files   {run.files:,}: {_files_in_words(run.record.changes)}"
         yield f"  change  {_rows_in_words(run.record.changes, status)}"
     for uri, reason in run.skipped[:_SKIPPED_SHOWN]:
-        yield f"  skipped {redact(uri)}: {reason}"
+        file = redact(uri)
+        yield f"  skipped {reason}" if file in reason else f"  skipped {file}: {reason}"
     if len(run.skipped) > _SKIPPED_SHOWN:
         yield f"  skipped {len(run.skipped) - _SKIPPED_SHOWN} more files"
     failure = status.last_failure

@@ -13,6 +13,7 @@ from jobs.options import option
 from jobs.record import skipped_json
 from jobs.submit_options import make_request, submit_options
 from jobs.summary import choices_json
+from pipeline.output.record import KINDS
 from pipeline.store.uris import redact
 
 if TYPE_CHECKING:
@@ -122,7 +123,11 @@ def _report(
 ) -> dict[str, Any]:
     """The JSON object; of `rows` and `tokens`, what the run would report."""
     return {
-        "files": asdict(found.files),
+        "files": {
+            "total": found.files,
+            **{kind: getattr(found.changes, kind) for kind in KINDS},
+            "unchanged": found.unchanged,
+        },
         "rows": {
             "total": found.rows,
             "computed": found.computed,
@@ -152,10 +157,11 @@ def _page(
     found: Estimate, rate: Rate | None, seconds: float | None, price: float | None
 ) -> Iterator[str]:
     """The lines that a person reads."""
-    files = found.files
+    changes = found.changes
+    renamed = f"{changes.renamed:,} renamed, " if changes.renamed else ""
     yield (
-        f"files     {files.total:,}: {files.new:,} new, {files.changed:,} changed, "
-        f"{files.unchanged:,} unchanged; {files.gone:,} gone"
+        f"files     {found.files:,}: {changes.new:,} new, {changes.changed:,} changed, {renamed}"
+        f"{found.unchanged:,} unchanged; {changes.gone:,} gone"
     )
     yield (
         f"rows      {found.rows:,}: {found.computed:,} to compute, {found.reused:,} reused, "

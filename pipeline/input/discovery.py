@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from fsspec.core import has_magic
 
 from pipeline.errors import InputError, NotFound
-from pipeline.input.local_files import files_below, real_path
+from pipeline.input.local_files import file_or_link, files_below, real_path
 from pipeline.store.directory import Directory, ObjectInfo, file_info
 from pipeline.store.object_info import info_version
 from pipeline.store.retry import call
@@ -239,7 +239,7 @@ def _matches(uri: str, root: str) -> Iterator[ObjectInfo]:
     fs, pattern = filesystem(uri)
     if is_local(uri):
         infos = {
-            path: None if os.path.isdir(path) else file_info(path)
+            path: None if os.path.isdir(path) else file_or_link(path, path)
             for path in local_glob.glob(uri, recursive=True)
         }
         base = root

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from stat import S_ISLNK, S_ISREG
 
 from pipeline.errors import InputError
 from pipeline.store.directory import ObjectInfo
@@ -19,6 +20,24 @@ def files_below(folder: str) -> Iterator[ObjectInfo]:
         OSError: a directory cannot be listed.
     """
     yield from _below(folder, "", {})
+
+
+def file_or_link(path: str, name: str) -> ObjectInfo | None:
+    """A file; None for anything else.
+
+    A link that leads nowhere is listed as it is, so that it is named as a file that is missing, and
+    not left out without a word.
+
+    Raises:
+        FileNotFoundError: there is neither a file nor a link.
+    """
+    try:
+        stat = os.stat(path)
+    except FileNotFoundError:
+        stat = os.lstat(path)
+    if not (S_ISREG(stat.st_mode) or S_ISLNK(stat.st_mode)):
+        return None
+    return ObjectInfo(name, stat.st_size, stat_version(stat), stat.st_mtime)
 
 
 def real_path(uri: str) -> str:
@@ -41,7 +60,5 @@ def _below(folder: str, prefix: str, above: dict[tuple[int, int], str]) -> Itera
                 yield from _below(entry.path, f"{name}/", {**above, key: folder})
                 continue
             with suppress(FileNotFoundError):  # deleted since it was listed
-                if entry.is_file():
-                    found = entry.stat()
-                    version = stat_version(found)
-                    yield ObjectInfo(name, found.st_size, version, found.st_mtime)
+                if info := file_or_link(entry.path, name):
+                    yield info

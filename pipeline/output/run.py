@@ -63,6 +63,7 @@ class Run:
         return f"{RUNS}{self.n}/{name}"
 
     def to_json(self) -> dict[str, Any]:
+        """A JSON object from which `from_json` makes an equal run."""
         columns = base64.b64encode(self.columns.serialize()).decode()
         plain = {name: getattr(self, name) for name in (*_PLAIN_FIELDS, "numerics", "matched")}
         return {

@@ -22,6 +22,7 @@ from pipeline.known_rows import rows_held
 from pipeline.output.copies import Copies, Source, read_copies, read_results
 from pipeline.output.manifest import PARTS_SCHEMA, list_parts, newest_finished
 from pipeline.output.plan import Plan
+from pipeline.output.record import Changes
 from pipeline.output.run import Run, kept_schema
 from pipeline.planning.count_rows import BoolArray, Counter, Repeats, Totals
 from pipeline.planning.match_rows import Found, find_rows, parts_to_search
@@ -47,35 +48,12 @@ _NOTHING = Totals(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, (), exact=True)
 
 
 @dataclass(frozen=True, slots=True)
-class FileChanges:
-    """Input files against those of the output's newest plan."""
-
-    total: int
-    new: int
-    changed: int
-    gone: int
-    unchanged: int
-
-    @classmethod
-    def between(cls, before: Plan | None, after: Plan) -> FileChanges:
-        earlier = {} if before is None else {file.uri: file.version for file in before.files}
-        planned = {file.uri: file.version for file in after.files}
-        both = earlier.keys() & planned.keys()
-        unchanged = sum(earlier[uri] == planned[uri] for uri in both)
-        return cls(
-            total=len(planned),
-            new=len(planned) - len(both),
-            changed=len(both) - unchanged,
-            gone=len(earlier) - len(both),
-            unchanged=unchanged,
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Estimate:
     """What a run would do. The counts of rows and `tokens` are those that it would report."""
 
-    files: FileChanges
+    files: int  # of the plan, and skipped ones
+    unchanged: int  # files
+    changes: Changes  # as the run would record them
     rows: int
     read: int  # rows of shards without a part
     computed: int
@@ -119,19 +97,24 @@ def estimate(
     stored_format = output.could_claim(draft.spec, draft.schema)
     committed = output.committed()
     missing = plan.missing(committed)
+    run = draft.run(stored_format)
+    assert run.record is not None
+    changes = run.record.changes
     there = _committed_parts(draft, committed, set(missing))
     totals = _NOTHING
     sample: tuple[tuple[Shard, BoolArray], ...] = ()
     if missing:
         counter = _counter(draft, plan.table["rows"].take(pa.array(missing)), exact, on_rows)
-        reuse = _Reuse(draft, precision, stored_format, committed)
+        reuse = _Reuse(draft, run, precision, committed)
         for found in reuse.find(plan.shards(missing), counter):
             counter.found(found, reuse.among(found))
         totals, sample = counter.totals(draft.spec.max_length), counter.sample
     tokens = totals.tokens + _total(there, "tokens")
     failed = _total(there, "failed")
     return Estimate(
-        files=FileChanges.between(draft.previous.plan, plan),
+        files=run.files,
+        unchanged=len(plan.files) - changes.new - changes.changed - changes.renamed,
+        changes=changes,
         rows=plan.rows,
         read=totals.rows,
         computed=totals.computed,
@@ -187,13 +170,13 @@ class _Reuse:
     """
 
     def __init__(
-        self, draft: Draft, precision: str, stored_format: int, committed: dict[str, ObjectInfo]
+        self, draft: Draft, run: Run, precision: str, committed: dict[str, ObjectInfo]
     ) -> None:
         self._draft = draft
         self._precision = precision
-        self._run: Run = draft.run(stored_format)
+        self._run = run
         self._joined = draft.joined()
-        others = draft.reused_outputs(stored_format)
+        others = draft.reused_outputs(run.format)
         search = others is not None and self._joined is None
         self._sources = parts_to_search(committed, others or ()) if search else []
         self._good_rows = lru_cache(_PARTS_HELD)(self._read)

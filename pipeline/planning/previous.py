@@ -26,6 +26,7 @@ class Previous:
 
     @classmethod
     def of(cls, output: Output, last: Run | None) -> Previous:
+        """That of the highest run of an output; of none, nothing."""
         if last is None:
             return cls(None, {})
         plan = output.plan(last)

@@ -169,6 +169,17 @@ def test_a_run_after_one_that_a_damaged_file_failed_goes_on_without_it(
     assert bei("verify", output).code == 0
 
 
+@pytest.mark.parametrize("argument", ["", "*.parquet"])
+def test_a_link_that_leads_nowhere_is_a_missing_file(
+    submit: Bei, folder: Path, tmp_path: Path, argument: str
+) -> None:
+    """As when what it leads to is not mounted."""
+    (folder / "linked.parquet").symlink_to(tmp_path / "not-mounted/x.parquet")
+    done = submit(folder / argument, "--output", tmp_path / "out", "--json")
+    skipped(done, "linked.parquet")
+    assert "no longer exists" in done.json["files"]["skipped"][0]["reason"]
+
+
 def test_a_bad_file_that_is_gone_is_dropped_with_its_rows(
     submit: Bei, bei: Bei, folder: Path, output: Path
 ) -> None:

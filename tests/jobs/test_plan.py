@@ -85,7 +85,7 @@ def test_a_new_corpus(foretold: Plan, folder: Path) -> None:
     found = foretold(folder, "--rows-per-shard", 10, "--max-failed-rows", 9)
 
     assert found["files"] == {
-        "total": 5, "new": 5, "changed": 0, "gone": 0, "unchanged": 0, "skipped": [],
+        "total": 5, "new": 5, "changed": 0, "renamed": 0, "gone": 0, "unchanged": 0, "skipped": [],
     }  # fmt: skip
     assert found["rows"]["deduplicated"] == 30 - 4 - 7
     assert found["blank"] == 3
@@ -121,7 +121,7 @@ def test_a_night(foretold: Plan, folder: Path, tmp_path: Path) -> None:
     found = foretold(folder, "--rows-per-shard", 10)
 
     assert found["files"] == {
-        "total": 4, "new": 1, "changed": 2, "gone": 1, "unchanged": 1, "skipped": [],
+        "total": 4, "new": 1, "changed": 2, "renamed": 0, "gone": 1, "unchanged": 1, "skipped": [],
     }  # fmt: skip
     assert found["rows"] == {
         "total": 120, "computed": 30, "reused": 89, "deduplicated": 1, "failed": 0,
