@@ -1,11 +1,12 @@
 """What a night costs: a corpus that changed a little, files that did not change, many earlier rows.
 
-Three tables, each job a process of its own:
+Four tables, each job a process of its own:
 
 1. The corpus as --files files, and after each change to them: rows by what became of them.
 2. --unchanged files of ten rows, submitted, and submitted again.
 3. --earlier rows in parts, --changed rows of which half are among them: the time and the peak
    memory of finding them. The parts are made up and hold little more than row keys.
+4. What a row key costs, by the corpus.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -25,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.common import EXAMPLES, ROOT, header, table
+from pipeline.row_keys import row_keys
 
 TINY = ROOT / "tests" / "goldens" / "bert_mean"
 _MAIN = [sys.executable, "-c", "from jobs.cli import main; main()"]
@@ -73,6 +76,7 @@ def run(options: argparse.Namespace, command: str) -> str:
             tables.append(_unchanged(folder / "unchanged", options))
         if options.earlier:
             tables.append(_match(folder / "match", options))
+    tables.append(_keys(options.texts))
     return "\n\n".join(tables)
 
 
@@ -165,6 +169,19 @@ def _match(folder: Path, options: argparse.Namespace) -> str:
     said, (seconds, peak) = _measured([sys.executable, "-c", _MATCH, str(inputs), str(output)])
     row = [f"{options.earlier:,}", f"{options.changed:,}", f"{int(said):,}", seconds, peak]
     return table(["earlier rows", "changed rows", "found", "s", "peak MB"], [row])
+
+
+def _keys(texts: Path) -> str:
+    """Microseconds for each row, the best of five passes."""
+    rows = pq.read_table(texts, columns=["text"]).combine_chunks().to_batches()[0]
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        row_keys(rows, ["text"])
+        seconds.append(time.perf_counter() - start)
+    return table(
+        ["row keys", "µs a row"], [[f"{len(rows):,} rows", min(seconds) / len(rows) * 1e6]]
+    )
 
 
 def _text(row: int) -> str:
