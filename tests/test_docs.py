@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pyarrow.parquet as pq
 import pytest
 from corpora import ROOT
@@ -39,8 +40,10 @@ def test_the_schema_of_job_files_is_up_to_date() -> None:
 
 
 def test_the_schema_of_job_files_knows_every_option_of_submit() -> None:
-    from jobs.commands.submit import command
+    from jobs.cli import cli
 
+    command = cli.get_command(click.Context(cli), "submit")
+    assert command is not None
     options = {name for param in command.params for name in param.opts if name.startswith("--")}
 
     assert {f"--{key}" for key in json.loads(made_schema())["properties"]} == (
