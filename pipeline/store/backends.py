@@ -249,6 +249,15 @@ class S3Store(RemoteStore):
         fs, path = self._at(name)
         return cast(bytes, fs.cat_file(path, max_concurrency=1))  # which sends no HEAD
 
+    def info(self, name: str) -> ObjectInfo:
+        """One HEAD; s3fs lists as well where there is no object, in case it is a directory."""
+        fs, path = self._at(name)
+        bucket, key, _ = fs.split_path(path)
+        if not key:
+            raise FileNotFoundError(path)
+        head = fs.call_s3("head_object", fs.kwargs, Bucket=bucket, Key=key)
+        return object_info(name, head, head["ContentLength"])
+
     def list(self, prefix: str, recursive: bool, after: str) -> Iterator[list[ObjectInfo]]:
         """List page by page, 1,000 keys in memory; the API returns keys in byte order.
 

@@ -30,9 +30,9 @@ import redis
 
 from benchmarks.common import ROOT, header, table
 
-_TINY = ROOT / "tests" / "goldens" / "bert_mean"
+TINY = ROOT / "tests" / "goldens" / "bert_mean"
 _SMALL = 10  # shards
-_MAIN = [sys.executable, "-c", "from jobs.cli import main; main()"]
+MAIN = [sys.executable, "-c", "from jobs.cli import main; main()"]
 # A process begins with the peak memory of the one that started it, so a small one starts commands.
 _MEASURED = """
 import json, resource, subprocess, sys, time
@@ -58,19 +58,19 @@ def run(options: argparse.Namespace, command: str) -> str:
     """Measure and return the tables."""
     if not shutil.which("redis-server"):
         raise SystemExit("queue needs redis-server on PATH")
-    workers = 0 if options.plan else options.workers
+    count = 0 if options.plan else options.workers
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         # The job's state and the workers' stay apart from the user's own.
         environment = {**os.environ, "BEI_JOBS_STATE_DIR": str(folder / "state")}
-        with _redis(folder) as broker, _workers(broker, workers, environment):
+        with redis_server(folder) as broker, workers(broker, count, environment):
             if options.plan:
                 tables = [table(_COMMANDS, _Job(folder, broker, options.plan, environment).plan())]
             else:
                 _Job(folder, broker, _SMALL, environment).run()  # the worker loads the model
                 jobs = [_Job(folder, broker, n, environment) for n in _sizes(options.shards)]
                 costs = [row for job in jobs for row in job.run()]
-                rows = [[workers, job.shards, *job.commits()] for job in jobs]
+                rows = [[count, job.shards, *job.commits()] for job in jobs]
                 tables = [table(_QUEUE, rows), table(_COMMANDS, costs)]
     return "\n\n".join([header(command, "cpu"), *tables])
 
@@ -82,7 +82,8 @@ def _sizes(largest: int) -> list[int]:
 
 
 @contextmanager
-def _redis(folder: Path) -> Iterator[str]:
+def redis_server(folder: Path) -> Iterator[str]:
+    """A Redis of its own; its URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -92,12 +93,13 @@ def _redis(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _workers(broker: str, count: int, environment: dict[str, str]) -> Iterator[None]:
+def workers(broker: str, count: int, environment: dict[str, str]) -> Iterator[None]:
+    """So many workers on this machine."""
     if not count:
         yield
         return
-    words = [*_MAIN, "worker", "--broker", broker, "--device", "cpu"]
-    with _process(words, ROOT, environment), _workers(broker, count - 1, environment):
+    words = [*MAIN, "worker", "--broker", broker, "--device", "cpu"]
+    with _process(words, ROOT, environment), workers(broker, count - 1, environment):
         yield
 
 
@@ -124,7 +126,7 @@ class _Job:
         self._redis_mb = 0.0
         corpus = self._folder / "corpus.parquet"
         pq.write_table(pa.table({"text": [f"row {i}" for i in range(shards)]}), corpus)
-        words = ["submit", str(corpus), "--output", str(self._output), "--model", str(_TINY)]
+        words = ["submit", str(corpus), "--output", str(self._output), "--model", str(TINY)]
         words += ["--rows-per-shard", "1", "--broker", broker, "--json", "--quiet"]
         self._submit = words
 
@@ -159,7 +161,7 @@ class _Job:
     def _cost(self, name: str, words: list[str]) -> list[object]:
         """Name, shards, seconds, CPU seconds and peak resident MB of one command."""
         done = subprocess.run(
-            [sys.executable, "-c", _MEASURED, *_MAIN, *words],
+            [sys.executable, "-c", _MEASURED, *MAIN, *words],
             cwd=ROOT, env=self._environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:

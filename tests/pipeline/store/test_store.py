@@ -296,6 +296,16 @@ def lose_responses(request: dict[str, Any], moto: Any) -> tuple[str, bytes] | No
     return "500 Internal Server Error", b"<Error><Code>InternalError</Code></Error>"
 
 
+def test_asking_s3_for_an_object_that_is_not_there_is_one_request(s3: Any) -> None:
+    directory = Directory(f"s3://{s3.make_bucket()}/folder")
+    directory.create("here/file", b"content")
+    s3.requests.clear()
+    assert not directory.exists("gone")
+    assert not directory.exists("here")  # a "directory"
+    assert directory.exists("here/file")
+    assert [method for method, _ in s3.requests] == ["HEAD"] * 3
+
+
 def test_a_write_whose_response_was_lost_counts_as_created(s3: Any) -> None:
     directory = Directory(f"s3://{s3.make_bucket()}/out")
     s3.fault = lose_responses
