@@ -1,57 +1,121 @@
 """Read a deployment's config.yaml as defaults of a job, so that online serving and offline
 backfill share one file.
 
-Only the `trt_llm` section of Baseten's BEI and BEI-Bert engines is read
-(https://docs.baseten.co/engines/bei/bei-reference); the other sections configure serving.
+Of the file only `trt_llm` is read, as Baseten's engines BEI and BEI-Bert know it
+(`jobs.bei_schema`). A key that can change a value sets an option or is refused; one that cannot is
+named to the user as without effect.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 import yaml
+from click.core import ParameterSource
 
+from jobs.bei_schema import checked
 from jobs.options import merge_defaults
-from pipeline.encoder.checkpoint.download import is_archive
+from pipeline.choice import Choice, Choices
+from pipeline.encoder.checkpoint.download import is_archive, is_uri
 from pipeline.errors import UsageError
+from pipeline.store.uris import redact
 from pipeline.tasks import TASKS
 
+_META = "jobs.bei_config"
+_SECTION = "trt_llm"
+_BUILD, _RUNTIME = f"{_SECTION}.build.", f"{_SECTION}.runtime."
+_REPOSITORY = f"{_BUILD}checkpoint_repository."
 _ENGINES = ("encoder", "encoder_bert")
 _SCHEMES = {
-    "HF": ("",),
     "S3": ("s3://",),
     "GCS": ("gs://", "gcs://"),
-    "AZURE": ("az://", "abfs://", "https://"),
+    "AZURE": ("az://", "abfs://", "azure://", "https://"),
     "REMOTE_URL": ("https://", "http://"),
 }
-_MIN_TOKENS, _MAX_TOKENS, _TOKEN_STEP = 64, 131_072, 64
+# Only Baseten reads a checkpoint there: the command names a copy of it.
+_TRAINING = "BASETEN_TRAINING"
+_AZURE_FOLDER = re.compile(
+    r"(?:azure://(?P<account>[^/?]+)|https://(?P<host>[^./?]+)\.blob\.core\.windows\.net)"
+    r"/(?P<container>[^/?]+)/(?P<path>[^?]+)"
+)
+_NO_QUANTIZATION = "no_quant"
+_QUANTIZATIONS = (
+    _NO_QUANTIZATION, "fp8", "fp8_kv", "fp8_mlp_only", "fp4", "fp4_kv", "fp4_mlp_only",
+    "smooth_quant", "weights_int8", "weights_kv_int8", "weights_int4", "weights_int4_kv_int8",
+)  # fmt: skip
+# Keys that ask for other weights, or for another kind of model, where they are set.
+_REFUSED = {
+    f"{_BUILD}speculator": "omit it: speculative decoding is of text generation",
+    f"{_BUILD}lora_adapters": "omit it: give a model into which the adapter was merged",
+    f"{_BUILD}skip_build_result": "omit it: it takes the weights from elsewhere",
+}
 
-# The keys allowed in each section. Those that are not read below affect how requests are served,
-# but no result.
-_TRT_LLM = {"build", "runtime", "inference_stack"}
-_BUILD = {
-    "base_model", "checkpoint_repository", "max_num_tokens", "quantization_type",
-    "num_builder_gpus",
-}  # fmt: skip
-_REPOSITORY = {"source", "repo", "revision", "runtime_secret_name"}
-_RUNTIME = {
-    "webserver_default_route", "kv_cache_free_gpu_mem_fraction", "enable_chunked_context",
-    "batch_scheduler_policy", "served_model_name",
-}  # fmt: skip
+
+@dataclass(frozen=True, slots=True)
+class BeiConfig:
+    """What a config.yaml means for a job.
+
+    Attributes:
+        path: of the file.
+        options: name of a parameter of `submit` → value.
+        without_effect: the other keys that are set, dotted.
+        quantization: of the engine, `no_quant` for none.
+    """
+
+    path: Path
+    options: Mapping[str, Any]
+    without_effect: tuple[str, ...]
+    quantization: str
+
+    @property
+    def choices(self) -> Choices:
+        """What the user is told of it."""
+        told: dict[str, Choice[object]] = {}
+        if self.quantization != _NO_QUANTIZATION:
+            told["quantization"] = Choice(
+                "none",
+                f"{self.path.name} says {self.quantization}; bei-jobs computes in 16 or 32 bits: "
+                "do not mix its values with those of that engine",
+            )
+        if self.without_effect:
+            reason = f"without effect: these keys of {self.path.name} change no value"
+            told["bei-config"] = Choice(self.without_effect, reason)
+        return told
 
 
 def read_bei_config(ctx: click.Context, _: click.Parameter, value: Path | None) -> Path | None:
     """Use a deployment's config.yaml as defaults; every other source of options overrides it."""
     if value is not None:
-        ctx.default_map = merge_defaults(options_of(value), ctx.default_map or {})
+        config = ctx.meta[_META] = load_bei_config(value)
+        ctx.default_map = merge_defaults(config.options, ctx.default_map or {})
     return value
 
 
-def options_of(path: Path) -> dict[str, Any]:
-    """The options of `submit` that a config.yaml sets.
+def bei_config_choices(ctx: click.Context) -> Choices:
+    """What the user is told of the config.yaml of a command, if it has one.
+
+    Raises:
+        UsageError: its checkpoint is where bei-jobs cannot read it, and no --model was given.
+    """
+    config: BeiConfig | None = ctx.meta.get(_META)
+    if config is None:
+        return {}
+    if ctx.get_parameter_source("model") is ParameterSource.DEFAULT:
+        raise UsageError(
+            f"{config.path}: {_REPOSITORY}source is {_TRAINING}, which only Baseten can read",
+            hint="download the checkpoint (`truss train get_checkpoint_urls`), and give its folder "
+            "with --model",
+        )
+    return config.choices
+
+
+def load_bei_config(path: Path) -> BeiConfig:
+    """Read a config.yaml.
 
     Raises:
         UsageError: the file cannot be read, is not a BEI configuration, or sets a key to something
@@ -59,103 +123,120 @@ def options_of(path: Path) -> dict[str, Any]:
     """
     try:
         document = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
-    config = _Section(path, "trt_llm", _section(path, document, "trt_llm"), _TRT_LLM)
-    build = config.section("build", _BUILD)
-    runtime = config.section("runtime", _RUNTIME, required=False)
-    if (engine := build.values.get("base_model")) not in _ENGINES:
-        build.refuse("base_model", engine, f"give an encoder: {' or '.join(_ENGINES)}")
-    quantization = str(build.values.get("quantization_type") or "no_quant").lower()
-    if quantization != "no_quant":
-        build.refuse(
-            "quantization_type",
-            quantization,
-            "set no_quant, or do not mix the results: bei-jobs computes in 16 or 32 bits, and an "
-            "8- or 4-bit engine's results differ",
-        )
-    options = _model(build.section("checkpoint_repository", _REPOSITORY))
-    if (tokens := build.values.get("max_num_tokens")) is not None:
-        options["token_budget"] = _tokens(build, tokens)
-    if (route := runtime.values.get("webserver_default_route")) is not None:
-        tasks = {task.bei_route: name for name, task in TASKS.items()}
-        if route not in tasks:
-            runtime.refuse("webserver_default_route", route, f"give one of {', '.join(tasks)}")
-        options["task"] = tasks[route]
-    return options
+    return _Reader(path, document).config()
 
 
-class _Section:
-    """One mapping of the file; unknown keys are refused."""
+class _Reader:
+    """Takes keys out of a file; what is left over at the end is without effect."""
 
-    def __init__(
-        self, path: Path, name: str, values: Mapping[str, Any], allowed_keys: set[str]
-    ) -> None:
+    def __init__(self, path: Path, document: object) -> None:
         self._path = path
-        self._name = name
-        self.values = values
-        if unknown := sorted(set(values) - allowed_keys):
+        if not isinstance(document, Mapping) or not isinstance(
+            section := document.get(_SECTION), Mapping
+        ):
             raise UsageError(
-                f"{path}: bei-jobs does not know the key {name}.{unknown[0]}",
-                hint=f"remove it for the backfill; {name} may have "
-                f"{', '.join(sorted(allowed_keys))}",
+                f"{path}: {_SECTION} is missing or has no keys",
+                hint="give the config.yaml of a BEI or BEI-Bert deployment",
             )
+        stack = section.get("inference_stack")
+        if isinstance(stack, str) and stack != "v1":  # whose keys are others
+            hint = "BEI and BEI-Bert are v1; the others generate text"
+            self._refuse(f"{_SECTION}.inference_stack", stack, hint)
+        self._values = dict(checked(path, section))
+        self._others = [str(key) for key, value in document.items() if key != _SECTION and value]
 
-    def section(self, key: str, allowed_keys: set[str], *, required: bool = True) -> _Section:
-        """The section under `key`; empty where it is missing and not required."""
-        values = self.values.get(key)
-        if values is None and not required:
-            values = {}
-        name = f"{self._name}.{key}"
-        return _Section(self._path, name, _mapping(self._path, name, values), allowed_keys)
+    def config(self) -> BeiConfig:
+        """What the whole file means."""
+        engine = self._engine()
+        for key, hint in _REFUSED.items():
+            if value := self._take(key):
+                self._refuse(key, value if value is True else "set", hint)
+        options = self._model()
+        if (tokens := self._take(f"{_BUILD}max_num_tokens")) is not None:
+            options["token_budget"] = tokens
+        quantization = self._quantization()
+        options |= self._task(engine)
+        self._take(f"{_SECTION}.inference_stack")
+        without_effect = (*self._values, *self._others)
+        return BeiConfig(self._path, options, without_effect, quantization)
 
-    def refuse(self, key: str, value: object, hint: str) -> NoReturn:
-        """Raise UsageError for a value that is not supported."""
-        raise UsageError(f"{self._path}: {self._name}.{key} is {value!r}", hint=hint)
+    def _take(self, key: str, default: Any = None) -> Any:
+        return self._values.pop(key, default)
 
+    def _refuse(self, key: str, value: object, hint: str) -> NoReturn:
+        held = repr(value) if isinstance(value, bool | int | float) else repr(redact(str(value)))
+        raise UsageError(f"{self._path}: {key} is {held}", hint=hint)
 
-def _section(path: Path, document: object, name: str) -> Mapping[str, Any]:
-    sections = _mapping(path, "the document", document)
-    return _mapping(path, name, sections.get(name))
+    def _engine(self) -> str:
+        key = f"{_BUILD}base_model"
+        if not any(name.startswith(_BUILD) for name in self._values):
+            raise UsageError(
+                f"{self._path}: {_SECTION}.build is missing or has no keys",
+                hint="give the config.yaml of a BEI or BEI-Bert deployment",
+            )
+        engine: str = self._take(key, "decoder")  # as the schema says
+        if engine not in _ENGINES:
+            hint = f"give an encoder, {' or '.join(_ENGINES)}: the others, and none, generate text"
+            self._refuse(key, engine, hint)
+        return engine
 
+    def _quantization(self) -> str:
+        key = f"{_BUILD}quantization_type"
+        quantization = str(self._take(key, _NO_QUANTIZATION)).lower()
+        if quantization not in _QUANTIZATIONS:
+            self._refuse(key, quantization, f"give one of {', '.join(_QUANTIZATIONS)}")
+        return quantization
 
-def _mapping(path: Path, name: str, value: object) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise UsageError(
-            f"{path}: {name} is missing or has no keys",
-            hint="give the config.yaml of a BEI or BEI-Bert deployment",
-        )
-    return value
+    def _task(self, engine: str) -> dict[str, Any]:
+        key = f"{_RUNTIME}webserver_default_route"
+        route = self._take(key)
+        tasks = {task.bei_route: name for name, task in TASKS.items()}
+        if route is None:
+            return {}
+        if route not in tasks:
+            self._refuse(key, route, f"bei-jobs has tasks for {', '.join(tasks)}")
+        options = {"task": tasks[route]}
+        # BEI infers the limit of an embedding model, and BEI-Bert that of every model.
+        if engine == "encoder" and route in ("/predict", "/rerank"):
+            longest = self._take(f"{_BUILD}max_seq_len")
+            options |= {} if longest is None else {"max_length": longest}
+        return options
 
+    def _model(self) -> dict[str, Any]:
+        source = str(self._take(f"{_REPOSITORY}source", "HF")).upper()
+        repo = self._take(f"{_REPOSITORY}repo", "")
+        revision = self._take(f"{_REPOSITORY}revision")
+        if source == _TRAINING:
+            return {}
+        if source != "HF" and source not in _SCHEMES:
+            known = ", ".join(("HF", *_SCHEMES, _TRAINING))
+            self._refuse(f"{_REPOSITORY}source", source, f"give one of {known}")
+        if revision and source != "HF":
+            hint = "omit it: only names on the hub have revisions"
+            self._refuse(f"{_REPOSITORY}revision", revision, hint)
+        model = self._checked_repo(source, repo)
+        return {"model": model, **({"revision": revision} if revision else {})}
 
-def _model(repository: _Section) -> dict[str, Any]:
-    source = str(repository.values.get("source", "HF")).upper()
-    repo = repository.values.get("repo")
-    revision = repository.values.get("revision")
-    if source not in _SCHEMES:
-        repository.refuse("source", source, f"give one of {', '.join(_SCHEMES)}")
-    if not isinstance(repo, str) or not repo.startswith(_SCHEMES[source]):
-        schemes = " or ".join(scheme for scheme in _SCHEMES[source] if scheme)
-        expected = f"URI that starts with {schemes}" if schemes else "name on the hub"
-        repository.refuse("repo", repo, f"for {source} give a {expected}")
-    if source == "AZURE" and repo.startswith("https://") and not is_archive(repo):
-        repository.refuse(
-            "repo",
-            repo,
-            "give an archive (.tar.gz, .tgz, .tar), as https:// serves single files, or the folder "
-            "as az://CONTAINER/PATH or abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH",
-        )
-    if revision is not None and source != "HF":
-        repository.refuse("revision", revision, "omit it: only names on the hub have revisions")
-    return {"model": repo, **({"revision": str(revision)} if revision is not None else {})}
-
-
-def _tokens(build: _Section, value: object) -> int:
-    in_range = isinstance(value, int) and _MIN_TOKENS <= value <= _MAX_TOKENS
-    if isinstance(value, int) and in_range and value % _TOKEN_STEP == 0:
-        return value
-    build.refuse(
-        "max_num_tokens",
-        value,
-        f"give a number from {_MIN_TOKENS} to {_MAX_TOKENS:,} in steps of {_TOKEN_STEP}",
-    )
+    def _checked_repo(self, source: str, repo: str) -> str:
+        """The model of a checkpoint, as --model takes it."""
+        key = f"{_REPOSITORY}repo"
+        if source == "HF":
+            if not repo or is_uri(repo) or is_archive(repo) or repo.startswith((".", "/")):
+                self._refuse(key, repo, "for HF give a name on the hub")
+        elif not repo.startswith(_SCHEMES[source]):
+            schemes = " or ".join(_SCHEMES[source])
+            self._refuse(key, repo, f"for {source} give a URI that starts with {schemes}")
+        if source != "AZURE" or repo.startswith(("az://", "abfs://")) or is_archive(repo):
+            return repo
+        if (folder := _AZURE_FOLDER.fullmatch(repo)) is None:
+            self._refuse(
+                key,
+                repo,
+                "give an archive (.tar.gz, .tgz, .tar), or a folder as "
+                "azure://ACCOUNT/CONTAINER/PATH, az://CONTAINER/PATH or "
+                "abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH",
+            )
+        account = folder["account"] or folder["host"]
+        return f"abfs://{folder['container']}@{account}.dfs.core.windows.net/{folder['path']}"

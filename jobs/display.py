@@ -50,7 +50,7 @@ class Display:
         earlier = dict(self.choices or {})
         for name, choice in choices.items():
             if name not in earlier and not self.quiet:
-                say(f"{name:<16} {choice.value}: {choice.reason}")
+                say(f"{name:<16} {_shown(choice.value)}: {choice.reason}")
         self.choices = {**choices, **earlier}
 
     def show_skipped(self, skipped: Sequence[tuple[str, str]]) -> None:
@@ -156,6 +156,10 @@ class Display:
     def ended(self) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _all_well(code: int, fleet: FleetView | None) -> bool:

@@ -42,6 +42,10 @@ ROW_COLUMNS = (
 # Fields of JobSpec that affect how the work is done, but no value of the result.
 NOT_IDENTITY = frozenset({"id_column", "keep", "token_budget", "rows_per_shard", "max_failed_rows"})
 
+# Fields of JobSpec that came after 0.1.0: no part of its JSON and its space where they are not set,
+# so that these stay what they were.
+_LATER = frozenset({"all_labels"})
+
 _SLUG_MAX_CHARS = 80
 _UNSAFE_BYTES = re.compile(rb"[^A-Za-z0-9._-]")
 
@@ -83,6 +87,7 @@ class JobSpec:
     top_k: int | None = None
     raw_scores: bool = False
     aggregation: Aggregation = "simple"
+    all_labels: bool = False  # each token, O included, has its logits of all labels
     precision: Precision = "auto"
     token_budget: int | None = None  # None: chosen by the engine from its device
     rows_per_shard: int | None = None
@@ -103,16 +108,15 @@ class JobSpec:
     @property
     def space(self) -> str:
         """16 hex digits over everything that affects a value, and NUMERICS_VERSION."""
-        identity = {
-            key: value for key, value in dataclasses.asdict(self).items() if key not in NOT_IDENTITY
-        }
+        identity = {key: value for key, value in self.to_json().items() if key not in NOT_IDENTITY}
         # The digests identify the weights and files; name and revision only say where from.
         identity["model"] = [self.model.sha256, self.model.fingerprint]
         return digest(identity, NUMERICS_VERSION)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object from which `from_json` makes an equal spec."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        return {key: value for key, value in values.items() if value or key not in _LATER}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:

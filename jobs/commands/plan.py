@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.bei_config import bei_config_choices
 from jobs.options import option
 from jobs.record import skipped_json
 from jobs.submit_options import make_request, submit_options
@@ -61,6 +62,7 @@ def command(
     from workers.settings import load_settings
 
     display = Display(as_json=as_json, quiet=quiet)
+    display.show_choices(bei_config_choices(click.get_current_context()))
     settings, devices = load_settings(), find_devices(device)
     drafted = draft(make_request(inputs, options), settings.cache_dir)
     display.show_choices({**drafted.choices, **device_choices(devices)})

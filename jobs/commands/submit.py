@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from jobs.bei_config import bei_config_choices
 from jobs.submit_options import make_request, submit_options
 
 
@@ -32,9 +33,11 @@ def command(
     from jobs.run_job import submit
     from jobs.webhooks import Webhooks
 
+    display = Display(as_json=as_json, quiet=quiet, webhooks=Webhooks(notify))
+    display.show_choices(bei_config_choices(click.get_current_context()))
     return submit(
         make_request(inputs, options),
-        Display(as_json=as_json, quiet=quiet, webhooks=Webhooks(notify)),
+        display,
         device=device,
         broker_url=broker,
         wait=wait,

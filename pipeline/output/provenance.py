@@ -33,6 +33,7 @@ def of_run(run: Run, engine: Engine, attempt: str) -> dict[str, object]:
         "precision": engine.precision,
         "device": engine.device_name,
         "versions": software_versions(),
+        **({"labels": list(engine.card.labels)} if spec.all_labels else {}),
         **({"quantization": engine.quantization} if engine.quantization else {}),
     }
 

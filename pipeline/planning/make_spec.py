@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.encoder.card import ModelCard, open_card
 from pipeline.errors import UsageError
 from pipeline.input.cutting import PlannedInputs
+from pipeline.output.run import Run
 from pipeline.request import Request
 from pipeline.spec import JobSpec, ModelIdentity, Precision
 from pipeline.tasks import find_task, task_of
@@ -57,11 +59,23 @@ def make_spec(request: Request, card: ModelCard, planned: PlannedInputs) -> JobS
         top_k=request.top_k,
         raw_scores=request.raw_scores,
         aggregation=request.aggregation,
+        all_labels=request.raw_scores and request.aggregation == "none",
         precision=request.precision,
         token_budget=request.token_budget,
         rows_per_shard=request.rows_per_shard,
         max_failed_rows=request.max_failed_rows,
     )
+
+
+def as_begun(spec: JobSpec, last: Run | None) -> JobSpec:
+    """A spec, but that an output which an earlier version began keeps its columns.
+
+    Args:
+        spec: of the request.
+        last: the highest run of its output.
+    """
+    begun = replace(spec, all_labels=False)
+    return begun if last is not None and last.spec.space == begun.space else spec
 
 
 def sample_spec(

@@ -22,7 +22,7 @@ from pipeline.planning.check_request import check_request, passing_columns
 from pipeline.planning.choices import planning_choices
 from pipeline.planning.default_output import default_output
 from pipeline.planning.guards import guard_output
-from pipeline.planning.make_spec import make_spec, resolve_model
+from pipeline.planning.make_spec import as_begun, make_spec, resolve_model
 from pipeline.planning.match_rows import match_rows
 from pipeline.planning.previous import Previous, limited
 from pipeline.request import Request
@@ -166,7 +166,7 @@ def draft(request: Request, cache_dir: Path, card: ModelCard | None = None) -> D
     card = card or resolve_model(request, cache_dir)
     previous = Previous.of(output, last)
     planned = _plan_inputs(request, inputs, card, previous, last)
-    spec = make_spec(request, card, planned)
+    spec = as_begun(make_spec(request, card, planned), last)
     plan = _plan(request, spec, planned, output, previous)
     guard_output(output, previous.plan, plan, prune=request.prune)
     return Draft(request, output, last, previous, inputs, card, planned, spec, plan)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.encoder.card import ModelCard
 from pipeline.errors import UsageError
@@ -49,15 +50,19 @@ _TOKEN = pa.struct(
         ("score", pa.float32()),
     ]
 )
+# Tokens whose output the shards are cut for, where a token has the logits of all labels.
+_TYPICAL_TOKENS = 512
+_TOKEN_BYTES = 40  # without these logits
 
 
 class Tag(Task):
     """Text → `entities`, or `tokens` without aggregation.
 
-    `start` and `end` are offsets in characters (Unicode code points) of the original text. The
-    label O and special tokens are left out. A text longer than the model's limit is read in
-    overlapping chunks (`pipeline.tokenize.long_texts`) and aggregated as a whole, so that it is
-    never truncated.
+    `start` and `end` are offsets in characters (Unicode code points) of the original text. Special
+    tokens are left out. So is the label O, but where each token has the logits of all labels
+    (`JobSpec.all_labels`): `scores` holds them in the order of the labels. A text longer than the
+    model's limit is read in overlapping chunks (`pipeline.tokenize.long_texts`) and aggregated as a
+    whole, so that it is never truncated.
     """
 
     name = "tag"
@@ -72,6 +77,7 @@ class Tag(Task):
         self._spec = spec
         self._vocabulary = tokenizer
         self._labels = Labels(card.labels)
+        self._scores = pa.list_(pa.float32(), len(card.labels))
         self._words = WordRule(tokenizer)
         self._tokenizer = LongTextTokenizer(tokenizer, spec.max_length, spec.truncate)
 
@@ -90,15 +96,27 @@ class Tag(Task):
                 hint="give both, or neither",
             )
 
+    @classmethod
+    def row_bytes(cls, request: Request, card: ModelCard) -> int:
+        if not (request.raw_scores and request.aggregation == "none"):
+            return super().row_bytes(request, card)
+        longest = request.max_length or card.max_length or _TYPICAL_TOKENS
+        return min(longest, _TYPICAL_TOKENS) * (4 * len(card.labels) + _TOKEN_BYTES)
+
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
         texts, invalid = text_values(rows.column(self._spec.text_column))
         tokens = self._tokenizer.encode(texts)
         tokens.errors.update(invalid)
         return tokens
 
+    @property
+    def _token(self) -> pa.StructType:
+        all_labels = [pa.field("scores", self._scores)] if self._spec.all_labels else []
+        return pa.struct([*_TOKEN, *all_labels])
+
     def fields(self) -> list[pa.Field]:
         if self._spec.aggregation == "none":
-            return [pa.field("tokens", pa.list_(_TOKEN))]
+            return [pa.field("tokens", pa.list_(self._token))]
         return [pa.field("entities", pa.list_(_ENTITY))]
 
     def columns(
@@ -130,23 +148,37 @@ class Tag(Task):
     ) -> tuple[LabelledSpans, pa.StructArray]:
         scores = logits if self._spec.raw_scores else softmax(logits)
         labelled = label_tokens(rows, scores, char_spans)
-        kept = ~self._labels.outside[labelled.labels]
-        labelled, ids = select(labelled, kept), ids[kept]
-        # The name of the unknown token says nothing, so its text is used instead.
-        names = [
-            text if number == self._words.unknown else self._vocabulary.id_to_token(number)
-            for number, text in zip(ids.tolist(), _texts(texts, labelled), strict=True)
-        ]
-        label = self._labels.names.take(pa.array(labelled.labels))
-        columns = [
-            pa.array(names, pa.string()),
+        if not self._spec.all_labels:
+            kept = ~self._labels.outside[labelled.labels]
+            labelled, ids = select(labelled, kept), ids[kept]
+        columns: list[object] = [
+            self._names(texts, ids, labelled),
             ids,
             labelled.starts,
             labelled.ends,
-            label,
+            self._labels.names.take(pa.array(labelled.labels)),
             labelled.scores,
         ]
-        return labelled, _structs(columns, _TOKEN)
+        if self._spec.all_labels:
+            flat = pa.array(scores.ravel(), pa.float32())
+            columns.append(pa.FixedSizeListArray.from_arrays(flat, type=self._scores))
+        return labelled, _structs(columns, self._token)
+
+    def _names(
+        self, texts: Sequence[str | None], ids: Int32Array, spans: LabelledSpans
+    ) -> pa.StringArray:
+        """The names of tokens in the vocabulary.
+
+        That of the unknown token says nothing, so its text is used instead.
+        """
+        different, places = np.unique(ids, return_inverse=True)
+        vocabulary = [self._vocabulary.id_to_token(number) for number in different.tolist()]
+        names = pa.array(vocabulary, pa.string()).take(pa.array(places))
+        unknown = ids == self._words.unknown
+        if not unknown.any():
+            return names
+        own = pa.array(_texts(texts, select(spans, unknown)), pa.string())
+        return pc.replace_with_mask(names, pa.array(unknown), own)
 
     def _entities(
         self,

@@ -152,16 +152,31 @@ def test_tokens_and_their_logits_are_those_of_the_reference(golden: Golden, name
         options = ("--aggregation", "none", "--raw-scores")
         rows = golden.rows(case, {"text": case["texts"]}, *options)
         for row, expected in zip(rows, case["expected"], strict=True):
-            best = [(token, int(np.argmax(token["logits"]))) for token in expected["tokens"]]
-            labelled = [(token, i) for token, i in best if case["labels"][i] != "O"]
-            for computed, (token, label) in zip(row["tokens"], labelled, strict=True):
+            for computed, token in zip(row["tokens"], expected["tokens"], strict=True):
+                best = int(np.argmax(token["logits"]))
                 assert {key: computed[key] for key in ("token_id", "start", "end", "label")} == {
                     "token_id": token["token_id"],
                     "start": token["start"],
                     "end": token["end"],
-                    "label": case["labels"][label],
+                    "label": case["labels"][best],
                 }
-                close(computed["score"], token["logits"][label], LOGITS)
+                close(computed["score"], token["logits"][best], LOGITS)
+                close(computed["scores"], token["logits"], LOGITS)
+
+
+@cases("tag")
+def test_tokens_with_an_entity_are_those_of_the_reference(golden: Golden, name: str) -> None:
+    for case in content(name)["cases"]:
+        rows = golden.rows(case, {"text": case["texts"]}, "--aggregation", "none")
+        for row, expected in zip(rows, case["expected"], strict=True):
+            best = [(token, int(np.argmax(token["logits"]))) for token in expected["tokens"]]
+            labelled = [(token, i) for token, i in best if case["labels"][i] != "O"]
+            for computed, (token, label) in zip(row["tokens"], labelled, strict=True):
+                assert computed.keys() == {"token", "token_id", "start", "end", "label", "score"}
+                assert computed["token_id"] == token["token_id"]
+                assert computed["label"] == case["labels"][label]
+                powers = np.exp(np.array(token["logits"]) - max(token["logits"]))
+                close(computed["score"], (powers / powers.sum())[label], LOGITS)
 
 
 @cases("tag")

@@ -10,7 +10,7 @@ import yaml
 from commandline import Bei
 from corpora import TINY, write_parquet
 
-from jobs.bei_config import options_of
+from jobs.bei_config import load_bei_config
 from jobs.commands.submit import command
 from jobs.options import own_revision
 from pipeline.errors import UsageError
@@ -46,7 +46,7 @@ def config(tmp_path: Path, **changes: Any) -> Path:
 
 
 def test_model_revision_budget_and_task_are_taken(tmp_path: Path) -> None:
-    assert options_of(config(tmp_path)) == {
+    assert load_bei_config(config(tmp_path)).options == {
         "model": "BAAI/bge-base-en-v1.5",
         "revision": "main",
         "token_budget": 16384,
@@ -61,28 +61,59 @@ def test_model_revision_budget_and_task_are_taken(tmp_path: Path) -> None:
 def test_the_route_sets_the_task(tmp_path: Path, route: str, task: str) -> None:
     file = config(tmp_path, runtime__webserver_default_route=route)
 
-    assert options_of(file)["task"] == task
+    assert load_bei_config(file).options["task"] == task
 
 
 @pytest.mark.parametrize(
-    ("source", "repo"),
-    [("S3", "s3://b/m"), ("GCS", "gs://b/m"), ("AZURE", "az://b/m"),
-     ("AZURE", "https://h/m.tgz?sig=x"), ("REMOTE_URL", "https://h/m.tar.gz")],
-)  # fmt: skip
-def test_every_source_gives_a_uri(tmp_path: Path, source: str, repo: str) -> None:
+    ("source", "repo", "model"),
+    [
+        ("HF", "org/model", "org/model"),
+        ("S3", "s3://b/m/", "s3://b/m/"),
+        ("GCS", "gs://b/m", "gs://b/m"),
+        ("AZURE", "az://b/m", "az://b/m"),
+        ("AZURE", "azure://acme/models/a/b", "abfs://models@acme.dfs.core.windows.net/a/b"),
+        (
+            "AZURE",
+            "https://acme.blob.core.windows.net/models/a/b",
+            "abfs://models@acme.dfs.core.windows.net/a/b",
+        ),
+        ("AZURE", "https://h/m.tgz?sig=x", "https://h/m.tgz?sig=x"),
+        ("REMOTE_URL", "https://h/m.tar.gz", "https://h/m.tar.gz"),
+    ],
+)
+def test_a_checkpoint_of_every_source_is_a_model_as_model_takes_it(
+    tmp_path: Path, source: str, repo: str, model: str
+) -> None:
     file = config(tmp_path, build__checkpoint_repository={"source": source, "repo": repo})
 
-    assert options_of(file)["model"] == repo
+    assert load_bei_config(file).options["model"] == model
+
+
+@pytest.mark.parametrize(
+    "repo",
+    ["https://acme.blob.core.windows.net/models/a?sig=hush", "azure://acme/models", "wasb://x/y"],
+)
+def test_an_azure_address_that_names_no_folder_is_refused_without_its_secret(
+    tmp_path: Path, repo: str
+) -> None:
+    file = config(tmp_path, build__checkpoint_repository={"source": "AZURE", "repo": repo})
+
+    with pytest.raises(UsageError, match=r"checkpoint_repository\.repo is") as refused:
+        load_bei_config(file)
+
+    assert "hush" not in str(refused.value) + refused.value.hint
 
 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"build__quantization_type": "fp8"}, "quantization_type is 'fp8'"),
-        ({"build__quantization_type": "fp4_kv"}, "quantization_type is 'fp4_kv'"),
+        ({"build__quantization_type": "fp6"}, "quantization_type is 'fp6'"),
         ({"build__base_model": "decoder"}, "base_model is 'decoder'"),
-        ({"build__max_num_tokens": 100}, "max_num_tokens is 100"),
-        ({"build__max_num_tokens": 262144}, "max_num_tokens is 262144"),
+        ({"build__base_model": None}, "base_model is 'decoder'"),
+        ({"build__max_num_tokens": 63}, "max_num_tokens is 63"),
+        ({"build__max_num_tokens": 1 << 21}, "max_num_tokens is 2097152"),
+        ({"build__max_num_tokens": True}, "max_num_tokens is True"),
+        ({"inference_stack": "v2"}, "inference_stack is 'v2'"),
         ({"build__novelty": 1}, "trt_llm.build.novelty"),
         ({"speculator": {}}, "trt_llm.speculator"),
         ({"runtime__webserver_default_route": "/v1/chat"}, "'/v1/chat'"),
@@ -99,23 +130,27 @@ def test_a_setting_that_is_not_supported_is_named(
     tmp_path: Path, changes: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(UsageError) as refused:
-        options_of(config(tmp_path, **changes))
+        load_bei_config(config(tmp_path, **changes))
 
     assert named in str(refused.value)
     assert refused.value.hint
 
 
-@pytest.mark.parametrize("content", ["", "[1, 2]", "a: {", "trt_llm: nothing"])
+@pytest.mark.parametrize(
+    "content", ["", "[1, 2]", "a: {", "trt_llm: nothing", "[" * 9999, "a: 2024-99-99"]
+)
 def test_a_file_that_is_not_a_bei_configuration_is_refused(tmp_path: Path, content: str) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(content)
 
     with pytest.raises(UsageError, match=r"config\.yaml"):
-        options_of(file)
+        load_bei_config(file)
 
 
 def test_a_quantization_of_null_is_none(tmp_path: Path) -> None:
-    assert options_of(config(tmp_path, build__quantization_type=None))["task"] == "embed"
+    found = load_bei_config(config(tmp_path, build__quantization_type=None))
+
+    assert "quantization" not in found.choices
 
 
 @pytest.mark.parametrize("where", ["line", "environment", "job file", "job file first"])

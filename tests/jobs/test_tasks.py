@@ -102,6 +102,19 @@ def test_one_corpus_is_classified_and_tagged_side_by_side(
     ]
 
 
+def test_raw_scores_of_tokens_add_a_column_and_cut_smaller_shards(
+    bei: Bei, submit: Bei, tmp_path: Path
+) -> None:
+    path, raw = corpus(tmp_path, text=["Ada"]), tmp_path / "raw"
+    words = (path, "--task", "tag", "--model", TAGGER, "--aggregation", "none", "--json")
+    best, every = (submit(*words, *more) for more in ([], ["--raw-scores", "--output", raw]))
+    assert best.code == every.code == 0, every.err
+    cut = [done.json["choices"]["rows-per-shard"]["value"] for done in (best, every)]
+    assert cut[0] == 16_384 > cut[1]
+    token = read_output(bei, raw).schema.field("tokens").type.value_type
+    assert str(token.field("scores").type).startswith("fixed_size_list")
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "arrow", "parquet"])
 def test_lists_of_documents_are_read_from_every_format_that_has_them(
     bei: Bei, submit: Bei, tmp_path: Path, suffix: str

@@ -17,8 +17,8 @@ OTHER_VALUES = {
     "documents_column": "d", "document_column": "x", "id_column": "key", "keep": ("a",),
     "prompt": "query: ", "max_length": 7, "truncate": "left", "dimensions": 8,
     "output_dtype": "int8", "normalize": False, "top_k": 2, "raw_scores": True,
-    "aggregation": "max", "precision": "float16", "token_budget": 9, "rows_per_shard": 9,
-    "max_failed_rows": "0", "model": ModelIdentity("m", "", "cc", "bb"),
+    "aggregation": "max", "all_labels": True, "precision": "float16", "token_budget": 9,
+    "rows_per_shard": 9, "max_failed_rows": "0", "model": ModelIdentity("m", "", "cc", "bb"),
 }  # fmt: skip
 
 
@@ -43,6 +43,13 @@ def test_a_spec_survives_json() -> None:
     spec = dataclasses.replace(SPEC, keep=("a", "b"), encoder={"pooling": ["mean"]})
 
     assert JobSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+def test_a_field_that_came_later_is_not_there_where_it_is_not_set() -> None:
+    every_label = dataclasses.replace(SPEC, all_labels=True)
+
+    assert "all_labels" not in SPEC.to_json()
+    assert JobSpec.from_json(json.loads(json.dumps(every_label.to_json()))) == every_label
 
 
 def test_a_field_of_a_newer_version_is_an_error_not_dropped() -> None:

@@ -137,6 +137,52 @@ def test_raw_scores_of_tokens_are_logits(make: Make) -> None:
     assert all_person(make, "a", aggregation="none", raw_scores=True)[0]["score"] == CERTAIN
 
 
+ALL_LABELS = {"aggregation": "none", "raw_scores": True, "all_labels": True}
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("limit", [500, 33, 16])
+def test_every_token_of_a_text_of_any_length_has_all_its_logits_once(
+    make: Make, tokenizer: Callable[[str], Any], name: str, limit: int
+) -> None:
+    texts = ["", "Ada \U0001f600 met ☃ in Ávila", "some words of a long text, none the same " * 7]
+    rows = table(text=texts)
+    task = make("tag", name, max_length=limit, **ALL_LABELS)
+    tokens = task.tokenize(rows)
+    assert tokens.char_spans is not None
+    # What a token is given depends on its place in the text alone, whatever chunk it is read in.
+    level = np.random.default_rng(0).integers(-9, 9, (500, len(LABELS)))
+    results = finish(task, rows, tokens, level[tokens.char_spans[:, 0]])
+    whole = tokenizer(name)
+    whole.no_truncation()
+    for text, result in zip(texts, results, strict=True):
+        encoding = whole.encode(text)
+        places = [
+            (number, *place)
+            for number, place, special in zip(
+                encoding.ids, encoding.offsets, encoding.special_tokens_mask, strict=True
+            )
+            if not special
+        ]
+        found = result["tokens"]
+        assert [(t["token_id"], t["start"], t["end"]) for t in found] == places
+        for token in found:
+            logits = level[token["start"]]
+            assert token["scores"] == logits.tolist()
+            assert token["score"] == logits.max()
+            assert token["label"] == LABELS[logits.argmax()]
+
+
+def test_a_token_without_an_entity_is_there_with_all_its_logits(make: Make) -> None:
+    task = make("tag", **ALL_LABELS)
+    rows = table(text=["ada b", None])
+    tokens = task.tokenize(rows)
+    results = finish(task, rows, tokens, certain(tokens, O))
+    assert {t["label"] for t in results[0]["tokens"]} == {"O"}
+    assert results[0]["tokens"][0]["scores"] == [CERTAIN, *[0.0] * (len(LABELS) - 1)]
+    assert results[1] == {"tokens": None}
+
+
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_one_entity_over_a_text_of_many_chunks_is_one_entity(make: Make, name: str) -> None:
     text = "one two three four five six seven eight nine ten " * 20 + "end"
