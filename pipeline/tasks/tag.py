@@ -12,7 +12,7 @@ from pipeline.encoder.card import ModelCard
 from pipeline.errors import UsageError
 from pipeline.packing import Int32Array, Int64Array
 from pipeline.request import Request
-from pipeline.spec import JobSpec
+from pipeline.spec import JobSpec, Truncate
 from pipeline.tasks.aggregation import (
     LabelledSpans,
     Labels,
@@ -89,6 +89,10 @@ class Tag(Task):
                 "probabilities",
                 hint="give both, or neither",
             )
+
+    @classmethod
+    def truncate(cls, request: Request, card: ModelCard) -> Truncate:
+        return request.truncate or "right"  # nothing is cut
 
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
         texts, invalid = text_values(rows.column(self._spec.text_column))
