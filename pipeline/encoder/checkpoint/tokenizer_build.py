@@ -100,8 +100,11 @@ def _stage(checkpoint: Checkpoint, folder: Path) -> None:
     for name in names:
         if (source / name).is_file():
             with opened(source / name) as (_, size):
-                if size > MAX_VOCABULARY_BYTES:
-                    read_bounded(source / name, MAX_VOCABULARY_BYTES)  # raises
+                pass
+            if size > MAX_VOCABULARY_BYTES:
+                read_bounded(source / name, MAX_VOCABULARY_BYTES)  # raises
+            if not size:
+                raise CheckpointError(f"{source / name} is empty", hint=DOWNLOAD_AGAIN)
             (folder / name).symlink_to((source / name).resolve())
     if not whole and not any((folder / name).is_file() for name in VOCABULARY_FILES):
         # transformers would build a tokenizer without a vocabulary.

@@ -7,7 +7,7 @@ their own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.encoder.checkpoint.tokenizer_outline import TokenizerOutline
@@ -51,7 +51,8 @@ class TokenizerClass:
     keys: frozenset[str] = frozenset()  # of OF_CLASSES, those that it reads
     # From the options and the ids of the added tokens; None: it takes tokenizer.json as it is.
     rebuilt: Callable[[Options, Mapping[str, int]], Rebuilt] | None = None
-    ignored: frozenset[str] = field(default=frozenset())  # of OF_CLASSES, without effect
+    ignored: frozenset[str] = frozenset()  # of OF_CLASSES, without effect
+    may_lack: bool = False  # its special tokens may be null
 
 
 def passes_types(options: Options, class_name: str) -> bool | None:
@@ -217,5 +218,6 @@ CLASSES: Mapping[str, TokenizerClass] = {
         {"unk_token": _END, "eos_token": _END, "pad_token": _END},
         frozenset({"add_prefix_space"}),
         _qwen2,
+        may_lack=True,
     ),
 }

@@ -29,12 +29,16 @@ _WITHOUT_EFFECT = frozenset(
     {
         "add_bos_token",
         "added_tokens_decoder",
+        "backend",
         "chat_template",
         "clean_up_tokenization_spaces",
         "do_basic_tokenize",
         "errors",
+        "is_local",
+        "local_files_only",
         "max_len",
         "max_length",
+        "merges_file",
         "model_input_names",
         "model_max_length",
         "name_or_path",
@@ -43,12 +47,17 @@ _WITHOUT_EFFECT = frozenset(
         "pad_token_type_id",
         "padding_side",
         "processor_class",
+        "sp_model_kwargs",
         "special_tokens_map_file",
         "split_special_tokens",
         "stride",
         "tokenizer_class",
+        "tokenizer_file",
         "truncation_side",
         "truncation_strategy",
+        "unk_id",
+        "use_fast",
+        "vocab_file",
         *SPECIAL_TOKENS,
         *EXTRA_TOKENS,
     }
@@ -118,7 +127,7 @@ def _tokens_are_there(
     there = {token.get("content") for token in outline.added_tokens}
     for name in SPECIAL_TOKENS:
         default = known.tokens.get(name)
-        if name in options and options[name] is None and default is None:
+        if name in options and options[name] is None and (default is None or known.may_lack):
             continue
         token = options.get(name, default)
         if (token is not None or name in options) and content_of(token) not in there:

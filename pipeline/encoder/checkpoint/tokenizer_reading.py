@@ -80,6 +80,8 @@ class TokenizerReading:
         self.note = ""
         if dropped:
             self.note = f"{self._named}, which the files name, would drop {dropped}"
+        elif parts is not None and self._lacks_end(parts):
+            self.note = "transformers reads no add_eos_token, which is set, where it is there"
         elif "auto_map" in self.options:
             self.note = "its own code, which tokenizer_config.json names, is never run"
 
@@ -142,23 +144,24 @@ class TokenizerReading:
         It then read tokenizer.json as it was, but for add_eos_token and add_prefix_space.
         """
         splits = self.splits_special_tokens
-        if self.is_plain or self._checkpoint.files.tokenizer is None:
+        parts = self._checkpoint.files.tokenizer
+        if self.is_plain or parts is None:
             return _digest(b"", splits) if splits else None
         before = read_json(self._checkpoint.folder / "tokenizer.json")
         if self.options.get("add_prefix_space"):
             with_prefix_space(before)
         after = self._comparable(json.loads(self.built.json))
-        if not splits and not self._ended(before) and after == self._comparable(before):
+        if not splits and not self._lacks_end(parts) and after == self._comparable(before):
             return None
         return _digest(after, splits)
 
-    def _ended(self, content: Mapping[str, Any]) -> bool:
-        """Whether an end token was appended that the authors' code does not append."""
+    def _lacks_end(self, parts: TokenizerOutline) -> bool:
+        """Whether an end token is asked for that the authors' code does not append."""
         if self.end_token is not None or not self.options.get("add_eos_token"):
             return False
         end = content_of(self.options.get("eos_token"))
-        numbers = [t["id"] for t in content.get("added_tokens", ()) if t.get("content") == end]
-        found = template(outline(content, self._checkpoint.folder).post_processor)
+        numbers = [token.get("id") for token in parts.added_tokens if token.get("content") == end]
+        found = template(parts.post_processor)
         return found is None or [piece[0] for piece in found.single[-1:]] != numbers
 
     def _comparable(self, content: Any) -> bytes:
