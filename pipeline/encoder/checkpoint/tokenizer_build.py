@@ -163,7 +163,7 @@ def _run(folder: Path, out: Path, request: Mapping[str, Any]) -> str | None:
         return "it uses up the time that it may have"
     if done.returncode == 0:
         return None
-    said = done.stdout.decode("utf-8", "replace").strip()
+    said = done.stdout.decode("utf-8", "replace").rpartition("\0")[2].strip()
     return said or "it uses up the time or the memory that it may have"
 
 

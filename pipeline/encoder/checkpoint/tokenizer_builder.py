@@ -2,8 +2,8 @@
 
     python tokenizer_builder.py FOLDER OUT < the JSON of `tokenizer_build`
 
-Writes OUT/tokenizer.json and OUT/settings.json, or prints what went wrong and exits with 1. It may
-be killed by its own limits at any point.
+Writes OUT/tokenizer.json and OUT/settings.json, or prints what went wrong after a zero byte, since
+libraries print too, and exits with 1. It may be killed by its own limits at any point.
 """
 
 from __future__ import annotations
@@ -81,5 +81,5 @@ if __name__ == "__main__":
     try:
         main()
     except BaseException as error:  # a panic of Rust is no Exception
-        sys.stdout.write(f"\n{type(error).__name__}: {error}"[:4_000])
+        sys.stdout.write(f"\0{type(error).__name__}: {error}"[:4_000])
         sys.exit(1)

@@ -85,7 +85,16 @@ def is_plain(
         offsets: whether the offsets of tokens matter, not only their ids.
     """
     known = CLASSES.get(class_name)
-    if known is None or not _keys_are_known(settings.options, known):
+    try:
+        return known is not None and _is_plain(settings, known, outline, offsets=offsets)
+    except (KeyError, TypeError, ValueError):  # of values that no file has: transformers refuses
+        return False
+
+
+def _is_plain(
+    settings: TokenizerSettings, known: TokenizerClass, outline: TokenizerOutline, *, offsets: bool
+) -> bool:
+    if not _keys_are_known(settings.options, known):
         return False
     if not _tokens_are_there(settings, known, outline):
         return False

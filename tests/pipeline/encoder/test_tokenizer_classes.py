@@ -170,6 +170,39 @@ def test_what_transformers_cannot_read_is_refused_by_name(
     assert raised.value.hint
 
 
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": {}, "9" * 5_000: {}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": [1]}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {str(i): 1 for i in range(200_000)}}),
+        ("tokenizer_config.json", {"cls_token": [["a"]], "tokenizer_class": {"a": 1}}),
+        ("tokenizer_config.json", {"extra_special_tokens": [{}, 1, [2]]}),
+        ("tokenizer_config.json", {"model_input_names": 7}),
+        ("tokenizer_config.json", {"init_inputs": [1, 2]}),
+        ("special_tokens_map.json", {"cls_token": {"a": 1}}),
+        ("special_tokens_map.json", {"tokenizer_object": "x", "vocab": 3}),
+        ("added_tokens.json", {"a": [1]}),
+        ("added_tokens.json", {"a": -1, "b": 10**30}),
+        ("tokenizer.json", {"added_tokens": [{"id": [1], "content": {}}, 3]}),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_values_that_no_file_has_are_refused_in_one_line_or_read_as_by_transformers(
+    file: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(GOLDENS / "ner_bert", folder)
+    edit(folder / file, **changes)
+
+    try:
+        tokens = load_tokenizer(card_of(folder)).encode("a font").ids
+    except CheckpointError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert tokens == reference(folder)("a font")["input_ids"]
+
+
 def test_code_of_the_checkpoint_is_not_run_and_the_note_says_so(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(GOLDENS / "bert_mean", folder)
