@@ -68,7 +68,13 @@ _OPTIONS = (
     option(
         "--max-length", type=click.IntRange(min=1), help="Maximum tokens. Default: the model's."
     ),
-    option("--truncate", type=choice(Truncate), default="right", show_default=True),
+    option(
+        "--truncate",
+        type=choice(Truncate),
+        default="right",
+        show_default=True,
+        help="End that long texts lose; unless given, a tokenizer's own side goes before.",
+    ),
     option(
         "--dimensions", type=click.IntRange(min=1), help="Keep the first N dimensions (Matryoshka)."
     ),

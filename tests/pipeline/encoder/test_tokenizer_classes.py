@@ -195,10 +195,14 @@ def test_values_that_no_file_has_are_refused_in_one_line_or_read_as_by_transform
     shutil.copytree(GOLDENS / "ner_bert", folder)
     edit(folder / file, **changes)
 
+    error = tokens = None
     try:
         tokens = load_tokenizer(card_of(folder)).encode("a font").ids
-    except CheckpointError as error:
-        assert len(str(error).splitlines()) == 1
+    except CheckpointError as raised:
+        error = str(raised)
+
+    if error is not None:
+        assert len(error.splitlines()) == 1
     else:
         assert tokens == reference(folder)("a font")["input_ids"]
 
