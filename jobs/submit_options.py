@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from jobs.bei_config import read_bei_config
 from jobs.options import (
@@ -67,7 +68,13 @@ _OPTIONS = (
     option(
         "--max-length", type=click.IntRange(min=1), help="Maximum tokens. Default: the model's."
     ),
-    option("--truncate", type=choice(Truncate), default="right", show_default=True),
+    option(
+        "--truncate",
+        type=choice(Truncate),
+        default="right",
+        show_default=True,
+        help="End that long texts lose; unless given, a tokenizer's own side goes before.",
+    ),
     option(
         "--dimensions", type=click.IntRange(min=1), help="Keep the first N dimensions (Matryoshka)."
     ),
@@ -131,8 +138,9 @@ def submit_options(function: Function) -> Function:
 
 def make_request(inputs: tuple[str, ...], options: dict[str, Any]) -> Request:
     """The request of INPUT and the options that decide what is computed."""
-    options["revision"] = own_revision(
-        click.get_current_context(), options["model"], options["revision"]
-    )
+    context = click.get_current_context()
+    options["revision"] = own_revision(context, options["model"], options["revision"])
+    if context.get_parameter_source("truncate") is ParameterSource.DEFAULT:
+        options["truncate"] = None
     options["keep"] = tuple(name for names in options["keep"] for name in names.split(","))
     return Request(inputs=inputs, **options)

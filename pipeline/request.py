@@ -25,7 +25,7 @@ class Request:
     prompt_name: str | None = None
     prompt: str | None = None
     max_length: int | None = None
-    truncate: Truncate = "right"
+    truncate: Truncate | None = None  # None: the side that the model's tokenizer names
     dimensions: int | None = None
     output_dtype: OutputDtype = "float32"
     normalize: bool | None = None

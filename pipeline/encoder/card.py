@@ -22,7 +22,6 @@ from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
 from pipeline.encoder.checkpoint.config_values import (
     HeadKind,
     head_kind,
-    is_whole,
     model_class,
 )
 from pipeline.encoder.checkpoint.module_tensors import module_tensors
@@ -37,9 +36,10 @@ from pipeline.encoder.checkpoint.sentence_modules import (
     SentenceModules,
     read_modules,
 )
-from pipeline.encoder.checkpoint.shown import shown
 from pipeline.encoder.checkpoint.tokenizer_check import check_tokenizer
+from pipeline.encoder.checkpoint.tokenizer_reading import TokenizerReading
 from pipeline.errors import CheckpointError
+from pipeline.spec import Truncate
 
 # transformers writes 10^30 where a tokenizer has no limit.
 _NO_LIMIT = 10**9
@@ -60,6 +60,7 @@ class ModelCard:
     dtype: str  # of the weights, as safetensors names it
     dimensions: int  # of the published vector
     max_length: int | None  # tokens of a sequence, special ones included; None if unbounded
+    tokenizer: TokenizerReading = field(hash=False, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -73,8 +74,17 @@ class ModelCard:
 
     @property
     def uses_type_ids(self) -> bool:
-        """Whether the model distinguishes the two texts of a pair by token types."""
-        return self.config.token_types > 1
+        """Whether the model distinguishes the two texts of a pair by token types.
+
+        Some checkpoints have a table of types whose second row nothing reads: their tokenizer's
+        files say so.
+        """
+        return self.config.token_types > 1 and self.tokenizer.passes_types
+
+    @property
+    def truncation_side(self) -> Truncate:
+        """The end of a long text that is cut unless the user says."""
+        return "left" if self.tokenizer.truncation_side == "left" else "right"
 
     @property
     def unused_tensors(self) -> tuple[str, ...]:
@@ -105,9 +115,10 @@ class ModelCard:
             "tensors": self.tensors,
             "unused_tensors": list(self.unused_tensors),
             "dtype": self.dtype,
-            "uses_type_ids": self.uses_type_ids,
+            "uses_type_ids": config.token_types > 1,
             "gpu_precision": config.half,
             "encoder": _as_json(asdict(config)),
+            **self._tokenizer_identity(),
         }
         if self.head != "embedding":
             return shared | {
@@ -124,6 +135,16 @@ class ModelCard:
             "include_prompt": modules.include_prompt,
             "default_prompt_name": modules.default_prompt_name,
         }
+
+    def _tokenizer_identity(self) -> dict[str, Any]:
+        """Where the tokenizer is read otherwise than by 0.1.0: how, so that no output is shared."""
+        identity: dict[str, Any] = {}
+        if (changed := self.tokenizer.change()) is not None:
+            identity["tokenizer"] = changed
+        # A single text has one type, so that only pairs differ.
+        if self.head == "sequence_classifier" and self.config.token_types > 1:
+            identity |= {} if self.uses_type_ids else {"token_types_passed": False}
+        return identity
 
     def to_json(self, task: str) -> dict[str, Any]:
         """The card as users read it, for a model that does `task`."""
@@ -175,6 +196,7 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
     head = head_kind(checkpoint.config)
     embeds = head == "embedding"
     dimensions = _dimensions(modules, config) if embeds else 0
+    tokenizer = TokenizerReading(checkpoint)
     return ModelCard(
         checkpoint=checkpoint,
         config=config,
@@ -188,7 +210,8 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
         parameters=parameters(tensors.values()),
         dtype="/".join(sorted({t.dtype for t in tensors.values() if "I" not in t.dtype})),
         dimensions=dimensions,
-        max_length=_max_length(checkpoint, modules, config),
+        max_length=_max_length(tokenizer, modules, config),
+        tokenizer=tokenizer,
     )
 
 
@@ -214,7 +237,7 @@ def _dimensions(modules: SentenceModules, config: EncoderConfig) -> int:
 
 
 def _max_length(
-    checkpoint: Checkpoint, modules: SentenceModules, config: EncoderConfig
+    tokenizer: TokenizerReading, modules: SentenceModules, config: EncoderConfig
 ) -> int | None:
     """The most tokens of one sequence, special tokens included; None if nothing bounds them.
 
@@ -223,20 +246,10 @@ def _max_length(
     """
     bounds: list[int | None] = [modules.max_seq_length]
     if modules.max_seq_length is None:
-        bounds = [_tokenizer_limit(checkpoint)]
+        bounds = [tokenizer.limit]
     if modules.max_seq_length is None or config.position_table:
         bounds.append(config.max_length)
     return min((n for n in bounds if n is not None and 0 < n < _NO_LIMIT), default=None)
-
-
-def _tokenizer_limit(checkpoint: Checkpoint) -> int | None:
-    file = checkpoint.folder / "tokenizer_config.json"
-    limit = checkpoint.files.json(file).get("model_max_length")
-    if limit is not None and not is_whole(limit):
-        raise CheckpointError(
-            f"{file} sets model_max_length = {shown(limit)}, which is not a valid length"
-        )
-    return None if limit is None else int(min(limit, _NO_LIMIT))
 
 
 def _as_json(value: Any) -> Any:

@@ -1,33 +1,23 @@
 """The tokenizer of a checkpoint, with every quirk that its authors' code applies.
 
-Imports `tokenizers`; transformers only if a checkpoint has no tokenizer.json.
+Imports `tokenizers`, never transformers: what only transformers can build, a process of its own
+builds (`pipeline.encoder.checkpoint.tokenizer_build`).
 """
 
 from __future__ import annotations
 
 import json
-import re
-import tempfile
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer, normalizers, processors
 
 from pipeline.encoder.card import ModelCard
-from pipeline.encoder.checkpoint.checkpoint import VOCABULARY_FILES, Checkpoint
-from pipeline.encoder.checkpoint.read_json import read_json
+from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.checkpoint.shown import one_line, shown
-from pipeline.encoder.checkpoint.tokenizer_check import check_tokenizer
-from pipeline.encoder.checkpoint.tokenizer_outline import outline
+from pipeline.encoder.checkpoint.tokenizer_reading import with_prefix_space
 from pipeline.errors import CheckpointError
 
 # An Egyptian hieroglyph: no vocabulary has it, and no normalizer drops it.
 _UNKNOWN_CHARACTER = "\N{EGYPTIAN HIEROGLYPH A001}"
-# Models whose published loader passes add_prefix_space, which their files do not set, by the last
-# part of the name: a copy in a directory, a store or an archive needs the option too.
-_ADD_PREFIX_SPACE = ("tanaos-NER-v1",)
-_ADD_TOKENIZER = "add the tokenizer.json that save_pretrained of a fast tokenizer writes"
 
 
 def load_tokenizer(card: ModelCard) -> Tokenizer:
@@ -40,18 +30,17 @@ def load_tokenizer(card: ModelCard) -> Tokenizer:
     Raises:
         CheckpointError: there is no tokenizer, or it cannot be read.
     """
-    checkpoint = card.checkpoint
-    settings = checkpoint.files.json(checkpoint.folder / "tokenizer_config.json")
-    tokenizer = _read(checkpoint)
+    tokenizer = _read(card)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    _check_unknown_token(tokenizer, checkpoint)
-    if settings.get("add_eos_token"):
-        _append_end(tokenizer, settings, checkpoint)
-    if settings.get("add_prefix_space") or _last_part(checkpoint.name) in _ADD_PREFIX_SPACE:
-        tokenizer = _with_prefix_space(tokenizer)
+    _check_unknown_token(tokenizer, card.checkpoint)
+    if (end := card.tokenizer.end_token) is not None:
+        _append_end(tokenizer, end, card)
     if card.modules.do_lower_case:
         _lower(tokenizer)
+    tokenizer.encode_special_tokens = card.tokenizer.splits_special_tokens
+    _check_template(tokenizer, card)
+    _check_types(tokenizer, card)
     return tokenizer
 
 
@@ -61,14 +50,20 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> int:
     return max((i + 1 for i, special in enumerate(mask) if not special), default=0)
 
 
-def _read(checkpoint: Checkpoint) -> Tokenizer:
-    file = checkpoint.folder / "tokenizer.json"
-    if not file.is_file():
-        return _convert(checkpoint)
+def _read(card: ModelCard) -> Tokenizer:
+    reading = card.tokenizer
+    if not reading.is_plain:
+        return Tokenizer.from_str(reading.built.json.decode())
+    file = card.checkpoint.folder / "tokenizer.json"
     try:
-        return Tokenizer.from_file(str(file))
+        tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises bare Exception
         raise CheckpointError(f"{file} is not a tokenizer: {one_line(error)}") from error
+    if not reading.adds_space:
+        return tokenizer
+    content = json.loads(tokenizer.to_str())
+    with_prefix_space(content)
+    return Tokenizer.from_str(json.dumps(content))
 
 
 def _check_unknown_token(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
@@ -83,66 +78,18 @@ def _check_unknown_token(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
         ) from error
 
 
-def _convert(checkpoint: Checkpoint) -> Tokenizer:
-    """Build the tokenizer from vocabulary files, as transformers does."""
-    folder = checkpoint.folder
-    if not any((folder / name).is_file() for name in VOCABULARY_FILES):
-        # transformers would build a tokenizer without a vocabulary.
-        raise CheckpointError(
-            f"{folder} has neither tokenizer.json nor a vocabulary",
-            hint=_ADD_TOKENIZER,
-        )
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise CheckpointError(
-            f"{folder} has no tokenizer.json, and transformers, which could build one, "
-            "is not installed",
-            hint="pip install transformers",
-        ) from error
-    try:
-        built = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        backend: Tokenizer = built.backend_tokenizer
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # many kinds, and panics of Rust, which are no Exception
-        raise CheckpointError(
-            f"{folder} has no tokenizer.json and none can be built: {one_line(error)}",
-            hint=_ADD_TOKENIZER,
-        ) from error
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "tokenizer.json"
-        backend.save(str(file))
-        check_tokenizer(file, outline(read_json(file), file), folder)
-    return backend
-
-
-def _last_part(name: str) -> str:
-    """The last part of a name, path or URI, without an archive's suffix."""
-    last = name.partition("?")[0].rstrip("/").rpartition("/")[2]
-    return re.sub(r"\.(tar\.gz|tgz|tar)$", "", last)
-
-
-def _token(settings: Mapping[str, Any], name: str) -> str | None:
-    value = settings.get(name)
-    if isinstance(value, dict):
-        value = value.get("content")
-    return None if value is None else str(value)
-
-
-def _append_end(tokenizer: Tokenizer, settings: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+def _append_end(tokenizer: Tokenizer, end: str, card: ModelCard) -> None:
     """Append the end token to every sequence unless the tokenizer does so already."""
-    end = _token(settings, "eos_token")
-    end_id = None if end is None else tokenizer.token_to_id(end)
-    if end is None or end_id is None:
+    number = tokenizer.token_to_id(end)
+    if number is None or number >= card.config.vocab_size:
+        file = card.checkpoint.folder / "tokenizer_config.json"
         raise CheckpointError(
-            f"{checkpoint.folder / 'tokenizer_config.json'} sets add_eos_token but its eos_token "
-            f"{shown(end)} is not in the vocabulary"
+            f"{file} sets add_eos_token but its eos_token {shown(end)} is not in the vocabulary"
         )
-    if tokenizer.encode("a").ids[-1:] == [end_id]:
+    if tokenizer.encode("a").ids[-1:] == [number]:
         return
     template = processors.TemplateProcessing(
-        single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, end_id)]
+        single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, number)]
     )
     before = tokenizer.post_processor
     tokenizer.post_processor = (
@@ -150,16 +97,28 @@ def _append_end(tokenizer: Tokenizer, settings: Mapping[str, Any], checkpoint: C
     )
 
 
-def _with_prefix_space(tokenizer: Tokenizer) -> Tokenizer:
-    """Set add_prefix_space on every byte-level step."""
-    content = json.loads(tokenizer.to_str())
-    for stage in ("pre_tokenizer", "post_processor"):
-        step = content.get(stage) or {}
-        nested = step.get("pretokenizers") or step.get("processors") or [step]
-        for inner in nested:
-            if "add_prefix_space" in inner:
-                inner["add_prefix_space"] = True
-    return Tokenizer.from_str(json.dumps(content))
+def _check_template(tokenizer: Tokenizer, card: ModelCard) -> None:
+    """Raise for special tokens around every text that the model has no embeddings of."""
+    pair = tokenizer.encode("", "")
+    for number, token in zip(pair.ids, pair.tokens, strict=True):
+        if number >= card.config.vocab_size:
+            raise CheckpointError(
+                f"the tokenizer of {card.checkpoint.folder} puts {shown(token)}, number {number}, "
+                f"around every text, and the model has {card.config.vocab_size} tokens",
+                hint="check the special tokens of tokenizer_config.json and "
+                "special_tokens_map.json: this one is new",
+            )
+
+
+def _check_types(tokenizer: Tokenizer, card: ModelCard) -> None:
+    """Raise for a single text with types besides 0, which only pairs have here."""
+    types = sorted(set(tokenizer.encode("a").type_ids) - {0})
+    if types and card.uses_type_ids:
+        raise CheckpointError(
+            f"the tokenizer of {card.checkpoint.folder} gives the tokens of a single text the "
+            f"types {types}, which bei-jobs does not compute",
+            hint="remove token_type_ids from model_input_names, if the model was trained without",
+        )
 
 
 def _lower(tokenizer: Tokenizer) -> None:

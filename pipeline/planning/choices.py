@@ -27,6 +27,11 @@ def planning_choices(request: Request, spec: JobSpec, card: ModelCard, output: s
         stated = card.max_length is not None
         reason = "the model's own limit" if stated else "the model states no limit"
         choices["max-length"] = Choice(spec.max_length, reason)
+    if request.truncate is None and spec.truncate != "right":
+        reason = "the side that the model's tokenizer names: truncation_side"
+        choices["truncate"] = Choice(spec.truncate, reason)
+    if card.tokenizer.note:
+        choices["tokenizer"] = Choice("tokenizer.json", card.tokenizer.note)
     if request.rows_per_shard is None:
         choices["rows-per-shard"] = _rows_per_shard(request, card)
     return choices | dict(find_task(request.task).choices(request, card))

@@ -52,7 +52,7 @@ def make_spec(request: Request, card: ModelCard, planned: PlannedInputs) -> JobS
         keep=(*request.keep, *(k for k in planned.partition if k not in request.keep)),
         prompt=find_task(request.task).prompt(request, card),
         max_length=_max_length(request, card),
-        truncate=request.truncate,
+        truncate=find_task(request.task).truncate(request, card),
         dimensions=request.dimensions,
         output_dtype=request.output_dtype,
         normalize=request.normalize,

@@ -19,7 +19,7 @@ from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.config_values import HeadKind
 from pipeline.packing import Int64Array
 from pipeline.request import Request
-from pipeline.spec import JobSpec
+from pipeline.spec import JobSpec, Truncate
 from pipeline.tokenize.texts import Tokens
 
 if TYPE_CHECKING:
@@ -125,6 +125,11 @@ class Task(ABC):
             UsageError: the model has no prompt of that name.
         """
         return ""
+
+    @classmethod
+    def truncate(cls, request: Request, card: ModelCard) -> Truncate:
+        """Which end of a long text is cut: as given, or as the model's tokenizer says."""
+        return request.truncate or card.truncation_side
 
     @classmethod
     def choices(cls, request: Request, card: ModelCard) -> Choices:

@@ -56,7 +56,8 @@ class Embed(Task):
     @classmethod
     def prompt(cls, request: Request, card: ModelCard) -> str:
         prompt = _prompt(request, card)
-        if prompt and request.truncate == "left" and not card.modules.include_prompt:
+        left = cls.truncate(request, card) == "left"
+        if prompt and left and not card.modules.include_prompt:
             raise UsageError(
                 f"--truncate left would cut the prompt off long texts, and the pooling of "
                 f"{request.model} would then skip that many tokens of the text",

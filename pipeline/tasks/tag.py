@@ -13,7 +13,7 @@ from pipeline.encoder.card import ModelCard
 from pipeline.errors import UsageError
 from pipeline.packing import Int32Array, Int64Array
 from pipeline.request import Request
-from pipeline.spec import JobSpec
+from pipeline.spec import JobSpec, Truncate
 from pipeline.tasks.aggregation import (
     LabelledSpans,
     Labels,
@@ -102,6 +102,10 @@ class Tag(Task):
             return super().row_bytes(request, card)
         longest = request.max_length or card.max_length or _TYPICAL_TOKENS
         return min(longest, _TYPICAL_TOKENS) * (4 * len(card.labels) + _TOKEN_BYTES)
+
+    @classmethod
+    def truncate(cls, request: Request, card: ModelCard) -> Truncate:
+        return request.truncate or "right"  # nothing is cut
 
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
         texts, invalid = text_values(rows.column(self._spec.text_column))

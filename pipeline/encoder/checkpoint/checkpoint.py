@@ -32,7 +32,9 @@ VOCABULARY_FILES = (
     "vocab.txt",
     "vocab.json",
     "sentencepiece.bpe.model",
+    "sentencepiece.model",
     "spiece.model",
+    "spm.model",
     "tokenizer.model",
 )
 _SLOW_TOKENIZER_FILES = (

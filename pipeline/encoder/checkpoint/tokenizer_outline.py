@@ -30,6 +30,10 @@ class TokenizerOutline:
     pre_tokenizer: tuple[Step, ...]
     post_processor: tuple[Step, ...]
     model: Mapping[str, Any]  # without vocab and merges
+    added_tokens: tuple[Mapping[str, Any], ...]
+    # Whether each added token has the id of its piece, or else the first one that is free.
+    added_in_order: bool
+    truncates_left: bool
 
 
 def outline(content: Any, file: Path) -> TokenizerOutline:
@@ -41,7 +45,8 @@ def outline(content: Any, file: Path) -> TokenizerOutline:
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} is not a JSON object", hint=DOWNLOAD_AGAIN)
     added = content.get("added_tokens")
-    if isinstance(added, list) and len(added) > MAX_ADDED_TOKENS:
+    added = added if isinstance(added, list) else []
+    if len(added) > MAX_ADDED_TOKENS:
         raise CheckpointError(
             f"{file} has {len(added):,} added_tokens; at most {MAX_ADDED_TOKENS:,} are read",
             hint=DOWNLOAD_AGAIN,
@@ -52,9 +57,36 @@ def outline(content: Any, file: Path) -> TokenizerOutline:
         stages[stage] = _steps(content.get(stage), nested, f"{file}: {stage}")
     model = content.get("model")
     settings = dict(model) if isinstance(model, dict) else {}
-    for vocabulary in ("vocab", "merges"):
-        settings.pop(vocabulary, None)
-    return TokenizerOutline(**stages, model=settings)
+    vocabulary = settings.pop("vocab", None)
+    settings.pop("merges", None)
+    truncation = content.get("truncation")
+    return TokenizerOutline(
+        **stages,
+        model=settings,
+        added_tokens=tuple(token for token in added if isinstance(token, dict)),
+        added_in_order=_in_order(added, vocabulary),
+        truncates_left=isinstance(truncation, dict) and truncation.get("direction") == "Left",
+    )
+
+
+def _in_order(added: list[Any], vocabulary: Any) -> bool:
+    """Whether adding the tokens one after another to the vocabulary gives the ids of the file."""
+    if not isinstance(vocabulary, dict | list):
+        return False
+    free = len(vocabulary)
+    for token in added:
+        if not isinstance(token, dict) or not isinstance(number := token.get("id"), int):
+            return False
+        content = token.get("content")
+        if isinstance(vocabulary, dict):
+            piece = isinstance(content, str) and vocabulary.get(content) == number
+        else:
+            entry = vocabulary[number] if 0 <= number < len(vocabulary) else None
+            piece = isinstance(entry, list) and entry[:1] == [content]
+        if not piece and number != free:
+            return False
+        free += not piece
+    return True
 
 
 def _steps(stage: Any, nested: str, where: str) -> tuple[Step, ...]:
