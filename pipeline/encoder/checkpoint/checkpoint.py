@@ -17,7 +17,6 @@ from pipeline.encoder.checkpoint.download import fetch, is_archive, is_uri, writ
 from pipeline.encoder.checkpoint.files import CheckpointFiles
 from pipeline.encoder.checkpoint.hub import from_hub
 from pipeline.encoder.checkpoint.read_json import NAME_CHECKPOINT, opened, read_bounded
-from pipeline.encoder.checkpoint.safetensors_headers import weight_files
 from pipeline.errors import CheckpointError, UsageError
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
@@ -129,7 +128,7 @@ def read_checkpoint(name: str, path: Path, revision: str, cache: Path) -> Checkp
             hint=NAME_CHECKPOINT,
         )
     files.tensors  # noqa: B018 - refuses headers that lie before a byte is hashed
-    digests = [sha256_of(file, cache / "digests") for file in weight_files(folder)]
+    digests = [sha256_of(file, cache / "digests") for file in files.weight_files]
     sha256 = digests[0]
     if len(digests) > 1:
         sha256 = hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -13,10 +13,10 @@ from pipeline.encoder.checkpoint.safetensors_headers import (
     TensorInfo,
     merge_headers,
     read_header,
-    weight_files,
 )
 from pipeline.encoder.checkpoint.shown import shown
 from pipeline.encoder.checkpoint.tokenizer_outline import TokenizerOutline, outline
+from pipeline.encoder.checkpoint.weight_files import ADAPTER_CONFIG, weight_files
 from pipeline.errors import CheckpointError
 
 
@@ -111,13 +111,29 @@ class CheckpointFiles:
         return self._headers[file]
 
     @property
+    def adapter_config(self) -> Path | None:
+        """The settings of an adapter beside the encoder's own files, None if there are none."""
+        file = self.folder / ADAPTER_CONFIG
+        return file if file.is_file() else None
+
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """The safetensors files of the encoder.
+
+        Raises:
+            CheckpointError: one is missing, or there are none.
+        """
+        explicit = self.json(self.folder / "config.json").get("transformers_weights")
+        return weight_files(self.folder, explicit)
+
+    @property
     def tensors(self) -> dict[str, TensorInfo]:
         """Every tensor of the encoder's own files under its modern name, shards merged.
 
         Raises:
             CheckpointError: a file is missing or is not safetensors.
         """
-        return merge_headers(self.header(file) for file in weight_files(self.folder))
+        return merge_headers(self.header(file) for file in self.weight_files)
 
     @property
     def tokenizer(self) -> TokenizerOutline | None:

@@ -10,7 +10,6 @@ from pipeline.encoder.checkpoint.safetensors_headers import (
     TensorInfo,
     check_floats,
     list_some,
-    weight_files,
 )
 from pipeline.encoder.checkpoint.sentence_modules import (
     DenseModule,
@@ -18,6 +17,7 @@ from pipeline.encoder.checkpoint.sentence_modules import (
     Module,
     NormalizeModule,
 )
+from pipeline.encoder.checkpoint.weight_files import WEIGHTS_NAME, no_safetensors
 from pipeline.errors import CheckpointError
 
 
@@ -30,10 +30,9 @@ def module_tensors(files: CheckpointFiles, step: Module) -> Mapping[str, TensorI
     if isinstance(step, NormalizeModule):
         return {}
     required = _module_shapes(step)
-    found = weight_files(files.path / step.folder)
-    if len(found) > 1:
-        raise CheckpointError(f"{found[0].parent} has its weights in {len(found):,} files, not one")
-    (file,) = found
+    file = files.path / step.folder / WEIGHTS_NAME
+    if not file.is_file():
+        raise no_safetensors(file.parent)
     header = files.header(file)
     shapes = {name: info.shape for name, info in header.items()}
     if shapes != required:
