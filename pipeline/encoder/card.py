@@ -10,7 +10,7 @@ heads, and the commands that describe a model.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from pipeline.encoder.checkpoint.sentence_modules import (
     DenseModule,
     NormalizeModule,
     SentenceModules,
+    TruncateModule,
     read_modules,
 )
 from pipeline.encoder.checkpoint.shown import shown
@@ -43,6 +44,8 @@ from pipeline.errors import CheckpointError
 
 # transformers writes 10^30 where a tokenizer has no limit.
 _NO_LIMIT = 10**9
+# sentence-transformers leaves their prompt out of the pooling, which their files do not say.
+_INSTRUCTOR = tuple(f"hkunlp/instructor-{size}" for size in ("base", "large", "xl"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +119,22 @@ class ModelCard:
                 "regression": config.regression,
             }
         modules = self.modules
-        return shared | {
-            "dimensions": self.dimensions,
-            "pooling": list(modules.pooling),
-            "normalize": modules.normalize,
-            "modules": modules.step_names,
-            "include_prompt": modules.include_prompt,
-            "default_prompt_name": modules.default_prompt_name,
-        }
+        # Keys of checkpoints that were read differently before the key was there.
+        dense = [step for step in modules.steps if isinstance(step, DenseModule)]
+        assumed = [step.folder for step in dense if not step.activation_stated]
+        later = {"default_activations": assumed} if assumed else {}
+        return (
+            shared
+            | later
+            | {
+                "dimensions": self.dimensions,
+                "pooling": list(modules.pooling),
+                "normalize": modules.normalize,
+                "modules": modules.step_names,
+                "include_prompt": modules.include_prompt,
+                "default_prompt_name": modules.default_prompt_name,
+            }
+        )
 
     def to_json(self, task: str) -> dict[str, Any]:
         """The card as users read it, for a model that does `task`."""
@@ -171,7 +182,7 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
     check_sizes(checkpoint, tensors)
     recognised = recognise(checkpoint, tensors)
     config = recognised.config if recognised else transformers_config.read_settings(checkpoint)
-    modules = read_modules(checkpoint.files, checkpoint.config)
+    modules = _published(read_modules(checkpoint.files, checkpoint.config), checkpoint, config)
     head = head_kind(checkpoint.config)
     embeds = head == "embedding"
     dimensions = _dimensions(modules, config) if embeds else 0
@@ -192,6 +203,20 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
     )
 
 
+def _published(
+    modules: SentenceModules, checkpoint: Checkpoint, config: EncoderConfig
+) -> SentenceModules:
+    """The modules with what sentence-transformers does beside them: INSTRUCTOR, truncate_dim."""
+    if checkpoint.name in _INSTRUCTOR:
+        modules = replace(modules, include_prompt=False)
+    kept = modules.truncate_dim
+    if kept is None or head_kind(checkpoint.config) != "embedding":
+        return modules
+    if kept >= _dimensions(modules, config):
+        return modules
+    return replace(modules, steps=(*modules.steps, TruncateModule(kept)))
+
+
 def _dimensions(modules: SentenceModules, config: EncoderConfig) -> int:
     """Width of the vectors that a checkpoint publishes.
 
@@ -200,7 +225,9 @@ def _dimensions(modules: SentenceModules, config: EncoderConfig) -> int:
     """
     size = config.output_size * len(modules.pooling)
     for step in modules.steps:
-        if isinstance(step, NormalizeModule):
+        if isinstance(step, TruncateModule):
+            size = step.dimensions
+        if isinstance(step, NormalizeModule | TruncateModule):
             continue
         expected = step.in_features if isinstance(step, DenseModule) else step.dimension
         if expected != size:

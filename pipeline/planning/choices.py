@@ -29,7 +29,15 @@ def planning_choices(request: Request, spec: JobSpec, card: ModelCard, output: s
         choices["max-length"] = Choice(spec.max_length, reason)
     if request.rows_per_shard is None:
         choices["rows-per-shard"] = _rows_per_shard(request, card)
-    return choices | dict(find_task(request.task).choices(request, card))
+    return choices | model_choices(card) | dict(find_task(request.task).choices(request, card))
+
+
+def model_choices(card: ModelCard) -> dict[str, Choice[object]]:
+    """What the files of a model leave open."""
+    modules = card.modules
+    if card.head != "embedding" or not modules.assumed:
+        return {}
+    return {"pooling": Choice(", ".join(modules.pooling), modules.assumed)}
 
 
 def revision_choice(card: ModelCard) -> Choice[object] | None:

@@ -16,6 +16,7 @@ from pipeline.encoder.checkpoint.sentence_modules import (
     LayerNormModule,
     Module,
     NormalizeModule,
+    TruncateModule,
 )
 from pipeline.encoder.checkpoint.weight_files import WEIGHTS_NAME, no_safetensors
 from pipeline.errors import CheckpointError
@@ -27,7 +28,7 @@ def module_tensors(files: CheckpointFiles, step: Module) -> Mapping[str, TensorI
     Raises:
         CheckpointError: its file is missing or damaged, or holds other tensors.
     """
-    if isinstance(step, NormalizeModule):
+    if isinstance(step, NormalizeModule | TruncateModule):
         return {}
     required = _module_shapes(step)
     file = files.path / step.folder / WEIGHTS_NAME
