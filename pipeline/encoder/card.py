@@ -25,6 +25,7 @@ from pipeline.encoder.checkpoint.config_values import (
     is_whole,
     model_class,
 )
+from pipeline.encoder.checkpoint.lora import refused
 from pipeline.encoder.checkpoint.module_tensors import module_tensors
 from pipeline.encoder.checkpoint.safetensors_headers import (
     MatchedTensors,
@@ -112,6 +113,8 @@ class ModelCard:
             "gpu_precision": config.half,
             "encoder": _as_json(asdict(config)),
         }
+        if self.checkpoint.files.adapter_config is not None:
+            shared["adapter"] = "lora"  # later than the keys above
         if self.head != "embedding":
             return shared | {
                 "labels": list(self.labels),
@@ -122,7 +125,7 @@ class ModelCard:
         # Keys of checkpoints that were read differently before the key was there.
         dense = [step for step in modules.steps if isinstance(step, DenseModule)]
         assumed = [step.folder for step in dense if not step.activation_stated]
-        later = {"default_activations": assumed} if assumed else {}
+        later: dict[str, Any] = {"default_activations": assumed} if assumed else {}
         return (
             shared
             | later
@@ -148,6 +151,7 @@ class ModelCard:
             **self.identity(),
             "max_length": self.max_length,
             "path": str(checkpoint.path),
+            **({"base": checkpoint.base} if checkpoint.base else {}),
         }
         if self.head == "embedding":
             described["prompts"] = dict(self.modules.prompts)
@@ -181,6 +185,8 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
     tensors = checkpoint.files.tensors
     check_sizes(checkpoint, tensors)
     recognised = recognise(checkpoint, tensors)
+    if recognised is None and checkpoint.files.adapter_config is not None:
+        raise refused(f"{checkpoint.name} is an adapter of a family that transformers computes")
     config = recognised.config if recognised else transformers_config.read_settings(checkpoint)
     modules = _published(read_modules(checkpoint.files, checkpoint.config), checkpoint, config)
     head = head_kind(checkpoint.config)

@@ -34,10 +34,12 @@ def planning_choices(request: Request, spec: JobSpec, card: ModelCard, output: s
 
 def model_choices(card: ModelCard) -> dict[str, Choice[object]]:
     """What the files of a model leave open."""
-    modules = card.modules
-    if card.head != "embedding" or not modules.assumed:
-        return {}
-    return {"pooling": Choice(", ".join(modules.pooling), modules.assumed)}
+    found: dict[str, Choice[object]] = {}
+    if base := card.checkpoint.base:
+        found["base"] = Choice(base, "the model is a LoRA adapter, which is applied to it")
+    if card.head == "embedding" and (assumed := card.modules.assumed):
+        found["pooling"] = Choice(", ".join(card.modules.pooling), assumed)
+    return found
 
 
 def revision_choice(card: ModelCard) -> Choice[object] | None:

@@ -71,7 +71,7 @@ def fetch(uri: str, cache: Path, *, offline: bool) -> Path:
             f"{_bare(uri)} is not in the cache, and offline mode is on",
             hint="run once with a network, or name a directory",
         )
-    with _cache_errors(cache):
+    with cache_errors(cache):
         (cache / "models").mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache / "models", prefix=".partial-") as partial:
             staged = Path(partial) / "model"
@@ -85,7 +85,7 @@ def fetch(uri: str, cache: Path, *, offline: bool) -> Path:
 
 
 @contextmanager
-def _cache_errors(cache: Path) -> Iterator[None]:
+def cache_errors(cache: Path) -> Iterator[None]:
     """Turn an error of the cache's disk into one that says how to choose another directory."""
     try:
         yield

@@ -45,6 +45,17 @@ UNUSED_PREDICTION = re.compile(r"^(head\.(dense|norm)|decoder)\.(weight|bias)$")
 
 
 @dataclass(frozen=True, slots=True)
+class Lora:
+    """What an adapter adds to a tensor: `scale` times the product of two of its own, up · down."""
+
+    file: Path
+    down: str  # [rank, in]
+    up: str  # [out, rank]
+    scale: float
+    transposed: bool  # the product is added transposed, as to a table of embeddings
+
+
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """The file, dtype and shape of one published tensor."""
 
@@ -52,6 +63,7 @@ class TensorInfo:
     file: Path
     dtype: str  # safetensors' own: F32, F16, BF16, I64, …
     shape: Shape
+    lora: Lora | None = None
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:

@@ -99,23 +99,20 @@ def _check_name(name: str, source: Path) -> None:
         raise CheckpointError(f"{source} names {shown(name)}, outside its own folder")
 
 
-def no_safetensors(folder: Path) -> CheckpointError:
+def no_safetensors(folder: Path, wanted: str = WEIGHTS_NAME) -> CheckpointError:
     """The error for a folder whose weights cannot be read."""
     present = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    lacks = f"{folder} has no {wanted}" + (f" (nor {INDEX_NAME})" if wanted == WEIGHTS_NAME else "")
     others = [name for name in present if name.endswith(".safetensors")]
-    if others:
+    if others and wanted == WEIGHTS_NAME:
         return CheckpointError(
-            f"{folder} has no {WEIGHTS_NAME} (nor {INDEX_NAME}), only {list_some(others)}, which "
-            "transformers does not read either",
+            f"{lacks}, only {list_some(others)}, which transformers does not read either",
             hint=f"rename the file to {WEIGHTS_NAME} if it holds this encoder's weights in the "
             "tensor names of its config.json; an adapter needs adapter_config.json beside it",
         )
     if pickles := [name for name in present if name.endswith(".bin")]:
         return pickle_error(str(folder), pickles)
-    return CheckpointError(
-        f"{folder} has no {WEIGHTS_NAME} (nor {INDEX_NAME})",
-        hint=NAME_CHECKPOINT,
-    )
+    return CheckpointError(lacks, hint=NAME_CHECKPOINT)
 
 
 def pickle_error(where: str, files: Sequence[str], *, advice: str = "") -> CheckpointError:
