@@ -21,6 +21,7 @@ from workers.engine_cache import EngineCache
 pytest_plugins = [
     "faulty_s3",
     "fixtures_encoder",
+    "fixtures_hub",
     "fixtures_redis",
     "fixtures_s3",
     "fixtures_accounts",  # which imports the one above

@@ -18,7 +18,6 @@ from pipeline.encoder.architecture.recognise import recognise
 from pipeline.encoder.card import ModelCard, read_card
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
 from pipeline.encoder.checkpoint.files import CheckpointFiles
-from pipeline.encoder.checkpoint.safetensors_headers import read_tensors
 from pipeline.encoder.engine import Engine
 from pipeline.packing import gather, pack
 
@@ -37,7 +36,7 @@ def open_engine(checkpoint: Checkpoint, **options: Any) -> Engine:
 
 def recognised(checkpoint: Checkpoint) -> EncoderConfig | None:
     """The settings of a checkpoint whose family bei-jobs knows."""
-    found = recognise(checkpoint, read_tensors(checkpoint.folder))
+    found = recognise(checkpoint, CheckpointFiles(checkpoint.path).tensors)
     return found.config if found else None
 
 

@@ -10,7 +10,7 @@ from pipeline.choice import Choice, Choices
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.precision import choose_precision
 from pipeline.errors import UsageError
-from pipeline.planning.choices import revision_choice
+from pipeline.planning.choices import model_choices, revision_choice
 
 # At least one of these exists where torch can use a GPU: Linux, containers, WSL, and ROCm.
 _GPU_DRIVERS = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
@@ -86,6 +86,7 @@ def local_choices(card: ModelCard, *, revision: str | None) -> Choices:
     precision = choose_precision("auto", card.config, first)
     choices: dict[str, Choice[object]] = {**device_choices(devices), "precision": precision}
     choices["token-budget"] = choose_token_budget(find_device(first), card.config, precision.value)
+    choices |= model_choices(card)
     if revision is None and (chosen := revision_choice(card)) is not None:
         choices["revision"] = chosen
     return choices

@@ -10,7 +10,7 @@ heads, and the commands that describe a model.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from pipeline.encoder.checkpoint.config_values import (
     head_kind,
     model_class,
 )
+from pipeline.encoder.checkpoint.lora import refused
 from pipeline.encoder.checkpoint.module_tensors import module_tensors
 from pipeline.encoder.checkpoint.safetensors_headers import (
     MatchedTensors,
@@ -34,6 +35,7 @@ from pipeline.encoder.checkpoint.sentence_modules import (
     DenseModule,
     NormalizeModule,
     SentenceModules,
+    TruncateModule,
     read_modules,
 )
 from pipeline.encoder.checkpoint.tokenizer_check import check_tokenizer
@@ -43,6 +45,8 @@ from pipeline.spec import Truncate
 
 # transformers writes 10^30 where a tokenizer has no limit.
 _NO_LIMIT = 10**9
+# sentence-transformers leaves their prompt out of the pooling, which their files do not say.
+_INSTRUCTOR = tuple(f"hkunlp/instructor-{size}" for size in ("base", "large", "xl"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,8 @@ class ModelCard:
             "encoder": _as_json(asdict(config)),
             **self._tokenizer_identity(),
         }
+        if self.checkpoint.files.adapter_config is not None:
+            shared["adapter"] = "lora"  # later than the keys above
         if self.head != "embedding":
             return shared | {
                 "labels": list(self.labels),
@@ -127,14 +133,22 @@ class ModelCard:
                 "regression": config.regression,
             }
         modules = self.modules
-        return shared | {
-            "dimensions": self.dimensions,
-            "pooling": list(modules.pooling),
-            "normalize": modules.normalize,
-            "modules": modules.step_names,
-            "include_prompt": modules.include_prompt,
-            "default_prompt_name": modules.default_prompt_name,
-        }
+        # Keys of checkpoints that were read differently before the key was there.
+        dense = [step for step in modules.steps if isinstance(step, DenseModule)]
+        assumed = [step.folder for step in dense if not step.activation_stated]
+        later: dict[str, Any] = {"default_activations": assumed} if assumed else {}
+        return (
+            shared
+            | later
+            | {
+                "dimensions": self.dimensions,
+                "pooling": list(modules.pooling),
+                "normalize": modules.normalize,
+                "modules": modules.step_names,
+                "include_prompt": modules.include_prompt,
+                "default_prompt_name": modules.default_prompt_name,
+            }
+        )
 
     def _tokenizer_identity(self) -> dict[str, Any]:
         """Where the tokenizer is read otherwise than by 0.1.0: how, so that no output is shared."""
@@ -158,6 +172,7 @@ class ModelCard:
             **self.identity(),
             "max_length": self.max_length,
             "path": str(checkpoint.path),
+            **({"base": checkpoint.base} if checkpoint.base else {}),
         }
         if self.head == "embedding":
             described["prompts"] = dict(self.modules.prompts)
@@ -191,8 +206,10 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
     tensors = checkpoint.files.tensors
     check_sizes(checkpoint, tensors)
     recognised = recognise(checkpoint, tensors)
+    if recognised is None and checkpoint.files.adapter_config is not None:
+        raise refused(f"{checkpoint.name} is an adapter of a family that transformers computes")
     config = recognised.config if recognised else transformers_config.read_settings(checkpoint)
-    modules = read_modules(checkpoint.files, checkpoint.config)
+    modules = _published(read_modules(checkpoint.files, checkpoint.config), checkpoint, config)
     head = head_kind(checkpoint.config)
     embeds = head == "embedding"
     dimensions = _dimensions(modules, config) if embeds else 0
@@ -215,6 +232,20 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
     )
 
 
+def _published(
+    modules: SentenceModules, checkpoint: Checkpoint, config: EncoderConfig
+) -> SentenceModules:
+    """The modules with what sentence-transformers does beside them: INSTRUCTOR, truncate_dim."""
+    if checkpoint.name in _INSTRUCTOR:
+        modules = replace(modules, include_prompt=False)
+    kept = modules.truncate_dim
+    if kept is None or head_kind(checkpoint.config) != "embedding":
+        return modules
+    if kept >= _dimensions(modules, config):
+        return modules
+    return replace(modules, steps=(*modules.steps, TruncateModule(kept)))
+
+
 def _dimensions(modules: SentenceModules, config: EncoderConfig) -> int:
     """Width of the vectors that a checkpoint publishes.
 
@@ -223,7 +254,9 @@ def _dimensions(modules: SentenceModules, config: EncoderConfig) -> int:
     """
     size = config.output_size * len(modules.pooling)
     for step in modules.steps:
-        if isinstance(step, NormalizeModule):
+        if isinstance(step, TruncateModule):
+            size = step.dimensions
+        if isinstance(step, NormalizeModule | TruncateModule):
             continue
         expected = step.in_features if isinstance(step, DenseModule) else step.dimension
         if expected != size:

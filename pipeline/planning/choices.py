@@ -34,7 +34,17 @@ def planning_choices(request: Request, spec: JobSpec, card: ModelCard, output: s
         choices["tokenizer"] = Choice("tokenizer.json", card.tokenizer.note)
     if request.rows_per_shard is None:
         choices["rows-per-shard"] = _rows_per_shard(request, card)
-    return choices | dict(find_task(request.task).choices(request, card))
+    return choices | model_choices(card) | dict(find_task(request.task).choices(request, card))
+
+
+def model_choices(card: ModelCard) -> dict[str, Choice[object]]:
+    """What the files of a model leave open."""
+    found: dict[str, Choice[object]] = {}
+    if base := card.checkpoint.base:
+        found["base"] = Choice(base, "the model is a LoRA adapter, which is applied to it")
+    if card.head == "embedding" and (assumed := card.modules.assumed):
+        found["pooling"] = Choice(", ".join(card.modules.pooling), assumed)
+    return found
 
 
 def revision_choice(card: ModelCard) -> Choice[object] | None:

@@ -103,6 +103,7 @@ def test_an_index_of_any_shape_is_an_error_that_names_it(
     bei: Bei, broken: Callable[..., Path], content: str
 ) -> None:
     folder = broken("bert_mean")
+    (folder / "model.safetensors").unlink()  # which would be read instead
     (folder / "model.safetensors.index.json").write_bytes(content.encode("latin-1"))
     assert "index" in message(bei("models", folder))
 

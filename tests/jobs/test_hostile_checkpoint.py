@@ -32,10 +32,18 @@ def config(name: str = "config.json", **changes: Any) -> Harm:
     return harm
 
 
+INDEX = "model.safetensors.index.json"
+
+
 def text(name: str, content: str | bytes) -> Harm:
     """Replace a file."""
     data = content.encode() if isinstance(content, str) else content
     return lambda folder: (folder / name).write_bytes(data)
+
+
+def index(harm: Harm) -> Harm:
+    """Harm an index that is read: without the file that would be read instead."""
+    return lambda folder: ((folder / "model.safetensors").unlink(), harm(folder))[1]
 
 
 def sparse(name: str, size: int, start: bytes = b"") -> Harm:
@@ -196,7 +204,7 @@ HARMS: dict[str, tuple[Harm, str]] = {
     "a bomb of lists": (text("config.json", "[" + "[]," * 5_000_000 + "0]"), "more values"),
     "a large file": (sparse("config.json", 10**12), "config.json has more than"),
     "nesting in tokenizer.json": (text("tokenizer.json", nested(100_000)), "tokenizer.json nests"),
-    "a large index": (sparse("model.safetensors.index.json", 10**10), "index.json has more than"),
+    "a large index": (index(sparse(INDEX, 10**10)), "index.json has more than"),
     # files
     "an endless device": (link("config.json", "/dev/zero"), "no config.json"),
     "endless weights": (link("model.safetensors", "/dev/zero"), "no model.safetensors"),
@@ -231,17 +239,19 @@ HARMS: dict[str, tuple[Harm, str]] = {
     ),
     # safetensors
     "an index above": (
-        text("model.safetensors.index.json", '{"weight_map": {"a": "../x.safetensors"}}'),
+        index(text(INDEX, '{"weight_map": {"a": "../x.safetensors"}}')),
         "outside its own folder",
     ),
     "an index anywhere": (
-        text("model.safetensors.index.json", '{"weight_map": {"a": "/etc/passwd"}}'),
+        index(text(INDEX, '{"weight_map": {"a": "/etc/passwd"}}')),
         "outside its own folder",
     ),
     "shards": (
-        text(
-            "model.safetensors.index.json",
-            json.dumps({"weight_map": {str(i): f"{i}.safetensors" for i in range(200_000)}}),
+        index(
+            text(
+                INDEX,
+                json.dumps({"weight_map": {str(i): f"{i}.safetensors" for i in range(200_000)}}),
+            )
         ),
         "names 200,000 files",
     ),

@@ -7,20 +7,14 @@ import tarfile
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from pipeline.encoder.checkpoint.choose_weights import is_wanted
 from pipeline.errors import CheckpointError
 
-# Files that a checkpoint needs; no other file is downloaded or unpacked.
-WANTED = ("*.json", "*.txt", "*.model", "*.safetensors")
-# Other runtimes' copies of the weights.
-UNWANTED = ("onnx/*", "openvino/*", "coreml/*", "*/onnx/*", "*/openvino/*")
 # Far more than any encoder has; these stop a decompression bomb.
 MAX_ARCHIVE_BYTES = 128 * 1024**3
 MAX_ARCHIVE_FILES = 1_000
-
-
-def is_wanted(relative: PurePosixPath) -> bool:
-    """Whether a checkpoint needs a file, named relative to the checkpoint's folder."""
-    return any(relative.match(p) for p in WANTED) and not any(relative.match(p) for p in UNWANTED)
+# The root of a checkpoint holds one of these.
+ROOT_FILES = ("modules.json", "config.json", "adapter_config.json")
 
 
 def unpack(
@@ -30,7 +24,7 @@ def unpack(
     max_bytes: int = MAX_ARCHIVE_BYTES,
     max_files: int = MAX_ARCHIVE_FILES,
 ) -> None:
-    """Unpack the wanted files of a tar archive; the folder that holds config.json becomes `target`.
+    """Unpack the wanted files of a tar archive; the folder of the checkpoint becomes `target`.
 
     Nothing is written outside `target`: absolute names, `..`, links and devices are refused, and
     so is an archive that unpacks to more than the limits.
@@ -44,7 +38,7 @@ def unpack(
         with tarfile.open(archive, "r:*") as tar:
             for member in tar:
                 name = _safe_name(member)
-                if not member.isfile() or not is_wanted(name):
+                if not member.isfile() or not is_wanted(str(name)):
                     continue
                 written, files = written + member.size, files + 1
                 if written > max_bytes or files > max_files:
@@ -81,8 +75,8 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, file: Path) -> None:
 
 
 def _move_up(raw: Path, target: Path) -> None:
-    """Move the content of the topmost folder with a config.json or modules.json to the target."""
-    folders = [f.parent for name in ("modules.json", "config.json") for f in raw.rglob(name)]
+    """Move the content of the topmost folder with one of ROOT_FILES to the target."""
+    folders = [f.parent for name in ROOT_FILES for f in raw.rglob(name)]
     if not folders:
         raise CheckpointError("the archive holds no config.json")
     top = min(folders, key=lambda folder: (len(folder.parts), str(folder)))

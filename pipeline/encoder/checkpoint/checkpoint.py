@@ -11,13 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.encoder.checkpoint.adapter_base import with_base
 from pipeline.encoder.checkpoint.bounds import MAX_VOCABULARY_BYTES
 from pipeline.encoder.checkpoint.config_values import Config
 from pipeline.encoder.checkpoint.download import fetch, is_archive, is_uri, write_atomically
 from pipeline.encoder.checkpoint.files import CheckpointFiles
 from pipeline.encoder.checkpoint.hub import from_hub
 from pipeline.encoder.checkpoint.read_json import NAME_CHECKPOINT, opened, read_bounded
-from pipeline.encoder.checkpoint.safetensors_headers import weight_files
+from pipeline.encoder.checkpoint.shown import shown
 from pipeline.errors import CheckpointError, UsageError
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
@@ -56,6 +57,7 @@ class Checkpoint:
     sha256: str  # of the weights
     fingerprint: str  # of config, tokenizer and module files
     files: CheckpointFiles = field(compare=False, repr=False)
+    base: str = ""  # what the base of an adapter is, "" if the model is none
 
     @property
     def folder(self) -> Path:
@@ -93,6 +95,17 @@ def resolve(
         raise UsageError("the name of the model is empty", hint=_NAME_A_MODEL)
     cache = cache_dir or Path.home() / ".cache" / "bei-jobs"
     revision = revision or None
+    path, commit = _find(model, revision, cache, offline)
+
+    def base(name: str, revision: str | None) -> tuple[Path, str]:
+        return _find_base(name, revision, cache, offline, from_hub=bool(commit))
+
+    path, base_name = with_base(path, cache, base, hub=bool(commit))
+    return read_checkpoint(model, path, commit, cache, base_name)
+
+
+def _find(model: str, revision: str | None, cache: Path, offline: bool) -> tuple[Path, str]:
+    """The directory of a model, and its commit if it is from the hub."""
     directory = Path(model).expanduser()
     if directory.is_dir() or is_uri(model) or is_archive(model):
         if revision is not None:
@@ -101,13 +114,32 @@ def resolve(
                 hint="omit --revision, or name the model as on the hub",
             )
         path = directory if directory.is_dir() else fetch(model, cache, offline=offline)
-        return read_checkpoint(model, path, "", cache)
+        return path, ""
     if not is_hub_name(model):
         raise CheckpointError(
             f"{model} is neither a directory nor a name on the hub", hint=_NAME_A_MODEL
         )
-    path, commit = from_hub(model, revision, cache=cache, offline=offline)
-    return read_checkpoint(model, path, commit, cache)
+    return from_hub(model, revision, cache=cache, offline=offline)
+
+
+def _find_base(
+    name: str, revision: str | None, cache: Path, offline: bool, *, from_hub: bool
+) -> tuple[Path, str]:
+    """The base that an adapter names; one from the hub may only name another on the hub."""
+    if from_hub and not is_hub_name(name):
+        raise CheckpointError(
+            f"the adapter names the base {shown(name)}, which is not on the hub",
+            hint="download the adapter, and put config.json and the weights of its base beside it",
+        )
+    try:
+        path, commit = _find(name, revision if is_hub_name(name) else None, cache, offline)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the base of the adapter: {error.message}",
+            hint="put config.json and the weights of its base into the adapter's directory; or "
+            f"{error.hint}",
+        ) from error
+    return path, f"{name} at {commit}" if commit else name
 
 
 def is_hub_name(model: str) -> bool:
@@ -117,7 +149,9 @@ def is_hub_name(model: str) -> bool:
     return _HUB_NAME.fullmatch(model) is not None and not model.startswith(".")
 
 
-def read_checkpoint(name: str, path: Path, revision: str, cache: Path) -> Checkpoint:
+def read_checkpoint(
+    name: str, path: Path, revision: str, cache: Path, base: str = ""
+) -> Checkpoint:
     """Read and hash the files of a local checkpoint.
 
     Raises:
@@ -131,11 +165,12 @@ def read_checkpoint(name: str, path: Path, revision: str, cache: Path) -> Checkp
             hint=NAME_CHECKPOINT,
         )
     files.tensors  # noqa: B018 - refuses headers that lie before a byte is hashed
-    digests = [sha256_of(file, cache / "digests") for file in weight_files(folder)]
+    adapter = [file for file in [files.adapter_file] if file]
+    digests = [sha256_of(file, cache / "digests") for file in [*files.weight_files, *adapter]]
     sha256 = digests[0]
     if len(digests) > 1:
         sha256 = hashlib.sha256("".join(digests).encode()).hexdigest()
-    checkpoint = Checkpoint(name, path, revision, sha256, fingerprint(files), files)
+    checkpoint = Checkpoint(name, path, revision, sha256, fingerprint(files), files, base)
     checkpoint.config  # noqa: B018 - raises now, not when it is first used
     return checkpoint
 
@@ -173,6 +208,7 @@ def fingerprint(files: CheckpointFiles) -> str:
     hashed += [path / "modules.json", path / "config_sentence_transformers.json"]
     for module in files.module_folders:
         hashed += [module / "config.json", module / "model.safetensors"]
+    hashed += [files.adapter_config] if files.adapter_config else []
     total = hashlib.sha256()
     for file in hashed:
         if file.suffix == ".safetensors" and file.is_file():

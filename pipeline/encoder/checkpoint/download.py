@@ -1,7 +1,7 @@
 """Checkpoints from object stores and archives, through a local cache keyed by content.
 
-Only files that a checkpoint needs are downloaded: JSON, vocabularies and safetensors, never pickles
-or code.
+Only files that a checkpoint needs are downloaded: JSON, vocabularies and the safetensors that are
+read, never pickles or code.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 
 import fsspec
 
-from pipeline.encoder.checkpoint.archive import is_wanted, unpack
+from pipeline.encoder.checkpoint.archive import ROOT_FILES, unpack
+from pipeline.encoder.checkpoint.choose_weights import is_small, weights_to_fetch
 from pipeline.errors import CheckpointError
 from pipeline.store.sections import configured
 from pipeline.store.uris import redact
@@ -70,7 +71,7 @@ def fetch(uri: str, cache: Path, *, offline: bool) -> Path:
             f"{_bare(uri)} is not in the cache, and offline mode is on",
             hint="run once with a network, or name a directory",
         )
-    with _cache_errors(cache):
+    with cache_errors(cache):
         (cache / "models").mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache / "models", prefix=".partial-") as partial:
             staged = Path(partial) / "model"
@@ -84,7 +85,7 @@ def fetch(uri: str, cache: Path, *, offline: bool) -> Path:
 
 
 @contextmanager
-def _cache_errors(cache: Path) -> Iterator[None]:
+def cache_errors(cache: Path) -> Iterator[None]:
     """Turn an error of the cache's disk into one that says how to choose another directory."""
     try:
         yield
@@ -144,17 +145,22 @@ def download_files(uri: str, target: Path, scratch: Path) -> None:
         unpack(archive, target)
         return
     root = PurePosixPath(fs._strip_protocol(path))
-    names = {PurePosixPath(name).relative_to(root): name for name in sorted(fs.find(path))}
-    if not any(str(relative) in ("config.json", "modules.json") for relative in names):
+    names = {str(PurePosixPath(name).relative_to(root)): name for name in sorted(fs.find(path))}
+    if not any(relative in ROOT_FILES for relative in names):
         raise CheckpointError(
             f"{_bare(uri)} holds no checkpoint: it has neither config.json nor modules.json",
             hint="check the spelling, and name the folder that holds config.json, or a .tar.gz",
         )
-    for relative, name in names.items():
-        if is_wanted(relative):
-            local = target / relative
-            local.parent.mkdir(parents=True, exist_ok=True)
-            fs.get_file(name, str(local))
+
+    def get(relative: str) -> None:
+        local = target / relative
+        local.parent.mkdir(parents=True, exist_ok=True)
+        fs.get_file(names[relative], str(local))
+
+    for relative in filter(is_small, names):
+        get(relative)
+    for relative in weights_to_fetch(target, names):
+        get(relative)
 
 
 def _place(staged: Path, cache: Path) -> Path:

@@ -8,15 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.encoder.checkpoint.bounds import MAX_MODULES, MAX_NAME_CHARACTERS
+from pipeline.encoder.checkpoint.lora import adapted
 from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN, canonical_json, read_json
 from pipeline.encoder.checkpoint.safetensors_headers import (
     TensorInfo,
     merge_headers,
     read_header,
-    weight_files,
 )
 from pipeline.encoder.checkpoint.shown import shown
 from pipeline.encoder.checkpoint.tokenizer_outline import TokenizerOutline, outline
+from pipeline.encoder.checkpoint.weight_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_NAME,
+    no_safetensors,
+    weight_files,
+)
 from pipeline.errors import CheckpointError
 
 
@@ -111,13 +117,48 @@ class CheckpointFiles:
         return self._headers[file]
 
     @property
-    def tensors(self) -> dict[str, TensorInfo]:
-        """Every tensor of the encoder's own files under its modern name, shards merged.
+    def adapter_config(self) -> Path | None:
+        """The settings of an adapter beside the encoder's own files, None if there are none."""
+        file = self.folder / ADAPTER_CONFIG
+        return file if file.is_file() else None
+
+    @property
+    def adapter_file(self) -> Path | None:
+        """The tensors of that adapter.
+
+        Raises:
+            CheckpointError: there are settings of one, but no safetensors.
+        """
+        if self.adapter_config is None:
+            return None
+        file = self.folder / ADAPTER_NAME
+        if not file.is_file():
+            raise no_safetensors(self.folder, ADAPTER_NAME)
+        return file
+
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """The safetensors files of the encoder.
+
+        Raises:
+            CheckpointError: one is missing, or there are none.
+        """
+        explicit = self.json(self.folder / "config.json").get("transformers_weights")
+        return weight_files(self.folder, explicit)
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Every tensor of the encoder's own files under its modern name, shards merged, an adapter
+        applied.
 
         Raises:
             CheckpointError: a file is missing or is not safetensors.
         """
-        return merge_headers(self.header(file) for file in weight_files(self.folder))
+        tensors = merge_headers(self.header(file) for file in self.weight_files)
+        if self.adapter_config is None or self.adapter_file is None:
+            return tensors
+        adapter = self.header(self.adapter_file)
+        return adapted(tensors, adapter, self.json(self.adapter_config), self.adapter_config)
 
     @property
     def tokenizer(self) -> TokenizerOutline | None:

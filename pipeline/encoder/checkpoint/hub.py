@@ -1,7 +1,7 @@
 """Checkpoints by name: the Hugging Face hub, its local cache, and the packaged default model.
 
-Only files that a checkpoint needs are downloaded: JSON, vocabularies and safetensors, never pickles
-or code.
+Only files that a checkpoint needs are downloaded: JSON, vocabularies and the safetensors that are
+read, never pickles or code.
 """
 
 from __future__ import annotations
@@ -10,19 +10,17 @@ import hashlib
 import importlib.util
 import json
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
-from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
 
-from pipeline.encoder.checkpoint.archive import UNWANTED, WANTED
+from pipeline.encoder.checkpoint import safetensors_revision
+from pipeline.encoder.checkpoint.choose_weights import SMALL, UNWANTED, is_small, weights_to_fetch
 from pipeline.encoder.checkpoint.download import digest, reason, write_atomically
 from pipeline.encoder.checkpoint.files import CheckpointFiles
-from pipeline.encoder.checkpoint.safetensors_headers import (
-    WEIGHTS_NAME,
-    list_some,
-    pickle_error,
-    weight_files,
-)
+from pipeline.encoder.checkpoint.safetensors_headers import list_some
+from pipeline.encoder.checkpoint.weight_files import ADAPTER_NAME, WEIGHTS_NAME, pickle_error
 from pipeline.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -68,7 +66,9 @@ def from_hub(name: str, revision: str | None, *, cache: Path, offline: bool) -> 
     raise _unreachable(name, revision, reason(failure))
 
 
-def _snapshot(name: str, revision: str | None, *, local: bool) -> Path | Exception:
+def _snapshot(
+    name: str, revision: str | None, *, local: bool, patterns: Sequence[str] = SMALL
+) -> Path | Exception:
     from huggingface_hub import snapshot_download
 
     try:
@@ -77,7 +77,7 @@ def _snapshot(name: str, revision: str | None, *, local: bool) -> Path | Excepti
                 name,
                 revision=revision,
                 local_files_only=local,
-                allow_patterns=list(WANTED),
+                allow_patterns=list(patterns),
                 ignore_patterns=list(UNWANTED),
             )
         )
@@ -97,27 +97,30 @@ def _download_snapshot(name: str, revision: str | None, cache: Path) -> Path | E
         info = HfApi().model_info(name, revision=revision, timeout=_HUB_TIMEOUT_S)
     except Exception as error:  # as above
         return error
+    files = [sibling.rfilename for sibling in info.siblings or ()]
+    # By the revision's own name, so that the cache can resolve it without a network later.
     snapshot = _snapshot(name, revision, local=False)
     if not isinstance(snapshot, Path):
         return snapshot
-    files = [sibling.rfilename for sibling in info.siblings or ()]
-    needed = [file for file in files if _matches(file, WANTED) and not _matches(file, UNWANTED)]
+    weights = weights_to_fetch(snapshot, files, hub=True)
+    if weights:
+        patterns = [escape(file) for file in weights]  # the hub's patterns are those of a shell
+        full = _snapshot(name, snapshot.name, local=False, patterns=patterns)
+        if not isinstance(full, Path):
+            return full
+    needed = [*filter(is_small, files), *weights]
     missing = [file for file in needed if not (snapshot / file).is_file()]
     if missing or snapshot.name != info.sha:
         details = f"; missing: {list_some(missing)}" if missing else ""
         return CheckpointError(f"commit {info.sha} was not downloaded completely{details}")
     pickles = [file for file in files if file.endswith((".bin", ".pt", ".pth"))]
     if pickles and not has_weights(snapshot):
-        raise pickle_error(f"{name} at {snapshot.name}", pickles)
+        advice = safetensors_revision.advice(name, revision, _HUB_TIMEOUT_S)
+        raise pickle_error(f"{name} at {snapshot.name}", pickles, advice=advice)
     # A cache that cannot be written only costs time: the hub is asked again.
     with suppress(OSError):
         write_atomically(_marker(name, snapshot, cache), json.dumps(needed))
     return snapshot
-
-
-def _matches(file: str, patterns: tuple[str, ...]) -> bool:
-    """Match like snapshot_download: against the whole path, and `*` matches `/` too."""
-    return any(fnmatchcase(file, pattern) for pattern in patterns)
 
 
 def _marker(name: str, snapshot: Path, cache: Path) -> Path:
@@ -134,9 +137,14 @@ def _is_complete(name: str, snapshot: Path, cache: Path) -> bool:
 
 
 def has_weights(snapshot: Path) -> bool:
-    """Whether a snapshot has the encoder's own weights, with every shard that their index names."""
+    """Whether a snapshot has the weights that are read: an adapter, or the encoder's own, with
+    every shard that their index names.
+    """
+    files = CheckpointFiles(snapshot)
     try:
-        weight_files(CheckpointFiles(snapshot).folder)
+        if files.adapter_config is not None:
+            return (files.folder / ADAPTER_NAME).is_file()
+        files.weight_files  # noqa: B018 - raises where one is missing
     except CheckpointError:
         return False
     return True

@@ -10,14 +10,15 @@ from pipeline.encoder.checkpoint.safetensors_headers import (
     TensorInfo,
     check_floats,
     list_some,
-    weight_files,
 )
 from pipeline.encoder.checkpoint.sentence_modules import (
     DenseModule,
     LayerNormModule,
     Module,
     NormalizeModule,
+    TruncateModule,
 )
+from pipeline.encoder.checkpoint.weight_files import WEIGHTS_NAME, no_safetensors
 from pipeline.errors import CheckpointError
 
 
@@ -27,13 +28,12 @@ def module_tensors(files: CheckpointFiles, step: Module) -> Mapping[str, TensorI
     Raises:
         CheckpointError: its file is missing or damaged, or holds other tensors.
     """
-    if isinstance(step, NormalizeModule):
+    if isinstance(step, NormalizeModule | TruncateModule):
         return {}
     required = _module_shapes(step)
-    found = weight_files(files.path / step.folder)
-    if len(found) > 1:
-        raise CheckpointError(f"{found[0].parent} has its weights in {len(found):,} files, not one")
-    (file,) = found
+    file = files.path / step.folder / WEIGHTS_NAME
+    if not file.is_file():
+        raise no_safetensors(file.parent)
     header = files.header(file)
     shapes = {name: info.shape for name, info in header.items()}
     if shapes != required:

@@ -11,27 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.encoder.checkpoint.bounds import (
-    MAX_JSON_BYTES,
-    MAX_NAME_CHARACTERS,
-    MAX_SHARDS,
-    MAX_TENSORS,
-)
+from pipeline.encoder.checkpoint.bounds import MAX_JSON_BYTES, MAX_TENSORS
 from pipeline.encoder.checkpoint.header_entries import Shape, header_entries, no_duplicates
-from pipeline.encoder.checkpoint.read_json import (
-    DOWNLOAD_AGAIN,
-    NAME_CHECKPOINT,
-    opened,
-    parse_json,
-    read_json,
-)
-from pipeline.encoder.checkpoint.shown import one_line, shown
+from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN, opened, parse_json
+from pipeline.encoder.checkpoint.shown import one_line
 from pipeline.errors import CheckpointError
 
 # Most names in one message: enough to see the pattern, not a thousand lines.
 MAX_LISTED = 24
-INDEX_NAME = "model.safetensors.index.json"
-WEIGHTS_NAME = "model.safetensors"
 
 # Accepted dtypes of weights: integers and 8-bit floats mean nothing without scales.
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -58,6 +45,17 @@ UNUSED_PREDICTION = re.compile(r"^(head\.(dense|norm)|decoder)\.(weight|bias)$")
 
 
 @dataclass(frozen=True, slots=True)
+class Lora:
+    """What an adapter adds to a tensor: `scale` times the product of two of its own, up · down."""
+
+    file: Path
+    down: str  # [rank, in]
+    up: str  # [out, rank]
+    scale: float
+    transposed: bool  # the product is added transposed, as to a table of embeddings
+
+
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """The file, dtype and shape of one published tensor."""
 
@@ -65,69 +63,7 @@ class TensorInfo:
     file: Path
     dtype: str  # safetensors' own: F32, F16, BF16, I64, …
     shape: Shape
-
-
-def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The safetensors files of a folder, in the order of the index if there is one.
-
-    Raises:
-        CheckpointError: there are none, the index names a missing file or leaves the folder.
-    """
-    if (folder / INDEX_NAME).is_file():
-        names = _shards(folder / INDEX_NAME)
-    elif (folder / WEIGHTS_NAME).is_file():
-        names = (WEIGHTS_NAME,)
-    else:
-        raise _no_safetensors(folder)
-    for name in names:
-        if Path(name).name != name or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
-            raise CheckpointError(
-                f"{folder / INDEX_NAME} names {shown(name)}, outside its own folder"
-            )
-        if not (folder / name).is_file():
-            raise CheckpointError(
-                f"{folder} lacks {name}, which its index names",
-                hint="download the checkpoint again: it is incomplete",
-            )
-    return tuple(folder / name for name in names)
-
-
-def _shards(index: Path) -> tuple[str, ...]:
-    """The files that an index names, each once."""
-    content = read_json(index)
-    files = content.get("weight_map") if isinstance(content, dict) else None
-    names = tuple(dict.fromkeys(map(str, files.values()))) if isinstance(files, dict) else ()
-    if not names:
-        raise CheckpointError(
-            f"{index} has no weight_map that names a file for each tensor", hint=DOWNLOAD_AGAIN
-        )
-    if len(names) > MAX_SHARDS:
-        raise CheckpointError(
-            f"{index} names {len(names):,} files; at most {MAX_SHARDS:,} are read",
-            hint=DOWNLOAD_AGAIN,
-        )
-    return names
-
-
-def _no_safetensors(folder: Path) -> CheckpointError:
-    pickles = sorted(p.name for p in folder.glob("*.bin")) if folder.is_dir() else []
-    if pickles:
-        return pickle_error(str(folder), pickles)
-    return CheckpointError(
-        f"{folder} has no {WEIGHTS_NAME} (nor {INDEX_NAME})",
-        hint=NAME_CHECKPOINT,
-    )
-
-
-def pickle_error(where: str, files: Sequence[str]) -> CheckpointError:
-    """The error for weights in a format that runs code when it is opened."""
-    return CheckpointError(
-        f"{where} has its weights only as {list_some(files)}: a pickle, which runs code when it "
-        "is opened, so bei-jobs never reads one",
-        hint="use a revision with model.safetensors, or convert once in a sandbox: "
-        "AutoModel.from_pretrained(DIR).save_pretrained(NEW_DIR), then copy the tokenizer and "
-        "module files into NEW_DIR",
-    )
+    lora: Lora | None = None
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
@@ -158,13 +94,19 @@ def merge_headers(headers: Iterable[Mapping[str, TensorInfo]]) -> dict[str, Tens
     """The tensors of all shards under their modern names.
 
     Raises:
-        CheckpointError: there are more tensors, or larger ones, than an encoder has.
+        CheckpointError: a tensor comes twice, or there are more than an encoder has.
     """
     tensors: dict[str, TensorInfo] = {}
     for header in headers:
         for name, info in header.items():
             for pattern, replacement in _LEGACY:
                 name = pattern.sub(replacement, name)
+            if (other := tensors.get(name)) is not None:
+                raise CheckpointError(
+                    f"{info.file} holds the tensor {one_line(info.name)}, which {other.file.name} "
+                    f"holds as {one_line(other.name)}: it is unclear which one is meant",
+                    hint=DOWNLOAD_AGAIN,
+                )
             tensors[name] = info
         if len(tensors) > MAX_TENSORS:
             raise CheckpointError(
@@ -172,11 +114,6 @@ def merge_headers(headers: Iterable[Mapping[str, TensorInfo]]) -> dict[str, Tens
                 hint="check that this is the checkpoint of a text encoder",
             )
     return tensors
-
-
-def read_tensors(folder: Path) -> dict[str, TensorInfo]:
-    """Every tensor of a checkpoint under its modern name, shards merged."""
-    return merge_headers(read_header(file) for file in weight_files(folder))
 
 
 def parameters(tensors: Iterable[TensorInfo]) -> int:

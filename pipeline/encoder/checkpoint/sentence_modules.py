@@ -9,24 +9,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.encoder.checkpoint.bounds import MAX_PROMPT_CHARACTERS
-from pipeline.encoder.checkpoint.config_values import Config, is_whole, model_class, size
+from pipeline.encoder.checkpoint.config_values import (
+    Config,
+    head_kind,
+    is_whole,
+    model_class,
+    size,
+)
 from pipeline.encoder.checkpoint.files import CheckpointFiles
+from pipeline.encoder.checkpoint.pooling_config import PoolingMode, pooling_modes
 from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN
+from pipeline.encoder.checkpoint.sentence_settings import (
+    check_model_type,
+    check_places,
+    check_transformer,
+    truncate_dim,
+)
 from pipeline.encoder.checkpoint.shown import one_line, shown
 from pipeline.errors import CheckpointError
 
-PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
-POOLING_MODES: tuple[PoolingMode, ...] = (
-    "cls",
-    "max",
-    "mean",
-    "mean_sqrt_len_tokens",
-    "weightedmean",
-    "lasttoken",
-)
 # Names of the file with max_seq_length and do_lower_case; the first one that exists is read.
 TRANSFORMER_CONFIGS = (
     "sentence_bert_config.json",
@@ -37,9 +41,20 @@ TRANSFORMER_CONFIGS = (
     "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
 )
+# Why a pooling is assumed.
+_NO_MODULES = "the checkpoint has no modules.json: assumed, as in sentence-transformers"
+_CAUSAL = ", for a causal language model"
+_NO_POOLING = (
+    "modules.json names no Pooling, without which sentence-transformers gives no vector: assumed"
+)
 # Modules that cannot be computed without a config.json of their own.
 _CONFIGURED = ("Pooling", "Dense", "LayerNorm")
-DENSE_ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
+# Classes of torch.nn without weights, with the arguments that they have by default.
+DENSE_ACTIVATIONS = (
+    *("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU", "LeakyReLU", "ELU", "SELU", "CELU"),
+    *("ReLU6", "Mish", "Softplus", "Softsign", "LogSigmoid", "Tanhshrink"),
+    *("Hardtanh", "Hardswish", "Hardsigmoid"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +67,7 @@ class DenseModule:
     bias: bool
     activation: str  # a class name of torch.nn
     residual: bool
+    activation_stated: bool = True  # in its config, which otherwise means Tanh
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +83,14 @@ class NormalizeModule:
     """Division by the Euclidean length."""
 
 
-Module = DenseModule | LayerNormModule | NormalizeModule
+@dataclass(frozen=True, slots=True)
+class TruncateModule:
+    """The leading dimensions of a vector, which keeps its length: `truncate_dim`."""
+
+    dimensions: int
+
+
+Module = DenseModule | LayerNormModule | NormalizeModule | TruncateModule
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +105,8 @@ class SentenceModules:
     default_prompt_name: str | None = None
     max_seq_length: int | None = None
     do_lower_case: bool = False
+    truncate_dim: int | None = None
+    assumed: str = ""  # why the pooling is not stated by the files
 
     @property
     def step_names(self) -> list[str]:
@@ -107,26 +132,33 @@ def read_modules(files: CheckpointFiles, config: Config | None = None) -> Senten
     Raises:
         CheckpointError: bei-jobs does not compute a module type or setting.
     """
-    path = files.path
+    path, config = files.path, config or {}
     listing = path / "modules.json"
     entries = files.modules
     if not entries:
-        return _without_modules(files, config or {})
-    parsed = SentenceModules()
-    pooling: tuple[PoolingMode, ...] = parsed.pooling
+        return _without_modules(files, config)
+    pooling: tuple[PoolingMode, ...] | None = None
     include_prompt, transformer = True, ""
     steps: list[Module] = []
-    for entry in entries:
+    for i, entry in enumerate(entries):
         kind, folder = _kind(entry, listing), str(entry.get("path") or "")
         settings = _module_config(kind, files, folder)
-        if kind == "Transformer":
+        if kind == "Transformer" and i == 0:
             transformer = folder
-        elif kind == "Pooling":
-            pooling = _pooling(settings, path / folder)
+        elif kind == "Pooling" and pooling is None and not steps:
+            pooling = pooling_modes(settings, path / folder / "config.json")
             include_prompt = bool(settings.get("include_prompt", True))
+        elif kind in ("Transformer", "Pooling"):
+            raise CheckpointError(
+                f"{listing} names the module {kind} in place {i + 1}; bei-jobs computes one "
+                "Transformer, then one Pooling, then the modules over its vector"
+            )
         else:
             steps.extend(_checked_step(kind, folder, settings, listing))
-    return _finish(files, transformer, pooling, include_prompt, tuple(steps))
+    assumed = "" if pooling else _NO_POOLING
+    return _finish(
+        files, config, transformer, pooling or ("mean",), include_prompt, tuple(steps), assumed
+    )
 
 
 def _kind(entry: Mapping[str, Any], listing: Path) -> str:
@@ -159,6 +191,7 @@ def _module_config(kind: str, files: CheckpointFiles, folder: str) -> dict[str, 
 def _checked_step(
     kind: str, folder: str, settings: Mapping[str, Any], listing: Path
 ) -> tuple[Module, ...]:
+    check_places(kind, settings, listing.parent / folder / "config.json")
     try:
         return _step(kind, folder, settings, listing)
     except KeyError as error:
@@ -187,19 +220,14 @@ def _step(kind: str, folder: str, settings: Mapping[str, Any], listing: Path) ->
 
 
 def _dense(folder: str, settings: Mapping[str, Any], listing: Path) -> DenseModule:
-    activation = str(settings.get("activation_function") or "torch.nn.Identity")
+    activation = settings.get("activation_function", "torch.nn.Tanh")
+    activation = "torch.nn.Identity" if activation is None else str(activation)
     name = activation.rpartition(".")[2]
     if not activation.startswith("torch.") or name not in DENSE_ACTIVATIONS:
         raise CheckpointError(
             f"{listing.parent / folder / 'config.json'} names the activation {shown(activation)}",
             hint=f"use one of {', '.join(DENSE_ACTIVATIONS)} of torch.nn",
         )
-    for key in ("module_input_name", "module_output_name"):
-        if settings.get(key) not in (None, "sentence_embedding"):
-            raise CheckpointError(
-                f"{listing.parent / folder / 'config.json'} sets {key} = {shown(settings[key])}; "
-                "bei-jobs applies Dense to the pooled vector only"
-            )
     return DenseModule(
         folder,
         size(settings, "in_features"),
@@ -207,48 +235,33 @@ def _dense(folder: str, settings: Mapping[str, Any], listing: Path) -> DenseModu
         bool(settings.get("bias", True)),
         name,
         bool(settings.get("use_residual", False)),
+        "activation_function" in settings,
     )
 
 
-def _pooling(settings: Mapping[str, Any], folder: Path) -> tuple[PoolingMode, ...]:
-    """Modes in sentence-transformers' own order, from `pooling_mode` or the older flags."""
-    modes = settings.get("pooling_mode")
-    if modes is None:
-        flags = {
-            "cls": "pooling_mode_cls_token",
-            "max": "pooling_mode_max_tokens",
-            "mean": "pooling_mode_mean_tokens",
-        }
-        flagged = [m for m in POOLING_MODES if settings.get(flags.get(m, f"pooling_mode_{m}"))]
-        modes = flagged or ["mean"]
-    names = modes if isinstance(modes, list) else [modes]
-    unknown = [name for name in names if name not in POOLING_MODES]
-    if unknown:
-        listed = one_line(", ".join(map(shown, unknown)))
-        raise CheckpointError(
-            f"{folder / 'config.json'} names the pooling {listed}",
-            hint=f"use one of {', '.join(POOLING_MODES)}",
-        )
-    return tuple(mode for name in names for mode in POOLING_MODES if mode == name)
-
-
 def _without_modules(files: CheckpointFiles, config: Config) -> SentenceModules:
-    causal = model_class(config).endswith("ForCausalLM") and config.get("is_causal", True)
-    return _finish(files, "", ("lasttoken",) if causal else ("mean",), True, ())
+    if model_class(config).endswith("ForCausalLM") and config.get("is_causal", True):
+        return _finish(files, config, "", ("lasttoken",), True, (), _NO_MODULES + _CAUSAL)
+    return _finish(files, config, "", ("mean",), True, (), _NO_MODULES)
 
 
 def _finish(
     files: CheckpointFiles,
+    config: Config,
     transformer: str,
     pooling: tuple[PoolingMode, ...],
     include_prompt: bool,
     steps: tuple[Module, ...],
+    assumed: str,
 ) -> SentenceModules:
-    path = files.path
-    candidates = (path / transformer / name for name in TRANSFORMER_CONFIGS)
-    file = next((file for file in candidates if file.is_file()), path / "none")
+    candidates = (files.path / transformer / name for name in TRANSFORMER_CONFIGS)
+    file = next((file for file in candidates if files.json(file)), files.path / "none")
     settings = files.json(file)
-    prompts, default = _prompts(files, path / "config_sentence_transformers.json")
+    general = files.path / "config_sentence_transformers.json"
+    if head_kind(config) == "embedding":
+        check_model_type(files.json(general), general)
+        check_transformer(settings, file)
+    prompts, default = _prompts(files, general)
     length = settings.get("max_seq_length")
     if length is not None and not (is_whole(length) and length >= 1):
         raise CheckpointError(
@@ -263,6 +276,8 @@ def _finish(
         default,
         None if length is None else int(length),
         bool(settings.get("do_lower_case", False)),
+        truncate_dim(files.json(general), general),
+        assumed,
     )
 
 

@@ -16,6 +16,7 @@ Shape suffixes of tensors, one letter per axis:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.encoder.architecture.encoder_config import EncoderConfig, Reads, Rope
-from pipeline.encoder.checkpoint.safetensors_headers import MatchedTensors
+from pipeline.encoder.checkpoint.safetensors_headers import MatchedTensors, TensorInfo
 from pipeline.encoder.model.activations import activate_
 from pipeline.encoder.model.attention import (
     GroupedAttention,
@@ -53,16 +54,28 @@ def load_weights(
     Only safetensors are opened. Each source is converted as it is read, so a 32-bit checkpoint is
     never in memory twice.
     """
-    files = {source.file for name in names for source in matched.sources[name]}
+    infos = [source for name in names for source in matched.sources[name]]
+    files = {info.file for info in infos} | {info.lora.file for info in infos if info.lora}
     handles = {file: safe_open(file, framework="pt") for file in files}
     weights: dict[str, Tensor] = {}
     for name in names:
         sources = [
-            _read(handles[source.file], source.name).to(device, dtype)
-            for source in matched.sources[name]
+            _source(handles, source, device).to(device, dtype) for source in matched.sources[name]
         ]
         weights[name] = sources[0] if len(sources) == 1 else torch.cat(sources)
     return weights
+
+
+def _source(handles: Mapping[Path, Any], info: TensorInfo, device: torch.device) -> Tensor:
+    """One published tensor; with what an adapter adds to it, in float32."""
+    tensor = _read(handles[info.file], info.name)
+    if (lora := info.lora) is None:
+        return tensor
+    down, up = (
+        _read(handles[lora.file], n).to(device, torch.float32) for n in (lora.down, lora.up)
+    )
+    added = lora.scale * (up @ down)
+    return tensor.to(device, torch.float32) + (added.T if lora.transposed else added)
 
 
 def _read(handle: Any, name: str) -> Tensor:

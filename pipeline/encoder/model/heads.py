@@ -22,13 +22,14 @@ from torch.nn import functional
 
 from pipeline.encoder.architecture.encoder_config import EncoderConfig, Reads
 from pipeline.encoder.card import ModelCard
+from pipeline.encoder.checkpoint.pooling_config import PoolingMode
 from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN
 from pipeline.encoder.checkpoint.safetensors_headers import TensorInfo
 from pipeline.encoder.checkpoint.sentence_modules import (
     LayerNormModule,
     Module,
     NormalizeModule,
-    PoolingMode,
+    TruncateModule,
 )
 from pipeline.encoder.model.activations import activate_
 from pipeline.encoder.model.packed_batch import PackedBatch
@@ -198,6 +199,8 @@ def _module_weights(tensors: Mapping[str, TensorInfo], device: torch.device) -> 
 def _apply(step: Module, weights: Mapping[str, Tensor], rows_SV: Tensor) -> Tensor:
     if isinstance(step, NormalizeModule):
         return functional.normalize(rows_SV, dim=1)
+    if isinstance(step, TruncateModule):
+        return rows_SV[:, : step.dimensions]
     if isinstance(step, LayerNormModule):
         weight, bias = weights["norm.weight"], weights["norm.bias"]
         return functional.layer_norm(rows_SV, (step.dimension,), weight, bias, LAYER_NORM_EPS)

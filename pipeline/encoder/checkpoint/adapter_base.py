@@ -1,0 +1,129 @@
+"""An adapter and its base as one checkpoint.
+
+transformers takes the weights beside an adapter for its base, else the model that
+adapter_config.json names. That second case is made the first: a directory of links in the cache.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.encoder.checkpoint.choose_weights import is_small
+from pipeline.encoder.checkpoint.download import cache_errors, digest
+from pipeline.encoder.checkpoint.files import CheckpointFiles
+from pipeline.encoder.checkpoint.shown import shown
+from pipeline.encoder.checkpoint.weight_files import (
+    ADAPTER_NAME,
+    INDEX_NAME,
+    WEIGHTS_NAME,
+    weight_names,
+)
+from pipeline.errors import CheckpointError
+
+# Where a base is: its directory, and what a user knows it by.
+Found = tuple[Path, str]
+BESIDE = "the weights beside it"
+
+
+def with_base(
+    path: Path, cache: Path, find: Callable[[str, str | None], Found], *, hub: bool
+) -> Found:
+    """The directory of a checkpoint with its weights; `path` itself if they are there.
+
+    Args:
+        path: the checkpoint, maybe an adapter.
+        cache: for the directory of links.
+        find: the base by the name and revision in adapter_config.json.
+        hub: whether the checkpoint is from the hub, where weights beside an adapter are not read.
+
+    Returns:
+        The directory, and what the base is; "" if the checkpoint is no adapter.
+
+    Raises:
+        CheckpointError: the base cannot be found, or has no weights of its own.
+    """
+    files = CheckpointFiles(path)
+    if files.adapter_config is None:
+        return path, ""
+    files.adapter_file  # noqa: B018 - raises where its tensors are missing or a pickle
+    if not hub and _has_weights(files):
+        return path, BESIDE
+    settings = files.json(files.adapter_config)
+    name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    if not isinstance(name, str) or not name or not isinstance(revision, str | None):
+        raise CheckpointError(
+            f"{files.adapter_config} names no base: base_model_name_or_path = {shown(name)}, "
+            f"revision = {shown(revision)}",
+            hint="put config.json and the weights of its base into the same directory",
+        )
+    base, known_as = find(name, revision or None)
+    base_files = CheckpointFiles(base)
+    if base_files.adapter_config is not None or not (base / "config.json").is_file():
+        raise CheckpointError(
+            f"{files.adapter_config} names the base {shown(name)}, which is itself an adapter or "
+            "has no config.json",
+            hint="put config.json and the weights of its base into the same directory",
+        )
+    return _linked(files, base_files, cache), known_as
+
+
+def _has_weights(files: CheckpointFiles) -> bool:
+    config = files.folder / "config.json"
+    explicit = files.json(config).get("transformers_weights")
+    exists = weight_names(files.folder, explicit, lambda name: (files.folder / name).is_file())
+    return config.is_file() and bool(exists)
+
+
+def _linked(files: CheckpointFiles, base: CheckpointFiles, cache: Path) -> Path:
+    """A directory of links to an adapter's own files, and to its base's config and weights."""
+    links: dict[Path, Path] = {}
+    folder = files.folder.relative_to(files.path)
+    for source in {files.path, files.folder, *files.module_folders}:
+        for file in source.iterdir() if source.is_dir() else ():
+            wanted = is_small(file.name) or file.name in (ADAPTER_NAME, WEIGHTS_NAME)
+            if wanted and file.is_file():
+                links[file.relative_to(files.path)] = file
+    for own in ("config.json", WEIGHTS_NAME, INDEX_NAME):
+        links.pop(folder / own, None)
+    has_tokenizer = any(_is_tokenizers(name) for name in links if name.parent == folder)
+    shared = [base.path / "config.json", *base.weight_files]
+    shared += base.path.glob("*.safetensors.index.json")
+    if not has_tokenizer:
+        shared += [file for file in base.path.iterdir() if _is_tokenizers(file)]
+    links.update({folder / file.name: file for file in shared})
+    names = [f"{name}\0{file.absolute()}" for name, file in sorted(links.items())]
+    placed = cache / "adapters" / digest(*names)
+    with cache_errors(cache):
+        if not placed.is_dir():
+            _place(links, placed)
+    return placed
+
+
+def _is_tokenizers(file: Path) -> bool:
+    """Whether a small file belongs to a tokenizer, by its name."""
+    names = (
+        "tokenizer",
+        "vocab",
+        "merges",
+        "special_tokens",
+        "added_tokens",
+        "spiece",
+        "sentencep",
+    )
+    return is_small(file.name) and file.name.startswith(names)
+
+
+def _place(links: dict[Path, Path], placed: Path) -> None:
+    placed.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=placed.parent, prefix=".partial-") as partial:
+        staged = Path(partial) / "model"
+        for name, file in links.items():
+            (staged / name).parent.mkdir(parents=True, exist_ok=True)
+            (staged / name).symlink_to(file.absolute())
+        try:
+            staged.rename(placed)
+        except OSError:
+            if not placed.is_dir():  # otherwise another process was first, with the same links
+                raise

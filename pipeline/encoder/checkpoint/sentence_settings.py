@@ -1,0 +1,124 @@
+"""Settings of sentence-transformers that change values: those that bei-jobs does not apply are
+refused by name.
+
+Known and without effect on the vector of a text: `similarity_fn_name`, `unpad_inputs`,
+`query_length`, `document_length` and `query_expansion` (of `encode_query` and `encode_document`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.encoder.checkpoint.shown import shown
+from pipeline.errors import CheckpointError
+
+# Keys of sentence_bert_config.json that are read, or that change nothing.
+_READ = ("max_seq_length", "do_lower_case")
+_WITHOUT_EFFECT = ("unpad_inputs", "query_length", "document_length", "query_expansion")
+# Values as sentence-transformers writes them for an encoder of texts.
+_USUAL: dict[str, object] = {
+    "transformer_task": "feature-extraction",
+    "module_output_name": "token_embeddings",
+}
+_USUAL_TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
+# Arguments of from_pretrained that decide where and how fast, or in which precision, it computes.
+_ARGUMENTS = ("model", "tokenizer", "processor", "config")
+_ARGUMENTS_WITHOUT_EFFECT = (
+    "add_pooling_layer",
+    "attn_implementation",
+    "device_map",
+    "dtype",
+    "low_cpu_mem_usage",
+    "padding_side",
+    "torch_dtype",
+    "trust_remote_code",
+    "unpad_inputs",
+    "use_cache",
+    "use_fast",
+    "use_memory_efficient_attention",
+    "use_safetensors",
+)
+_HINT = "use a checkpoint without it, or ask for it: its vectors would be others"
+
+
+def check_transformer(settings: Mapping[str, Any], file: Path) -> None:
+    """Check the settings of the Transformer module, sentence_bert_config.json.
+
+    Raises:
+        CheckpointError: one of them would change vectors, and bei-jobs does not apply it.
+    """
+    for key, value in settings.items():
+        if not value or key in _READ or key in _WITHOUT_EFFECT or _USUAL.get(key) == value:
+            continue
+        if key == "modality_config":
+            if isinstance(value, dict) and _plain_text(value.get("text")):
+                continue
+        elif key.endswith(("_args", "_kwargs")) and key.partition("_")[0] in _ARGUMENTS:
+            key, value = _odd_argument(key, value)
+            if not key:
+                continue
+        raise _refused(file, key, value)
+
+
+def _plain_text(modality: object) -> bool:
+    return isinstance(modality, dict) and _USUAL_TEXT.items() <= modality.items()
+
+
+def _odd_argument(key: str, value: object) -> tuple[str, object]:
+    """The first argument that may change values, ("", None) if none does."""
+    if not isinstance(value, dict):
+        return key, value
+    odd = ((f"{key}.{k}", v) for k, v in value.items() if k not in _ARGUMENTS_WITHOUT_EFFECT)
+    return next(odd, ("", None))
+
+
+def check_model_type(content: Mapping[str, Any], file: Path) -> None:
+    """Check that config_sentence_transformers.json is that of an embedder.
+
+    Raises:
+        CheckpointError: it is that of another kind of model, such as a SparseEncoder.
+    """
+    # A CrossEncoder is a matter of its task.
+    kind = content.get("model_type")
+    if kind not in (None, "SentenceTransformer", "CrossEncoder"):
+        raise CheckpointError(
+            f"{file} says that this is a {shown(kind)}: it was not trained to give one vector "
+            "for a text",
+            hint="use a checkpoint of a SentenceTransformer",
+        )
+
+
+def check_places(kind: str, settings: Mapping[str, Any], file: Path) -> None:
+    """Check that a module after pooling reads and writes the pooled vector.
+
+    Raises:
+        CheckpointError: it reads something else, such as the vectors of tokens.
+    """
+    for key in ("module_input_name", "module_output_name"):
+        if settings.get(key) not in (None, "sentence_embedding"):
+            raise CheckpointError(
+                f"{file} sets {key} = {shown(settings[key])}; bei-jobs applies {kind} to the "
+                "pooled vector only"
+            )
+
+
+def truncate_dim(content: Mapping[str, Any], file: Path) -> int | None:
+    """How many leading dimensions of a vector are published, None for all.
+
+    Raises:
+        CheckpointError: it is not a positive whole number.
+    """
+    value = content.get("truncate_dim")
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise CheckpointError(f"{file} sets truncate_dim = {shown(value)}, which is no dimension")
+    return value
+
+
+def _refused(file: Path, key: str, value: object) -> CheckpointError:
+    return CheckpointError(
+        f"{file} sets {key} = {shown(value)}, which bei-jobs does not apply", hint=_HINT
+    )
