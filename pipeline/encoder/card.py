@@ -41,6 +41,9 @@ from pipeline.encoder.checkpoint.shown import shown
 from pipeline.encoder.checkpoint.tokenizer_check import check_tokenizer
 from pipeline.errors import CheckpointError
 
+# Tokens per sequence for an encoder that states no limit, and for a table, which has none.
+_DEFAULT_MAX_LENGTH = 512
+_TABLE_MAX_LENGTH = 2**30
 # transformers writes 10^30 where a tokenizer has no limit.
 _NO_LIMIT = 10**9
 
@@ -70,6 +73,12 @@ class ModelCard:
     def labels(self) -> tuple[str, ...]:
         """Names of the classes in the order of the logits, () without a classifier."""
         return self.config.labels
+
+    @property
+    def default_max_length(self) -> int:
+        """Tokens of a sequence where the user sets no limit."""
+        default = _TABLE_MAX_LENGTH if self.config.static else _DEFAULT_MAX_LENGTH
+        return self.max_length or default
 
     @property
     def uses_type_ids(self) -> bool:
@@ -107,7 +116,7 @@ class ModelCard:
             "dtype": self.dtype,
             "uses_type_ids": self.uses_type_ids,
             "gpu_precision": config.half,
-            "encoder": _as_json(asdict(config)),
+            "encoder": _encoder_json(config),
         }
         if self.head != "embedding":
             return shared | {
@@ -220,7 +229,10 @@ def _max_length(
 
     As in sentence-transformers: max_seq_length of the module files if set, else the lower of the
     tokenizer's limit and the config's positions; never more than a learned position table holds.
+    Of a table, only tokenizer.json's own truncation.
     """
+    if config.static:
+        return config.max_length
     bounds: list[int | None] = [modules.max_seq_length]
     if modules.max_seq_length is None:
         bounds = [_tokenizer_limit(checkpoint)]
@@ -237,6 +249,13 @@ def _tokenizer_limit(checkpoint: Checkpoint) -> int | None:
             f"{file} sets model_max_length = {shown(limit)}, which is not a valid length"
         )
     return None if limit is None else int(min(limit, _NO_LIMIT))
+
+
+def _encoder_json(config: EncoderConfig) -> dict[str, Any]:
+    """The settings; those that came after 0.1.0 only where they are set, since keys are frozen."""
+    later = {"experts"}
+    settings = asdict(config).items()
+    return {k: _as_json(v) for k, v in settings if k not in later or v is not None}
 
 
 def _as_json(value: Any) -> Any:

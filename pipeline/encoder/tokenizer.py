@@ -46,6 +46,9 @@ def load_tokenizer(card: ModelCard) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     _check_unknown_token(tokenizer, checkpoint)
+    if card.config.static:  # its authors' code reads tokenizer.json alone, without special tokens
+        tokenizer.post_processor = None
+        return tokenizer
     if settings.get("add_eos_token"):
         _append_end(tokenizer, settings, checkpoint)
     if settings.get("add_prefix_space") or _last_part(checkpoint.name) in _ADD_PREFIX_SPACE:

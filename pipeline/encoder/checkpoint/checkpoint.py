@@ -62,7 +62,7 @@ class Checkpoint:
 
     @property
     def config(self) -> Config:
-        """The parsed config.json."""
+        """The parsed config.json; {} of a StaticEmbedding, which needs none."""
         return self.files.json(self.folder / "config.json")
 
 
@@ -123,7 +123,7 @@ def read_checkpoint(name: str, path: Path, revision: str, cache: Path) -> Checkp
     """
     files = CheckpointFiles(path)
     folder = files.folder
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file() and not files.static:
         raise CheckpointError(
             f"{folder} has no config.json",
             hint=NAME_CHECKPOINT,

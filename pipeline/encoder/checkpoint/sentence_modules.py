@@ -116,12 +116,13 @@ def read_modules(files: CheckpointFiles, config: Config | None = None) -> Senten
     pooling: tuple[PoolingMode, ...] = parsed.pooling
     include_prompt, transformer = True, ""
     steps: list[Module] = []
+    encoder = "StaticEmbedding" if files.static else "Transformer"
     for entry in entries:
         kind, folder = _kind(entry, listing), str(entry.get("path") or "")
         settings = _module_config(kind, files, folder)
-        if kind == "Transformer":
+        if kind == encoder:
             transformer = folder
-        elif kind == "Pooling":
+        elif kind == "Pooling" and not files.static:
             pooling = _pooling(settings, path / folder)
             include_prompt = bool(settings.get("include_prompt", True))
         else:
@@ -233,6 +234,9 @@ def _pooling(settings: Mapping[str, Any], folder: Path) -> tuple[PoolingMode, ..
 
 
 def _without_modules(files: CheckpointFiles, config: Config) -> SentenceModules:
+    if files.static:
+        unit = (NormalizeModule(),) if config.get("normalize") else ()
+        return _finish(files, "", ("mean",), True, unit)
     causal = model_class(config).endswith("ForCausalLM") and config.get("is_causal", True)
     return _finish(files, "", ("lasttoken",) if causal else ("mean",), True, ())
 

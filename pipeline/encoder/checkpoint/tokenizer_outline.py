@@ -30,6 +30,7 @@ class TokenizerOutline:
     pre_tokenizer: tuple[Step, ...]
     post_processor: tuple[Step, ...]
     model: Mapping[str, Any]  # without vocab and merges
+    truncation: Mapping[str, Any]  # {} for none
 
 
 def outline(content: Any, file: Path) -> TokenizerOutline:
@@ -54,7 +55,12 @@ def outline(content: Any, file: Path) -> TokenizerOutline:
     settings = dict(model) if isinstance(model, dict) else {}
     for vocabulary in ("vocab", "merges"):
         settings.pop(vocabulary, None)
-    return TokenizerOutline(**stages, model=settings)
+    truncation = content.get("truncation")
+    return TokenizerOutline(
+        **stages,
+        model=settings,
+        truncation=dict(truncation) if isinstance(truncation, dict) else {},
+    )
 
 
 def _steps(stage: Any, nested: str, where: str) -> tuple[Step, ...]:
