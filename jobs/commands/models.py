@@ -60,13 +60,17 @@ def command(model: str | None, task: str | None, revision: str | None, as_json: 
 def _shape(card: ModelCard) -> Iterator[tuple[str, str]]:
     """The encoder in words; of one that transformers computes, only what its config says."""
     config = card.config
-    yield "layers", str(config.layers)
-    yield "hidden size", f"{config.hidden_size:,}"
-    keys = "" if config.kv_heads == config.heads else f", {config.kv_heads} for keys"
-    yield "heads", f"{config.heads}{keys}"
-    if card.matched is None:
+    if config.static:
+        yield "table", f"{config.vocab_size:,} tokens of {config.hidden_size:,} values"
+    else:
+        yield "layers", str(config.layers)
+        yield "hidden size", f"{config.hidden_size:,}"
+        keys = "" if config.kv_heads == config.heads else f", {config.kv_heads} for keys"
+        yield "heads", f"{config.heads}{keys}"
+    if card.matched is None or config.static:
         yield "tensors", f"{card.tensors:,}"
     else:
+        yield from _experts(config)
         yield "attention", "causal" if config.causal else "bidirectional"
         yield from _windows(config)
         yield "positions", _positions(config)
@@ -82,6 +86,15 @@ def _windows(config: EncoderConfig) -> Iterator[tuple[str, str]]:
     for distance, layers in Counter(config.windows).items():
         if distance is not None:
             yield "window", f"{distance:,} tokens {side} in {layers} of {config.layers} layers"
+
+
+def _experts(config: EncoderConfig) -> Iterator[tuple[str, str]]:
+    if (experts := config.experts) is not None:
+        layers = sum(config.has_experts(layer) for layer in range(config.layers))
+        yield (
+            "experts",
+            f"{experts.active} of {experts.count} per token in {layers} of {config.layers} layers",
+        )
 
 
 def _positions(config: EncoderConfig) -> str:

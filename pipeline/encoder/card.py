@@ -43,6 +43,9 @@ from pipeline.encoder.checkpoint.tokenizer_reading import TokenizerReading
 from pipeline.errors import CheckpointError
 from pipeline.spec import Truncate
 
+# Tokens per sequence for an encoder that states no limit, and for a table, which has none.
+_DEFAULT_MAX_LENGTH = 512
+_TABLE_MAX_LENGTH = 2**30
 # transformers writes 10^30 where a tokenizer has no limit.
 _NO_LIMIT = 10**9
 # sentence-transformers leaves their prompt out of the pooling, which their files do not say.
@@ -75,6 +78,12 @@ class ModelCard:
     def labels(self) -> tuple[str, ...]:
         """Names of the classes in the order of the logits, () without a classifier."""
         return self.config.labels
+
+    @property
+    def default_max_length(self) -> int:
+        """Tokens of a sequence where the user sets no limit."""
+        default = _TABLE_MAX_LENGTH if self.config.static else _DEFAULT_MAX_LENGTH
+        return self.max_length or default
 
     @property
     def uses_type_ids(self) -> bool:
@@ -121,7 +130,7 @@ class ModelCard:
             "dtype": self.dtype,
             "uses_type_ids": config.token_types > 1,
             "gpu_precision": config.half,
-            "encoder": _as_json(asdict(config)),
+            "encoder": _encoder_json(config),
             **self._tokenizer_identity(),
         }
         if self.checkpoint.files.adapter_config is not None:
@@ -276,13 +285,23 @@ def _max_length(
 
     As in sentence-transformers: max_seq_length of the module files if set, else the lower of the
     tokenizer's limit and the config's positions; never more than a learned position table holds.
+    Of a table, only tokenizer.json's own truncation.
     """
+    if config.static:
+        return config.max_length
     bounds: list[int | None] = [modules.max_seq_length]
     if modules.max_seq_length is None:
         bounds = [tokenizer.limit]
     if modules.max_seq_length is None or config.position_table:
         bounds.append(config.max_length)
     return min((n for n in bounds if n is not None and 0 < n < _NO_LIMIT), default=None)
+
+
+def _encoder_json(config: EncoderConfig) -> dict[str, Any]:
+    """The settings; those that came after 0.1.0 only where they are set, since keys are frozen."""
+    later = {"experts"}
+    settings = asdict(config).items()
+    return {k: _as_json(v) for k, v in settings if k not in later or v is not None}
 
 
 def _as_json(value: Any) -> Any:

@@ -25,6 +25,8 @@ from pipeline.encoder.graph_shapes import gpu_tokens
 _CPU_STREAMS = 8
 # Tokens of a batch on a CPU: enough to keep the matrix units busy, few enough for a core's caches.
 _CPU_TOKENS = 2048
+# Of a model that is a table: a batch costs more to start than its tokens to look up.
+_TABLE_TOKENS = 65_536
 # Batches whose outputs are copied to the host while later ones compute. The launching thread may
 # wait milliseconds for the GIL while another thread copies token ids, and a batch of a small model
 # takes two milliseconds.
@@ -147,6 +149,8 @@ def choose_token_budget(device: torch.device, config: EncoderConfig, precision: 
 
     On a GPU this reads the free memory, so call it once the weights are loaded.
     """
+    if config.static:
+        return Choice(_TABLE_TOKENS, "few batches: a table is read, nothing is multiplied")
     if device.type != "cuda":
         return Choice(_CPU_TOKENS, "keeps the cores busy and stays in their caches")
     free, _ = torch.cuda.mem_get_info(device)

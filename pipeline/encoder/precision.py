@@ -29,6 +29,8 @@ def choose_precision(precision: str, config: EncoderConfig, device: str) -> Choi
         )
     if precision != "auto":
         return Choice(precision, "set by the user")
+    if config.static:
+        return Choice("float32", "the model is a table, and its size is what limits it")
     if not device.startswith("cuda"):
         return Choice("float32", "on a CPU, auto is float32, as in the model's own library")
     if config.half == "bfloat16":

@@ -34,6 +34,9 @@ def load_tokenizer(card: ModelCard) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     _check_unknown_token(tokenizer, card.checkpoint)
+    if card.config.static:  # its authors' code reads tokenizer.json alone, without special tokens
+        tokenizer.post_processor = None
+        return tokenizer
     if (end := card.tokenizer.end_token) is not None:
         _append_end(tokenizer, end, card)
     if card.modules.do_lower_case:

@@ -14,9 +14,6 @@ from pipeline.request import Request
 from pipeline.spec import JobSpec, ModelIdentity, Precision
 from pipeline.tasks import find_task, task_of
 
-# Tokens per sequence for a model that states no limit.
-_DEFAULT_MAX_LENGTH = 512
-
 
 def resolve_model(request: Request, cache_dir: Path) -> ModelCard:
     """The model of a request, checked against its task and options.
@@ -86,7 +83,7 @@ def sample_spec(
         task=task,
         model=model_identity(card),
         encoder=card.identity(),
-        max_length=max_length or card.max_length or _DEFAULT_MAX_LENGTH,
+        max_length=max_length or card.default_max_length,
         precision=precision,
     )
 
@@ -101,7 +98,7 @@ def model_identity(card: ModelCard) -> ModelIdentity:
 
 def _max_length(request: Request, card: ModelCard) -> int:
     if request.max_length is None:
-        return card.max_length or _DEFAULT_MAX_LENGTH
+        return card.default_max_length
     positions = card.config.max_length
     if positions is not None and request.max_length > positions:
         raise UsageError(

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pipeline.errors import UsageError
 from pipeline.packing import Int8Array, Int32Array, Int64Array
 from pipeline.spec import Truncate
+from pipeline.tokenize.words import Speller, spells_by_words
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -90,10 +91,12 @@ class TextTokenizer:
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._truncate = truncate
-        self._cut_first = truncate == "right" and splits_at_ascii_space(tokenizer)
+        splits = splits_at_ascii_space(tokenizer)
+        self._cut_first = truncate == "right" and splits
+        self._speller = Speller(tokenizer) if splits and spells_by_words(tokenizer) else None
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        if truncate != "error":
+        if truncate != "error" and self._speller is None:
             tokenizer.enable_truncation(max_length, direction=truncate)
 
     def encode(self, texts: Sequence[str | None], prompt: str = "") -> Tokens:
@@ -104,9 +107,13 @@ class TextTokenizer:
         """
         errors = {row: NULL_TEXT for row, text in enumerate(texts) if text is None}
         rows = [row for row, text in enumerate(texts) if text is not None]
-        encodings = self._encode([prompt + text for text in texts if text is not None])
+        given = [prompt + text for text in texts if text is not None]
+        if self._speller is not None:
+            ids, lengths = self._speller.encode(given)
+            return self._cut(len(texts), np.array(rows, dtype=np.int64), ids, lengths, errors)
+        encodings = self._encode(given)
         for row, encoding in zip(rows, encodings, strict=True):
-            if problem := self._problem(encoding):
+            if problem := self._problem(len(encoding)):
                 errors[row] = problem
         valid = [
             (row, encoding)
@@ -120,8 +127,31 @@ class TextTokenizer:
             texts = [shorten(text, self._max_length) for text in texts]
         return self._tokenizer.encode_batch_fast(texts)
 
-    def _problem(self, encoding: Encoding) -> str:
-        size = len(encoding)
+    def _cut(
+        self,
+        count: int,
+        rows: Int64Array,
+        ids: Int32Array,
+        lengths: Int64Array,
+        errors: dict[int, str],
+    ) -> Tokens:
+        """Tokens of texts that are tokenized in full: rows [S], ids [T] and lengths [S]."""
+        limit = self._max_length
+        for i in np.flatnonzero((lengths == 0) | (lengths > limit)):
+            if problem := self._problem(int(lengths[i])):
+                errors[int(rows[i])] = problem
+        valid = np.array([row not in errors for row in rows], dtype=np.bool_)
+        over = lengths > limit
+        if over.any() or not valid.all():
+            ranks = np.arange(ids.shape[0]) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            first = np.where(over, lengths - limit, 0) if self._truncate == "left" else 0 * lengths
+            kept = ranks >= np.repeat(first, lengths)
+            kept &= ranks < np.repeat(first + limit, lengths)
+            ids = ids[kept & np.repeat(valid, lengths)]
+        sizes = np.minimum(lengths, limit)[valid]
+        return assemble(count, rows[valid], sizes, ids, over[valid], errors)
+
+    def _problem(self, size: int) -> str:
         if size == 0:
             return NO_TOKENS
         if self._truncate == "error" and size > self._max_length:

@@ -36,7 +36,7 @@ from benchmarks.common import (
     timed,
 )  # fmt: skip
 from benchmarks.peers import Ours, SentenceTransformers, peers
-from benchmarks.shapes import SHAPES, checkpoint_of, texts_of_length
+from benchmarks.shapes import ENCODERS, SHAPES, checkpoint_of, texts_of_length
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
 
 _COLUMNS = ["model", "lengths", "engine", "rows/s", "tokens/s", "TFLOP/s", "of matrix rate",
@@ -51,7 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `scripts/bench encode`."""
     cuda = torch.cuda.is_available()
     parser.add_argument("--texts", type=Path, default=EXAMPLES, help="Parquet with a text column")
-    parser.add_argument("--shapes", default=",".join(SHAPES) if cuda else "MiniLM-L6")
+    parser.add_argument("--shapes", default=",".join(ENCODERS) if cuda else "MiniLM-L6")
     parser.add_argument("--model", help="a real checkpoint in place of the shapes")
     parser.add_argument("--lengths", default="texts,32,128,512" + (",8192" if cuda else ""))
     parser.add_argument("--tokens", type=int, default=None if cuda else 60_000,

@@ -44,7 +44,7 @@ class Ours:
         self.engine = Engine(card, device=device, precision=precision)
         self._budget = budget or self.engine.token_budget
         self.tokenizer = load_tokenizer(card)
-        self._texts = TextTokenizer(self.tokenizer, limit, "right")
+        self._limit = limit
 
     def __call__(self, texts: list[str]) -> Vectors:
         out = np.empty((len(texts), self.engine.output_size), dtype=np.float32)
@@ -76,8 +76,9 @@ class Ours:
         return np.concatenate([w.lengths for w in self._windows(texts)])
 
     def _windows(self, texts: list[str]) -> Iterator[Tokens]:
+        tokenizer = TextTokenizer(self.tokenizer, self._limit, "right")  # remembers no words
         for start in range(0, len(texts), _WINDOW_ROWS):
-            yield self._texts.encode(texts[start : start + _WINDOW_ROWS])
+            yield tokenizer.encode(texts[start : start + _WINDOW_ROWS])
 
     def _batches(self, tokens: Tokens) -> Iterator[Batch]:
         for sequences in pack(tokens.lengths, self._budget):
@@ -93,7 +94,8 @@ def load_sentence_transformer(folder: Path, device: str, **options: Any) -> Any:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(folder), device=device, **options)
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text()) if file.is_file() else {}
     if settings.get("tokenizer_class") == "TokenizersBackend":
         from transformers import PreTrainedTokenizerFast
 
@@ -107,7 +109,8 @@ class SentenceTransformers:
     def __init__(self, folder: Path, device: str, limit: int, **options: Any) -> None:
         self.batch_size = options.pop("batch_size", 32)
         self.model = load_sentence_transformer(folder, device, **options)
-        self.model.max_seq_length = limit
+        if type(self.model[0]).__name__ != "StaticEmbedding":  # which has no limit
+            self.model.max_seq_length = limit
         self.real = self.padded = 0
 
     def __call__(self, texts: list[str]) -> Vectors:

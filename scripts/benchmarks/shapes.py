@@ -61,7 +61,14 @@ SHAPES: dict[str, tuple[dict[str, Any], str, torch.dtype, int]] = {
          "intermediate_size": 18_944},
         "lasttoken", torch.bfloat16, 8192,
     ),
+    "potion-base-8M": (
+        {"model_type": "model2vec", "hidden_dim": 256, "normalize": True},
+        "mean", torch.float32, 2**30,
+    ),
 }  # fmt: skip
+
+#: The shapes that have an encoder.
+ENCODERS = [shape for shape in SHAPES if SHAPES[shape][0]["model_type"] != "model2vec"]
 
 
 def checkpoint_of(model: str, folder: Path, texts: list[str], device: str) -> Path:
@@ -82,6 +89,9 @@ def write_checkpoint(folder: Path, shape: str, texts: list[str], device: str) ->
     """
     settings, pooling, dtype, limit = SHAPES[shape]
     path = folder / shape
+    if settings["model_type"] == "model2vec":
+        _write_table(path, settings, texts)
+        return path
     (path / "1_Pooling").mkdir(parents=True)
     _write_weights(path, settings, dtype, device)
     tokenizer = _tokenizer(texts)
@@ -104,6 +114,20 @@ def write_checkpoint(folder: Path, shape: str, texts: list[str], device: str) ->
         **{f"pooling_mode_{name}": mode == pooling for mode, name in modes.items()},
     })  # fmt: skip
     return path
+
+
+def _write_table(path: Path, settings: dict[str, Any], texts: list[str]) -> None:
+    """Draw a table of token vectors, in model2vec's layout."""
+    path.mkdir()
+    tokenizer = _tokenizer(texts)
+    tokenizer.save(str(path / "tokenizer.json"))
+    table = torch.randn(tokenizer.get_vocab_size(), settings["hidden_dim"])
+    save_file({"embeddings": table}, path / "model.safetensors")
+    _write(path / "config.json", settings)
+    _write(path / "modules.json", [
+        {"idx": i, "name": str(i), "path": at, "type": f"sentence_transformers.models.{kind}"}
+        for i, (at, kind) in enumerate([(".", "StaticEmbedding"), ("1_Normalize", "Normalize")])
+    ])  # fmt: skip
 
 
 def _write_weights(path: Path, settings: dict[str, Any], dtype: torch.dtype, device: str) -> None:

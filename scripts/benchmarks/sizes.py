@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.common import EXAMPLES, ROOT, header, peak_memory_mib, read_texts, table
 from benchmarks.peers import load_sentence_transformer
-from benchmarks.shapes import SHAPES, texts_of_length, write_checkpoint
+from benchmarks.shapes import ENCODERS, SHAPES, texts_of_length, write_checkpoint
 from pipeline.encoder.card import ModelCard, open_card
 from pipeline.encoder.engine import Engine
 from pipeline.encoder.tokenizer import load_tokenizer
@@ -42,7 +42,7 @@ _COLUMNS = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `scripts/bench sizes`."""
-    parser.add_argument("--shapes", nargs="+", default=[s for s in SHAPES if s != "Qwen2-7B"])
+    parser.add_argument("--shapes", nargs="+", default=[s for s in ENCODERS if s != "Qwen2-7B"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-reference", action="store_true", help="without sentence-transformers")
     parser.add_argument("--one", help=argparse.SUPPRESS)

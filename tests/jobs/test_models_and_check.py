@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import layouts
 import pytest
 from commandline import Bei
 from corpora import ROOT, TINY
@@ -58,6 +59,23 @@ def test_a_model_is_resolved_without_loading_it(bei: Bei) -> None:
 )  # fmt: skip
 def test_a_model_is_described_in_words(bei: Bei, name: str, lines: list[str]) -> None:
     printed = bei("models", golden(name)).out.splitlines()
+
+    assert set(lines) <= {" ".join(line.split()) for line in printed}
+
+
+@pytest.mark.parametrize(
+    ("layout", "lines"),
+    [
+        (layouts.nomic_moe, ["experts 2 of 8 per token in 2 of 4 layers", "family nomic_bert_moe"]),
+        (layouts.model2vec, ["table 400 tokens of 64 values", "family static",
+                             "after pooling Normalize", "tensors 1"]),
+        (layouts.mistral, ["attention causal", "window 31 tokens back in 3 of 3 layers"]),
+    ],
+)  # fmt: skip
+def test_experts_tables_and_windows_are_described_in_words(
+    bei: Bei, tmp_path: Path, layout: Callable[[Path], Path], lines: list[str]
+) -> None:
+    printed = bei("models", layout(tmp_path / "model")).out.splitlines()
 
     assert set(lines) <= {" ".join(line.split()) for line in printed}
 

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import layouts
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -323,3 +324,22 @@ def test_a_second_run_of_a_rerank_computes_nothing(bei: Bei, submit: Bei, tmp_pa
     options = ("--task", "rerank", "--model", RERANKER)
     assert submit(path, *options).code == 0
     assert "nothing to do" in bei("submit", path, *options, "--device", "cpu").err
+
+
+def test_a_table_of_token_vectors_embeds_a_corpus(bei: Bei, submit: Bei, tmp_path: Path) -> None:
+    long = "a word and another one " * 1000
+    path = corpus(tmp_path, id=["a", "b", "c", "d"], text=["a cat", long, "", None])
+    model = layouts.model2vec(tmp_path / "model")
+    words = ("--dimensions", 16, "--output-dtype", "int8", "--max-failed-rows", 2)
+    assert submit(path, "--model", model, *words).code == 3
+    rows = {row["id"]: row for row in rows_of(bei, tmp_path / "corpus.embed")}
+    assert len(rows["a"]["embedding"]) == 16
+    assert rows["b"]["n_tokens"] > 5000
+    assert not rows["b"]["truncated"]
+    assert rows["c"]["error"] == "the text has no token for this model"
+    assert rows["d"]["embedding"] is None
+
+
+def test_check_compares_a_table_with_itself(bei: Bei, tmp_path: Path) -> None:
+    model = layouts.static_embedding(tmp_path / "model")
+    assert bei("check", model, "--device", "cpu").code == 0

@@ -30,7 +30,7 @@ _OTHER_RERANKERS = (
 )
 
 
-def _post_norm(config: Config, family: str, **settings: Any) -> EncoderConfig:
+def post_norm(config: Config, family: str, **settings: Any) -> EncoderConfig:
     """The settings that BERT and the families built like it share."""
     heads = size(config, "num_attention_heads")
     hidden = size(config, "hidden_size")
@@ -77,7 +77,7 @@ def bert(config: Config, tensors: Tensors) -> Family | None:
     rows = size(config, "max_position_embeddings")
     roberta = config["model_type"] != "bert"
     padding = size(config, "pad_token_id", 1, minimum=0) if roberta else None
-    encoder_config = _post_norm(
+    encoder_config = post_norm(
         config,
         str(config["model_type"]),
         activation=activation(config.get("hidden_act", "gelu")),
@@ -94,7 +94,7 @@ def bert(config: Config, tensors: Tensors) -> Family | None:
 def mpnet(config: Config, tensors: Tensors) -> Family | None:
     """MPNet: learned positions that start at 2, and one relative bias for every layer."""
     rows = size(config, "max_position_embeddings")
-    encoder_config = _post_norm(
+    encoder_config = post_norm(
         config,
         "mpnet",
         activation=activation(config.get("hidden_act", "gelu")),
@@ -118,7 +118,7 @@ def jina(config: Config, tensors: Tensors) -> Family | None:
     code = any(name.endswith("mlp.up_gated_layer.weight") for name in tensors)
     normed = any(name.endswith("self.layer_norm_q.weight") for name in tensors)
     limits = [key for key in ("model_max_length", "max_position_embeddings") if config.get(key)]
-    encoder_config = _post_norm(
+    encoder_config = post_norm(
         config,
         "jina_bert",
         norm_placement="post_twice" if code else "post",
@@ -149,49 +149,6 @@ def _refuse_jina_head(name: str) -> None:
         )
 
 
-def nomic(config: Config, tensors: Tensors) -> Family | None:
-    """NomicBERT, with its own config keys (n_embd, …) or those of transformers."""
-    check_supported(
-        config,
-        {
-            "prenorm": (False,),
-            "parallel_block": (False,),
-            "use_rms_norm": (False, None),
-            "rotary_emb_fraction": (1.0,),
-            "rotary_emb_interleaved": (False,),
-            "rotary_emb_scale_base": (None,),
-            "rotary_scaling_factor": (None,),
-            "qkv_proj_bias": (False,),
-            "mlp_fc1_bias": (False,),
-            "mlp_fc2_bias": (False,),
-            "moe_every_n_layers": (0, -1),
-        },
-    )
-    keys = {
-        "hidden_size": config.get("n_embd", 768),
-        "num_attention_heads": config.get("n_head", 12),
-        "num_hidden_layers": config.get("n_layer", 12),
-        "intermediate_size": config.get("n_inner") or 4 * size(config, "n_embd", 768),
-        "vocab_size": 30528,
-        "layer_norm_eps": config.get("layer_norm_epsilon", 1e-12),
-        "hidden_act": config.get("activation_function", "swiglu"),
-        "rope_theta": config.get("rotary_emb_base", 1000.0),
-    }
-    settings = {**keys, **config}
-    encoder_config = _post_norm(
-        settings,
-        "nomic_bert",
-        activation=activation(settings["hidden_act"]),
-        gated=True,
-    )
-    rotary = rope(settings, encoder_config.head_dim)
-    if rotary is None or model_class(config).endswith("Classification"):
-        return None
-    return Family(
-        replace(encoder_config, ropes=(rotary,) * encoder_config.layers), tensor_names.NOMIC, {}
-    )
-
-
 def gte(config: Config, tensors: Tensors) -> Family | None:
     """GTE v1.5 and its relatives; model_type is `gte`, or `new` in Alibaba's own code."""
     check_supported(
@@ -204,7 +161,7 @@ def gte(config: Config, tensors: Tensors) -> Family | None:
             "pack_qkv": (True,),
         },
     )
-    encoder_config = _post_norm(
+    encoder_config = post_norm(
         config,
         "gte",
         activation=activation(config.get("hidden_act", "gelu")),
@@ -242,7 +199,7 @@ def modernbert(config: Config, tensors: Tensors) -> Family | None:
     )
     if rotary is None:
         return None
-    encoder_config = _post_norm(
+    encoder_config = post_norm(
         config,
         "modernbert",
         norm_eps=float(config.get("norm_eps", 1e-5)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -49,6 +50,7 @@ class Family:
     layout: Layout
     head_names: Names
     skip: frozenset[str] = frozenset()  # own names that this checkpoint does not have
+    unused: tuple[re.Pattern[str], ...] = ()  # tensors of the family that no text depends on
 
 
 @contextmanager

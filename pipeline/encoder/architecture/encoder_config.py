@@ -13,8 +13,8 @@ NormPlacement = Literal["post", "post_twice", "pre", "sandwich"]
 Activation = Literal["gelu", "gelu_tanh", "silu", "relu"]
 QueryKeyNorm = Literal["none", "per_head", "full_width"]
 # The tokens whose hidden states are needed once the last layer has attended: all, or the first or
-# last of each sequence.
-Reads = Literal["all", "first", "last"]
+# last of each sequence; or the mean of each sequence, which a table of token vectors gives itself.
+Reads = Literal["all", "first", "last", "mean"]
 Head = Literal["none", "pooler", "dense", "prediction", "tokens", "prediction_tokens"]
 
 
@@ -33,6 +33,15 @@ class Rope:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """A mixture of experts: MLPs side by side, of which a router picks some for every token."""
+
+    count: int
+    active: int  # experts per token, weighted by the router's softmax over all of them
+    every: int  # the second of this many layers has experts, the others an ordinary MLP
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,7 @@ class EncoderConfig:
     activation: Activation
     gated: bool
     gate_first: bool = True  # which half of a fused gate_up projection is activated
+    experts: Experts | None = None  # in place of the MLP of some layers
     # Positions
     position_table: int = 0  # rows of a learned table, 0 for none
     position_padding: int | None = None  # RoBERTa: positions start after this id and skip it
@@ -96,6 +106,15 @@ class EncoderConfig:
     def window(self, layer: int) -> int | None:
         """Largest distance that attends in a layer, None for no window."""
         return self.windows[layer] if self.windows else None
+
+    @property
+    def static(self) -> bool:
+        """Whether there is no encoder: a sequence's vector is the mean of a table's rows."""
+        return self.family == "static"
+
+    def has_experts(self, layer: int) -> bool:
+        """Whether a mixture of experts stands in the place of a layer's MLP."""
+        return self.experts is not None and layer % self.experts.every == 1
 
     @property
     def output_size(self) -> int:

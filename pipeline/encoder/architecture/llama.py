@@ -1,4 +1,4 @@
-"""Families built like Llama: Llama, Qwen2, Qwen3 and Gemma 3, causal or bidirectional."""
+"""Families built like Llama: Llama, Mistral, Qwen2, Qwen3 and Gemma 3, causal or bidirectional."""
 
 from __future__ import annotations
 
@@ -19,7 +19,17 @@ from pipeline.encoder.architecture.config_keys import (
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
 from pipeline.encoder.architecture.tensor_names import Names, biased
 from pipeline.encoder.checkpoint.config_values import Config, model_class, size
+from pipeline.encoder.checkpoint.safetensors_headers import UNUSED_IMAGES
 from pipeline.errors import CheckpointError
+
+# What transformers assumes where a text_config is silent, as those of Google's own models are.
+GEMMA3_TEXT = {
+    "vocab_size": 262_208,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 131_072,
+    "sliding_window": 4096,
+}
 
 
 def _pre_norm(config: Config, family: str, **settings: Any) -> EncoderConfig:
@@ -47,7 +57,7 @@ def _pre_norm(config: Config, family: str, **settings: Any) -> EncoderConfig:
 
 
 def llama(config: Config, tensors: Tensors) -> Family | None:
-    """Llama, Qwen2 and Qwen3, causal or bidirectional."""
+    """Llama, Mistral, Qwen2 and Qwen3, causal or bidirectional."""
     kind = str(config["model_type"])
     if model_class(config).endswith("Classification"):
         return None
@@ -63,7 +73,9 @@ def llama(config: Config, tensors: Tensors) -> Family | None:
     if rotary is None:
         return None
     encoder_config = replace(
-        encoder_config, ropes=(rotary,) * encoder_config.layers, windows=_qwen_windows(config)
+        encoder_config,
+        ropes=(rotary,) * encoder_config.layers,
+        windows=_mistral_windows(config) if kind == "mistral" else _qwen_windows(config),
     )
     if encoder_config.windows and not encoder_config.causal:
         return None
@@ -122,6 +134,19 @@ def _qwen_windows(config: Config) -> tuple[int | None, ...]:
     return windows(kinds, size(config, "sliding_window") - 1)
 
 
+def mistral(config: Config, tensors: Tensors) -> Family | None:
+    """Mistral, with the defaults of transformers for what its config.json leaves out."""
+    defaults = {"num_key_value_heads": 8, "max_position_embeddings": 131_072}
+    return llama({**defaults, "sliding_window": 4096, **config}, tensors)
+
+
+def _mistral_windows(config: Config) -> tuple[int | None, ...]:
+    """The same window in every layer; null is none."""
+    if config.get("sliding_window") is None:
+        return ()
+    return (size(config, "sliding_window") - 1,) * size(config, "num_hidden_layers")
+
+
 def gemma3(config: Config, tensors: Tensors) -> Family | None:
     """Gemma 3 text models, bidirectional (EmbeddingGemma) or causal; float16 overflows in them."""
     check_supported(config, {"attn_logit_softcapping": (None,)})
@@ -161,3 +186,20 @@ def gemma3(config: Config, tensors: Tensors) -> Family | None:
     )
     flags = {"attention_bias": ("qkv", "attn_out")}
     return Family(encoder_config, with_biases(tensor_names.GEMMA, flags, config), {})
+
+
+def gemma3_with_images(config: Config, tensors: Tensors) -> Family | None:
+    """The text part of a Gemma 3 for text and images: its settings are nested in text_config."""
+    text = config["text_config"]
+    if text.get("use_bidirectional_attention"):
+        raise CheckpointError(
+            "config.json sets use_bidirectional_attention in the text_config of a gemma3, which "
+            "transformers ignores there: it would attend backwards only, in half the window",
+            hint="save the text model by itself (model_type gemma3_text), as EmbeddingGemma is",
+        )
+    named = {"model_type": "gemma3", "architectures": config.get("architectures")}
+    family = gemma3({**GEMMA3_TEXT, **text, **named}, tensors)
+    if family is None:
+        return None
+    layout = replace(family.layout, prefixes=tensor_names.GEMMA_WITH_IMAGES)
+    return replace(family, layout=layout, unused=(UNUSED_IMAGES,))

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.encoder.architecture import tensor_names
-from pipeline.encoder.architecture.bert import bert, gte, modernbert, mpnet, nomic
+from pipeline.encoder.architecture.bert import bert, gte, modernbert, mpnet
 from pipeline.encoder.architecture.config_keys import Family, Tensors, config_errors
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
-from pipeline.encoder.architecture.llama import gemma3, llama
+from pipeline.encoder.architecture.llama import gemma3, gemma3_with_images, llama, mistral
+from pipeline.encoder.architecture.nomic import nomic
+from pipeline.encoder.architecture.static import static
 from pipeline.encoder.architecture.tensor_shapes import check_shapes
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.checkpoint.config_values import Config
@@ -27,6 +29,8 @@ from pipeline.encoder.checkpoint.safetensors_headers import (
     check_floats,
     match,
 )
+from pipeline.encoder.checkpoint.shown import one_line
+from pipeline.errors import CheckpointError
 
 # model_type of config.json → its family.
 FAMILIES: dict[str, Callable[[Config, Tensors], Family | None]] = {
@@ -40,8 +44,10 @@ FAMILIES: dict[str, Callable[[Config, Tensors], Family | None]] = {
     "new": gte,
     "modernbert": modernbert,
     "gemma3_text": gemma3,
+    "gemma3": gemma3_with_images,
     "llama": llama,
     "llama_bidirec": llama,
+    "mistral": mistral,
     "qwen2": llama,
     "qwen3": llama,
 }
@@ -62,8 +68,11 @@ def recognise(checkpoint: Checkpoint, tensors: Tensors) -> Recognised | None:
         CheckpointError: the family is known, but a setting is not supported, or a tensor is
             missing or left over.
     """
+    if checkpoint.files.static:
+        return Recognised(*static(checkpoint, tensors))
     build = FAMILIES.get(str(checkpoint.config.get("model_type", "")))
     if build is None:
+        _refuse_nested(checkpoint)
         return None
     with config_errors(checkpoint):
         family = build(checkpoint.config, tensors)
@@ -71,6 +80,17 @@ def recognise(checkpoint: Checkpoint, tensors: Tensors) -> Recognised | None:
             return None
         _check_sizes(family.config)
     return Recognised(family.config, _match(family, tensors, str(checkpoint.folder)))
+
+
+def _refuse_nested(checkpoint: Checkpoint) -> None:
+    """Raise a CheckpointError for a model of several parts, one of which is for text."""
+    config, file = checkpoint.config, checkpoint.folder / "config.json"
+    if isinstance(config.get("text_config"), dict) and not {"hidden_size", "d_model"} & set(config):
+        raise CheckpointError(
+            f"{file} is that of a {one_line(config.get('model_type'))}, whose text model is nested "
+            "in text_config; of such models bei-jobs computes gemma3",
+            hint="save the text model by itself, with the config.json of its own class",
+        )
 
 
 def _check_sizes(config: EncoderConfig) -> None:
@@ -90,7 +110,7 @@ def _match(family: Family, tensors: Tensors, where: str) -> MatchedTensors:
     names = tensor_names.expand(
         family.layout, family.config.layers, prefix, family.head_names, family.skip
     )
-    unused = [pattern for pattern, _ in UNUSED]
+    unused = [*(pattern for pattern, _ in UNUSED), *family.unused]
     if "head_dense.weight" not in names or family.config.head != "pooler":
         unused.append(UNUSED_POOLER)
     if family.config.head == "none":

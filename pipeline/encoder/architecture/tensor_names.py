@@ -106,6 +106,22 @@ NOMIC = Layout(
         "mlp_out_norm": "encoder.layers.{i}.norm2.*",
     },
 )
+# The layers without a gate, and nomic-embed-text-v2-moe's with experts in place of the MLP.
+NOMIC_UNGATED = Layout(
+    prefixes=NOMIC.prefixes,
+    once=NOMIC.once,
+    layer={
+        **{own: name for own, name in NOMIC.layer.items() if own not in ("gate_up", "down")},
+        "up": "encoder.layers.{i}.mlp.fc1.weight",
+        "down": "encoder.layers.{i}.mlp.fc2.weight",
+    },
+)
+NOMIC_EXPERTS: Names = {
+    "router": "encoder.layers.{i}.mlp.router.layer.weight",
+    "expert_up": "encoder.layers.{i}.mlp.experts.mlp.w1",
+    "expert_down": "encoder.layers.{i}.mlp.experts.mlp.w2",
+    "expert_bias": "encoder.layers.{i}.mlp.experts.bias",
+}
 GTE = Layout(
     prefixes=("", "new.", "gte."),
     once={
@@ -165,6 +181,13 @@ GEMMA = Layout(
         "mlp_norm": "layers.{i}.pre_feedforward_layernorm.weight",
         "mlp_out_norm": "layers.{i}.post_feedforward_layernorm.weight",
     },
+)
+# Prefixes of the text part beside a vision tower: transformers' own class, then older exports.
+GEMMA_WITH_IMAGES = (
+    "language_model.",
+    "model.language_model.",
+    "language_model.model.",
+    *GEMMA.prefixes,
 )
 
 # Kind of head → its tensors. The pooler of BERT and GTE has the encoder's prefix ("{p}"); the other

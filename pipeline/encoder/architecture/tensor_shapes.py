@@ -1,7 +1,7 @@
 """The shape that every tensor of an encoder and its head must have, by config.json.
 
 Shapes: V vocabulary, E hidden size, H query heads, K key heads, D head size, I intermediate size,
-C classes.
+C classes, X experts.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def _sizes(config: EncoderConfig) -> Mapping[str, _Size]:
     hidden, inner = config.hidden_size, config.intermediate_size  # E, I
     queries = config.heads * config.head_dim  # H * D
     keys = config.kv_heads * config.head_dim  # K * D
+    experts = config.experts.count if config.experts else 0  # X
     full_width = config.qk_norm == "full_width"
     norms = (
         "embed_norm", "final_norm", "attn_norm", "attn_out_norm", "attn_residual_norm",
@@ -78,6 +79,10 @@ def _sizes(config: EncoderConfig) -> Mapping[str, _Size]:
         "up": _Size((inner,), hidden),
         "gate_up": _Size((inner, inner), hidden),
         "down": _Size((hidden,), inner),
+        "router": _Size((experts,), hidden),
+        "expert_up": _Size((experts * inner,), hidden),
+        "expert_down": _Size((experts * inner,), hidden),
+        "expert_bias": _Size((hidden,)),
         "projection": _Size((config.projection,), hidden),
         "head_dense": _Size((hidden,), hidden),
         "classifier": _Size((len(config.labels),), hidden),

@@ -32,6 +32,7 @@ TESTED_MODELS: tuple[TestedModel, ...] = (
         jinaai/jina-embeddings-v2-base-es"""),
     *_all("embed", "nomic_bert", """
         nomic-ai/nomic-embed-text-v1.5 nomic-ai/CodeRankEmbed"""),
+    *_all("embed", "nomic_bert_moe", "nomic-ai/nomic-embed-text-v2-moe"),
     *_all("embed", "gte", """
         Alibaba-NLP/gte-large-en-v1.5 Snowflake/snowflake-arctic-embed-m-v2.0"""),
     *_all("embed", "modernbert", "Alibaba-NLP/gte-modernbert-base"),
@@ -43,6 +44,13 @@ TESTED_MODELS: tuple[TestedModel, ...] = (
         Qwen/Qwen3-Embedding-0.6B Qwen/Qwen3-Embedding-4B Qwen/Qwen3-Embedding-8B
         voyageai/voyage-4-nano"""),
     *_all("embed", "llama", "nvidia/llama-embed-nemotron-8b"),
+    *_all("embed", "mistral", """
+        intfloat/e5-mistral-7b-instruct Salesforce/SFR-Embedding-Mistral
+        Linq-AI-Research/Linq-Embed-Mistral"""),
+    *_all("embed", "static", """
+        sentence-transformers/static-retrieval-mrl-en-v1
+        sentence-transformers/static-similarity-mrl-multilingual-v1
+        minishlab/potion-base-8M minishlab/potion-retrieval-32M"""),
     *_all("rerank", "xlm-roberta", "BAAI/bge-reranker-base BAAI/bge-reranker-large"),
     *_all("rerank", "gte", "Alibaba-NLP/gte-multilingual-reranker-base"),
     *_all("rerank", "modernbert", "Alibaba-NLP/gte-reranker-modernbert-base"),

@@ -66,7 +66,7 @@ class Checkpoint:
 
     @property
     def config(self) -> Config:
-        """The parsed config.json."""
+        """The parsed config.json; {} of a StaticEmbedding, which needs none."""
         return self.files.json(self.folder / "config.json")
 
 
@@ -159,7 +159,7 @@ def read_checkpoint(
     """
     files = CheckpointFiles(path)
     folder = files.folder
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file() and not files.static:
         raise CheckpointError(
             f"{folder} has no config.json",
             hint=NAME_CHECKPOINT,

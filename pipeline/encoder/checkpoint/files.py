@@ -56,9 +56,20 @@ class CheckpointFiles:
             CheckpointError: modules.json is damaged.
         """
         for entry in self.modules:
-            if str(entry.get("type", "")).endswith(".Transformer"):
+            if str(entry.get("type", "")).endswith((".Transformer", ".StaticEmbedding")):
                 return self.path / _folder_of(entry)
         return self.path
+
+    @property
+    def static(self) -> bool:
+        """Whether the model is a table of token vectors: a StaticEmbedding, or model2vec's files.
+
+        Raises:
+            CheckpointError: modules.json or config.json is damaged.
+        """
+        if self.modules:
+            return str(self.modules[0].get("type", "")).endswith(".StaticEmbedding")
+        return self.json(self.path / "config.json").get("model_type") == "model2vec"
 
     @property
     def module_folders(self) -> tuple[Path, ...]:

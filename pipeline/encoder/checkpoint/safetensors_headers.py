@@ -43,6 +43,11 @@ UNUSED_TOKEN_WEIGHTS = re.compile(r"^classifier\.(weight|bias)$")
 # ModernBERT's masked-language-model head shares the name `head` with its classifiers.
 UNUSED_PREDICTION = re.compile(r"^(head\.(dense|norm)|decoder)\.(weight|bias)$")
 
+# What turns images into tokens beside a text model, and the head under its older name.
+UNUSED_IMAGES = re.compile(
+    r"^(model\.)?(vision_tower|multi_modal_projector)\.|^language_model\.lm_head\."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Lora:

@@ -140,12 +140,13 @@ def read_modules(files: CheckpointFiles, config: Config | None = None) -> Senten
     pooling: tuple[PoolingMode, ...] | None = None
     include_prompt, transformer = True, ""
     steps: list[Module] = []
+    encoder = "StaticEmbedding" if files.static else "Transformer"
     for i, entry in enumerate(entries):
         kind, folder = _kind(entry, listing), str(entry.get("path") or "")
         settings = _module_config(kind, files, folder)
-        if kind == "Transformer" and i == 0:
+        if kind == encoder and i == 0:
             transformer = folder
-        elif kind == "Pooling" and pooling is None and not steps:
+        elif kind == "Pooling" and pooling is None and not steps and not files.static:
             pooling = pooling_modes(settings, path / folder / "config.json")
             include_prompt = bool(settings.get("include_prompt", True))
         elif kind in ("Transformer", "Pooling"):
@@ -155,7 +156,7 @@ def read_modules(files: CheckpointFiles, config: Config | None = None) -> Senten
             )
         else:
             steps.extend(_checked_step(kind, folder, settings, listing))
-    assumed = "" if pooling else _NO_POOLING
+    assumed = "" if pooling or files.static else _NO_POOLING
     return _finish(
         files, config, transformer, pooling or ("mean",), include_prompt, tuple(steps), assumed
     )
@@ -240,6 +241,9 @@ def _dense(folder: str, settings: Mapping[str, Any], listing: Path) -> DenseModu
 
 
 def _without_modules(files: CheckpointFiles, config: Config) -> SentenceModules:
+    if files.static:
+        unit = (NormalizeModule(),) if config.get("normalize") else ()
+        return _finish(files, config, "", ("mean",), True, unit, "")
     if model_class(config).endswith("ForCausalLM") and config.get("is_causal", True):
         return _finish(files, config, "", ("lasttoken",), True, (), _NO_MODULES + _CAUSAL)
     return _finish(files, config, "", ("mean",), True, (), _NO_MODULES)

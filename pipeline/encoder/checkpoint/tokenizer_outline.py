@@ -33,7 +33,7 @@ class TokenizerOutline:
     added_tokens: tuple[Mapping[str, Any], ...]
     # Whether each added token has the id of its piece, or else the first one that is free.
     added_in_order: bool
-    truncates_left: bool
+    truncation: Mapping[str, Any]  # {} for none
 
 
 def outline(content: Any, file: Path) -> TokenizerOutline:
@@ -65,7 +65,7 @@ def outline(content: Any, file: Path) -> TokenizerOutline:
         model=settings,
         added_tokens=tuple(token for token in added if isinstance(token, dict)),
         added_in_order=_in_order(added, vocabulary),
-        truncates_left=isinstance(truncation, dict) and truncation.get("direction") == "Left",
+        truncation=dict(truncation) if isinstance(truncation, dict) else {},
     )
 
 

@@ -17,7 +17,12 @@ from pipeline.encoder.checkpoint.tokenizer_build import BuiltTokenizer, build_to
 from pipeline.encoder.checkpoint.tokenizer_classes import contradiction, passes_types
 from pipeline.encoder.checkpoint.tokenizer_outline import TokenizerOutline, outline
 from pipeline.encoder.checkpoint.tokenizer_plain import is_plain
-from pipeline.encoder.checkpoint.tokenizer_settings import AS_IT_IS, content_of, read_settings
+from pipeline.encoder.checkpoint.tokenizer_settings import (
+    AS_IT_IS,
+    TokenizerSettings,
+    content_of,
+    read_settings,
+)
 from pipeline.encoder.checkpoint.tokenizer_template import template
 from pipeline.errors import CheckpointError
 
@@ -44,7 +49,10 @@ class TokenizerReading:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self._built: BuiltTokenizer | None = None
-        settings = read_settings(checkpoint.files, checkpoint.config)
+        static = checkpoint.files.static  # whose authors read tokenizer.json alone
+        settings = TokenizerSettings({}, {}, AS_IT_IS)
+        if not static:
+            settings = read_settings(checkpoint.files, checkpoint.config)
         if _last_part(checkpoint.name) in _ADD_PREFIX_SPACE:
             settings = replace(settings, options={**settings.options, "add_prefix_space": True})
         self.options: Mapping[str, Any] = settings.options
@@ -66,7 +74,7 @@ class TokenizerReading:
             self.options.get("add_prefix_space")
         )
         # Whether tokenizer.json, with no more than that space, is the tokenizer.
-        self.is_plain = (
+        self.is_plain = static or (
             parts is not None
             and self._class is not None
             and is_plain(
@@ -122,7 +130,8 @@ class TokenizerReading:
         if not self.is_plain:
             return self.built.truncation_side
         parts = self._checkpoint.files.tokenizer
-        default = "left" if parts is not None and parts.truncates_left else "right"
+        cut = {} if parts is None else parts.truncation
+        default = "left" if cut.get("direction") == "Left" else "right"
         return str(self.options.get("truncation_side", default))
 
     @property

@@ -34,6 +34,7 @@ from pipeline.encoder.model.attention import (
     group_equal_lengths,
     varlen_supported,
 )
+from pipeline.encoder.model.experts import take_experts
 from pipeline.encoder.model.linear import Linear, make_linear
 from pipeline.encoder.model.packed_batch import PackedBatch, read_tokens
 from pipeline.encoder.model.positions import ranks, rotate, rotations, skip_padding
@@ -121,6 +122,11 @@ class Encoder:
         self.dtype = dtype
         self._weights = dict(weights)
         self.linears = self._take_linears(quantize)
+        self._experts = {
+            f"layers.{layer}.": take_experts(self._weights, f"layers.{layer}.", config, quantize)
+            for layer in range(config.layers)
+            if config.has_experts(layer)
+        }
         if config.norm == "rms_plus_one":
             for name in [n for n in self._weights if n.endswith("norm.weight")]:
                 self._weights[name] = 1.0 + self._weights[name].float()
@@ -146,7 +152,8 @@ class Encoder:
     @property
     def capturable(self) -> bool:
         """Whether a forward pass never waits for the device, so that a CUDA graph can hold it."""
-        return self._kernel is not None
+        # How many tokens each expert gets is read back from the device.
+        return self._kernel is not None and not self._experts
 
     def __call__(self, batch: PackedBatch) -> Tensor:
         """Hidden states after the last layer in the encoder's dtype: [T, E], or [S, E] where the
@@ -251,6 +258,8 @@ class Encoder:
 
     def _mlp(self, prefix: str, hidden_RE: Tensor, residual_RE: Tensor | None) -> Tensor:
         config, linears = self.config, self.linears
+        if (experts := self._experts.get(prefix)) is not None:
+            return experts(hidden_RE, residual_RE)
         if not config.gated:
             inner_RI = linears[f"{prefix}up"](hidden_RE, activation=config.activation)
         else:

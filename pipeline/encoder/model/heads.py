@@ -147,6 +147,8 @@ class SentenceHead:
             for step, tensors in zip(body, card.module_tensors, strict=False)
         ]
         self.reads: Reads = _reads(modules.pooling, self._prompt_tokens)
+        if card.config.static:
+            self.reads = "mean"
         self._layer_norm = card.has_leading_norm(dimensions)
         unit = card.gives_unit_length(dimensions)
         self._normalize = unit if normalize is None else normalize
@@ -156,7 +158,7 @@ class SentenceHead:
         self.output_size = dimensions or full
 
     def __call__(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """Hidden states [T, E], or [S, E] of the token read of each sequence → [S, output_size]
+        """Hidden states [T, E], or [S, E] of what is read of each sequence → [S, output_size]
         float32; NaN for a sequence without tokens.
         """
         if self.reads == "all":

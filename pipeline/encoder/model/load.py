@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from pipeline.encoder.checkpoint.safetensors_headers import MatchedTensors
 from pipeline.encoder.model.encoder import Encoder, load_weights
 from pipeline.encoder.model.heads import ClassifierHead, LogitsHead, SentenceHead
 from pipeline.encoder.model.packed_batch import PackedBatch
+from pipeline.encoder.model.token_table import TokenTable
 from pipeline.errors import CheckpointError, UsageError
 
 
@@ -24,7 +26,7 @@ class ForwardPass(Protocol):
     """An encoder in one precision on one device.
 
     Called with a packed batch it returns the hidden states that the head reads, [T, E] or [S, E],
-    or logits if the model ends in its own classifier.
+    logits if the model ends in its own classifier, or means, [S, E], of a table of token vectors.
     """
 
     @property
@@ -85,6 +87,8 @@ def open_model(card: ModelCard, device: torch.device, options: HeadOptions) -> M
         raise UsageError("dimensions, normalize and prompts belong to embedding models only")
     if card.matched is None:
         return _transformers(card, device, options)
+    if card.config.static:
+        return _static(card, card.matched, device, options)
     matched = card.matched
     weights = _weights(matched, device, "float32", of_head=True)
     head: Head = ClassifierHead(card.config, weights)
@@ -123,6 +127,24 @@ def _transformers(card: ModelCard, device: torch.device, options: HeadOptions) -
     return Model(head, load)
 
 
+def _static(
+    card: ModelCard, matched: MatchedTensors, device: torch.device, options: HeadOptions
+) -> Model:
+    """A table of token vectors."""
+
+    def load(precision: str) -> ForwardPass:
+        if precision == "int8":
+            raise UsageError(
+                f"{card.name} is a table of token vectors: it multiplies nothing, so int8 would "
+                "save nothing",
+                hint="use --precision float32, and --output-dtype int8 for small vectors",
+            )
+        with _damage(matched, list(matched.sources)):
+            return TokenTable(matched, device, _DTYPES[precision])
+
+    return Model(_sentence_head(card, {}, device, options), load)
+
+
 def _sentence_head(
     card: ModelCard, weights: dict[str, Tensor], device: torch.device, options: HeadOptions
 ) -> SentenceHead:
@@ -142,8 +164,15 @@ def _weights(
     names = [
         name for name in matched.sources if (name.rpartition(".")[0] in _HEAD_TENSORS) == of_head
     ]
-    try:
+    with _damage(matched, names):
         return load_weights(matched, names, device, _DTYPES[precision])
+
+
+@contextmanager
+def _damage(matched: MatchedTensors, names: list[str]) -> Iterator[None]:
+    """Turn errors of damaged files into one that names them."""
+    try:
+        yield
     except SafetensorError as error:
         files = sorted({str(s.file) for name in names for s in matched.sources[name]})
         raise CheckpointError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import layouts
 import pytest
 from corpora import GOLDENS, ROOT
 from fixtures_encoder import recognised
@@ -20,8 +21,10 @@ def test_the_list_of_the_program_and_the_table_of_the_documentation_agree() -> N
     assert {(known.name, known.task, known.family) for known in TESTED_MODELS} == table
 
 
-def test_every_family_that_is_said_to_work_has_a_golden(cache: Path) -> None:
-    folders = (p for p in GOLDENS.iterdir() if p.is_dir())
+def test_every_family_that_is_said_to_work_has_a_layout(cache: Path, tmp_path: Path) -> None:
+    made = (layouts.nomic_moe, layouts.mistral, layouts.static_embedding)
+    folders = [p for p in GOLDENS.iterdir() if p.is_dir()]
+    folders += [write(tmp_path / write.__name__) for write in made]
     tested = {recognised(resolve(str(folder), cache_dir=cache)) for folder in folders}
     families = {encoder.family for encoder in tested if encoder is not None}
     assert {known.family for known in TESTED_MODELS} == families

@@ -1,0 +1,88 @@
+"""Texts → token ids by their words: a word is tokenized once, however often it occurs.
+
+A tokenizer needs a microsecond for every token of a text, a lookup a few nanoseconds. Where nothing
+else is computed, as with a table of token vectors, that is the time of the job.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.packing import Int32Array, Int64Array
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# At these, WordPiece's tokenizer ends a word, whatever stands before and after. Not at \v and \f,
+# which BERT's normalizer removes.
+_SPACES = " \t\n\r"
+# Words that are remembered, some 200 bytes each.
+_REMEMBERED = 500_000
+
+
+def spells_by_words(tokenizer: Tokenizer) -> bool:
+    """Whether a text's tokens are those of its words in a row, where words end at ASCII spaces.
+
+    The tokenizer must be known to split there, see `texts.splits_at_ascii_space`.
+    """
+    added = tokenizer.get_added_tokens_decoder().values()
+    whole = not any(space in token.content for token in added for space in _SPACES)
+    return whole and tokenizer.num_special_tokens_to_add(is_pair=False) == 0
+
+
+class Speller:
+    """Tokenizes texts by their words, and remembers these; safe to share between threads.
+
+    Args:
+        tokenizer: for which `spells_by_words` holds; it truncates nothing.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[str, bytes] = {}  # word → its ids, int32
+
+    def encode(self, texts: list[str]) -> tuple[Int32Array, Int64Array]:
+        """Token ids of all texts in a row, and the number of tokens of each."""
+        words, words_before = _words(texts)
+        encoded = words.dictionary_encode()
+        spelled = self._spell(encoded.dictionary.to_pylist())
+        ids = np.frombuffer(b"".join(spelled), dtype=np.int32)
+        sizes = np.fromiter(map(len, spelled), dtype=np.int64, count=len(spelled)) // 4
+        starts = np.cumsum(sizes) - sizes
+        word = encoded.indices.to_numpy()  # of each word of the texts, which one it is
+        ends = np.cumsum(sizes[word])
+        # Of each token, where it stands in `ids`: the start of its word there plus its rank.
+        index = np.repeat(starts[word] - ends + sizes[word], sizes[word])
+        index += np.arange(index.shape[0])
+        return ids[index], np.diff(np.concatenate([[0], ends])[words_before])
+
+    def _spell(self, words: list[str]) -> list[bytes]:
+        """The ids of different words."""
+        known = self._known  # another thread may begin a new one
+        new = [word for word in words if word not in known]
+        encodings = self._tokenizer.encode_batch_fast(new)
+        known.update((w, array("i", e.ids).tobytes()) for w, e in zip(new, encodings, strict=True))
+        if len(known) > _REMEMBERED:
+            self._known = {}
+        return [known[word] for word in words]
+
+
+def _words(texts: list[str]) -> tuple[pa.LargeStringArray, Int64Array]:
+    """The words of all texts in a row, each with the space after it; and the number of words before
+    each text, and before the end.
+    """
+    flat = pa.array(texts, pa.large_string())
+    text = flat.buffers()[2] or pa.py_buffer(b"")
+    offsets = np.frombuffer(flat.buffers()[1], dtype=np.int64)[: len(texts) + 1]
+    data = np.frombuffer(text, dtype=np.uint8)[: offsets[-1]]
+    is_last = np.zeros(len(data), dtype=np.bool_)  # bytes that end a word
+    for space in _SPACES:
+        is_last |= data == ord(space)
+    is_last[offsets[offsets > 0] - 1] = True
+    bounds = np.concatenate([[0], np.flatnonzero(is_last) + 1])
+    words = pa.LargeStringArray.from_buffers(len(bounds) - 1, pa.py_buffer(bounds), text)
+    return words, np.searchsorted(bounds, offsets)
