@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeGuard
 
 from pipeline.encoder.checkpoint.choose_weights import is_small
 from pipeline.encoder.checkpoint.download import cache_errors, digest
@@ -22,43 +23,45 @@ from pipeline.encoder.checkpoint.weight_files import (
 )
 from pipeline.errors import CheckpointError
 
-# Where a base is: its directory, and what a user knows it by.
-Found = tuple[Path, str]
 BESIDE = "the weights beside it"
 
 
 def with_base(
-    path: Path, cache: Path, find: Callable[[str, str | None], Found], *, hub: bool
-) -> Found:
-    """The directory of a checkpoint with its weights; `path` itself if they are there.
+    files: CheckpointFiles,
+    cache: Path,
+    find: Callable[[str, str | None], tuple[Path, str]],
+    *,
+    hub: bool,
+) -> tuple[CheckpointFiles, str]:
+    """A checkpoint with its weights; `files` themselves if they hold them.
 
     Args:
-        path: the checkpoint, maybe an adapter.
+        files: of the checkpoint, maybe an adapter.
         cache: for the directory of links.
-        find: the base by the name and revision in adapter_config.json.
+        find: the base's directory, and what a user knows it by, by the name and revision in
+            adapter_config.json.
         hub: whether the checkpoint is from the hub, where weights beside an adapter are not read.
 
     Returns:
-        The directory, and what the base is; "" if the checkpoint is no adapter.
+        The files, and what the base is; "" if the checkpoint is no adapter.
 
     Raises:
         CheckpointError: the base cannot be found, or has no weights of its own.
     """
-    files = CheckpointFiles(path)
     if files.adapter_config is None:
-        return path, ""
+        return files, ""
     files.adapter_file  # noqa: B018 - raises where its tensors are missing or a pickle
     if not hub and _has_weights(files):
-        return path, BESIDE
+        return files, BESIDE
     settings = files.json(files.adapter_config)
-    name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
-    if not isinstance(name, str) or not name or not isinstance(revision, str | None):
+    name, revision = settings.get("base_model_name_or_path"), settings.get("revision") or None
+    if not _is_name(name) or not (revision is None or _is_name(revision)):
         raise CheckpointError(
             f"{files.adapter_config} names no base: base_model_name_or_path = {shown(name)}, "
             f"revision = {shown(revision)}",
             hint="put config.json and the weights of its base into the same directory",
         )
-    base, known_as = find(name, revision or None)
+    base, known_as = find(name, revision)
     base_files = CheckpointFiles(base)
     if base_files.adapter_config is not None or not (base / "config.json").is_file():
         raise CheckpointError(
@@ -66,7 +69,13 @@ def with_base(
             "has no config.json",
             hint="put config.json and the weights of its base into the same directory",
         )
-    return _linked(files, base_files, cache), known_as
+    return CheckpointFiles(_linked(files, base_files, cache)), known_as
+
+
+def _is_name(value: object) -> TypeGuard[str]:
+    """Whether a stranger's value can be a name; one of a home directory is not its to give."""
+    named = isinstance(value, str) and bool(value) and value.isprintable()
+    return named and not str(value).startswith("~")
 
 
 def _has_weights(files: CheckpointFiles) -> bool:

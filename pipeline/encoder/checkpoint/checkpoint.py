@@ -100,8 +100,8 @@ def resolve(
     def base(name: str, revision: str | None) -> tuple[Path, str]:
         return _find_base(name, revision, cache, offline, from_hub=bool(commit))
 
-    path, base_name = with_base(path, cache, base, hub=bool(commit))
-    return read_checkpoint(model, path, commit, cache, base_name)
+    files, base_name = with_base(CheckpointFiles(path), cache, base, hub=bool(commit))
+    return read_checkpoint(model, files, commit, cache, base_name)
 
 
 def _find(model: str, revision: str | None, cache: Path, offline: bool) -> tuple[Path, str]:
@@ -150,15 +150,14 @@ def is_hub_name(model: str) -> bool:
 
 
 def read_checkpoint(
-    name: str, path: Path, revision: str, cache: Path, base: str = ""
+    name: str, files: CheckpointFiles, revision: str, cache: Path, base: str = ""
 ) -> Checkpoint:
     """Read and hash the files of a local checkpoint.
 
     Raises:
         CheckpointError: config.json or the weights are missing or unreadable.
     """
-    files = CheckpointFiles(path)
-    folder = files.folder
+    path, folder = files.path, files.folder
     if not (folder / "config.json").is_file() and not files.static:
         raise CheckpointError(
             f"{folder} has no config.json",
