@@ -60,6 +60,7 @@ class ModelCard:
     dtype: str  # of the weights, as safetensors names it
     dimensions: int  # of the published vector
     max_length: int | None  # tokens of a sequence, special ones included; None if unbounded
+    positions: int | None  # the most that max_length can be raised to; None if unbounded
 
     @property
     def name(self) -> str:
@@ -109,6 +110,8 @@ class ModelCard:
             "gpu_precision": config.half,
             "encoder": _as_json(asdict(config)),
         }
+        if self.matched is None and transformers_config.was_padded_wrongly(self.checkpoint):
+            shared["padding"] = "none"
         if self.head != "embedding":
             return shared | {
                 "labels": list(self.labels),
@@ -170,7 +173,10 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
     tensors = checkpoint.files.tensors
     check_sizes(checkpoint, tensors)
     recognised = recognise(checkpoint, tensors)
-    config = recognised.config if recognised else transformers_config.read_settings(checkpoint)
+    if recognised:
+        config, positions = recognised.config, recognised.config.max_length
+    else:
+        config, positions = transformers_config.read_settings(checkpoint)
     modules = read_modules(checkpoint.files, checkpoint.config)
     head = head_kind(checkpoint.config)
     embeds = head == "embedding"
@@ -188,7 +194,8 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
         parameters=parameters(tensors.values()),
         dtype="/".join(sorted({t.dtype for t in tensors.values() if "I" not in t.dtype})),
         dimensions=dimensions,
-        max_length=_max_length(checkpoint, modules, config),
+        max_length=_max_length(checkpoint, modules, positions),
+        positions=positions,
     )
 
 
@@ -214,7 +221,7 @@ def _dimensions(modules: SentenceModules, config: EncoderConfig) -> int:
 
 
 def _max_length(
-    checkpoint: Checkpoint, modules: SentenceModules, config: EncoderConfig
+    checkpoint: Checkpoint, modules: SentenceModules, positions: int | None
 ) -> int | None:
     """The most tokens of one sequence, special tokens included; None if nothing bounds them.
 
@@ -224,8 +231,9 @@ def _max_length(
     bounds: list[int | None] = [modules.max_seq_length]
     if modules.max_seq_length is None:
         bounds = [_tokenizer_limit(checkpoint)]
-    if modules.max_seq_length is None or config.position_table:
-        bounds.append(config.max_length)
+    table = transformers_config.has_position_table(checkpoint.files.tensors)
+    if modules.max_seq_length is None or table:
+        bounds.append(positions)
     return min((n for n in bounds if n is not None and 0 < n < _NO_LIMIT), default=None)
 
 
