@@ -88,7 +88,7 @@ def _settings(checkpoint: Checkpoint, config: Any) -> EncoderConfig:
         final_norm=False,
         activation="gelu",
         gated=False,
-        token_types=int(getattr(config, "type_vocab_size", 0) or 0),
+        token_types=_token_types(config),
         labels=() if head_kind(checkpoint.config) == "embedding" else labels(checkpoint.config),
         multi_label=multi_label(checkpoint.config),
         regression=regression(checkpoint.config),
@@ -97,6 +97,13 @@ def _settings(checkpoint: Checkpoint, config: Any) -> EncoderConfig:
         # As stated: `_positions` has what can be read. The identity of a job holds this one.
         max_length=_stated_positions(config),
     )
+
+
+def _token_types(config: Any) -> int:
+    """How many token types a model distinguishes; XLNet compares types, without a table of them."""
+    if config.model_type == "xlnet":
+        return 3
+    return int(getattr(config, "type_vocab_size", 0) or 0)
 
 
 def _positions(config: Any, stated: int | None) -> int | None:

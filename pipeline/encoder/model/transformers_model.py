@@ -22,6 +22,7 @@ from pipeline.encoder.device.out_of_memory import is_out_of_memory
 from pipeline.encoder.model.attention import LengthGroup, group_equal_lengths
 from pipeline.encoder.model.packed_batch import PackedBatch, read_tokens
 from pipeline.encoder.model.transformers_weights import load_weights
+from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class TransformersModel:
         if card.head == "sequence_classifier":
             _accept_groups(self._model)
         self._stateful = _has_state(self._model)
+        self._types_of_text = _types_of_text(card) if config.model_type == "xlnet" else None
         logger.warning(
             "%s: bei-jobs does not know %s; transformers computes it in groups of equal length: "
             "correct, but slower",
@@ -113,6 +115,12 @@ class TransformersModel:
         if batch.type_ids is not None and "token_type_ids" in self._inputs:
             types = batch.type_ids[group.start : group.stop]
             inputs["token_type_ids"] = types.long().view(shape)
+        elif self._types_of_text is not None:
+            before, after = self._types_of_text
+            row = torch.zeros(group.length, dtype=torch.long)
+            row[: len(before)] = torch.tensor(before)
+            row[group.length - len(after) :] = torch.tensor(after)
+            inputs["token_type_ids"] = row.to(ids.device).expand(shape)
         return inputs
 
     def _forward(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -160,6 +168,16 @@ def _accept_groups(model: Any) -> None:
     config = model.config.get_text_config()
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = -1  # no token has it
+
+
+def _types_of_text(card: ModelCard) -> tuple[list[int], list[int]]:
+    """Types of the special tokens before and after a single text, whose own tokens have type 0.
+
+    XLNet's tokenizer gives the last token a type of its own.
+    """
+    sample = load_tokenizer(card).encode("a")
+    text = sample.special_tokens_mask.index(0)
+    return sample.type_ids[:text], sample.type_ids[text + sample.special_tokens_mask.count(0) :]
 
 
 def _has_state(model: Any) -> bool:

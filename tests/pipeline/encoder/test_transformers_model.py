@@ -12,6 +12,7 @@ import pytest
 import torch
 from fixtures_encoder import fresh_card, open_engine
 from foreign_models import make, save
+from tokenizers import Tokenizer, processors
 
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
 from pipeline.errors import CheckpointError
@@ -93,6 +94,30 @@ def test_a_group_whose_attention_would_be_too_large_is_computed_in_parts(
     parts = compute(engine, texts)
     assert shapes == [(5, 30), (2, 30), (2, 30), (1, 30)]
     np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-6)
+
+
+def test_the_types_that_xlnets_tokenizer_gives_a_single_text_are_read(
+    tmp_path: Path, cache: Path, compute: Callable[..., list[Any]]
+) -> None:
+    model = make("XLNet", LOGITS)
+    folder = save(model, tmp_path / "saved")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    special = [(token, tokenizer.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A:0 [SEP]:0 [CLS]:2",
+        pair="$A:0 [SEP]:0 $B:1 [SEP]:1 [CLS]:2",
+        special_tokens=special,
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    text = tokenizer.encode("a a a").ids
+    (row,) = compute(open_engine(resolve(str(folder), cache_dir=cache)), [text])
+    with torch.inference_mode():
+        typed = model(torch.tensor([text]), token_type_ids=torch.tensor([[0, 0, 0, 0, 2]])).logits[
+            0
+        ]
+        untyped = model(torch.tensor([text])).logits[0]
+    np.testing.assert_allclose(row, typed.numpy(), rtol=1e-5, atol=1e-5)
+    assert not np.allclose(row, untyped.numpy(), atol=1e-3)
 
 
 def test_a_config_of_a_far_larger_model_is_refused_before_its_weights_are_made(
