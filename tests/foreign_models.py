@@ -90,6 +90,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "Qwen2": _DECODER,
     "Qwen3": _DECODER,
+    "Reformer": {
+        **_SIZES, "attention_head_size": 8, "feed_forward_size": 64, "axial_pos_embds": False,
+        "is_decoder": False,
+    },
     "RemBert": {**_SIZES, "input_embedding_size": 16},
     "RoFormer": {**_SIZES, "embedding_size": 16},
     "Roberta": _AFTER_PADDING,

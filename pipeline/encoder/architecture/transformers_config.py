@@ -48,6 +48,12 @@ def read_settings(checkpoint: Checkpoint) -> tuple[EncoderConfig, int | None]:
         CheckpointError: it needs remote code, transformers does not know it, or a value is invalid.
     """
     config = read_config(checkpoint)
+    if "lsh" in (getattr(config, "attn_layers", None) or ()) and config.hash_seed is None:
+        raise CheckpointError(
+            f"{checkpoint.name}: the attention of a {config.model_type} hashes at random, so that "
+            "no two runs give a text the same value",
+            hint=LIST_MODELS,
+        )
     with config_errors(checkpoint):
         settings = _settings(checkpoint, config)
         return settings, _positions(config, settings.max_length)

@@ -128,12 +128,13 @@ def test_only_a_class_of_this_architecture_excuses_tensors(
 @pytest.mark.parametrize(
     ("stem", "head", "problem"),
     [
+        ("Reformer", "Model", "hashes at random, so that no two runs"),
         ("Perceiver", "Model", "PerceiverModel of transformers reads no tokens"),
         ("Funnel", "BaseModel", r"gives no last_hidden_state of each token: its shape is 1x10x32"),
         ("Bart", "ForConditionalGeneration", "a bart is an encoder with a decoder"),
     ],
 )
-def test_a_model_without_a_vector_for_each_token_is_refused(
+def test_a_model_without_one_vector_for_each_token_is_refused(
     stem: str,
     head: str,
     problem: str,
