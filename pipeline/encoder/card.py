@@ -67,6 +67,7 @@ class ModelCard:
     dtype: str  # of the weights, as safetensors names it
     dimensions: int  # of the published vector
     max_length: int | None  # tokens of a sequence, special ones included; None if unbounded
+    positions: int | None  # the most that max_length can be raised to; None if unbounded
     tokenizer: TokenizerReading = field(hash=False, compare=False, repr=False)
 
     @property
@@ -133,8 +134,11 @@ class ModelCard:
             "encoder": _encoder_json(config),
             **self._tokenizer_identity(),
         }
+        # Later than the keys above, where values are others than those of 0.1.0.
         if self.checkpoint.files.adapter_config is not None:
-            shared["adapter"] = "lora"  # later than the keys above
+            shared["adapter"] = "lora"
+        if self.matched is None and transformers_config.was_padded_wrongly(self.checkpoint):
+            shared["padding"] = "none"
         if self.head != "embedding":
             return shared | {
                 "labels": list(self.labels),
@@ -215,9 +219,12 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
     tensors = checkpoint.files.tensors
     check_sizes(checkpoint, tensors)
     recognised = recognise(checkpoint, tensors)
-    if recognised is None and checkpoint.files.adapter_config is not None:
+    if recognised:
+        config, positions = recognised.config, recognised.config.max_length
+    elif checkpoint.files.adapter_config is not None:
         raise refused(f"{checkpoint.name} is an adapter of a family that transformers computes")
-    config = recognised.config if recognised else transformers_config.read_settings(checkpoint)
+    else:
+        config, positions = transformers_config.read_settings(checkpoint)
     modules = _published(read_modules(checkpoint.files, checkpoint.config), checkpoint, config)
     head = head_kind(checkpoint.config)
     embeds = head == "embedding"
@@ -236,7 +243,10 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
         parameters=parameters(tensors.values()),
         dtype="/".join(sorted({t.dtype for t in tensors.values() if "I" not in t.dtype})),
         dimensions=dimensions,
-        max_length=_max_length(tokenizer, modules, config),
+        max_length=_max_length(
+            tokenizer, modules, config, positions, transformers_config.has_position_table(tensors)
+        ),
+        positions=positions,
         tokenizer=tokenizer,
     )
 
@@ -279,7 +289,11 @@ def _dimensions(modules: SentenceModules, config: EncoderConfig) -> int:
 
 
 def _max_length(
-    tokenizer: TokenizerReading, modules: SentenceModules, config: EncoderConfig
+    tokenizer: TokenizerReading,
+    modules: SentenceModules,
+    config: EncoderConfig,
+    positions: int | None,
+    has_table: bool,
 ) -> int | None:
     """The most tokens of one sequence, special tokens included; None if nothing bounds them.
 
@@ -292,8 +306,8 @@ def _max_length(
     bounds: list[int | None] = [modules.max_seq_length]
     if modules.max_seq_length is None:
         bounds = [tokenizer.limit]
-    if modules.max_seq_length is None or config.position_table:
-        bounds.append(config.max_length)
+    if modules.max_seq_length is None or has_table:
+        bounds.append(positions)
     return min((n for n in bounds if n is not None and 0 < n < _NO_LIMIT), default=None)
 
 

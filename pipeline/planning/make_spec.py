@@ -99,7 +99,7 @@ def model_identity(card: ModelCard) -> ModelIdentity:
 def _max_length(request: Request, card: ModelCard) -> int:
     if request.max_length is None:
         return card.default_max_length
-    positions = card.config.max_length
+    positions = card.positions
     if positions is not None and request.max_length > positions:
         raise UsageError(
             f"--max-length {request.max_length} is more than the {positions} tokens that "

@@ -19,9 +19,10 @@ from pipeline.encoder.architecture.nomic import nomic
 from pipeline.encoder.architecture.static import static
 from pipeline.encoder.architecture.tensor_shapes import check_shapes
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
-from pipeline.encoder.checkpoint.config_values import Config
+from pipeline.encoder.checkpoint.config_values import Config, model_class
 from pipeline.encoder.checkpoint.safetensors_headers import (
     UNUSED,
+    UNUSED_ANSWERS,
     UNUSED_POOLER,
     UNUSED_PREDICTION,
     UNUSED_TOKEN_WEIGHTS,
@@ -51,6 +52,8 @@ FAMILIES: dict[str, Callable[[Config, Tensors], Family | None]] = {
     "qwen2": llama,
     "qwen3": llama,
 }
+# The ends of the names of classes whose heads answer questions.
+_ANSWERS = ("ForQuestionAnswering", "ForMultipleChoice")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,8 @@ def recognise(checkpoint: Checkpoint, tensors: Tensors) -> Recognised | None:
         if family is None:
             return None
         _check_sizes(family.config)
-    return Recognised(family.config, _match(family, tensors, str(checkpoint.folder)))
+    answers = model_class(checkpoint.config).endswith(_ANSWERS)
+    return Recognised(family.config, _match(family, tensors, str(checkpoint.folder), answers))
 
 
 def _refuse_nested(checkpoint: Checkpoint) -> None:
@@ -104,7 +108,7 @@ def _check_sizes(config: EncoderConfig) -> None:
             raise ValueError(f"{name} of {len(settings)} layers where there are {config.layers}")
 
 
-def _match(family: Family, tensors: Tensors, where: str) -> MatchedTensors:
+def _match(family: Family, tensors: Tensors, where: str, answers: bool) -> MatchedTensors:
     anchor = family.layout.once["tokens"]
     prefix = next((p for p in family.layout.prefixes if f"{p}{anchor}" in tensors), "")
     names = tensor_names.expand(
@@ -116,6 +120,7 @@ def _match(family: Family, tensors: Tensors, where: str) -> MatchedTensors:
     if family.config.head == "none":
         by_family = {"modernbert": UNUSED_PREDICTION, "gte": UNUSED_TOKEN_WEIGHTS}
         unused += [p for family_name, p in by_family.items() if family_name == family.config.family]
+        unused += [UNUSED_ANSWERS] * answers
     matched = match(names, tensors, unused, where)
     check_floats((info for sources in matched.sources.values() for info in sources), where)
     check_shapes(family.config, matched, where)

@@ -40,6 +40,8 @@ UNUSED = (
 UNUSED_POOLER = re.compile(r"(^|\.)pooler\.(dense\.)?(weight|bias)$")
 # gte-multilingual-base weighs each token with it for sparse retrieval; dense vectors do not use it.
 UNUSED_TOKEN_WEIGHTS = re.compile(r"^classifier\.(weight|bias)$")
+# The heads of classes for answers in a text and among several, which no vector depends on.
+UNUSED_ANSWERS = re.compile(r"^(qa_outputs|classifier|head\.(dense|norm))\.(weight|bias)$")
 # ModernBERT's masked-language-model head shares the name `head` with its classifiers.
 UNUSED_PREDICTION = re.compile(r"^(head\.(dense|norm)|decoder)\.(weight|bias)$")
 

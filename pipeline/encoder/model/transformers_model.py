@@ -1,38 +1,35 @@
-"""Any other architecture that transformers loads without remote code: padded, correct, slower.
+"""Any other architecture that transformers loads without remote code: without padding, slower.
 
 The only module that computes with transformers, imported only when a checkpoint needs it.
 """
 
 from __future__ import annotations
 
+import copy
+import inspect
 import logging
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.encoder.architecture.config_keys import RESTORE_CONFIG
 from pipeline.encoder.architecture.encoder_config import Reads
-from pipeline.encoder.architecture.transformers_config import LIST_MODELS, read_config
+from pipeline.encoder.architecture.transformers_config import read_config
 from pipeline.encoder.card import ModelCard
-from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.checkpoint.config_values import model_class
-from pipeline.encoder.checkpoint.safetensors_headers import (
-    UNUSED,
-    UNUSED_POOLER,
-    list_some,
-)
+from pipeline.encoder.device.out_of_memory import is_out_of_memory
+from pipeline.encoder.model.attention import LengthGroup, group_equal_lengths
 from pipeline.encoder.model.packed_batch import PackedBatch, read_tokens
+from pipeline.encoder.model.transformers_weights import load_weights
+from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
-# The longest sequence of a group may exceed the shortest by a quarter plus this many tokens.
-_PADDING_SLACK_TOKENS = 8
-# Weights that may be missing, as of a pooler that nothing reads, are no more than that.
-_SLACK_PARAMETERS = 20_000_000
+# Entries of the attention of one forward pass, all heads: 256 MiB in float32.
+_MAX_ATTENTION_ENTRIES = 64 * 1024 * 1024
+_OTHER_MODEL = "choose another checkpoint: `bei-jobs models` lists those that work"
 
 
 class TransformersModel:
@@ -54,131 +51,151 @@ class TransformersModel:
         """Load the model.
 
         Raises:
-            CheckpointError: it needs remote code, transformers does not know it, or its tensors
-                do not match.
+            CheckpointError: it needs remote code, transformers does not know it, it reads no token
+                ids, or its tensors do not match.
         """
         checkpoint = card.checkpoint
         config = read_config(checkpoint)
-        self._head = card.head
+        self._card = card
         self._reads = reads
-        self._model = _load(card, config, dtype).to(device).eval()
-        pad = getattr(config, "pad_token_id", None)
-        self._padding = 0 if pad is None else int(pad)
+        self._model = load_weights(card, config, dtype).to(device).eval()
+        self._inputs = inspect.signature(self._model.forward).parameters
+        if "input_ids" not in self._inputs:
+            raise CheckpointError(
+                f"{checkpoint.name}: {type(self._model).__name__} of transformers reads no tokens",
+                hint=_OTHER_MODEL,
+            )
+        if card.head == "sequence_classifier":
+            _accept_groups(self._model)
+        self._stateful = _has_state(self._model)
+        self._types_of_text = _types_of_text(card) if config.model_type == "xlnet" else None
         logger.warning(
-            "%s: bei-jobs does not know %s; transformers computes it, padded: correct, but slower",
+            "%s: bei-jobs does not know %s; transformers computes it in groups of equal length: "
+            "correct, but slower",
             checkpoint.name,
             model_class(checkpoint.config) or f"model_type {config.model_type}",
         )
 
     def __call__(self, batch: PackedBatch) -> Tensor:
-        """Compute a batch in groups of similar length, each padded to its longest."""
-        groups = group_similar_lengths(batch.offsets)
-        values = torch.cat([self._group(batch, first, last) for first, last in groups])
+        """Compute a batch in groups of equal length, so that nothing is padded.
+
+        Padding is not neutral in every architecture: XLNet reads its last position, Funnel pools
+        over it, FNet mixes it in.
+        """
+        groups = group_equal_lengths(batch.offsets)
+        parts = [part for group in groups for part in _parts(group, self._card.config.heads)]
+        values = torch.cat([self._values(batch, part) for part in parts])
+        if self._card.head == "sequence_classifier":
+            return _with_empty(values, batch)
         read = read_tokens(batch, self._reads)
         return values if read is None else values[read]
 
-    def _group(self, batch: PackedBatch, first: int, last: int) -> Tensor:
-        bounds = batch.offsets[first : last + 1]
-        lengths = batch.cu_seqlens[first : last + 1].diff()
-        width = max(stop - start for start, stop in pairwise(bounds))
-        mask = torch.arange(width, device=lengths.device) < lengths[:, None]  # [B, L]
-        tokens = slice(bounds[0], bounds[-1])
-        inputs = {
-            "input_ids": _pad(batch.ids[tokens].long(), mask, self._padding),
-            "attention_mask": mask.long(),
-        }
-        if batch.type_ids is not None and getattr(self._model.config, "type_vocab_size", 0) > 1:
-            inputs["token_type_ids"] = _pad(batch.type_ids[tokens].long(), mask, 0)
-        out = self._model(**inputs)
-        values: Tensor = out.last_hidden_state if self._head == "embedding" else out.logits
-        return values if self._head == "sequence_classifier" else values[mask]
+    def _values(self, batch: PackedBatch, group: LengthGroup) -> Tensor:
+        """Values of a group, [T, E or C] or [B, C]; of one text at a time if they do not go
+        together.
+
+        T5 and BART refuse texts that hold different numbers of end tokens, each of which alone
+        they compute.
+        """
+        inputs = self._group_inputs(batch, group)
+        try:
+            return self._forward(inputs)
+        except Exception as error:
+            if group.count == 1 or is_out_of_memory(error):
+                raise
+        rows = [{name: x[i : i + 1] for name, x in inputs.items()} for i in range(group.count)]
+        return torch.cat([self._forward(row) for row in rows])
+
+    def _group_inputs(self, batch: PackedBatch, group: LengthGroup) -> dict[str, Tensor]:
+        shape = (group.count, group.length)
+        ids = batch.ids[group.start : group.stop].long().view(shape)
+        inputs = {"input_ids": ids}
+        if "attention_mask" in self._inputs:
+            inputs["attention_mask"] = torch.ones_like(ids)
+        if batch.type_ids is not None and "token_type_ids" in self._inputs:
+            types = batch.type_ids[group.start : group.stop]
+            inputs["token_type_ids"] = types.long().view(shape)
+        elif self._types_of_text is not None:
+            before, after = self._types_of_text
+            row = torch.zeros(group.length, dtype=torch.long)
+            row[: len(before)] = torch.tensor(before)
+            row[group.length - len(after) :] = torch.tensor(after)
+            inputs["token_type_ids"] = row.to(ids.device).expand(shape)
+        return inputs
+
+    def _forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        model = _fresh(self._model) if self._stateful else self._model
+        out = model(**inputs)
+        name = "last_hidden_state" if self._card.head == "embedding" else "logits"
+        values: Tensor | None = getattr(out, name, None)
+        sequences, length = inputs["input_ids"].shape
+        per_token = self._card.head != "sequence_classifier"
+        expected = (sequences, length) if per_token else (sequences,)
+        if values is None or values.shape[:-1] != expected:
+            got = "none" if values is None else "x".join(map(str, values.shape))
+            raise CheckpointError(
+                f"{self._card.name}: {type(model).__name__} of transformers gives no {name} of "
+                f"each {'token' if per_token else 'text'}: its shape is {got} for token ids of "
+                f"{sequences}x{length}",
+                hint=_OTHER_MODEL,
+            )
+        return values.flatten(0, 1) if per_token else values
 
 
-def group_similar_lengths(offsets: list[int]) -> Iterator[tuple[int, int]]:
-    """Ranges (first, past the last) of neighbouring sequences whose lengths are close.
+def _parts(group: LengthGroup, heads: int) -> Iterator[LengthGroup]:
+    """A group in parts whose attention is small enough where a model makes all of it at once."""
+    count = max(1, _MAX_ATTENTION_ENTRIES // (max(1, heads) * group.length**2))
+    step = count * group.length
+    for start in range(group.start, group.stop, step):
+        yield LengthGroup(start, min(start + step, group.stop), group.length)
 
-    Args:
-        offsets: where each sequence starts and the last one ends.
+
+def _with_empty(values: Tensor, batch: PackedBatch) -> Tensor:
+    """Logits of all sequences [S, C], given those with tokens; NaN for the others."""
+    lengths = batch.cu_seqlens.diff()
+    if values.shape[0] == lengths.shape[0]:
+        return values
+    rows = values.new_full((lengths.shape[0], values.shape[1]), torch.nan)
+    rows[lengths > 0] = values
+    return rows
+
+
+def _accept_groups(model: Any) -> None:
+    """Let a classifier without a padding token take several texts: none of them is padded.
+
+    transformers then reads the last token, as it does of one text.
     """
-    lengths = [stop - start for start, stop in pairwise(offsets)]
-    first = 0
-    for last in range(1, len(lengths) + 1):
-        if last < len(lengths):
-            group = lengths[first : last + 1]
-            if max(group) <= min(group) * 5 // 4 + _PADDING_SLACK_TOKENS:
-                continue
-        yield first, last
-        first = last
+    config = model.config.get_text_config()
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = -1  # no token has it
 
 
-def _pad(flat: Tensor, mask: Tensor, value: int) -> Tensor:
-    """Spread tokens [T] over the true entries of a mask [B, L]."""
-    padded = torch.full(mask.shape, value, dtype=flat.dtype, device=flat.device)
-    padded[mask] = flat
-    return padded
+def _types_of_text(card: ModelCard) -> tuple[list[int], list[int]]:
+    """Types of the special tokens before and after a single text, whose own tokens have type 0.
 
-
-def _load(card: ModelCard, config: Any, dtype: torch.dtype) -> Any:
-    """Load the class that has the head and check that no weight is random or dropped."""
-    import transformers
-
-    checkpoint, head = card.checkpoint, card.head
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    auto: Any = transformers.AutoModel
-    if head == "sequence_classifier":
-        auto = transformers.AutoModelForSequenceClassification
-    elif head == "token_classifier":
-        auto = transformers.AutoModelForTokenClassification
-    elif config.is_encoder_decoder or model_class(checkpoint.config).endswith("EncoderModel"):
-        auto = transformers.AutoModelForTextEncoding
-    try:
-        with torch.device("meta"):
-            _check_parameters(card, auto.from_config(config, trust_remote_code=False))
-        model, info = auto.from_pretrained(
-            checkpoint.folder,
-            config=config,
-            dtype=dtype,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{checkpoint.name}: transformers cannot load it: {error}",
-            hint=LIST_MODELS,
-        ) from error
-    _check_keys(checkpoint, info)
-    return model
-
-
-def _check_parameters(card: ModelCard, empty: Any) -> None:
-    """Refuse a config of a far larger model than the files hold.
-
-    transformers fills every missing weight with random numbers before it says which are missing.
+    XLNet's tokenizer gives the last token a type of its own.
     """
-    wanted = sum(parameter.numel() for parameter in empty.parameters())
-    if wanted > 2 * card.parameters + _SLACK_PARAMETERS:
-        raise CheckpointError(
-            f"{card.checkpoint.folder / 'config.json'} describes {wanted:,} parameters, but the "
-            f"weights have {card.parameters:,}",
-            hint=RESTORE_CONFIG,
-        )
+    sample = load_tokenizer(card).encode("a")
+    text = sample.special_tokens_mask.index(0)
+    return sample.type_ids[:text], sample.type_ids[text + sample.special_tokens_mask.count(0) :]
 
 
-def _check_keys(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
-    patterns = [pattern for pattern, _ in UNUSED] + [UNUSED_POOLER]
-    problems = []
-    for kind, problem in (("missing_keys", "missing"), ("unexpected_keys", "left over")):
-        keys = sorted(k for k in info[kind] if not any(p.search(k) for p in patterns))
-        if keys:
-            problems.append(f"{problem}: {list_some(keys)}")
-    mismatched = [str(key[0]) for key in info.get("mismatched_keys", ())]
-    if mismatched:
-        problems.append(f"of another shape: {list_some(sorted(mismatched))}")
-    if problems:
-        raise CheckpointError(
-            f"{checkpoint.name}: transformers loads it as {checkpoint.config.get('model_type')!r} "
-            f"but the tensors do not match; {'; '.join(problems)}",
-            hint="choose another checkpoint: this one probably needs code of its own, which "
-            "bei-jobs never runs",
-        )
+def _has_state(model: Any) -> bool:
+    """Whether a forward pass changes what the next one computes.
+
+    BigBird attends sparsely until its first short text, and rotary positions of these kinds keep
+    the frequencies of the longest text.
+    """
+    for module in model.modules():
+        kinds = getattr(module, "rope_type", None) or ""
+        for kind in kinds.values() if isinstance(kinds, dict) else (kinds,):
+            if "dynamic" in str(kind) or kind == "longrope":
+                return True
+        if hasattr(module, "set_attention_type"):
+            return True
+    return False
+
+
+def _fresh(model: Any) -> Any:
+    """The model as it was loaded, with the same weights in memory."""
+    return copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})

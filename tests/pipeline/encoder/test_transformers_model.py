@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,94 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from corpora import GOLDENS
 from fixtures_encoder import fresh_card, open_engine
+from foreign_models import make, save
+from tokenizers import Tokenizer, processors
 
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
 from pipeline.errors import CheckpointError
 
 Bent = Callable[..., Checkpoint]
+LOGITS = "ForSequenceClassification"
 TEXTS = [list(range(4, 4 + n)) for n in (30, 29, 12, 3, 30)]
-
-SMALL = {
-    "vocab_size": 400,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-}
-
-
-def _models() -> dict[str, tuple[str, dict[str, Any], str]]:
-    """Name → class of transformers, its config, the task."""
-    return {
-        "distilbert": (
-            "DistilBertModel",
-            {"vocab_size": 400, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64},
-            "embed",
-        ),
-        "t5": (
-            "T5EncoderModel",
-            {
-                "vocab_size": 400,
-                "d_model": 32,
-                "num_layers": 2,
-                "num_heads": 4,
-                "d_kv": 8,
-                "d_ff": 64,
-            },
-            "embed",
-        ),
-        "electra": ("ElectraForTokenClassification", {**SMALL, "embedding_size": 32}, "tag"),
-        "albert": (
-            "AlbertForSequenceClassification",
-            {**SMALL, "embedding_size": 32, "num_labels": 1},
-            "rerank",
-        ),
-        "qwen2 with a classifier": (
-            "Qwen2ForSequenceClassification",
-            {**SMALL, "num_key_value_heads": 2, "num_labels": 3, "pad_token_id": 0},
-            "classify",
-        ),
-    }
-
-
-def _save(name: str, path: Path) -> tuple[Any, str]:
-    import transformers
-
-    kind, settings, task = _models()[name]
-    torch.manual_seed(0)
-    cls = getattr(transformers, kind)
-    model = cls(cls.config_class(**settings)).eval()
-    model.save_pretrained(path)
-    shutil.copy(GOLDENS / "bert_mean" / "tokenizer.json", path)
-    return model, task
-
-
-@pytest.mark.parametrize("name", list(_models()))
-def test_a_foreign_architecture_gives_what_transformers_gives_text_by_text(
-    name: str,
-    tmp_path: Path,
-    cache: Path,
-    compute: Callable[..., list[Any]],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    model, task = _save(name, tmp_path / "saved")
-    engine = open_engine(resolve(str(tmp_path / "saved"), cache_dir=cache))
-    rows = compute(engine, TEXTS, per_token=task == "tag")
-    for text, row in zip(TEXTS, rows, strict=True):
-        with torch.inference_mode():
-            out = model(input_ids=torch.tensor([text]))
-        expected = out.last_hidden_state[0].mean(0) if task == "embed" else out.logits[0]
-        np.testing.assert_allclose(row, expected.squeeze().numpy(), rtol=0, atol=1e-5)
-    assert "bei-jobs does not know" in caplog.text
 
 
 def test_a_foreign_architecture_can_be_described_without_loading_it(
     tmp_path: Path, cache: Path
 ) -> None:
-    _save("distilbert", tmp_path / "saved")
-    card = fresh_card(resolve(str(tmp_path / "saved"), cache_dir=cache))
+    card = fresh_card(resolve(str(save(make("DistilBert"), tmp_path / "saved")), cache_dir=cache))
     assert card.config.family == "transformers/distilbert"
     assert card.dimensions == 32
 
@@ -125,10 +53,71 @@ def test_weights_that_transformers_would_leave_random_are_refused(bent: Bent) ->
         open_engine(bent("bert_mean", model_type="distilbert"))
 
 
-def test_a_sequence_longer_than_its_neighbours_is_padded_in_a_group_of_its_own() -> None:
-    from pipeline.encoder.model.transformers_model import group_similar_lengths
+@pytest.fixture
+def shapes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of the token ids of every forward pass of a GPT-2 classifier."""
+    from transformers import GPT2ForSequenceClassification
 
-    assert list(group_similar_lengths([0, 100, 199, 210, 214])) == [(0, 2), (2, 4)]
+    seen: list[tuple[int, ...]] = []
+    forward = GPT2ForSequenceClassification.forward
+
+    @functools.wraps(forward)
+    def spy(self: Any, input_ids: torch.Tensor, **inputs: torch.Tensor) -> Any:
+        if input_ids.device.type != "meta":
+            seen.append(tuple(input_ids.shape))
+        return forward(self, input_ids=input_ids, **inputs)
+
+    monkeypatch.setattr(GPT2ForSequenceClassification, "forward", spy)
+    return seen
+
+
+def test_texts_of_equal_length_are_computed_together_and_nothing_is_padded(
+    shapes: list[tuple[int, ...]], tmp_path: Path, cache: Path, compute: Callable[..., list[Any]]
+) -> None:
+    checkpoint = resolve(str(save(make("GPT2", LOGITS), tmp_path / "saved")), cache_dir=cache)
+    compute(open_engine(checkpoint), TEXTS)
+    assert sorted(shapes) == [(1, 3), (1, 12), (1, 29), (2, 30)]
+
+
+def test_a_group_whose_attention_would_be_too_large_is_computed_in_parts(
+    shapes: list[tuple[int, ...]],
+    tmp_path: Path,
+    cache: Path,
+    compute: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint = resolve(str(save(make("GPT2", LOGITS), tmp_path / "saved")), cache_dir=cache)
+    engine, texts = open_engine(checkpoint), [TEXTS[0]] * 5
+    whole = compute(engine, texts)
+    limit = "pipeline.encoder.model.transformers_model._MAX_ATTENTION_ENTRIES"
+    monkeypatch.setattr(limit, 2 * 4 * 30 * 30)
+    parts = compute(engine, texts)
+    assert shapes == [(5, 30), (2, 30), (2, 30), (1, 30)]
+    np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-6)
+
+
+def test_the_types_that_xlnets_tokenizer_gives_a_single_text_are_read(
+    tmp_path: Path, cache: Path, compute: Callable[..., list[Any]]
+) -> None:
+    model = make("XLNet", LOGITS)
+    folder = save(model, tmp_path / "saved")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    special = [(token, tokenizer.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A:0 [SEP]:0 [CLS]:2",
+        pair="$A:0 [SEP]:0 $B:1 [SEP]:1 [CLS]:2",
+        special_tokens=special,
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    text = tokenizer.encode("a a a").ids
+    (row,) = compute(open_engine(resolve(str(folder), cache_dir=cache)), [text])
+    with torch.inference_mode():
+        typed = model(torch.tensor([text]), token_type_ids=torch.tensor([[0, 0, 0, 0, 2]])).logits[
+            0
+        ]
+        untyped = model(torch.tensor([text])).logits[0]
+    np.testing.assert_allclose(row, typed.numpy(), rtol=1e-5, atol=1e-5)
+    assert not np.allclose(row, untyped.numpy(), atol=1e-3)
 
 
 def test_a_config_of_a_far_larger_model_is_refused_before_its_weights_are_made(
