@@ -24,6 +24,7 @@ class Request:
     keep: tuple[str, ...] = ()
     prompt_name: str | None = None
     prompt: str | None = None
+    instruction: str | None = None
     max_length: int | None = None
     truncate: Truncate = "right"
     dimensions: int | None = None

@@ -102,7 +102,7 @@ def verified_card(spec: JobSpec, cache_dir: Path | None) -> ModelCard:
             f"with (weights {weights[:12]}, the job's {model.sha256[:12]})",
             hint="put the same checkpoint on every machine, or give a hub name and --revision",
         )
-    if card.identity() != spec.encoder:
+    if card.identity(spec.task) != spec.encoder:
         raise CheckpointError(
             f"this version of bei-jobs reads {model.name} differently from the version that "
             "submitted the job, so results could differ",

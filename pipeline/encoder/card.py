@@ -25,6 +25,11 @@ from pipeline.encoder.checkpoint.config_values import (
     is_whole,
     model_class,
 )
+from pipeline.encoder.checkpoint.cross_encoder import (
+    PUBLISHED_MAX_LENGTH,
+    CrossEncoder,
+    read_cross_encoder,
+)
 from pipeline.encoder.checkpoint.module_tensors import module_tensors
 from pipeline.encoder.checkpoint.safetensors_headers import (
     MatchedTensors,
@@ -60,6 +65,8 @@ class ModelCard:
     dtype: str  # of the weights, as safetensors names it
     dimensions: int  # of the published vector
     max_length: int | None  # tokens of a sequence, special ones included; None if unbounded
+    # How it scores a pair of texts.
+    cross_encoder: CrossEncoder = field(default_factory=CrossEncoder)
 
     @property
     def name(self) -> str:
@@ -77,6 +84,12 @@ class ModelCard:
         return self.config.token_types > 1
 
     @property
+    def is_language_model(self) -> bool:
+        """Whether nothing in the files of a language model says what it was trained to return."""
+        language_model = model_class(self.checkpoint.config).endswith("ForCausalLM")
+        return language_model and self.head == "embedding" and not self.checkpoint.files.modules
+
+    @property
     def unused_tensors(self) -> tuple[str, ...]:
         """Published tensors that no output depends on."""
         return self.matched.unused if self.matched else ()
@@ -92,8 +105,8 @@ class ModelCard:
         """Whether vectors have unit length where the user does not say."""
         return self.modules.normalize or self.has_leading_norm(dimensions)
 
-    def identity(self) -> dict[str, Any]:
-        """The facts that shape values, as the JSON that a job's space is hashed from.
+    def identity(self, task: str) -> dict[str, Any]:
+        """The facts that shape values of a task, as the JSON that a job's space is hashed from.
 
         Keys, values and their meaning are frozen: a change would make every output incompatible.
         """
@@ -114,6 +127,7 @@ class ModelCard:
                 "labels": list(self.labels),
                 "multi_label": config.multi_label,
                 "regression": config.regression,
+                **(self.cross_encoder.identity() if task == "rerank" else {}),
             }
         modules = self.modules
         return shared | {
@@ -134,10 +148,12 @@ class ModelCard:
             "sha256": checkpoint.sha256,
             "fingerprint": checkpoint.fingerprint,
             "task": task,
-            **self.identity(),
+            **self.identity(task),
             "max_length": self.max_length,
             "path": str(checkpoint.path),
         }
+        if self.cross_encoder.prompts:
+            described["prompts"] = dict(self.cross_encoder.prompts)
         if self.head == "embedding":
             described["prompts"] = dict(self.modules.prompts)
         return described
@@ -169,10 +185,11 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
         check_tokenizer(checkpoint.folder / "tokenizer.json", outline)
     tensors = checkpoint.files.tensors
     check_sizes(checkpoint, tensors)
-    recognised = recognise(checkpoint, tensors)
+    cross_encoder = read_cross_encoder(checkpoint)
+    recognised = recognise(checkpoint, tensors, cross_encoder)
     config = recognised.config if recognised else transformers_config.read_settings(checkpoint)
     modules = read_modules(checkpoint.files, checkpoint.config)
-    head = head_kind(checkpoint.config)
+    head = "sequence_classifier" if cross_encoder.score_tokens else head_kind(checkpoint.config)
     embeds = head == "embedding"
     dimensions = _dimensions(modules, config) if embeds else 0
     return ModelCard(
@@ -188,7 +205,8 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
         parameters=parameters(tensors.values()),
         dtype="/".join(sorted({t.dtype for t in tensors.values() if "I" not in t.dtype})),
         dimensions=dimensions,
-        max_length=_max_length(checkpoint, modules, config),
+        max_length=_max_length(checkpoint, modules, config, cross_encoder),
+        cross_encoder=cross_encoder,
     )
 
 
@@ -214,18 +232,24 @@ def _dimensions(modules: SentenceModules, config: EncoderConfig) -> int:
 
 
 def _max_length(
-    checkpoint: Checkpoint, modules: SentenceModules, config: EncoderConfig
+    checkpoint: Checkpoint,
+    modules: SentenceModules,
+    config: EncoderConfig,
+    cross_encoder: CrossEncoder,
 ) -> int | None:
     """The most tokens of one sequence, special tokens included; None if nothing bounds them.
 
     As in sentence-transformers: max_seq_length of the module files if set, else the lower of the
-    tokenizer's limit and the config's positions; never more than a learned position table holds.
+    tokenizer's limit and the config's positions; never more than a learned position table holds,
+    nor than the authors' code reads where that stands for the files.
     """
     bounds: list[int | None] = [modules.max_seq_length]
     if modules.max_seq_length is None:
         bounds = [_tokenizer_limit(checkpoint)]
     if modules.max_seq_length is None or config.position_table:
         bounds.append(config.max_length)
+    if cross_encoder.recipe is not None:
+        bounds.append(PUBLISHED_MAX_LENGTH)
     return min((n for n in bounds if n is not None and 0 < n < _NO_LIMIT), default=None)
 
 

@@ -10,7 +10,7 @@ from typing import IO
 from pipeline.errors import CheckpointError
 
 # Files that a checkpoint needs; no other file is downloaded or unpacked.
-WANTED = ("*.json", "*.txt", "*.model", "*.safetensors")
+WANTED = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
 # Other runtimes' copies of the weights.
 UNWANTED = ("onnx/*", "openvino/*", "coreml/*", "*/onnx/*", "*/openvino/*")
 # Far more than any encoder has; these stop a decompression bomb.

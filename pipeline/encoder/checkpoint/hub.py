@@ -121,7 +121,8 @@ def _matches(file: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _marker(name: str, snapshot: Path, cache: Path) -> Path:
-    return cache / "complete" / digest(name, snapshot.name)
+    # A list that was made before chat templates were wanted does not prove that they are there.
+    return cache / "complete" / digest(name, snapshot.name, "*.jinja")
 
 
 def _is_complete(name: str, snapshot: Path, cache: Path) -> bool:
