@@ -106,7 +106,10 @@ def pair_tokenizer(
     if settings.recipe == "qwen3-reranker":
         return Qwen3Pairs(tokenizer, spec.prompt, spec.max_length, spec.truncate)
     if settings.recipe == "mxbai-rerank-v2":
-        return MxbaiPairs(tokenizer, spec.prompt, spec.max_length, spec.truncate)
+        positions = card.config.max_length or spec.max_length
+        return MxbaiPairs(
+            tokenizer, spec.prompt, spec.max_length, spec.truncate, positions=positions
+        )
     pairs = JoinedPairs if joined else PairTokenizer
     return pairs(tokenizer, spec.max_length, spec.truncate, typed=card.uses_type_ids)
 

@@ -114,16 +114,32 @@ class MxbaiPairs(PublishedPairs):
     """Query and document are truncated apart; the limit does not count the fixed tokens.
 
     Three quarters of the limit are the most that a query gets.
+
+    Args:
+        tokenizer, instruction, max_length, truncate: as above.
+        positions: of the model, which the limit and the fixed tokens share.
     """
 
     start, end = _MXBAI_START, _MXBAI_END
 
     def __init__(
-        self, tokenizer: Tokenizer, instruction: str, max_length: int, truncate: Truncate
+        self,
+        tokenizer: Tokenizer,
+        instruction: str,
+        max_length: int,
+        truncate: Truncate,
+        *,
+        positions: int,
     ) -> None:
         super().__init__(tokenizer, instruction, max_length, truncate)
         self._separator, task = self._ids(["\n", _MXBAI_TASK])
         self._end = np.concatenate([self._separator, task, self._end])
+        self._max_length = min(max_length, positions - len(self._start) - len(self._end))
+        if self._max_length < 1:
+            raise UsageError(
+                f"the model has {positions} positions, which leaves no room for text besides the "
+                "tokens around it"
+            )
 
     def _tokenize(self, pairs: list[tuple[str, str]]) -> list[PairTokens]:
         instruction = f"instruction: {self._instruction}\n" if self._instruction else ""
