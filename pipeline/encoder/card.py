@@ -105,8 +105,8 @@ class ModelCard:
         """Whether vectors have unit length where the user does not say."""
         return self.modules.normalize or self.has_leading_norm(dimensions)
 
-    def identity(self, task: str) -> dict[str, Any]:
-        """The facts that shape values of a task, as the JSON that a job's space is hashed from.
+    def identity(self) -> dict[str, Any]:
+        """The facts that shape values, as the JSON that a job's space is hashed from.
 
         Keys, values and their meaning are frozen: a change would make every output incompatible.
         """
@@ -127,7 +127,6 @@ class ModelCard:
                 "labels": list(self.labels),
                 "multi_label": config.multi_label,
                 "regression": config.regression,
-                **(self.cross_encoder.identity() if task == "rerank" else {}),
             }
         modules = self.modules
         return shared | {
@@ -148,7 +147,7 @@ class ModelCard:
             "sha256": checkpoint.sha256,
             "fingerprint": checkpoint.fingerprint,
             "task": task,
-            **self.identity(task),
+            **self.identity(),
             "max_length": self.max_length,
             "path": str(checkpoint.path),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -73,6 +73,10 @@ class Rerank(Task):
     @classmethod
     def accepts(cls, card: ModelCard) -> bool:
         return super().accepts(card) and len(card.labels) == 1
+
+    @classmethod
+    def identity(cls, card: ModelCard) -> dict[str, Any]:
+        return super().identity(card) | card.cross_encoder.identity()
 
     @classmethod
     def text_columns(cls, columns: InputColumns) -> tuple[str, ...]:

@@ -27,8 +27,9 @@ from tiny_rerankers import (
     write,
 )
 
-from pipeline.encoder.card import ModelCard, open_card
+from pipeline.encoder.card import open_card
 from pipeline.errors import BeiJobsError
+from pipeline.tasks import find_task
 
 TOLERANCE = 2e-5
 # Below the length of some rendered texts and above that of others.
@@ -287,24 +288,24 @@ def test_a_pair_is_classified(name: str, reranker: Callable[..., Path], tmp_path
 # Identity: what jobs hash.
 
 
-def card(folder: Path, cache: Path) -> ModelCard:
-    return open_card(str(folder), cache_dir=cache)
+def identity(folder: Path, cache: Path, task: str = "rerank") -> dict[str, Any]:
+    return find_task(task).identity(open_card(str(folder), cache_dir=cache))
 
 
 def test_a_job_hashes_what_differs_from_a_sigmoid_of_a_joined_pair(
     reranker: Callable[..., Path], tmp_path: Path
 ) -> None:
-    plain = card(GOLDENS / "bge_reranker_xlmr", tmp_path)
-    assert plain.identity("rerank") == plain.identity("classify")
-    other = card(reranker(sentence_transformers={"activation_fn": IDENTITY}), tmp_path)
-    assert other.identity("classify") == plain.identity("classify")
-    assert other.identity("rerank") == {**plain.identity("rerank"), "activation": "Identity"}
+    plain = identity(GOLDENS / "bge_reranker_xlmr", tmp_path)
+    assert plain == identity(GOLDENS / "bge_reranker_xlmr", tmp_path, "classify")
+    other = reranker(sentence_transformers={"activation_fn": IDENTITY})
+    assert identity(other, tmp_path) == {**plain, "activation": "Identity"}
+    assert identity(other, tmp_path, "classify") == plain
 
 
 def test_a_job_hashes_the_template_and_the_tokens(tmp_path: Path) -> None:
-    ours = card(qwen3(tmp_path / "model"), tmp_path).identity("rerank")
+    ours = identity(qwen3(tmp_path / "model"), tmp_path)
     assert ours["score_tokens"] == [token("yes"), token("no")]
     assert len(ours["chat_template"]) == 64
-    other = card(zerank(tmp_path / "other"), tmp_path).identity("rerank")
+    other = identity(zerank(tmp_path / "other"), tmp_path)
     assert other["chat_template"] != ours["chat_template"]
     assert other["activation"] == "Identity"
