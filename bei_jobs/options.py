@@ -34,6 +34,7 @@ class SubmitOptions(TypedDict, total=False):
     keep: str | Sequence[str] | None
     prompt_name: str | None
     prompt: str | None
+    instruction: str | None
     max_length: int | None
     truncate: Literal["right", "left", "error"] | None
     dimensions: int | None

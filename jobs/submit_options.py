@@ -58,13 +58,14 @@ _OPTIONS = (
         show_default=True,
         help="Column of lists of texts.",
     ),
-    option("--document-column", help="Column of single documents: rerank pairs."),
+    option("--document-column", help="Column of single documents: rerank or classify pairs."),
     option("--id-column", help="Passed through. Default: `id`, if the input has it."),
     option(
         "--keep", multiple=True, metavar="COLUMN", help="Columns to pass through: a,b or repeated."
     ),
     option("--prompt-name", help="Name of one of the model's prompts."),
-    option("--prompt", help="Text to put before each text."),
+    option("--prompt", help="Text to put before each text, of a pair before the query."),
+    option("--instruction", metavar="TEXT", help="What a reranker shall take for relevant."),
     option(
         "--max-length", type=click.IntRange(min=1), help="Maximum tokens. Default: the model's."
     ),

@@ -24,6 +24,7 @@ class Request:
     keep: tuple[str, ...] = ()
     prompt_name: str | None = None
     prompt: str | None = None
+    instruction: str | None = None
     max_length: int | None = None
     truncate: Truncate | None = None  # None: the side that the model's tokenizer names
     dimensions: int | None = None

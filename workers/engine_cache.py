@@ -10,6 +10,7 @@ from pipeline.encoder.card import ModelCard, open_card
 from pipeline.encoder.tokenizer import load_tokenizer, prompt_tokens
 from pipeline.errors import CheckpointError
 from pipeline.spec import JobSpec
+from pipeline.tasks import find_task
 
 if TYPE_CHECKING:
     from pipeline.encoder.engine import Engine
@@ -102,7 +103,7 @@ def verified_card(spec: JobSpec, cache_dir: Path | None) -> ModelCard:
             f"with (weights {weights[:12]}, the job's {model.sha256[:12]})",
             hint="put the same checkpoint on every machine, or give a hub name and --revision",
         )
-    if card.identity() != spec.encoder:
+    if find_task(spec.task).identity(card) != spec.encoder:
         raise CheckpointError(
             f"this version of bei-jobs reads {model.name} differently from the version that "
             "submitted the job, so results could differ",

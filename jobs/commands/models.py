@@ -37,7 +37,8 @@ def command(model: str | None, task: str | None, revision: str | None, as_json: 
     from workers.settings import load_settings
 
     card = open_card(model, revision, cache_dir=load_settings().cache_dir)
-    description = card.to_json(task_of(card, task).name)
+    chosen = task_of(card, task)
+    description = card.to_json(chosen.name) | chosen.identity(card)
     choices = local_choices(card, revision=revision)
     if as_json:
         click.echo(json.dumps(description | {"choices": choices_json(choices)}))

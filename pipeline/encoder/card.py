@@ -24,6 +24,11 @@ from pipeline.encoder.checkpoint.config_values import (
     head_kind,
     model_class,
 )
+from pipeline.encoder.checkpoint.cross_encoder import (
+    PUBLISHED_MAX_LENGTH,
+    CrossEncoder,
+    read_cross_encoder,
+)
 from pipeline.encoder.checkpoint.lora import refused
 from pipeline.encoder.checkpoint.module_tensors import module_tensors
 from pipeline.encoder.checkpoint.safetensors_headers import (
@@ -69,6 +74,8 @@ class ModelCard:
     max_length: int | None  # tokens of a sequence, special ones included; None if unbounded
     positions: int | None  # the most that max_length can be raised to; None if unbounded
     tokenizer: TokenizerReading = field(hash=False, compare=False, repr=False)
+    # How it scores a pair of texts.
+    cross_encoder: CrossEncoder = field(default_factory=CrossEncoder)
 
     @property
     def name(self) -> str:
@@ -99,6 +106,12 @@ class ModelCard:
     def truncation_side(self) -> Truncate:
         """The end of a long text that is cut unless the user says."""
         return "left" if self.tokenizer.truncation_side == "left" else "right"
+
+    @property
+    def is_language_model(self) -> bool:
+        """Whether nothing in the files of a language model says what it was trained to return."""
+        language_model = model_class(self.checkpoint.config).endswith("ForCausalLM")
+        return language_model and self.head == "embedding" and not self.checkpoint.files.modules
 
     @property
     def unused_tensors(self) -> tuple[str, ...]:
@@ -187,6 +200,8 @@ class ModelCard:
             "path": str(checkpoint.path),
             **({"base": checkpoint.base} if checkpoint.base else {}),
         }
+        if self.cross_encoder.prompts:
+            described["prompts"] = dict(self.cross_encoder.prompts)
         if self.head == "embedding":
             described["prompts"] = dict(self.modules.prompts)
         return described
@@ -218,7 +233,8 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
         check_tokenizer(checkpoint.folder / "tokenizer.json", outline)
     tensors = checkpoint.files.tensors
     check_sizes(checkpoint, tensors)
-    recognised = recognise(checkpoint, tensors)
+    cross_encoder = read_cross_encoder(checkpoint)
+    recognised = recognise(checkpoint, tensors, cross_encoder)
     if recognised:
         config, positions = recognised.config, recognised.config.max_length
     elif checkpoint.files.adapter_config is not None:
@@ -226,7 +242,7 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
     else:
         config, positions = transformers_config.read_settings(checkpoint)
     modules = _published(read_modules(checkpoint.files, checkpoint.config), checkpoint, config)
-    head = head_kind(checkpoint.config)
+    head = "sequence_classifier" if cross_encoder.score_tokens else head_kind(checkpoint.config)
     embeds = head == "embedding"
     dimensions = _dimensions(modules, config) if embeds else 0
     tokenizer = TokenizerReading(checkpoint)
@@ -244,10 +260,16 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
         dtype="/".join(sorted({t.dtype for t in tensors.values() if "I" not in t.dtype})),
         dimensions=dimensions,
         max_length=_max_length(
-            tokenizer, modules, config, positions, transformers_config.has_position_table(tensors)
+            tokenizer,
+            modules,
+            config,
+            cross_encoder,
+            positions,
+            transformers_config.has_position_table(tensors),
         ),
         positions=positions,
         tokenizer=tokenizer,
+        cross_encoder=cross_encoder,
     )
 
 
@@ -292,14 +314,16 @@ def _max_length(
     tokenizer: TokenizerReading,
     modules: SentenceModules,
     config: EncoderConfig,
+    cross_encoder: CrossEncoder,
     positions: int | None,
     has_table: bool,
 ) -> int | None:
     """The most tokens of one sequence, special tokens included; None if nothing bounds them.
 
     As in sentence-transformers: max_seq_length of the module files if set, else the lower of the
-    tokenizer's limit and the config's positions; never more than a learned position table holds.
-    Of a table, only tokenizer.json's own truncation.
+    tokenizer's limit and the config's positions; never more than a learned position table holds,
+    nor than the authors' code reads where that stands for the files. Of a table, only
+    tokenizer.json's own truncation.
     """
     if config.static:
         return config.max_length
@@ -308,6 +332,8 @@ def _max_length(
         bounds = [tokenizer.limit]
     if modules.max_seq_length is None or has_table:
         bounds.append(positions)
+    if cross_encoder.recipe is not None:
+        bounds.append(PUBLISHED_MAX_LENGTH)
     return min((n for n in bounds if n is not None and 0 < n < _NO_LIMIT), default=None)
 
 

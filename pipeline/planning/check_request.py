@@ -26,6 +26,13 @@ def check_request(request: Request) -> None:
         raise UsageError(
             "--prompt and --prompt-name cannot be used together", hint="give one of them"
         )
+    prompts = {request.prompt, request.prompt_name} - {None}
+    if request.instruction is not None and prompts:
+        raise UsageError(
+            "--instruction and --prompt or --prompt-name cannot be used together: they set the "
+            "same text",
+            hint="give one of them",
+        )
     if request.add and request.limit is not None:
         raise UsageError(
             "--add and --limit cannot be used together: it is unclear which inputs the limit is "

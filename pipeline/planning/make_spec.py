@@ -40,7 +40,7 @@ def make_spec(request: Request, card: ModelCard, planned: PlannedInputs) -> JobS
     return JobSpec(
         task=request.task,
         model=model_identity(card),
-        encoder=card.identity(),
+        encoder=find_task(request.task).identity(card),
         text_column=request.text_column,
         query_column=request.query_column,
         documents_column=request.documents_column,
@@ -82,7 +82,7 @@ def sample_spec(
     return JobSpec(
         task=task,
         model=model_identity(card),
-        encoder=card.identity(),
+        encoder=find_task(task).identity(card),
         max_length=max_length or card.default_max_length,
         precision=precision,
     )

@@ -47,6 +47,14 @@ def task_of(card: ModelCard, name: str | None = None) -> type[Task]:
     """
     fitting = tasks_for(card)
     task = fitting[0] if name is None else find_task(name)
+    if task not in fitting and card.is_language_model:
+        raise CheckpointError(
+            f"{card.name} cannot {task.name}: it is a language model, and nothing in its files "
+            "says how it scores a text",
+            hint="rerankers among language models have a modules.json with a LogitScore, or a chat "
+            "template with the roles query and document; Qwen3-Reranker and mxbai-rerank-v2 are "
+            "known by name, which the directory of a copy must keep",
+        )
     if task not in fitting:
         raise CheckpointError(
             f"{card.name} cannot {task.name}: it is {fitting[0].models}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -85,6 +85,11 @@ class Task(ABC):
     def accepts(cls, card: ModelCard) -> bool:
         """Whether a model can do the task."""
         return card.head == cls.head
+
+    @classmethod
+    def identity(cls, card: ModelCard) -> dict[str, Any]:
+        """The facts of a model that shape the task's values, as the JSON that a job hashes."""
+        return card.identity()
 
     @classmethod
     def text_columns(cls, columns: InputColumns) -> tuple[str, ...]:

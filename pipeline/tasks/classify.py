@@ -1,7 +1,8 @@
-"""Classify: one text per row → its labels and their scores, best first."""
+"""Classify: a text or a pair of texts per row → its labels and their scores, best first."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,9 +10,19 @@ import pyarrow as pa
 
 from pipeline.choice import Choice, Choices
 from pipeline.encoder.card import ModelCard
+from pipeline.errors import UsageError
 from pipeline.request import Request
 from pipeline.spec import JobSpec
-from pipeline.tasks.base import BoolArray, Float32Array, Task, lists
+from pipeline.tasks.base import BoolArray, Float32Array, InputColumns, Task, lists
+from pipeline.tasks.pairs import (
+    check_pair_columns,
+    check_prompt,
+    one_per_row,
+    pair_prompt,
+    pair_tokenizer,
+    query_texts,
+    takes_instruction,
+)
 from pipeline.tasks.scores import sigmoid, softmax
 from pipeline.tokenize.texts import TextTokenizer, Tokens, text_values
 
@@ -20,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Classify(Task):
-    """Text → `labels` and `scores`.
+    """Text, or query and document → `labels` and `scores`.
 
     Scores are as in transformers' text-classification pipeline: a softmax over the labels; a
     sigmoid of each if the config has only one label or says that several may apply; the logits of
@@ -30,7 +41,7 @@ class Classify(Task):
     name = "classify"
     head = "sequence_classifier"
     models = "a sequence classifier with several classes"
-    options = frozenset({"text_column", "top_k", "raw_scores"})
+    options = frozenset({"text_column", "query_column", "document_column", "top_k", "raw_scores"})
     output_columns = frozenset({"labels", "scores"})
     bei_route = "/predict"
 
@@ -40,7 +51,46 @@ class Classify(Task):
         self._keeps_logits = spec.raw_scores or card.config.regression
         self._independent = card.config.multi_label or len(self._labels) == 1
         self._top_k = min(spec.top_k or _default_top_k(card), len(self._labels))
-        self._tokenizer = TextTokenizer(tokenizer, spec.max_length, spec.truncate)
+        self._tokenize = (
+            _texts(TextTokenizer(tokenizer, spec.max_length, spec.truncate), spec.text_column)
+            if spec.document_column is None
+            else _pairs(spec, card, tokenizer, spec.document_column)
+        )
+
+    @classmethod
+    def accepts(cls, card: ModelCard) -> bool:
+        return super().accepts(card) and not card.cross_encoder.score_tokens
+
+    @classmethod
+    def text_columns(cls, columns: InputColumns) -> tuple[str, ...]:
+        document = columns.document_column
+        return (columns.text_column,) if document is None else (columns.query_column, document)
+
+    @classmethod
+    def check_request(cls, request: Request) -> None:
+        if request.document_column is None and not request.is_default("query_column"):
+            raise UsageError(
+                "--query-column needs --document-column: with --task classify, they name the two "
+                "texts of a pair",
+                hint="give both, or --text-column for single texts",
+            )
+        if request.document_column is not None:
+            if not request.is_default("text_column"):
+                raise UsageError(
+                    "--text-column and --document-column cannot be used together",
+                    hint="give the first for single texts, --query-column and --document-column "
+                    "for pairs",
+                )
+            check_pair_columns(request, request.document_column)
+
+    @classmethod
+    def check_model(cls, request: Request, card: ModelCard) -> None:
+        if request.document_column is not None:
+            check_prompt(request, card)
+
+    @classmethod
+    def prompt(cls, request: Request, card: ModelCard) -> str:
+        return "" if request.document_column is None else pair_prompt(request, card)
 
     @classmethod
     def choices(cls, request: Request, card: ModelCard) -> Choices:
@@ -51,10 +101,7 @@ class Classify(Task):
         return {"top-k": Choice(_default_top_k(card), reason)}
 
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
-        texts, invalid = text_values(rows.column(self._spec.text_column))
-        tokens = self._tokenizer.encode(texts)
-        tokens.errors.update(invalid)
-        return tokens
+        return self._tokenize(rows)
 
     def fields(self) -> list[pa.Field]:
         return [
@@ -79,6 +126,30 @@ class Classify(Task):
         if self._keeps_logits:
             return logits
         return sigmoid(logits) if self._independent else softmax(logits)
+
+
+def _texts(tokenizer: TextTokenizer, column: str) -> Callable[[pa.RecordBatch], Tokens]:
+    def tokenize(rows: pa.RecordBatch) -> Tokens:
+        texts, invalid = text_values(rows.column(column))
+        tokens = tokenizer.encode(texts)
+        tokens.errors.update(invalid)
+        return tokens
+
+    return tokenize
+
+
+def _pairs(
+    spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, document_column: str
+) -> Callable[[pa.RecordBatch], Tokens]:
+    pairs = pair_tokenizer(spec, card, tokenizer, joined=True)
+    prefix = "" if takes_instruction(card) else spec.prompt
+
+    def tokenize(rows: pa.RecordBatch) -> Tokens:
+        queries, of_queries = query_texts(rows.column(spec.query_column), prefix)
+        documents, row_of, errors = one_per_row(rows.column(document_column))
+        return pairs.encode(queries, documents, row_of, errors | of_queries)
+
+    return tokenize
 
 
 def _default_top_k(card: ModelCard) -> int:

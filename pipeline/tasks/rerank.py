@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from pipeline.choice import Choice, Choices
 from pipeline.encoder.card import ModelCard
-from pipeline.errors import UsageError
+from pipeline.errors import CheckpointError, UsageError
 from pipeline.packing import Int64Array
 from pipeline.request import Request
 from pipeline.spec import JobSpec
 from pipeline.tasks.base import BoolArray, Float32Array, InputColumns, Task, lists
-from pipeline.tasks.scores import sigmoid
-from pipeline.tokenize.pairs import PairTokenizer
+from pipeline.tasks.pairs import (
+    about,
+    check_pair_columns,
+    check_prompt,
+    one_per_row,
+    pair_prompt,
+    pair_tokenizer,
+    query_texts,
+    takes_instruction,
+)
+from pipeline.tasks.scores import ACTIVATIONS
 from pipeline.tokenize.texts import Tokens, text_values
 
 if TYPE_CHECKING:
@@ -28,6 +38,8 @@ _SAMPLE_DOCUMENTS = 4
 class Rerank(Task):
     """Query and documents → `scores` and `ranking`; query and document → `score`.
 
+    Scores are those of sentence-transformers' CrossEncoder: logits, and the model's activation.
+
     `ranking` holds positions in the list of documents, from 0, best first; documents with equal
     logits keep their order. A null query, list or document is an error of the row, because an
     incomplete ranking could be taken for a complete one. A row without documents has empty lists.
@@ -35,23 +47,36 @@ class Rerank(Task):
 
     name = "rerank"
     head = "sequence_classifier"
-    models = "a reranker: a sequence classifier with one class"
-    options = frozenset({"query_column", "documents_column", "document_column", "raw_scores"})
+    models = "a reranker: it scores pairs, with one class"
+    options = frozenset(
+        {
+            "query_column",
+            "documents_column",
+            "document_column",
+            "prompt",
+            "prompt_name",
+            "instruction",
+            "raw_scores",
+        }
+    )
     output_columns = frozenset({"score", "scores", "ranking"})
     bei_route = "/rerank"
 
     def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
         self._spec = spec
-        self._tokenizer = PairTokenizer(
-            tokenizer,
-            spec.max_length,
-            spec.truncate,
-            typed=card.uses_type_ids,
+        self._activate = ACTIVATIONS["Identity"] if spec.raw_scores else _activation(card)
+        self._prefix = "" if takes_instruction(card) else spec.prompt
+        self._tokenizer = pair_tokenizer(
+            spec, card, tokenizer, joined=bool(card.cross_encoder.score_tokens)
         )
 
     @classmethod
     def accepts(cls, card: ModelCard) -> bool:
         return super().accepts(card) and len(card.labels) == 1
+
+    @classmethod
+    def identity(cls, card: ModelCard) -> dict[str, Any]:
+        return super().identity(card) | card.cross_encoder.identity()
 
     @classmethod
     def text_columns(cls, columns: InputColumns) -> tuple[str, ...]:
@@ -70,11 +95,27 @@ class Rerank(Task):
                 hint="give the first for one pair per row, the second for a list of documents "
                 "per row",
             )
-        if request.query_column in (request.document_column, request.documents_column):
-            raise UsageError(
-                f"the query and the documents are the same column, {request.query_column!r}",
-                hint="name them with --query-column, and --documents-column or --document-column",
-            )
+        check_pair_columns(request, request.document_column or request.documents_column)
+
+    @classmethod
+    def check_model(cls, request: Request, card: ModelCard) -> None:
+        if not request.raw_scores:
+            _activation(card)
+        check_prompt(request, card)
+
+    @classmethod
+    def prompt(cls, request: Request, card: ModelCard) -> str:
+        return pair_prompt(request, card)
+
+    @classmethod
+    def choices(cls, request: Request, card: ModelCard) -> Choices:
+        given = (request.instruction, request.prompt, request.prompt_name)
+        prompt = pair_prompt(request, card)
+        if not prompt or given != (None, None, None):
+            return {}
+        reason = "the default of the model's authors"
+        option = "instruction" if takes_instruction(card) else "prompt"
+        return {option: Choice(prompt, reason)}
 
     @classmethod
     def sample(cls, spec: JobSpec, texts: Sequence[str]) -> pa.RecordBatch:
@@ -88,17 +129,15 @@ class Rerank(Task):
 
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
         documents, row_of, errors = self._documents(rows)
-        queries, invalid = text_values(rows.column(self._spec.query_column))
-        nulls = {row: "the query is null" for row, query in enumerate(queries) if query is None}
-        invalid = {row: _about("the query", reason) for row, reason in invalid.items()}
-        return self._tokenizer.encode(queries, documents, row_of, errors | nulls | invalid)
+        queries, of_queries = query_texts(rows.column(self._spec.query_column), self._prefix)
+        return self._tokenizer.encode(queries, documents, row_of, errors | of_queries)
 
     def _documents(
         self, rows: pa.RecordBatch
     ) -> tuple[list[str | None], Int64Array, dict[int, str]]:
         """All documents, the row of each, and row → why it is left out."""
         if self._spec.document_column is not None:
-            return _one_per_row(rows.column(self._spec.document_column))
+            return one_per_row(rows.column(self._spec.document_column))
         return _many_per_row(rows.column(self._spec.documents_column), self._spec.documents_column)
 
     def fields(self) -> list[pa.Field]:
@@ -114,7 +153,7 @@ class Rerank(Task):
     ) -> list[pa.Array]:
         valid = ~failed[tokens.row_of]
         row_of, logits = tokens.row_of[valid], outputs[valid, 0]
-        scores = logits if self._spec.raw_scores else sigmoid(logits)
+        scores = self._activate(logits)
         if self._spec.document_column is not None:
             column = np.zeros(tokens.rows, dtype=np.float32)
             column[row_of] = scores
@@ -130,11 +169,20 @@ class Rerank(Task):
         ]
 
 
-def _one_per_row(column: pa.Array) -> tuple[list[str | None], Int64Array, dict[int, str]]:
-    documents, invalid = text_values(column)
-    errors = {row: "the document is null" for row, text in enumerate(documents) if text is None}
-    errors |= {row: _about("the document", reason) for row, reason in invalid.items()}
-    return documents, np.arange(len(documents)), errors
+def _activation(card: ModelCard) -> Callable[[Float32Array], Float32Array]:
+    """What turns the model's logits into its scores.
+
+    Raises:
+        CheckpointError: it names a function that bei-jobs does not compute.
+    """
+    name = card.cross_encoder.activation
+    if name not in ACTIVATIONS:
+        raise CheckpointError(
+            f"{card.name} names the activation {name}; of torch.nn, bei-jobs computes "
+            f"{', '.join(ACTIVATIONS)}",
+            hint="use --raw-scores for logits, and apply the function to them",
+        )
+    return ACTIVATIONS[name]
 
 
 def _many_per_row(
@@ -149,11 +197,6 @@ def _many_per_row(
     for i, text in enumerate(documents):
         if text is None:
             document = f"{name}[{positions[i]}]"
-            reason = _about(document, invalid[i]) if i in invalid else f"{document} is null"
+            reason = about(document, invalid[i]) if i in invalid else f"{document} is null"
             errors.setdefault(int(row_of[i]), reason)
     return documents, row_of, errors
-
-
-def _about(name: str, reason: str) -> str:
-    """Replace "the text" in a reason with the name of the text."""
-    return reason.replace("the text", name, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 
 from pipeline.tasks.base import Float32Array
@@ -18,3 +20,17 @@ def softmax(logits: Float32Array) -> Float32Array:
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     scores: Float32Array = powers / powers.sum(axis=-1, keepdims=True)
     return scores
+
+
+def relu(logits: Float32Array) -> Float32Array:
+    """The logits, 0 for those below."""
+    return np.maximum(logits, np.float32(0))
+
+
+# Activations of torch.nn that a checkpoint may name for its scores.
+ACTIVATIONS: Mapping[str, Callable[[Float32Array], Float32Array]] = {
+    "Identity": lambda logits: logits,
+    "Sigmoid": sigmoid,
+    "Tanh": np.tanh,
+    "ReLU": relu,
+}

@@ -15,7 +15,9 @@ QueryKeyNorm = Literal["none", "per_head", "full_width"]
 # The tokens whose hidden states are needed once the last layer has attended: all, or the first or
 # last of each sequence; or the mean of each sequence, which a table of token vectors gives itself.
 Reads = Literal["all", "first", "last", "mean"]
-Head = Literal["none", "pooler", "dense", "prediction", "tokens", "prediction_tokens"]
+Head = Literal[
+    "none", "pooler", "dense", "prediction", "tokens", "prediction_tokens", "score", "lm_head"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class EncoderConfig:
     projection: int = 0  # voyage: width of a linear layer over the hidden states, 0 for none
     head: Head = "none"
     head_activation: Activation | Literal["tanh"] = "tanh"
-    head_pooling: Literal["cls", "mean"] = "cls"
+    head_pooling: Literal["cls", "mean", "lasttoken"] = "cls"
     labels: tuple[str, ...] = ()
     multi_label: bool = False
     regression: bool = False  # the logits are values on a scale

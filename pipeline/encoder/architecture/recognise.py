@@ -8,7 +8,8 @@ To add one: a layout in `tensor_names.py` if its names are new, a function in `b
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from pipeline.encoder.architecture import tensor_names
 from pipeline.encoder.architecture.bert import bert, gte, modernbert, mpnet
@@ -19,7 +20,8 @@ from pipeline.encoder.architecture.nomic import nomic
 from pipeline.encoder.architecture.static import static
 from pipeline.encoder.architecture.tensor_shapes import check_shapes
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
-from pipeline.encoder.checkpoint.config_values import Config, model_class
+from pipeline.encoder.checkpoint.config_values import Config, labels, model_class
+from pipeline.encoder.checkpoint.cross_encoder import CrossEncoder
 from pipeline.encoder.checkpoint.safetensors_headers import (
     UNUSED,
     UNUSED_ANSWERS,
@@ -54,6 +56,10 @@ FAMILIES: dict[str, Callable[[Config, Tensors], Family | None]] = {
 }
 # The ends of the names of classes whose heads answer questions.
 _ANSWERS = ("ForQuestionAnswering", "ForMultipleChoice")
+# Those of which bei-jobs computes a head on the last token.
+DECODERS = frozenset({"gemma3_text", "llama", "qwen2", "qwen3"})
+Scores = Literal["score", "lm_head"]
+_NO_PAIRS = CrossEncoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +70,59 @@ class Recognised:
     matched: MatchedTensors
 
 
-def recognise(checkpoint: Checkpoint, tensors: Tensors) -> Recognised | None:
+def recognise(
+    checkpoint: Checkpoint, tensors: Tensors, cross_encoder: CrossEncoder = _NO_PAIRS
+) -> Recognised | None:
     """The settings and tensors of a checkpoint; None if bei-jobs does not know its family.
+
+    Args:
+        checkpoint: whose config.json is read.
+        tensors: of its files.
+        cross_encoder: how it scores pairs, which decides the head of a decoder.
 
     Raises:
         CheckpointError: the family is known, but a setting is not supported, or a tensor is
-            missing or left over.
+            missing or left over; or the score needs a family that is not known.
     """
     if checkpoint.files.static:
         return Recognised(*static(checkpoint, tensors))
+    scores = _scores(checkpoint.config, cross_encoder)
+    recognised = _recognise(checkpoint, tensors, scores)
+    if recognised is None and scores == "lm_head":
+        raise CheckpointError(
+            f"{checkpoint.name} scores pairs by the logits of tokens, which bei-jobs computes of "
+            f"the model types {', '.join(sorted(DECODERS))} with plain or linear rotary positions",
+            hint="use a copy that was converted to a sequence classifier, or another reranker",
+        )
+    return recognised
+
+
+def _scores(config: Config, cross_encoder: CrossEncoder) -> Scores | None:
+    """The head on a decoder's last token, None for the head that config.json names.
+
+    A classifier gets it only with a chat template for pairs. Others stay with transformers, as
+    before there were such templates: their outputs would have to be computed again for nothing.
+    """
+    if cross_encoder.score_tokens:
+        return "lm_head"
+    template = cross_encoder.template
+    pairs = template is not None and template.names_roles and len(labels(config)) == 1
+    return "score" if pairs and config.get("model_type") in DECODERS else None
+
+
+def _recognise(
+    checkpoint: Checkpoint, tensors: Tensors, scores: Scores | None
+) -> Recognised | None:
     build = FAMILIES.get(str(checkpoint.config.get("model_type", "")))
     if build is None:
         _refuse_nested(checkpoint)
         return None
     with config_errors(checkpoint):
-        family = build(checkpoint.config, tensors)
+        family = (
+            build(checkpoint.config, tensors)
+            if scores is None
+            else _with_scores(build, checkpoint.config, tensors, scores)
+        )
         if family is None:
             return None
         _check_sizes(family.config)
@@ -95,6 +139,31 @@ def _refuse_nested(checkpoint: Checkpoint) -> None:
             "in text_config; of such models bei-jobs computes gemma3",
             hint="save the text model by itself, with the config.json of its own class",
         )
+
+
+def _with_scores(
+    build: Callable[[Config, Tensors], Family | None],
+    config: Config,
+    tensors: Tensors,
+    scores: Scores,
+) -> Family | None:
+    """A decoder with a head on its last token; None if bei-jobs does not compute the decoder."""
+    if config["model_type"] not in DECODERS or config.get("final_logit_softcapping"):
+        return None
+    # As the decoder alone; CrossEncoder runs no code of a checkpoint, so it attends backwards.
+    family = build({**config, "architectures": [], "auto_map": None}, tensors)
+    if family is None or family.head_names:
+        return None
+    scored = replace(
+        family.config,
+        head=scores,
+        head_pooling="lasttoken",
+        labels=labels(config) if scores == "score" else ("score",),
+    )
+    # Without a matrix of its own, a language model reads its logits off the embeddings.
+    tied = bool(config.get("tie_word_embeddings")) and "lm_head.weight" not in tensors
+    names = {} if scores == "lm_head" and tied else tensor_names.HEADS[scores]
+    return replace(family, config=scored, head_names=names)
 
 
 def _check_sizes(config: EncoderConfig) -> None:

@@ -202,6 +202,9 @@ HEADS: dict[str, Names] = {
         "head_norm": "head.norm.weight",
         "classifier": "classifier.*",
     },
+    # On the last token of a decoder.
+    "score": {"classifier": "score.weight"},
+    "lm_head": {"lm_head": "lm_head.weight"},
 }
 HEADS["prediction_tokens"] = HEADS["prediction"]
 

@@ -86,6 +86,7 @@ def _sizes(config: EncoderConfig) -> Mapping[str, _Size]:
         "projection": _Size((config.projection,), hidden),
         "head_dense": _Size((hidden,), hidden),
         "classifier": _Size((len(config.labels),), hidden),
+        "lm_head": _Size((config.vocab_size,), hidden),
     }
 
 

@@ -54,6 +54,11 @@ TESTED_MODELS: tuple[TestedModel, ...] = (
     *_all("rerank", "xlm-roberta", "BAAI/bge-reranker-base BAAI/bge-reranker-large"),
     *_all("rerank", "gte", "Alibaba-NLP/gte-multilingual-reranker-base"),
     *_all("rerank", "modernbert", "Alibaba-NLP/gte-reranker-modernbert-base"),
+    *_all("rerank", "qwen3", """
+        Qwen/Qwen3-Reranker-0.6B Qwen/Qwen3-Reranker-4B Qwen/Qwen3-Reranker-8B
+        tomaarsen/Qwen3-Reranker-0.6B-seq-cls"""),
+    *_all("rerank", "qwen2", """
+        mixedbread-ai/mxbai-rerank-base-v2 mixedbread-ai/mxbai-rerank-large-v2"""),
     *_all("classify", "roberta", "SamLowe/roberta-base-go_emotions"),
     *_all("classify", "xlm-roberta", "papluca/xlm-roberta-base-language-detection"),
     *_all("tag", "bert", "dslim/bert-base-NER dslim/bert-base-NER-uncased"),

@@ -24,6 +24,8 @@ MAX_NAME_CHARACTERS = 255
 
 # Characters of a prompt, which is put before every text.
 MAX_PROMPT_CHARACTERS = 100_000
+# A chat template; the longest published, with tools and reasoning, have 30 KB.
+MAX_TEMPLATE_BYTES = 1024**2
 
 # Numbers of layers, heads or classes that are harmless whatever the tensors are. ALBERT uses one
 # layer's tensors many times, and a model without a classifier may keep any num_labels.

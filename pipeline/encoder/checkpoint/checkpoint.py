@@ -65,6 +65,15 @@ class Checkpoint:
         return self.files.folder
 
     @property
+    def last_part(self) -> str:
+        """The last part of the name, path or URI, without an archive's suffix.
+
+        A copy in a directory, a store or an archive has it too.
+        """
+        last = self.name.partition("?")[0].rstrip("/").rpartition("/")[2]
+        return re.sub(r"\.(tar\.gz|tgz|tar)$", "", last)
+
+    @property
     def config(self) -> Config:
         """The parsed config.json; {} of a StaticEmbedding, which needs none."""
         return self.files.json(self.folder / "config.json")

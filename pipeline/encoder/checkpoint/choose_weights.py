@@ -14,7 +14,7 @@ from pipeline.encoder.checkpoint.files import CheckpointFiles
 from pipeline.encoder.checkpoint.weight_files import ADAPTER_NAME, WEIGHTS_NAME, weight_names
 
 # Files of a few megabytes at most: they say which weights are read.
-SMALL = ("*.json", "*.txt", "*.model")
+SMALL = ("*.json", "*.txt", "*.model", "*.jinja")
 # Other runtimes' copies of a model.
 UNWANTED = ("onnx/*", "openvino/*", "coreml/*", "*/onnx/*", "*/openvino/*", "*/coreml/*")
 

@@ -124,7 +124,8 @@ def _download_snapshot(name: str, revision: str | None, cache: Path) -> Path | E
 
 
 def _marker(name: str, snapshot: Path, cache: Path) -> Path:
-    return cache / "complete" / digest(name, snapshot.name)
+    # A list that was made before chat templates were wanted does not prove that they are there.
+    return cache / "complete" / digest(name, snapshot.name, "*.jinja")
 
 
 def _is_complete(name: str, snapshot: Path, cache: Path) -> bool:

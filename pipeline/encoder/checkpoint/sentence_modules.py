@@ -207,7 +207,7 @@ def _step(kind: str, folder: str, settings: Mapping[str, Any], listing: Path) ->
     """One module after pooling, () if it has no effect at inference."""
     if kind == "Normalize":
         return (NormalizeModule(),)
-    if kind == "Dropout":
+    if kind in ("Dropout", "LogitScore"):  # the score of a reranker: see cross_encoder.py
         return ()
     if kind == "LayerNorm":
         return (LayerNormModule(folder, size(settings, "dimension")),)
@@ -265,7 +265,7 @@ def _finish(
     if head_kind(config) == "embedding":
         check_model_type(files.json(general), general)
         check_transformer(settings, file)
-    prompts, default = _prompts(files, general)
+    prompts, default = read_prompts(files, general)
     length = settings.get("max_seq_length")
     if length is not None and not (is_whole(length) and length >= 1):
         raise CheckpointError(
@@ -285,8 +285,12 @@ def _finish(
     )
 
 
-def _prompts(files: CheckpointFiles, file: Path) -> tuple[dict[str, str], str | None]:
-    """Prompts by name, and the name of the default one; a null prompt is empty."""
+def read_prompts(files: CheckpointFiles, file: Path) -> tuple[dict[str, str], str | None]:
+    """Prompts by name, and the name of the default one; a null prompt is empty.
+
+    Raises:
+        CheckpointError: the file does not map names to texts, or a text is too long.
+    """
     content = files.json(file)
     prompts, default = content.get("prompts") or {}, content.get("default_prompt_name")
     if not isinstance(prompts, dict) or not isinstance(default, str | None):

@@ -228,21 +228,21 @@ class ClassifierHead:
         self._config = config
         self._weights = weights
         self._per_token = config.head in ("tokens", "prediction_tokens")
-        one = not self._per_token and config.head_pooling == "cls"
-        self.reads: Reads = "first" if one else "all"
+        one: dict[str, Reads] = {"cls": "first", "lasttoken": "last"}
+        self.reads: Reads = "all" if self._per_token else one.get(config.head_pooling, "all")
         self.output_size = len(config.labels)
 
     def __call__(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """Hidden states [T, E], or [S, E] of each first token → logits: [T, C] of tokens, [S, C]
-        of sequences, [S] if there is a single class.
+        """Hidden states [T, E], or [S, E] of the token read of each sequence → logits: [T, C] of
+        tokens, [S, C] of sequences, [S] if there is a single class.
         """
         config = self._config
         rows_RE = hidden.float()
-        if self.reads == "first":
+        if self.reads != "all":
             rows_RE = _blank_empty(rows_RE, batch)
         elif not self._per_token:
             rows_RE = pool(hidden, batch, config.head_pooling)
-        if config.head != "tokens":
+        if config.head not in ("tokens", "score"):
             rows_RE = activate_(self._linear("head_dense", rows_RE), config.head_activation)
         if config.head in ("prediction", "prediction_tokens"):
             weight, bias = self._weights["head_norm.weight"], self._weights.get("head_norm.bias")
@@ -255,6 +255,29 @@ class ClassifierHead:
         return functional.linear(
             x, self._weights[f"{name}.weight"], self._weights.get(f"{name}.bias")
         )
+
+
+class TokenLogitHead:
+    """Hidden states → the logit of one token of a language model, or of one minus another.
+
+    Attributes:
+        reads: the last token, whose logits are those of the token that would follow.
+        output_size: 1.
+    """
+
+    reads: Reads = "last"
+    output_size = 1
+
+    def __init__(self, rows: Tensor) -> None:
+        """Keep the rows of the tokens in the matrix of logits, [1 or 2, E] float32."""
+        self._rows = rows
+
+    def __call__(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Hidden states [S, E] of each last token → scores [S]; NaN for a sequence without
+        tokens.
+        """
+        logits_S2 = functional.linear(_blank_empty(hidden.float(), batch), self._rows)
+        return logits_S2[:, 0] - logits_S2[:, 1] if logits_S2.shape[1] == 2 else logits_S2[:, 0]
 
 
 class LogitsHead:

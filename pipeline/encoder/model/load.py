@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pipeline.encoder.architecture.encoder_config import Reads
@@ -16,7 +16,7 @@ from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN
 from pipeline.encoder.checkpoint.safetensors_headers import MatchedTensors
 from pipeline.encoder.model.encoder import Encoder, load_weights
-from pipeline.encoder.model.heads import ClassifierHead, LogitsHead, SentenceHead
+from pipeline.encoder.model.heads import ClassifierHead, LogitsHead, SentenceHead, TokenLogitHead
 from pipeline.encoder.model.packed_batch import PackedBatch
 from pipeline.encoder.model.token_table import TokenTable
 from pipeline.errors import CheckpointError, UsageError
@@ -46,7 +46,7 @@ _DTYPES = {
     "int8": torch.float32,  # of everything except the products
 }
 # bei-jobs' own names of the head's tensors; all others are the encoder's.
-_HEAD_TENSORS = ("projection", "head_dense", "head_norm", "classifier")
+_HEAD_TENSORS = ("projection", "head_dense", "head_norm", "classifier", "lm_head")
 
 
 class Head(Protocol):
@@ -90,10 +90,14 @@ def open_model(card: ModelCard, device: torch.device, options: HeadOptions) -> M
     if card.config.static:
         return _static(card, card.matched, device, options)
     matched = card.matched
-    weights = _weights(matched, device, "float32", of_head=True)
-    head: Head = ClassifierHead(card.config, weights)
-    if card.head == "embedding":
-        head = _sentence_head(card, weights, device, options)
+    head: Head
+    if card.config.head == "lm_head":
+        head = TokenLogitHead(_logit_rows(card, matched, device))
+    else:
+        weights = _weights(matched, device, "float32", of_head=True)
+        head = ClassifierHead(card.config, weights)
+        if card.head == "embedding":
+            head = _sentence_head(card, weights, device, options)
 
     def load(precision: str) -> ForwardPass:
         return Encoder(
@@ -156,6 +160,19 @@ def _sentence_head(
         normalize=options.normalize,
         prompt_tokens=options.prompt_tokens,
     )
+
+
+def _logit_rows(card: ModelCard, matched: MatchedTensors, device: torch.device) -> Tensor:
+    """The rows that give the logits of the score's tokens, [1 or 2, E] float32."""
+    name = "lm_head.weight" if "lm_head.weight" in matched.sources else "tokens.weight"
+    (source,) = matched.sources[name]
+    try:
+        with safe_open(source.file, framework="pt") as handle:
+            matrix = handle.get_slice(source.name)
+            rows = [matrix[token : token + 1] for token in card.cross_encoder.score_tokens]
+    except SafetensorError as error:
+        raise CheckpointError(f"{source.file} is damaged: {error}", hint=DOWNLOAD_AGAIN) from error
+    return torch.cat(rows).to(device, torch.float32)
 
 
 def _weights(
