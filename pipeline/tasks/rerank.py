@@ -85,14 +85,15 @@ class Rerank(Task):
         cls, spec: JobSpec, texts: Sequence[str], documents: int = SAMPLE_DOCUMENTS
     ) -> pa.RecordBatch:
         count = len(texts)
+        queries = [text.strip().partition("\n")[0] for text in texts]  # which are short
         if spec.document_column is not None:
             following = [texts[(i + 1) % count] for i in range(count)]
             return pa.RecordBatch.from_pydict(
-                {spec.query_column: list(texts), spec.document_column: following}
+                {spec.query_column: queries, spec.document_column: following}
             )
         lists_of_texts = [[texts[(i + j) % count] for j in range(documents)] for i in range(count)]
         return pa.RecordBatch.from_pydict(
-            {spec.query_column: list(texts), spec.documents_column: lists_of_texts}
+            {spec.query_column: queries, spec.documents_column: lists_of_texts}
         )
 
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
