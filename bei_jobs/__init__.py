@@ -14,6 +14,7 @@ packages of these names.
 from bei_jobs.errors import AccessDenied as AccessDenied
 from bei_jobs.errors import BeiJobsError as BeiJobsError
 from bei_jobs.errors import BrokerError as BrokerError
+from bei_jobs.errors import CanaryDiffers as CanaryDiffers
 from bei_jobs.errors import CheckpointError as CheckpointError
 from bei_jobs.errors import EncodeError as EncodeError
 from bei_jobs.errors import InputChanged as InputChanged

@@ -53,6 +53,16 @@ class Display:
                 say(f"{name:<16} {_shown(choice.value)}: {choice.reason}")
         self.choices = {**choices, **earlier}
 
+    def show_certificate(self, run: Run) -> None:
+        """One line about what was proved of the model; where a proof failed, even with `quiet`."""
+        certificate = run.record.certificate if run.record else None
+        if certificate is None:
+            self.say("certificate      none for this model: `bei-jobs check` makes one")
+        elif certificate.passed:
+            self.say(f"certificate      {certificate}")
+        else:
+            self.warn(f"the model was {certificate}")
+
     def show_skipped(self, skipped: Sequence[tuple[str, str]]) -> None:
         """One line per bad file, with its reason, even with `quiet`."""
         for _, reason in skipped[:_SKIPPED_SHOWN]:

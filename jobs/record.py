@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from pipeline.output.canary_file import Canary
+from pipeline.output.certificate import Certificate
 from pipeline.output.failures import Failure
 from pipeline.output.record import KINDS, Changes
 from pipeline.output.run import Run
@@ -30,15 +32,27 @@ def record_json(run: Run, status: JobStatus) -> dict[str, Any]:
         "checked": status.checked or None,
         "by": record.by if record else None,
         "versions": dict(record.versions) if record else {},
+        "certificate": certificate_json(record.certificate if record else None),
         "files": {
             "total": run.files,
             "skipped": skipped_json(run.skipped),
         },
         "changes": _changes_json(record.changes, status) if record else None,
+        "canaries": [_canary_json(canary) for canary in status.canaries],
         "last_failure": None
         if failure is None
         else {name: asdict(failure)[name] for name in ("at", "reason", "hint")},
     }
+
+
+def _canary_json(canary: Canary) -> dict[str, Any]:
+    names = ("precision", "at", "by", "pid", "device", "device_name", "versions", "change")
+    return {"since": canary.since or None, **{name: getattr(canary, name) for name in names}}
+
+
+def certificate_json(certificate: Certificate | None) -> dict[str, Any] | None:
+    """A certificate with its digest, None if there is none."""
+    return None if certificate is None else {"digest": certificate.digest, **certificate.to_json()}
 
 
 def skipped_json(skipped: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
@@ -60,6 +74,11 @@ def record_lines(run: Run, status: JobStatus) -> Iterator[str]:
         yield f"  skipped {reason}" if file in reason else f"  skipped {file}: {reason}"
     if len(run.skipped) > _SKIPPED_SHOWN:
         yield f"  skipped {len(run.skipped) - _SKIPPED_SHOWN} more files"
+    if run.record and run.record.certificate:
+        yield f"  model   {run.record.certificate}"
+    for canary in status.canaries:
+        if canary.change:
+            yield f"  canary  not that of run {canary.since}: {canary.change}; now {canary}"
     failure = status.last_failure
     good = max(status.finished, status.checked)
     if failure is not None and status.state != "failed" and good < failure.at >= run.created:

@@ -55,6 +55,8 @@ def submit(
         set_context(job=prepared.run.job)
         notify(settings.notify_fd, prepared.run, broker_url)
         display.show_choices(prepared.choices)
+        if not prepared.finished:
+            display.show_certificate(prepared.run)
         display.show_skipped(prepared.run.skipped)
         if display.webhooks:
             display.begin(prepared.run, job_status(prepared.output, prepared.run))

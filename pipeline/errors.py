@@ -12,6 +12,7 @@
     │   └── StoreFull               1   no space left
     ├── OutputConflict              1   the output belongs to another job or another space
     ├── EncodeError                 1   the device or the model failed on a batch
+    ├── CanaryDiffers               1   the device computes other values than the run's first one
     ├── BrokerError                 1   Redis cannot be reached or answers nonsense
     ├── JobFailed                   1   a job ended with failed shards or too many failed rows
     └── Interrupted               130   stopped between batches; the same command resumes
@@ -98,6 +99,10 @@ class EncodeError(BeiJobsError):
     """The device or the model failed on a batch."""
 
     transient = True
+
+
+class CanaryDiffers(BeiJobsError):
+    """The device computes other values of the canary than the first device of the run."""
 
 
 class BrokerError(BeiJobsError):

@@ -57,6 +57,7 @@ def run_shards(
     works: Mapping[str, ShardWork] | None = None,
     watch: Watch | None = None,
     duplicates: Duplicates | None = None,
+    task: Task | None = None,
 ) -> Iterator[ShardResult]:
     """Compute shards and commit each part as soon as its last row is computed.
 
@@ -76,12 +77,13 @@ def run_shards(
             and yields nothing.
         watch: told which rows are being tokenized and computed.
         duplicates: results of earlier calls for the same run and engine.
+        task: of the run, bound to the engine's model; None to bind it now.
 
     Raises:
         EncodeError: the device failed in a way that a smaller batch does not fix.
         StorageError: the output cannot be written.
     """
-    task = make_task(run.spec, engine.card, load_tokenizer(engine.card))
+    task = task or make_task(run.spec, engine.card, load_tokenizer(engine.card))
     budget = run.spec.token_budget or engine.token_budget
     threads = _GPU_TOKENIZING_THREADS if engine.device.startswith("cuda") else 1
     special = works or {}

@@ -2,7 +2,7 @@
 
 Events, in the order in which they are sent:
 
-    ("loaded", Choices)                   the model is on the device
+    ("loaded", Choices)                   the model is on the device, and computes the run's canary
     ("begin", (key, Places))              something is done to these rows from now on …
     ("end", key)                          … until now
     ("batch", (rows, tokens))             a batch was computed
@@ -23,6 +23,7 @@ import queue
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.encoder.card import ModelCard
-from pipeline.errors import BeiJobsError
+from pipeline.errors import BeiJobsError, CanaryDiffers
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.output.row_ranges import Places
@@ -45,6 +46,7 @@ from workers.usage import UsageMeter
 if TYPE_CHECKING:
     from pipeline.encoder.engine import Engine
     from pipeline.known_rows import Duplicates
+    from pipeline.tasks import Task
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +76,7 @@ class Jobs:
     def __init__(self) -> None:
         self._key: object = None
         self._job: tuple[Run, Plan, Duplicates] | None = None
+        self._sung: weakref.WeakKeyDictionary[Engine, list[Run]] = weakref.WeakKeyDictionary()
 
     def open(self, output: Output, n: int) -> tuple[Run, Plan, Duplicates]:
         """The run with number `n`, its plan, and the results that are held for duplicates."""
@@ -84,6 +87,19 @@ class Jobs:
         if self._job is None or self._key != output.uri or self._job[0] != run:
             self._key, self._job = output.uri, (run, output.plan(run), Duplicates())
         return self._job
+
+    def check_canary(self, output: Output, run: Run, engine: Engine, task: Task) -> None:
+        """Once for each run and loaded engine.
+
+        Raises:
+            CanaryDiffers: the engine computes other values than the first one of the run.
+        """
+        from pipeline.canary import check_canary
+
+        agreed = self._sung.setdefault(engine, [])
+        if run not in agreed:
+            check_canary(output, run, engine, task)
+            agreed.append(run)
 
 
 class _Sender:
@@ -173,12 +189,20 @@ def execute(
     sender = _Sender(send)
     stage_times.abandon()  # what an error left
     try:
+        from pipeline.encoder.tokenizer import load_tokenizer
         from pipeline.run import run_shards
+        from pipeline.tasks import make_task
 
         output = Output(order.output)
         run, plan, duplicates = jobs.open(output, order.n)
         set_context(job=run.job)
         engine = sender.engine = engines.get(run.spec, device, order.card)
+        task = make_task(run.spec, engine.card, load_tokenizer(engine.card))
+        try:
+            jobs.check_canary(output, run, engine, task)
+        except CanaryDiffers:
+            engines.drop(engine)
+            raise
         sender(("loaded", engine.choices))
         for result in run_shards(
             run,
@@ -191,6 +215,7 @@ def execute(
             works=order.works,
             watch=sender,
             duplicates=duplicates,
+            task=task,
         ):
             sender(("result", result))
             sender.usage()

@@ -53,6 +53,10 @@ class EngineCache:
         self._resident.append(resident)
         return resident[1]
 
+    def drop(self, engine: Engine) -> None:
+        """Forget an engine whose values are in doubt: the next job loads its weights again."""
+        self._resident = [each for each in self._resident if each[1] is not engine]
+
     def _load(self, spec: JobSpec, device: str, given: ModelCard | None) -> Engine:
         from pipeline.encoder.engine import Engine  # torch takes seconds to import
 

@@ -1,17 +1,22 @@
-"""`bei-jobs check`: compare a precision with float32 before spending a week of GPU time."""
+"""`bei-jobs check`: prove on a sample what a job will compute, before a week of GPU time."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobs.options import choice, json_option, option
 from pipeline.spec import Precision
 from pipeline.tasks import TASKS
+
+if TYPE_CHECKING:
+    from pipeline.check.precision import PrecisionComparison
+    from pipeline.output.certificate import Proof
 
 
 @click.command(name="check")
@@ -34,35 +39,60 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Run a sample through MODEL in a job's precision and in float32, and compare the results."""
-    from pipeline.compare_precision import compare_precision
+    """Prove on a sample what a job with MODEL will compute.
+
+    The job's precision is compared with float32; a row's values are the same alone, in company, in
+    another order and at another token budget; tokens and values are those of transformers and
+    sentence-transformers. The certificate is kept, and `submit` records it with its runs.
+    """
+    from jobs.record import certificate_json
+    from pipeline.check.prove import check_model
     from pipeline.encoder.card import open_card
+    from pipeline.output.certificate import write_certificate
     from pipeline.planning.make_spec import sample_spec
     from pipeline.tasks import task_of
     from workers.devices import find_devices
     from workers.settings import load_settings
 
     texts = _texts(sample, text_column, rows)
-    card = open_card(model, options.pop("revision"), cache_dir=load_settings().cache_dir)
+    cache_dir = load_settings().cache_dir
+    card = open_card(model, options.pop("revision"), cache_dir=cache_dir)
     spec = sample_spec(card, task_of(card, options.pop("task")).name, **options)
-    comparison = compare_precision(card, spec, texts, find_devices(device).names[0])
+    checked = check_model(card, spec, texts, find_devices(device).names[0])
+    comparison, certificate = checked.comparison, checked.certificate
+    write_certificate(cache_dir, certificate)
     if as_json:
-        click.echo(json.dumps({"model": model, "task": spec.task, **asdict(comparison)}))
+        about = {"model": model, "task": spec.task, "certificate": certificate_json(certificate)}
+        click.echo(json.dumps({**about, **asdict(comparison)}))
     else:
         click.echo(
             f"{model}: {spec.task} on {comparison.device}, {comparison.precision} against float32"
         )
-        click.echo(f"  {comparison.rows} outputs, {comparison.tokens:,} tokens")
-        for name, value in comparison.cosine.items():
-            click.echo(f"  cosine {name:<7}{value:.6f}")
-        if comparison.width == 1:
-            click.echo("  outputs are one logit each, so there is no cosine")
-            for name, value in comparison.difference.items():
-                click.echo(f"  difference {name:<7}{value:.2e}")
-        else:
-            click.echo(f"  largest difference {comparison.largest_difference:.2e}")
-        click.echo(f"  not finite {comparison.not_finite}")
-    return 1 if comparison.not_finite else 0
+        for line in (*_distribution(comparison), *map(_in_words, certificate.proofs)):
+            click.echo(f"  {line}")
+        click.echo(f"  certificate {certificate.digest}")
+    return 0 if certificate.passed else 1
+
+
+def _distribution(comparison: PrecisionComparison) -> Iterator[str]:
+    yield f"{comparison.rows} outputs, {comparison.tokens:,} tokens"
+    for name, value in comparison.cosine.items():
+        yield f"cosine {name:<7}{value:.6f}"
+    if comparison.width == 1:
+        yield "outputs are one logit each, so there is no cosine"
+        for name, value in comparison.difference.items():
+            yield f"difference {name:<7}{value:.2e}"
+    else:
+        yield f"largest difference {comparison.largest_difference:.2e}"
+    yield f"not finite {comparison.not_finite}"
+
+
+def _in_words(proof: Proof) -> str:
+    outcome = {True: "holds", False: "FAILS", None: "not tried"}[proof.passed]
+    on = f" on {proof.rows} rows" if proof.rows else ""
+    words = [proof.note] if proof.note else []
+    words += [f"{name} {value:.7g}" for name, value in proof.measured.items()]
+    return f"{proof.name}: {outcome}{on}" + (f" ({', '.join(words)})" if words else "")
 
 
 def _texts(sample: str | None, column: str, rows: int) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from pipeline.output.certificate import Certificate
 from pipeline.output.process import user_and_host
 from pipeline.output.versions import software_versions
 
@@ -49,11 +50,12 @@ class Record:
     by: str  # user@host
     versions: Mapping[str, str] = field(hash=False)
     changes: Changes
+    certificate: Certificate | None = None  # of the model, where it was checked on this machine
 
     @classmethod
-    def of(cls, changes: Changes) -> Self:
+    def of(cls, changes: Changes, certificate: Certificate | None = None) -> Self:
         """That of a run which this process starts."""
-        return cls(user_and_host(), software_versions(), changes)
+        return cls(user_and_host(), software_versions(), changes, certificate)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -63,7 +65,19 @@ class Record:
             KeyError, TypeError, ValueError, AttributeError: it is something else.
         """
         versions = {str(name): str(version) for name, version in data["versions"].items()}
-        return cls(str(data["by"]), versions, Changes.from_json(data["changes"]))
+        certificate = data.get("certificate")
+        return cls(
+            str(data["by"]),
+            versions,
+            Changes.from_json(data["changes"]),
+            None if certificate is None else Certificate.from_json(certificate),
+        )
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        certificate = self.certificate
+        return {
+            "by": self.by,
+            "versions": dict(self.versions),
+            "changes": asdict(self.changes),
+            **({"certificate": certificate.to_json()} if certificate else {}),
+        }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow.compute as pc
 
+from pipeline.errors import StorageError
+from pipeline.output.canary_file import Canary, read_canaries
 from pipeline.output.failures import Failure, read_failures
 from pipeline.output.manifest import Manifest, newest_finished, read_manifest
 from pipeline.output.open_shards import rows_kept
@@ -15,6 +18,8 @@ from pipeline.output.plan import Plan
 from pipeline.output.run import Run
 from pipeline.output.state import open_state, read_checked
 from pipeline.spec import ShardResult
+
+logger = logging.getLogger(__name__)
 
 _REASONS_SHOWN = 3
 
@@ -48,6 +53,7 @@ class JobStatus:
     checked: str = ""  # when a submit last found it complete and unchanged
     changed: int | None = None  # rows of changed files that were computed again
     last_failure: Failure | None = None  # of the output
+    canaries: tuple[Canary, ...] = ()  # of the first device of each precision
 
     @property
     def final(self) -> bool:
@@ -64,7 +70,20 @@ def job_status(output: Output, run: Run) -> JobStatus:
     status = _status(output, run)
     if status.state == "interrupted":  # or it ended since its last object was looked for
         status = _status(output, run)
-    return replace(status, last_failure=next(iter(read_failures(output.directory, 1)), None))
+    return replace(
+        status,
+        last_failure=next(iter(read_failures(output.directory, 1)), None),
+        canaries=_canaries(output, run),
+    )
+
+
+def _canaries(output: Output, run: Run) -> tuple[Canary, ...]:
+    """The canaries of a run; a damaged one stops devices, but no status."""
+    try:
+        return tuple(read_canaries(output, run))
+    except StorageError as error:
+        logger.warning("%s", error)
+        return ()
 
 
 def past_status(output: Output, run: Run) -> JobStatus:

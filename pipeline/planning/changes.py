@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from pipeline.output.certificate import Certificate
 from pipeline.output.manifest import newest_finished
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan
@@ -22,7 +23,13 @@ _STAT_VERSION = re.compile(r"(\d+-\d+)-\d+", re.ASCII)
 Renamed: TypeAlias = tuple[InputFile, InputFile]  # the old and the new
 
 
-def record_of(output: Output, last: Run | None, last_plan: Plan | None, plan: Plan) -> Record:
+def record_of(
+    output: Output,
+    last: Run | None,
+    last_plan: Plan | None,
+    plan: Plan,
+    certificate: Certificate | None = None,
+) -> Record:
     """The record of a run that this process is about to start.
 
     Args:
@@ -30,14 +37,15 @@ def record_of(output: Output, last: Run | None, last_plan: Plan | None, plan: Pl
         last: the highest run so far.
         last_plan: its plan.
         plan: of the new run.
+        certificate: of its model, if there is one.
     """
     finished = newest_finished(output)
     if finished is None:
-        return Record.of(changes_between(None, plan))
+        return Record.of(changes_between(None, plan), certificate)
     run = finished[0]
     is_last = last is not None and last.n == run.n
     before = last_plan if is_last and last_plan is not None else output.plan(run)
-    return Record.of(changes_between(before, plan, since=run.n))
+    return Record.of(changes_between(before, plan, since=run.n), certificate)
 
 
 def changes_between(before: Plan | None, plan: Plan, *, since: int = 0) -> Changes:

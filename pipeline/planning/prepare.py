@@ -13,6 +13,7 @@ from pipeline.encoder.card import ModelCard
 from pipeline.errors import InputError, OutputConflict
 from pipeline.input.cutting import PlannedInputs, plan_inputs
 from pipeline.input.where import canonical_where, where_columns
+from pipeline.output.certificate import Certificate, find_certificate
 from pipeline.output.manifest import newest_finished, sweep
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan, make_plan
@@ -82,6 +83,7 @@ class Draft:
     planned: PlannedInputs
     spec: JobSpec
     plan: Plan
+    certificate: Certificate | None  # of the model
 
     @property
     def schema(self) -> pa.Schema:
@@ -110,7 +112,9 @@ class Draft:
             matched=matched,
             reuse_from=absolute(self.request.reuse_from) if self.request.reuse_from else "",
             skipped=self.planned.skipped,
-            record=record_of(self.output, self.last, self.previous.plan, self.plan),
+            record=record_of(
+                self.output, self.last, self.previous.plan, self.plan, self.certificate
+            ),
         )
 
     @property
@@ -169,7 +173,8 @@ def draft(request: Request, cache_dir: Path, card: ModelCard | None = None) -> D
     spec = as_begun(make_spec(request, card, planned), last)
     plan = _plan(request, spec, planned, output, previous)
     guard_output(output, previous.plan, plan, prune=request.prune)
-    return Draft(request, output, last, previous, inputs, card, planned, spec, plan)
+    certificate = find_certificate(cache_dir, spec)
+    return Draft(request, output, last, previous, inputs, card, planned, spec, plan, certificate)
 
 
 def _start(drafted: Draft, say: Callable[[str], None]) -> Prepared | None:

@@ -30,6 +30,9 @@ BoolArray = npt.NDArray[np.bool_]
 
 NON_FINITE = "the model's output is not finite, in higher precision too"
 
+# Documents per query of a sample.
+SAMPLE_DOCUMENTS = 4
+
 # Estimated bytes of an output row, unless a task knows better: short lists and their scores.
 _ROW_BYTES = 320
 
@@ -147,8 +150,13 @@ class Task(ABC):
         return _ROW_BYTES
 
     @classmethod
-    def sample(cls, spec: JobSpec, texts: Sequence[str]) -> pa.RecordBatch:
-        """Sample rows for a model: `texts` in the columns that the task reads."""
+    def sample(
+        cls, spec: JobSpec, texts: Sequence[str], documents: int = SAMPLE_DOCUMENTS
+    ) -> pa.RecordBatch:
+        """Sample rows for a model: `texts` in the columns that the task reads.
+
+        `documents` is how many texts a query is read with, where a row has several.
+        """
         return pa.RecordBatch.from_pydict({spec.text_column: list(texts)})
 
     @abstractmethod

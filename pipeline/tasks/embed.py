@@ -73,9 +73,6 @@ class Embed(Task):
             unit = card.gives_unit_length(request.dimensions)
             reason = f"the model gives {'unit vectors' if unit else 'vectors of any length'}"
             found["normalize"] = Choice("yes" if unit else "no", reason)
-        if card.is_language_model:
-            reason = "no modules.json says how: what sentence-transformers assumes of such a model"
-            found["pooling"] = Choice(" and ".join(modules.pooling), reason)
         if request.prompt is None and request.prompt_name is None and modules.default_prompt_name:
             name = modules.default_prompt_name
             reason = f"the model's default prompt, named {name!r}"

@@ -14,7 +14,14 @@ from pipeline.errors import CheckpointError, UsageError
 from pipeline.packing import Int64Array
 from pipeline.request import Request
 from pipeline.spec import JobSpec
-from pipeline.tasks.base import BoolArray, Float32Array, InputColumns, Task, lists
+from pipeline.tasks.base import (
+    SAMPLE_DOCUMENTS,
+    BoolArray,
+    Float32Array,
+    InputColumns,
+    Task,
+    lists,
+)
 from pipeline.tasks.pairs import (
     about,
     check_pair_columns,
@@ -30,9 +37,6 @@ from pipeline.tokenize.texts import Tokens, text_values
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-# Documents per query of a sample.
-_SAMPLE_DOCUMENTS = 4
 
 
 class Rerank(Task):
@@ -118,13 +122,19 @@ class Rerank(Task):
         return {option: Choice(prompt, reason)}
 
     @classmethod
-    def sample(cls, spec: JobSpec, texts: Sequence[str]) -> pa.RecordBatch:
+    def sample(
+        cls, spec: JobSpec, texts: Sequence[str], documents: int = SAMPLE_DOCUMENTS
+    ) -> pa.RecordBatch:
         count = len(texts)
-        lists_of_texts = [
-            [texts[(i + j) % count] for j in range(_SAMPLE_DOCUMENTS)] for i in range(count)
-        ]
+        queries = [text.strip().partition("\n")[0] for text in texts]  # which are short
+        if spec.document_column is not None:
+            following = [texts[(i + 1) % count] for i in range(count)]
+            return pa.RecordBatch.from_pydict(
+                {spec.query_column: queries, spec.document_column: following}
+            )
+        lists_of_texts = [[texts[(i + j) % count] for j in range(documents)] for i in range(count)]
         return pa.RecordBatch.from_pydict(
-            {spec.query_column: list(texts), spec.documents_column: lists_of_texts}
+            {spec.query_column: queries, spec.documents_column: lists_of_texts}
         )
 
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
