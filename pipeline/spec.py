@@ -250,8 +250,12 @@ def part_name(prefix: str, first_row: int, shard: str) -> str:
 
 
 def schema_hash(schema: pa.Schema) -> str:
-    """16 hex digits over the names and types of the id and kept columns, in order."""
-    return digest([[f.name, str(f.type)] for f in schema])
+    """16 hex digits over the names and types of the id and kept columns, in order.
+
+    The types are those that Arrow IPC reads back: of a map, Parquet knows other names of its parts.
+    """
+    stored = pa.ipc.read_schema(schema.serialize())
+    return digest([[f.name, str(f.type)] for f in stored])
 
 
 def digest(*values: Any) -> str:
