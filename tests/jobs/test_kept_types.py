@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -155,3 +156,40 @@ def test_every_type_is_kept_as_it_is_and_changes_nothing_later(
         pq.write_table(found.select(names), tmp_path / "found.parquet")
         schema = table.schema.remove(1).remove(0)
         assert in_duckdb(tmp_path / "found.parquet", schema) == in_duckdb(path, schema)
+
+
+def test_what_is_not_utf8_is_an_error_of_its_row_and_no_reader_stumbles_over_it(
+    submit: Bei, bei: Bei, tmp_path: Path
+) -> None:
+    """Neither Parquet nor Arrow checks strings, and polars opens no file with an invalid one."""
+    corpus, output = tmp_path / "corpus.arrow", tmp_path / "corpus.embed"
+    tags = pa.ListArray.from_arrays(pa.array([0, 1, 1, 2, 3], pa.int32()), raw(b"a", b"b", b"\xff"))
+    columns = {
+        "id": raw(b"0", b"1\xff", b"2", b"3"),
+        "text": raw(b"one", b"same", b"same", b"caf\xe9"),
+        "tags": tags,
+        "code": pa.DictionaryArray.from_arrays([0, 0, 0, 1], raw(b"a", b"\xfe")),
+    }
+    table = pa.table(columns)
+    with pa.ipc.new_file(corpus, table.schema) as writer:
+        writer.write_table(table)
+    done = submit(corpus, "--keep", "text,tags,code", "--json")
+    assert (done.code, done.json["rows"]["failed"]) == (3, 2)
+    assert bei("verify", output).code == 0
+    (part,) = parts(output)
+    (quarantine,) = (output / "_bei/quarantine").iterdir()
+    rows = pl.read_ipc(output / part)
+    assert rows["id"].to_list() == ["0", "1\ufffd", "2", "3"]
+    assert rows["text"].to_list() == ["one", "same", "same", "caf\ufffd"]
+    assert rows["tags"].to_list() == [["a"], [], ["b"], ["\ufffd"]]
+    assert rows["code"].to_list() == ["a", "a", "a", "\ufffd"]
+    errors = rows["error"].to_list()
+    assert (errors[0], errors[2]) == (None, None)  # it has the text of the row before it
+    assert errors[1] == "the column 'id' is not valid UTF-8: invalid start byte at byte 1"
+    assert "the text is not valid UTF-8" in errors[3]
+    assert pl.read_parquet(quarantine)["bei_error"].to_list() == [errors[1], errors[3]]
+
+
+def raw(*values: bytes) -> pa.Array:
+    """Strings with any bytes."""
+    return pa.array(values, pa.binary()).view(pa.string())

@@ -424,6 +424,26 @@ class TestBadContent:
         with pytest.raises(InputError, match="near row 1: 1 fields, but 2 in the header"):
             inspect(discover([uri])[0], None, 10)
 
+    @pytest.mark.parametrize(
+        ("rows", "said"),
+        [
+            (rb'1,"he said \"hi\" there"', "row 1 (byte 14): a quote seems to be written as"),
+            (rb'1,"a \"quoted\", comma"', "row 1 (byte 14): a quote seems to be written as"),
+            (rb'1,"at the end \""' + b'\n2,"plain"', "row 1 (byte 14): a quote seems to be"),
+            (b'\n1,"before\na comma\\",b"', "3 fields, but 2 in the header (a quote seems to be"),
+            (rb'1,"at the end \""', "never ends: a quote is not closed, or quotes are written"),
+        ],
+    )
+    def test_quotes_that_are_escaped_with_a_backslash(
+        self, tmp_path: Path, rows: bytes, said: str
+    ) -> None:
+        """They were read as garbage without a word."""
+        uri = put(str(tmp_path), "rows.csv", b"id,text\n0,'a'\n" + rows + b"\n")
+        with pytest.raises(InputError) as caught:
+            inspect(discover([uri])[0], None, 10)
+        assert said in caught.value.message
+        assert "escape" in caught.value.message or "never ends" in said
+
     def test_a_quote_that_is_never_closed(self, tmp_path: Path) -> None:
         uri = put(str(tmp_path), "rows.csv", b'id,text\n1,"a\n2,b\n3,c\n')
         with pytest.raises(InputError, match="byte 8 never ends: a quote is not closed"):
@@ -447,6 +467,15 @@ class TestBadContent:
 
 
 class TestCsv:
+    def test_backslashes_that_escape_nothing_are_read_as_duckdb_reads_them(
+        self, tmp_path: Path
+    ) -> None:
+        path = r""""C:\dir\""""
+        json = r'''"{""a"": ""he said \""hi\""""}"'''
+        text = f'id,text\n1,{path}\n2,{json}\n3,no \\"quotes\\" here\n'.encode()
+        expected = duckdb.sql(f"FROM '{put(str(tmp_path), 'rows.csv', text)}'").fetchall()
+        assert [row["text"] for row in self.rows(tmp_path, text)] == [row[1] for row in expected]
+
     def rows(self, tmp_path: Path, text: bytes, rows_per_shard: int = 1) -> list[dict[str, Any]]:
         file, cuts = planned(discover([put(str(tmp_path), "rows.csv", text)])[0], rows_per_shard)
         rows = pa.concat_tables(rows_of(file, cuts)).to_pylist()
