@@ -25,7 +25,7 @@ from jobs.options import (
 )
 from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL
 from pipeline.request import Request
-from pipeline.spec import Aggregation, OutputDtype, Precision, Truncate
+from pipeline.spec import MAX_FAILED_ROWS, Aggregation, OutputDtype, Precision, Truncate
 from pipeline.tasks import TASKS
 
 _OPTIONS = (
@@ -116,7 +116,14 @@ _OPTIONS = (
     ),
     broker_option,
     option("--wait/--no-wait", default=False, help="With --broker, follow the job until it ends."),
-    option("--max-failed-rows", default="1%", show_default=True, metavar="N|P%"),
+    option(
+        "--max-failed-rows",
+        default=MAX_FAILED_ROWS,
+        show_default=True,
+        metavar="N|P%",
+        help="The job fails if more rows than these have no result: the larger of two numbers, but "
+        "then never all rows.",
+    ),
     option(
         "--max-bad-files",
         default="50%",

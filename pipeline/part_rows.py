@@ -10,6 +10,7 @@ import pyarrow as pa
 from pipeline.blocks import Block
 from pipeline.encode import Computed
 from pipeline.known_rows import Duplicates, RowResults, result_schema
+from pipeline.output.readable import invalid_rows, readable
 from pipeline.output.run import Run
 from pipeline.packing import Int8Array
 from pipeline.row_keys import KEY_FIELD, row_keys
@@ -67,6 +68,7 @@ class RowBuilder:
             results = self._with_copies(own, of, computed.complete)
         if computed.complete:
             self._duplicates.store(block.number, own)
+        results = _with_errors(results, invalid_rows(block.rows, self._run.kept.names))
         failed = results["error"].is_valid().to_numpy(zero_copy_only=False)
         return OutputRows(self._table(block, results), new, failed, of.origin)
 
@@ -82,7 +84,7 @@ class RowBuilder:
         return OutputRows(self._table(block, table), everything, everything, results.origin)
 
     def _table(self, block: Block, results: pa.Table) -> pa.Table:
-        arrays = [block.rows.column(field.name) for field in self._run.kept]
+        arrays = [readable(block.rows.column(field.name)) for field in self._run.kept]
         arrays += results.columns
         if self._run.keyed:
             arrays.append(block.results.keys)
@@ -142,6 +144,23 @@ class RowBuilder:
             reasons,
         ]
         return pa.Table.from_arrays(arrays, schema=self._results)
+
+
+def _with_errors(results: pa.Table, reasons: dict[int, str]) -> pa.Table:
+    """The results without those of some rows, which are errors for a reason besides their texts."""
+    if not reasons:
+        return results
+    rows = [None if row in reasons else row for row in range(len(results))]
+    errors = results["error"].to_pylist()
+    errors = [error or reasons.get(row) for row, error in enumerate(errors)]
+    table = results.take(pa.array(rows, pa.int64()))
+    for name, column in (
+        ("n_tokens", results["n_tokens"]),
+        ("truncated", results["truncated"]),
+        ("error", pa.array(errors, pa.string())),
+    ):
+        table = table.set_column(table.column_names.index(name), table.schema.field(name), column)
+    return table
 
 
 def _nulls(schema: pa.Schema, rows: int) -> pa.Table:

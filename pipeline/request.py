@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from pipeline.spec import Aggregation, OutputDtype, Precision, Truncate
+from pipeline.spec import MAX_FAILED_ROWS, Aggregation, OutputDtype, Precision, Truncate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class Request:
     replace: bool = False
     prune: bool = False
     reuse_from: str | None = None
-    max_failed_rows: str = "1%"
+    max_failed_rows: str = MAX_FAILED_ROWS
     max_bad_files: str = "50%"
 
     def is_default(self, name: str) -> bool:

@@ -45,6 +45,8 @@ NOT_IDENTITY = frozenset({"id_column", "keep", "token_budget", "rows_per_shard",
 # Fields of JobSpec that came after 0.1.0: no part of its JSON and its space where they are not set,
 # so that these stay what they were.
 _LATER = frozenset({"all_labels"})
+# How many rows may fail by default: a sample has a blank text or two, and 1% of it is no row.
+MAX_FAILED_ROWS = "1% or 100"
 
 _SLUG_MAX_CHARS = 80
 _UNSAFE_BYTES = re.compile(rb"[^A-Za-z0-9._-]")
@@ -91,7 +93,7 @@ class JobSpec:
     precision: Precision = "auto"
     token_budget: int | None = None  # None: chosen by the engine from its device
     rows_per_shard: int | None = None
-    max_failed_rows: str = "1%"
+    max_failed_rows: str = MAX_FAILED_ROWS  # in earlier versions: "1%"
 
     def __post_init__(self) -> None:
         _check_choice("truncate", self.truncate, Truncate)
@@ -254,8 +256,12 @@ def part_name(prefix: str, first_row: int, shard: str) -> str:
 
 
 def schema_hash(schema: pa.Schema) -> str:
-    """16 hex digits over the names and types of the id and kept columns, in order."""
-    return digest([[f.name, str(f.type)] for f in schema])
+    """16 hex digits over the names and types of the id and kept columns, in order.
+
+    The types are those that Arrow IPC reads back: of a map, Parquet knows other names of its parts.
+    """
+    stored = pa.ipc.read_schema(schema.serialize())
+    return digest([[f.name, str(f.type)] for f in stored])
 
 
 def digest(*values: Any) -> str:
@@ -279,24 +285,31 @@ def _canonical_json(value: Any) -> str:
 
 
 def failure_budget(limit: str, total: int, option: str = "--max-failed-rows") -> int:
-    """How many of `total` may fail; `limit` is a count ("20") or a share ("1%", "0.5%").
+    """How many of `total` may fail.
 
-    `option` is where `limit` comes from; its last word is what is counted.
+    `limit` is a count ("20"), a share ("1%", "0.5%"), or two of them ("1% or 100"): the larger one,
+    but not all. `option` is where it comes from; its last word is what is counted.
 
     Raises:
-        UsageError: `limit` is neither.
+        UsageError: `limit` is none of these.
     """
-    number, percent = (limit[:-1], True) if limit.endswith("%") else (limit, False)
+    one, either, other = limit.partition(" or ")
     try:
-        value = float(number) if percent else int(number)
-    except ValueError:
-        value = -1
-    if value < 0 or (percent and not value <= 100):
+        if either:
+            return max(0, min(max(_allowed(one, total), _allowed(other, total)), total - 1))
+        return _allowed(limit, total)
+    except ValueError as error:
         raise UsageError(
             f"{option} {limit!r} is neither a count nor a percentage",
             hint=f"give a number of {option.rpartition('-')[2]} such as 20, or a share such as 1%",
-        )
-    return int(total * value / 100) if percent else int(value)
+        ) from error
+
+
+def _allowed(limit: str, total: int) -> int:
+    value = float(limit[:-1]) if limit.endswith("%") else int(limit)
+    if value < 0 or (limit.endswith("%") and not value <= 100):
+        raise ValueError(limit)
+    return int(total * value / 100) if limit.endswith("%") else int(value)
 
 
 def _check_choice(option: str, value: str, choices: Any) -> None:

@@ -238,6 +238,8 @@ def _of_path(file: InputFile, field: pa.Field, rows: int) -> pa.Array:
 def _cast(array: pa.Array, field: pa.Field, row: int) -> pa.Array:
     if array.type == field.type:
         return array
+    if pa.types.is_null(array.type):
+        return pa.nulls(len(array), field.type)  # pyarrow cannot cast nulls to every type
     try:
         return array.cast(field.type)
     except (pa.ArrowException, NotImplementedError) as error:

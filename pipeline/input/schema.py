@@ -12,6 +12,7 @@ from pipeline.errors import InputError
 from pipeline.input.bad_files import BadFiles
 from pipeline.input.discovery import ListedFile
 from pipeline.input.formats import FileSummary
+from pipeline.input.types import is_text, is_texts, merged_type
 from pipeline.store.uris import redact
 
 # The types that columns of texts, and of lists of texts, are read as. 32-bit list offsets are
@@ -234,36 +235,6 @@ def _merged(
     one: pa.DataType, other: pa.DataType, task_type: pa.DataType | None
 ) -> pa.DataType | None:
     """The wider of two types; None if they are incompatible."""
-    if one == other:
-        return one
     if task_type is not None and other == task_type:
         return other
-    try:
-        schemas = [pa.schema([("", kind)]) for kind in (one, other)]
-        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-    except pa.ArrowException:
-        return task_type
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Whether it is a string type of any layout, or null, the type of a column of only nulls."""
-    if pa.types.is_dictionary(kind):
-        return is_text(kind.value_type)
-    kinds = (
-        pa.types.is_string,
-        pa.types.is_large_string,
-        pa.types.is_string_view,
-        pa.types.is_null,
-    )
-    return any(is_kind(kind) for is_kind in kinds)
-
-
-def is_texts(kind: pa.DataType) -> bool:
-    """Whether it is a type of lists of strings, or null, the type of a column of only nulls.
-
-    List views are excluded: pyarrow 26 casts them to lists with wrong offsets.
-    """
-    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    if any(is_kind(kind) for is_kind in kinds):
-        return is_text(kind.value_type)
-    return bool(pa.types.is_null(kind))
+    return merged_type(one, other) or task_type

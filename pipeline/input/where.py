@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.errors import UsageError
 from pipeline.input.formats.base import ContentError
@@ -112,7 +113,7 @@ def check_where(where: str, schema: pa.Schema) -> None:
     import polars as pl
 
     try:
-        nulls = pa.table([pa.nulls(1, field.type) for field in schema], schema=schema)
+        nulls = pa.record_batch([pa.nulls(1, field.type) for field in schema], schema=schema)
         kind = _evaluated(where, nulls).dtype
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         types = ", ".join(f"{field.name} is {field.type}" for field in schema)
@@ -134,22 +135,31 @@ def selected_by(where: str, rows: pa.RecordBatch) -> npt.NDArray[np.bool_]:
     read = rows.select(where_columns(where))
     try:
         read.validate(full=True)  # strings are not checked before
-        mask = _evaluated(where, pa.Table.from_batches([read]))
+        mask = _evaluated(where, read)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowInvalid) as error:
         raise ContentError(f"--where {where!r}: {_first_line(error)}") from error
     return np.asarray(mask.fill_null(False).to_numpy(), dtype=np.bool_)
 
 
-def _evaluated(where: str, rows: pa.Table) -> pl.Series:
+def _evaluated(where: str, rows: pa.RecordBatch) -> pl.Series:
     """The value of an expression for each row.
 
     As a query, not as an expression alone: only that compares dates with strings.
     """
     import polars as pl
 
-    frame = pl.from_arrow(rows)
+    frame = pl.from_arrow(pa.table([*map(_with_lists, rows.columns)], rows.schema.names))
     with pl.SQLContext(rows=frame) as context:
         return context.execute(f"SELECT ({where}) AS selected FROM rows", eager=True).to_series()
+
+
+def _with_lists(array: pa.Array) -> pa.Array:
+    """The lists of a list view, which polars does not read, and pyarrow's cast gets wrong."""
+    if not (pa.types.is_list_view(array.type) or pa.types.is_large_list_view(array.type)):
+        return array
+    lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+    return pa.LargeListArray.from_arrays(pa.array(offsets), array.flatten(), mask=array.is_null())
 
 
 def _first_line(error: BaseException) -> str:

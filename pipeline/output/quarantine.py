@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from pipeline.output.output import Output, quarantine_name
+from pipeline.output.readable import readable
 from pipeline.output.run import Run
 from pipeline.spec import Shard
 from pipeline.store.parquet_bytes import to_parquet
@@ -29,13 +30,14 @@ def write_quarantine(output: Output, run: Run, shard: Shard, rows: pa.Table) -> 
 
 
 def _storable(table: pa.Table) -> pa.Table:
-    """The columns that Parquet can hold, string views as strings.
+    """The columns that Parquet can hold, string views as strings, with U+FFFD for invalid UTF-8.
 
     Of two columns with one name the last is used: a resubmitted quarantine file may keep columns
     that are named like those added here.
     """
     columns = {}
-    for name, column in zip(table.column_names, table.columns, strict=True):
+    for name, stored in zip(table.column_names, table.columns, strict=True):
+        column = pa.chunked_array([readable(chunk) for chunk in stored.chunks], stored.type)
         if pa.types.is_string_view(column.type):
             column = column.cast(pa.large_string())
         elif pa.types.is_binary_view(column.type):

@@ -17,6 +17,7 @@ from pipeline.output.manifest import listed_for, read_parts, require_finished
 from pipeline.output.output import Output
 from pipeline.output.part_file import PartInfo, checksum_holds, parse_info
 from pipeline.output.plan import Plan, row_values
+from pipeline.output.readable import readable, unreadable
 from pipeline.output.run import Run
 from pipeline.prefetch import map_in_order
 from pipeline.row_keys import KEY_FIELD, row_keys
@@ -156,7 +157,8 @@ class _PartChecker:
         else:
             results = table.column_names[len(self._kept) : -len(self._last)]
             problems += [*_rows(shard, info, table), *_values(results, table)]
-            problems += _compared_with_input(self._run, shard, table)
+            damaged = [*unreadable(data, table)]
+            problems += damaged or _compared_with_input(self._run, shard, table)
         return part, info.schema, table.num_rows, [f"{part}: {problem}" for problem in problems]
 
     def _provenance(self, shard: Shard, info: PartInfo) -> Iterator[str]:
@@ -190,7 +192,7 @@ def _compared_with_input(run: Run, shard: Shard, table: pa.Table) -> Iterator[st
     try:
         for _, batch in read(shard.file, [shard.cut], columns, _INPUT_ROWS):
             keys += row_keys(batch, texts).to_pylist() if texts else []
-            ids += map(repr, batch.column(name).to_pylist()) if name else []
+            ids += map(repr, readable(batch.column(name)).to_pylist()) if name else []
     except BeiJobsError:
         return
     where = f"the input's, which begins at row {shard.first_row}"

@@ -27,9 +27,12 @@ from pipeline.planning.make_spec import as_begun, make_spec, resolve_model
 from pipeline.planning.match_rows import match_rows
 from pipeline.planning.previous import Previous, limited
 from pipeline.request import Request
-from pipeline.spec import JobSpec, schema_hash
+from pipeline.spec import MAX_FAILED_ROWS, JobSpec, schema_hash
 from pipeline.store.uris import absolute, redact
 from pipeline.tasks import find_task, reserved_columns
+
+# That of this version, and that of earlier ones, which allowed fewer failed rows.
+_DEFAULT_BUDGETS = {MAX_FAILED_ROWS, "1%"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,14 +301,15 @@ def _join(
         last.plan == plan.digest
         and last.skipped == planned.skipped
         and set(last.inputs) == set(inputs)
-        and last.spec.max_failed_rows == spec.max_failed_rows
         and last.spec.token_budget == spec.token_budget
     )
     if not same or output.cancelled(last) or output.failed(last):
         return None
+    budgets = {last.spec.max_failed_rows, spec.max_failed_rows}
     finished = newest_finished(output)
     if finished is not None and finished[0].n == last.n:
         if plan.missing(output.committed()):
             return None  # parts were deleted: the next run computes them again
-        return last, True
-    return last, False
+        same = len(budgets) == 1 or budgets == _DEFAULT_BUDGETS
+        return (last, True) if same else None
+    return (last, False) if len(budgets) == 1 else None

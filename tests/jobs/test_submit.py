@@ -275,7 +275,7 @@ def test_more_failed_rows_than_allowed_fail_the_job_and_a_higher_budget_needs_no
     submit: Bei, bei: Bei, tmp_path: Path
 ) -> None:
     corpus = write_parquet(tmp_path / "c.parquet", 20, text=[None, *texts(19)])
-    failed = submit(corpus)
+    failed = submit(corpus, "--max-failed-rows", "1%")
     assert failed.code == 1
     assert "1 of 20 rows failed" in failed.err
     assert "--max-failed-rows" in failed.err
@@ -283,11 +283,35 @@ def test_more_failed_rows_than_allowed_fail_the_job_and_a_higher_budget_needs_no
     assert (status.code, status.json["state"]) == (1, "failed")
     assert "1 of 20" in status.json["reason"]
     assert bei("files", tmp_path / "c.embed").code == 1
-    assert submit(corpus).code == 1
+    assert submit(corpus, "--max-failed-rows", "1%").code == 1
     raised = submit(corpus, "--max-failed-rows", "5%", "--json")
     assert raised.code == 3
     assert raised.json["rows"]["computed"] == 0
     assert raised.json["rows"]["reused"] == 19
+
+
+def test_a_blank_text_in_a_sample_is_no_failure_of_the_job_but_nothing_else_is(
+    submit: Bei, tmp_path: Path
+) -> None:
+    sample = write_parquet(tmp_path / "sample.parquet", 14, text=[None, "", *texts(12)])
+    done = submit(sample, "--json")
+    assert (done.code, done.json["state"]) == (3, "done")
+    assert done.json["rows"]["failed"] == 1
+    null = write_parquet(tmp_path / "null.parquet", 3, text=pa.nulls(3, pa.string()))
+    failed = submit(null)
+    assert failed.code == 1
+    assert "all 3 rows failed, more than --max-failed-rows 1% or 100 allows (2)" in failed.err
+
+
+def test_a_run_that_was_finished_under_an_earlier_default_is_found_complete(
+    submit: Bei, tmp_path: Path
+) -> None:
+    corpus = write_parquet(tmp_path / "c.parquet", 5)
+    assert submit(corpus).code == 0
+    run = tmp_path / "c.embed/_bei/runs/1/run.json"
+    run.write_text(run.read_text().replace('"1% or 100"', '"1%"'))
+    assert submit(corpus, "--json").json["run"] == 1
+    assert submit(corpus, "--max-failed-rows", "2", "--json").json["run"] == 2
 
 
 def test_limit_takes_the_first_rows_and_a_run_without_it_the_rest(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -143,6 +144,26 @@ def test_it_finds_a_value_that_is_not_finite(
     for value in (np.nan, np.inf):
         rewrite(part(output), lambda table, value=value: with_value(table, 3, value))
         assert any("embedding has a value that is not finite" in p for p in problems())
+
+
+def test_it_finds_bytes_that_other_readers_refuse(
+    problems: Callable[[], list[str]], output: Path
+) -> None:
+    def not_utf8(table: pa.Table) -> pa.Table:
+        return table.set_column(0, "id", pa.array([b"\xff"] * len(table)).view(pa.string()))
+
+    rewrite(part(output), not_utf8)
+    assert any("it is no valid Arrow file" in p and "UTF8" in p for p in problems())
+
+
+def test_it_opens_every_part_with_a_second_reader(
+    problems: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(data: object) -> None:
+        raise pl.exceptions.ComputeError("out-of-spec")
+
+    monkeypatch.setattr(pl, "read_ipc", refuse)
+    assert [p.partition(": ")[2] for p in problems()] == ["polars cannot read it: out-of-spec"] * 3
 
 
 def test_it_finds_a_part_written_in_another_space(

@@ -117,7 +117,7 @@ def test_a_job_file_with_a_wrong_key_is_told_to_its_own_url(
 def test_a_job_that_fails_is_told_once(
     submit: Bei, tmp_path: Path, web: WebServer, as_json: tuple[str, ...]
 ) -> None:
-    corpus = write_parquet(tmp_path / "bad.parquet", 4, text=["a", None, None, None])
+    corpus = write_parquet(tmp_path / "bad.parquet", 4, text=[None, None, None, None])
 
     failed = submit(corpus, "--notify", f"http://{web.host}/hook", *as_json)
 

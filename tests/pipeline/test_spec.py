@@ -76,13 +76,18 @@ def test_nonsense_is_refused_by_the_options_name(wrong: dict[str, object]) -> No
         ("0", 10, 0),
         ("7", 10, 7),
         ("100%", 3, 3),
+        ("1% or 100", 50_000, 500),
+        ("1% or 100", 1_000, 100),
+        ("1% or 100", 100, 99),
+        ("1% or 100", 0, 0),
+        ("0 or 2", 9, 2),
     ],
 )
 def test_a_failure_budget_is_a_count_or_a_share(limit: str, rows: int, allowed: int) -> None:
     assert failure_budget(limit, rows) == allowed
 
 
-@pytest.mark.parametrize("limit", ["", "-1", "x", "101%", "-1%", "1.5"])
+@pytest.mark.parametrize("limit", ["", "-1", "x", "101%", "-1%", "1.5", "1 or x", "1% or", "nan%"])
 def test_other_budgets_are_refused(limit: str) -> None:
     with pytest.raises(UsageError, match="max-failed-rows"):
         failure_budget(limit, 10)

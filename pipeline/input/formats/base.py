@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import pyarrow as pa
@@ -28,6 +28,8 @@ class FileSummary:
     rows: int
     row_groups: tuple[int, ...] | None = None  # rows of each, None for text formats
     offsets: tuple[int, ...] = ()  # bytes of uncompressed text before each shard's first row
+    # JSONL: column → the row that gave it its type
+    type_rows: Mapping[str, int] = field(default_factory=dict)
 
 
 class Reader(Protocol):

@@ -35,7 +35,17 @@ from pipeline.store.directory import OpenedFile
 # (https://github.com/python/cpython/issues/106052).
 _FIELD = rb'(?:"[^"]*+(?>(?:""[^"]*+)*)"[^,\r\n]*+|(?!")[^,\r\n]*+)'
 _RECORD = re.compile(rb"(?>(?:%b,)*)%b(?:\r\n|[\r\n])|(?s:(?P<incomplete>.+))" % (_FIELD, _FIELD))
+# A field of a record: if it is quoted, the text in it, and what comes after it.
+_QUOTED = re.compile(
+    rb'(?:\A[\r\n]*|,)(?:"(?P<text>[^"]*+(?>(?:""[^"]*+)*))"(?P<after>[^,\r\n]*+)'
+    rb'|(?!")[^,\r\n]*+)'
+)
 _BLANK = frozenset({b"\n", b"\r", b"\r\n"})
+_ESCAPED = b'\\"'
+_NO_ESCAPES = (
+    'a quote seems to be written as \\", but in a quoted field it is "": write the file again, for '
+    "example with DuckDB: COPY (FROM read_csv('in.csv', escape='\\')) TO 'out.parquet'"
+)
 
 
 class CsvReader:
@@ -69,6 +79,7 @@ class CsvReader:
             text_blocks(TextStream(self._file, self._compression), self)
         ):
             check_utf8(block, offsets.rows)
+            _check_escapes(block, offsets.rows)
             self._parse(block, 0, len(block), offsets.rows, self._header[:1])
             offsets.add(block)
         schema = pa.schema([(name, pa.string()) for name in self._header])
@@ -125,6 +136,7 @@ class CsvReader:
             raise ContentError(
                 f"near row {row + (invalid.number or 1) - 1}: {invalid.actual_columns} fields, "
                 f"but {invalid.expected_columns} in the header"
+                + (f" ({_NO_ESCAPES})" if _ESCAPED.decode() in (invalid.text or "") else "")
             )
         if table.num_rows != stop - start:
             raise ContentError(
@@ -132,6 +144,27 @@ class CsvReader:
                 "check their quotes"
             )
         return table.combine_chunks().to_batches()[0]
+
+
+def _check_escapes(block: TextBlock, first_row: int) -> None:
+    """Refuse quotes that are escaped: the fields after them would be garbage.
+
+    A quote after a backslash is fine at the end of a field, and so are two; but where text follows
+    the quote that closes a field with one of them in it, it closes nothing.
+    """
+    if _ESCAPED not in block.data:
+        return
+    for row in range(len(block)):
+        record = bytes(block.records(row, row + 1))
+        if _ESCAPED in record and any(map(_has_escape, _QUOTED.finditer(record))):
+            raise ContentError(
+                f"row {first_row + row} (byte {block.offset + block.start(row)}): {_NO_ESCAPES}"
+            )
+
+
+def _has_escape(field: re.Match[bytes]) -> bool:
+    quoted = field["text"] is not None
+    return quoted and _ESCAPED in field["text"] + b'"' and bool(field["after"].strip())
 
 
 def _collector(rows: list[Any]) -> Any:

@@ -2,13 +2,17 @@
 
 The counting pass parses every value of the requested columns with the standard library: it can
 name the row and column of an error, and a string that looks like a date stays a string. Rows are
-then read by pyarrow, with the planned types.
+then read by pyarrow, with the planned types; what it refuses, though the counting pass did not,
+is read by the standard library too (1e400, which is infinite; in a column that nobody needs,
+too). Half of a surrogate pair becomes U+FFFD, and a byte order mark before an object is blank.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,11 +28,20 @@ from pipeline.input.formats.text import (
     check_utf8,
     text_blocks,
 )
+from pipeline.input.types import merged_type
 from pipeline.packing import Int64Array
 from pipeline.spec import Cut
 from pipeline.store.directory import OpenedFile
 
 _BLANK = frozenset(b" \t\r\n")
+_BOM = re.compile(rb"^\xef\xbb\xbf", re.MULTILINE)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+# A pair of surrogates, half of one, or the start of any other escape.
+_ESCAPE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\.",
+    re.DOTALL,
+)
 
 
 class JsonLinesReader:
@@ -40,6 +53,7 @@ class JsonLinesReader:
 
     def record_ends(self, data: bytes) -> Int64Array:
         """Line breaks, except those of blank lines."""
+        data = _BOM.sub(b"   ", data)
         array = np.frombuffer(data, dtype=np.uint8)
         ends = np.flatnonzero(array == ord("\n")) + 1
         starts = np.concatenate(([0], ends[:-1])) if ends.size else ends
@@ -52,37 +66,61 @@ class JsonLinesReader:
         offsets, types = ShardOffsets(rows_per_shard), _Types(columns)
         for block in text_blocks(TextStream(self._file, self._compression), self):
             check_utf8(block, offsets.rows)
-            types.add(block, offsets.rows)
+            types.add(_cleaned(block), offsets.rows)
             offsets.add(block)
         return FileSummary(
             schema=types.schema(),
             columns=tuple(types.names),
             rows=offsets.rows,
             offsets=tuple(offsets.offsets),
+            type_rows=types.rows,
         )
 
     def batches(
         self, cuts: Sequence[Cut], schema: pa.Schema, batch_rows: int
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Parse `batch_rows` lines at a time."""
-        options = pyarrow.json.ParseOptions(
-            explicit_schema=pa.schema([(f.name, _parsed_type(f.type)) for f in schema]),
-            unexpected_field_behavior="ignore",
-        )
+        parsed = pa.schema([(f.name, _parsed_type(f.type)) for f in schema])
         stream = TextStream(self._file, self._compression)
         for first, block in blocks_of_cuts(stream, self, cuts):
+            clean = _cleaned(block)
             for start in range(0, len(block), batch_rows):
                 stop = min(start + batch_rows, len(block))
                 with content_errors(f"rows {first + start}-{first + stop - 1}"):
-                    yield first + start, _parse(block.records(start, stop), stop - start, options)
+                    try:
+                        batch = _parse(clean.records(start, stop), stop - start, parsed)
+                    except pa.ArrowInvalid as error:
+                        batch = _parse_again(clean, start, stop, first, parsed, error)
+                yield first + start, batch
 
 
-def _parse(text: Any, rows: int, options: Any) -> pa.RecordBatch:
+def _cleaned(block: TextBlock) -> TextBlock:
+    """The block with what parsers refuse replaced, byte by byte: every offset stays."""
+    data = _BOM.sub(b"   ", block.data)
+    if _SURROGATE.search(data):
+        data = _ESCAPE.sub(lambda escape: rb"\ufffd" if escape["half"] else escape[0], data)
+    return replace(block, data=data)
+
+
+def _parse(text: Any, rows: int, schema: pa.Schema) -> pa.RecordBatch:
     read_options = pyarrow.json.ReadOptions(use_threads=False, block_size=text.size + 1)
+    options = pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
     table = pyarrow.json.read_json(pa.BufferReader(text), read_options, options)
     if table.num_rows != rows:
         raise ContentError(f"{rows} lines hold {table.num_rows} objects: expected one per line")
     return table.combine_chunks().to_batches()[0]
+
+
+def _parse_again(
+    block: TextBlock, start: int, stop: int, first: int, schema: pa.Schema, refused: pa.ArrowInvalid
+) -> pa.RecordBatch:
+    """Records that pyarrow refuses, parsed as the counting pass does; else its error."""
+    rows = [_object(bytes(block.records(i, i + 1)), first + i) for i in range(start, stop)]
+    try:
+        columns = [pa.array([row.get(f.name) for row in rows], f.type) for f in schema]
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise refused from error
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _parsed_type(kind: pa.DataType) -> pa.DataType:
@@ -99,6 +137,7 @@ class _Types:
         self._columns = columns
         self._types: dict[str, pa.DataType] = {}
         self.names: dict[str, None] = {}
+        self.rows: dict[str, int] = {}  # column → the first row that gave it its type
 
     def schema(self) -> pa.Schema:
         return pa.schema(list(self._types.items()))
@@ -112,18 +151,34 @@ class _Types:
                 self._widen(name, [row.get(name) for row in rows], first_row)
 
     def _widen(self, name: str, values: list[Any], first_row: int) -> None:
-        where = f"column {name!r} of rows {first_row}-{first_row + len(values) - 1}"
-        with content_errors(where):
-            kind = pa.array(values).type
-        earlier = self._types.get(name, kind)
+        known = self._types.get(name, pa.null())
         try:
-            merged = pa.unify_schemas(
-                [pa.schema([(name, earlier)]), pa.schema([(name, kind)])],
-                promote_options="permissive",
-            )
-        except pa.ArrowException as error:
-            raise ContentError(f"{where} is {kind}, but {earlier} in the rows before it") from error
-        self._types[name] = merged.field(0).type
+            wide = merged_type(pa.array(values).type, known)
+        except (pa.ArrowException, ValueError, OverflowError):
+            wide = None
+        if wide is None or wide != known or any(map(_repeats, values)):
+            wide = self._widen_by_rows(name, values, first_row)
+        self._types[name] = wide
+
+    def _widen_by_rows(self, name: str, values: list[Any], first_row: int) -> pa.DataType:
+        """The same, one by one, so that the row is known that has another type."""
+        known = self._types.get(name, pa.null())
+        for row, value in enumerate(values, first_row):
+            if value is None:
+                continue
+            if key := _repeated_key(value):
+                raise ContentError(f"row {row}: column {name!r} has the key {key!r} twice")
+            with content_errors(f"row {row}: column {name!r}"):
+                kind = pa.array([value]).type
+            wide = merged_type(kind, known)
+            if wide is None:
+                before = f"{known} in row {self.rows[name]}"
+                raise ContentError(f"row {row}: column {name!r} is {kind}, but {before}")
+            if wide != known:
+                known, self.rows[name] = wide, row
+        with content_errors(f"column {name!r} of rows {first_row}-{first_row + len(values) - 1}"):
+            pa.array(values, known)
+        return known
 
 
 class _RepeatedKey(dict[str, Any]):
@@ -140,6 +195,18 @@ def _note_repeated_key(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     repeated.key = next(name for name in names if names.count(name) > 1)
     return repeated
+
+
+def _repeats(value: Any) -> bool:
+    return isinstance(value, (dict, list)) and bool(_repeated_key(value))
+
+
+def _repeated_key(value: Any) -> str:
+    """A key that is twice in one object of a value, at any depth; "" if there is none."""
+    if isinstance(value, _RepeatedKey):
+        return value.key
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next(filter(None, map(_repeated_key, inner)), "")
 
 
 def _object(line: bytes, row: int) -> dict[str, Any]:

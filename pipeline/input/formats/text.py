@@ -100,7 +100,10 @@ def text_blocks(stream: TextStream, grammar: Grammar) -> Iterator[TextBlock]:
         incomplete, offset = data[used:], offset + used
         if not new:
             if incomplete.strip():
-                raise ContentError(f"the record at byte {offset} never ends: a quote is not closed")
+                raise ContentError(
+                    f"the record at byte {offset} never ends: a quote is not closed, "
+                    'or quotes are written as \\" and not as ""'
+                )
             return
         if len(incomplete) > _RECORD_MAX_BYTES:
             raise ContentError(

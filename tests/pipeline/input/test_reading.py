@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import os
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import AccessDenied, InputChanged, InputError, StorageError
-from pipeline.input.cutting import cut_file
+from pipeline.input.cutting import cut_file, plan_inputs
 from pipeline.input.formats import text as text_format
 from pipeline.input.reading import ListedFile, discover, inspect, read
 from pipeline.spec import Cut, InputFile
@@ -399,8 +400,9 @@ class TestBadContent:
             (b'{"text": "a"', "row 2 is not JSON"),
             (b'["a"]', "row 2 is a JSON list, not an object"),
             (b'{"text": "a", "text": "b"}', "row 2 has the key 'text' twice"),
-            (b'{"text": 5}', "column 'text' of rows 0-2"),
-            (b'{"text": "\\ud800"}', "column 'text' of rows 0-2"),
+            (b'{"text": 5}', "row 2: column 'text' is int64, but string in row 0"),
+            (b'{"text": {"a": [{"b": 1, "b": 2}]}}', "row 2: column 'text' has the key 'b' twice"),
+            (b'{"text": ' + b"9" * 30 + b"}", "row 2: column 'text': "),
             (b'{"text": "a"} {"text": "b"}', "row 2 is not JSON"),
         ],
     )
@@ -415,7 +417,7 @@ class TestBadContent:
         monkeypatch.setattr(text_format, "_BLOCK_BYTES", 120)
         text = b'{"id": "a"}\n' * 100 + b'{"id": 5}\n' * 10
         listed = discover([put(str(tmp_path), "rows.jsonl", text)])[0]
-        with pytest.raises(InputError, match=r"column 'id' of rows 100-\d+ is int64, but string"):
+        with pytest.raises(InputError, match="row 100: column 'id' is int64, but string in row 0"):
             inspect(listed, ["id"], 10)
         assert inspect(listed, ["text"], 10).rows == 110  # the ids are not needed
 
@@ -423,6 +425,26 @@ class TestBadContent:
         uri = put(str(tmp_path), "rows.csv", b"id,text\n1,a\n2\n3,c\n")
         with pytest.raises(InputError, match="near row 1: 1 fields, but 2 in the header"):
             inspect(discover([uri])[0], None, 10)
+
+    @pytest.mark.parametrize(
+        ("rows", "said"),
+        [
+            (rb'1,"he said \"hi\" there"', "row 1 (byte 14): a quote seems to be written as"),
+            (rb'1,"a \"quoted\", comma"', "row 1 (byte 14): a quote seems to be written as"),
+            (rb'1,"at the end \""' + b'\n2,"plain"', "row 1 (byte 14): a quote seems to be"),
+            (b'\n1,"before\na comma\\",b"', "3 fields, but 2 in the header (a quote seems to be"),
+            (rb'1,"at the end \""', "never ends: a quote is not closed, or quotes are written"),
+        ],
+    )
+    def test_quotes_that_are_escaped_with_a_backslash(
+        self, tmp_path: Path, rows: bytes, said: str
+    ) -> None:
+        """They were read as garbage without a word."""
+        uri = put(str(tmp_path), "rows.csv", b"id,text\n0,'a'\n" + rows + b"\n")
+        with pytest.raises(InputError) as caught:
+            inspect(discover([uri])[0], None, 10)
+        assert said in caught.value.message
+        assert "escape" in caught.value.message or "never ends" in said
 
     def test_a_quote_that_is_never_closed(self, tmp_path: Path) -> None:
         uri = put(str(tmp_path), "rows.csv", b'id,text\n1,"a\n2,b\n3,c\n')
@@ -446,7 +468,42 @@ class TestBadContent:
             inspect(listed, None, 10)
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+def test_json_that_some_parsers_refuse_costs_no_other_row(tmp_path: Path, name: str) -> None:
+    """Each of them stopped the job, or only the shard and every rerun of it."""
+    emoji = "\\ud83d\\ude00"
+    lines = [
+        r'{"id": 0.5, "text": "half \ud83d of one", "other": 1}',
+        r'{"id": 1e400, "text": "low \uDC00", "other": {"a": 1, "a": 2}}',
+        "\ufeff" + r'{"id": -1e400, "text": "b \\ud83d", "other": 1e999}',
+        "\ufeff",
+        r'{"id": 3, "text": "a", "other": "\ud83d"}',
+        f'{{"id": 4, "text": "{emoji}{emoji[:6]}x", "other": {"9" * 400}}}',
+    ]
+    text = "\n".join(lines).encode()
+    uri = put(str(tmp_path), name, gzip.compress(text) if name.endswith("gz") else text)
+    planned = plan_inputs([uri], columns=("id",), text_columns=("text",), output_columns=())
+    ((file, cuts),) = planned.files
+    rows = [row for _, batch in read(file, cuts, planned.schema, 2) for row in batch.to_pylist()]
+    assert rows == [
+        {"id": 0.5, "text": "half \ufffd of one"},
+        {"id": math.inf, "text": "low \ufffd"},
+        {"id": -math.inf, "text": r"b \ud83d"},
+        {"id": 3.0, "text": "a"},
+        {"id": 4.0, "text": "\U0001f600\ufffdx"},
+    ]
+
+
 class TestCsv:
+    def test_backslashes_that_escape_nothing_are_read_as_duckdb_reads_them(
+        self, tmp_path: Path
+    ) -> None:
+        path = r""""C:\dir\""""
+        json = r'''"{""a"": ""he said \""hi\""""}"'''
+        text = f'id,text\n1,{path}\n2,{json}\n3,no \\"quotes\\" here\n'.encode()
+        expected = duckdb.sql(f"FROM '{put(str(tmp_path), 'rows.csv', text)}'").fetchall()
+        assert [row["text"] for row in self.rows(tmp_path, text)] == [row[1] for row in expected]
+
     def rows(self, tmp_path: Path, text: bytes, rows_per_shard: int = 1) -> list[dict[str, Any]]:
         file, cuts = planned(discover([put(str(tmp_path), "rows.csv", text)])[0], rows_per_shard)
         rows = pa.concat_tables(rows_of(file, cuts)).to_pylist()

@@ -227,6 +227,16 @@ def test_columns_of_every_kind_pass_a_selection(tmp_path: Path) -> None:
         assert batch.column(name).to_pylist() == [values[0], values[1], values[3]]
 
 
+@pytest.mark.parametrize("kind", [pa.list_view(pa.int64()), pa.large_list_view(pa.int64())])
+def test_list_views_select_rows(tmp_path: Path, kind: pa.DataType) -> None:
+    """polars reads none, and pyarrow casts them to lists with wrong offsets."""
+    column = pa.array([[9, 9], [1], None, [], [2, 3], [4]], kind).slice(1)
+    table = pa.table({"id": range(5), "text": ["t"] * 5, "lists": column})
+    path = write(tmp_path / "a.arrow", table, row_group=3)
+    assert [row for row, _ in rows_read(plan(path, "array_length(lists) > 0"))] == [0, 3, 4]
+    assert [row for row, _ in rows_read(plan(path, "array_contains(lists, 3)"))] == [3]
+
+
 @pytest.mark.parametrize(
     ("where", "said"),
     [

@@ -1,0 +1,66 @@
+"""Types of columns by their meaning: which two can be one, and which hold texts."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+# Names of one time zone.
+_UTC = frozenset({"UTC", "Etc/UTC", "Z", "+00:00", "GMT", "Etc/GMT"})
+
+
+def merged_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """The type that holds the values of both unchanged; None if there is none.
+
+    It is `other` where they mean the same, and has the spelling and the order of `other`'s fields.
+    """
+    if one == other:
+        return other
+    if _in_utc(one) and _in_utc(other):
+        one = pa.timestamp(one.unit, other.tz)
+    schemas = [pa.schema([("", kind)]) for kind in (other, one)]
+    try:
+        merged = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return None
+    return merged if _holds(merged, one) and _holds(merged, other) else None
+
+
+def _in_utc(kind: pa.DataType) -> bool:
+    return pa.types.is_timestamp(kind) and kind.tz in _UTC
+
+
+def _holds(wide: pa.DataType, kind: pa.DataType) -> bool:
+    """Whether a merged type is none that pyarrow rounds to: of decimals, it makes floats."""
+    if pa.types.is_decimal(kind):
+        return bool(pa.types.is_decimal(wide))
+    if pa.types.is_struct(kind):
+        return all(_holds(wide.field(field.name).type, field.type) for field in kind)
+    if _is_list(kind):
+        return _holds(wide.value_type, kind.value_type)
+    return True
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether it is a string type of any layout, or null, the type of a column of only nulls."""
+    if pa.types.is_dictionary(kind):
+        return is_text(kind.value_type)
+    kinds = (
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_string_view,
+        pa.types.is_null,
+    )
+    return any(is_kind(kind) for is_kind in kinds)
+
+
+def is_texts(kind: pa.DataType) -> bool:
+    """Whether it is a type of lists of strings, or null, the type of a column of only nulls.
+
+    List views are excluded: pyarrow 26 casts them to lists with wrong offsets.
+    """
+    return is_text(kind.value_type) if _is_list(kind) else bool(pa.types.is_null(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(is_kind(kind) for is_kind in kinds)
