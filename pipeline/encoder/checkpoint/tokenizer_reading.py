@@ -44,6 +44,7 @@ class TokenizerReading:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self._built: BuiltTokenizer | None = None
+        self._change: tuple[str | None] | None = None
         settings = read_settings(checkpoint.files, checkpoint.config)
         if _last_part(checkpoint.name) in _ADD_PREFIX_SPACE:
             settings = replace(settings, options={**settings.options, "add_prefix_space": True})
@@ -143,6 +144,11 @@ class TokenizerReading:
 
         It then read tokenizer.json as it was, but for add_eos_token and add_prefix_space.
         """
+        if self._change is None:
+            self._change = (self._find_change(),)
+        return self._change[0]
+
+    def _find_change(self) -> str | None:
         splits = self.splits_special_tokens
         parts = self._checkpoint.files.tokenizer
         if self.is_plain or parts is None:
