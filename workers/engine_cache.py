@@ -85,7 +85,7 @@ def _serves(resident: tuple[JobSpec, Engine], spec: JobSpec, device: str) -> boo
         and same_prompt
         and all(
             getattr(loaded_spec, name) == getattr(spec, name)
-            for name in ("model", "task", "precision", "dimensions", "normalize")
+            for name in ("model", "encoder", "task", "precision", "dimensions", "normalize")
         )
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from commandline import Bei, read_output
 from corpora import GOLDENS, write_parquet
+from pyarrow.parquet import read_table as read_parquet
 
 SHORT = ("--max-length", 6, "--device", "cpu", "--quiet")
 
@@ -72,6 +73,29 @@ def test_a_tagger_cuts_nothing_whatever_the_files_say(
 
     assert done.code == 0, done.err
     assert "truncate" not in done.json["choices"]
+
+
+@pytest.mark.parametrize("trims", [True, False])
+@pytest.mark.parametrize("strategy", ["simple", "first"])
+def test_a_tagger_trims_offsets_where_the_files_say_so(
+    trims: bool, strategy: str, bei: Bei, corpus: Path, tmp_path: Path
+) -> None:
+    from transformers import pipeline
+
+    model = bent(tmp_path / "model", "ner_roberta", trim_offsets=trims)
+    texts = read_parquet(corpus)["text"].to_pylist()
+    ask = pipeline("token-classification", str(model), aggregation_strategy=strategy)
+    expected = [[(e["entity_group"], e["start"], e["end"]) for e in ask(t)] for t in texts]
+
+    done = bei(
+        "submit", corpus, "--output", tmp_path / "out", "--task", "tag", "--model", model,
+        "--aggregation", strategy, "--device", "cpu", "--quiet",
+    )  # fmt: skip
+
+    assert done.code == 0, done.err
+    found = read_output(bei, tmp_path / "out")["entities"].to_pylist()
+    assert [[(e["entity"], e["start"], e["end"]) for e in row] for row in found] == expected
+    assert any(expected)
 
 
 @pytest.mark.parametrize("names", [["input_ids", "attention_mask"], None], ids=["none", "types"])

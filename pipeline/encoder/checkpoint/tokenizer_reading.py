@@ -49,6 +49,7 @@ class TokenizerReading:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self._built: BuiltTokenizer | None = None
+        self._change: tuple[str | None] | None = None
         static = checkpoint.files.static  # whose authors read tokenizer.json alone
         settings = TokenizerSettings({}, {}, AS_IT_IS)
         if not static:
@@ -152,6 +153,11 @@ class TokenizerReading:
 
         It then read tokenizer.json as it was, but for add_eos_token and add_prefix_space.
         """
+        if self._change is None:
+            self._change = (self._find_change(),)
+        return self._change[0]
+
+    def _find_change(self) -> str | None:
         splits = self.splits_special_tokens
         parts = self._checkpoint.files.tokenizer
         if self.is_plain or parts is None:

@@ -146,6 +146,7 @@ def test_without_the_extra_the_hint_names_it(
     assert "bei-jobs[sentencepiece]" in raised.value.hint
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("content", [b"", b"\n\xff\xff\xff\xff", b"\n\x05hello", b"aGk= 0\n"])
 def test_a_damaged_vocabulary_is_an_error(
     content: bytes, model: Callable[..., Path], tmp_path: Path
