@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import layouts
 import numpy as np
 import pytest
 import torch
 from corpora import GOLDENS
 from fixtures_encoder import open_engine
 
-from pipeline.encoder.checkpoint.checkpoint import Checkpoint
+from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
 from pipeline.encoder.engine import Engine
 
 NAMES = sorted(p.name for p in GOLDENS.iterdir() if p.is_dir())
@@ -57,6 +59,23 @@ def test_a_gpu_gives_the_rows_of_the_cpu(
         assert ((got * expected).sum(axis=1) / norms >= LEAST[engine.precision]).all()
     else:
         np.testing.assert_allclose(got, expected, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "write", [layouts.nomic_moe, layouts.mistral, layouts.static_embedding, layouts.model2vec]
+)
+def test_a_layout_made_here_gives_the_rows_of_the_cpu(
+    write: Callable[[Path], Path],
+    tmp_path: Path,
+    cache: Path,
+    compute: Callable[..., list[Any]],
+    sentences: Make,
+) -> None:
+    checkpoint, texts = resolve(str(write(tmp_path / "model")), cache_dir=cache), sentences(60, 180)
+    expected = _rows(open_engine(checkpoint), texts, compute)
+    for precision, tolerance in (("float32", 1e-3), ("auto", 0.05)):
+        engine = open_engine(checkpoint, device="cuda", precision=precision)
+        np.testing.assert_allclose(_rows(engine, texts, compute), expected, rtol=0, atol=tolerance)
 
 
 def test_the_same_batches_give_the_same_bits_twice(

@@ -11,9 +11,11 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import layouts
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.encoder import cuda_graphs
-from pipeline.encoder.checkpoint.checkpoint import Checkpoint
+from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
 from pipeline.encoder.device import graph_capture
 from pipeline.encoder.device.out_of_memory import is_out_of_memory
 from pipeline.encoder.model import encoder
@@ -163,6 +165,22 @@ def test_every_layout_goes_the_way_of_a_gpu(name: str, precision: str, golden: G
         assert ((found * expected).sum(axis=1) / norms).min() >= least
     else:
         assert np.abs(found - expected).max() <= (0.03 if precision == "float16" else 0.2)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("write", "captured"), [(layouts.nomic_moe, False), (layouts.mistral, True)]
+)
+@pytest.mark.usefixtures("gpu")
+def test_experts_wait_for_the_device_so_no_graph_holds_them(
+    write: Callable[[Path], Path], captured: bool, precision: str, tmp_path: Path, cache: Path
+) -> None:
+    checkpoint = resolve(str(write(tmp_path / "model")), cache_dir=cache)
+    engine, work = open_engine(checkpoint, precision=precision), _batches(12, types=False)
+    found = _matrix(list(engine.run(work)))
+    expected = _matrix(list(open_engine(checkpoint).run(work)))
+    assert ((found * expected).sum(axis=1)).min() >= LEAST[precision]
+    assert (engine.graphs is not None and bool(engine.graphs.captured)) == captured
 
 
 @pytest.mark.usefixtures("gpu")
