@@ -219,8 +219,8 @@ def pair_template(template: ChatTemplate, prompt: str) -> PairTemplate:
     ]
     if not found:
         raise CheckpointError(
-            f"the chat template of {template.model} changes some texts; bei-jobs computes those that "
-            "put fixed words around the query and the document",
+            f"the chat template of {template.model} changes some texts; bei-jobs computes "
+            "templates that put fixed words around the query and the document",
             hint=_OTHER_TEXT,
         )
     return found[0]
