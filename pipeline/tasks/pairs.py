@@ -70,8 +70,8 @@ def check_prompt(request: Request, card: ModelCard) -> None:
         return
     prompt = pair_prompt(request, card)
     given = {request.instruction, request.prompt, request.prompt_name} - {None, ""}
-    with_prompt = pair_template(template, prompt, card.name)
-    if given and with_prompt == pair_template(template, "", card.name):
+    with_prompt = pair_template(template, prompt)
+    if given and with_prompt == pair_template(template, ""):
         raise UsageError(
             f"the chat template of {request.model} has no place for an instruction",
             hint="omit --instruction, --prompt and --prompt-name",
@@ -98,7 +98,7 @@ def pair_tokenizer(
     if settings.template is not None:
         return RenderedPairs(
             tokenizer,
-            pair_template(settings.template, spec.prompt, card.name),
+            pair_template(settings.template, spec.prompt),
             spec.max_length,
             spec.truncate,
             restores_end=settings.template.restores_end,

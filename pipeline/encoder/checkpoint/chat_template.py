@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
 from typing import Any
@@ -78,6 +78,7 @@ class ChatTemplate:
     structured: bool  # whether a message's content is a list of parts
     variables: tuple[tuple[str, Any], ...]  # by name: special tokens, and those of the files
     restores_end: bool  # whether the template's last tokens replace those of a truncated text
+    model: str = field(default="", compare=False)  # its name, for messages
 
     @property
     def names_roles(self) -> bool:
@@ -104,12 +105,13 @@ class PairTemplate:
 
 
 def read_chat_template(
-    files: CheckpointFiles, model_type: str, settings: Mapping[str, Any]
+    files: CheckpointFiles, model: str, model_type: str, settings: Mapping[str, Any]
 ) -> ChatTemplate | None:
     """The chat template that CrossEncoder renders pairs with, None if there is none.
 
     Args:
         files: of the checkpoint.
+        model: its name, for messages.
         model_type: as config.json says.
         settings: sentence_bert_config.json of a saved CrossEncoder, {} without one.
 
@@ -131,7 +133,7 @@ def read_chat_template(
     if saved == "auto":
         signs = any(sign in source for sign in _STRUCTURED) or not source
         structured = signs and model_type not in _FLAT_TYPES
-    return ChatTemplate(source, structured, tuple(sorted(given.items())), restores)
+    return ChatTemplate(source, structured, tuple(sorted(given.items())), restores, model)
 
 
 def _source(files: CheckpointFiles, configured: Any) -> str | None:
@@ -184,13 +186,12 @@ def _text_of(token: Any) -> str | None:
 
 
 @cache
-def pair_template(template: ChatTemplate, prompt: str, model: str) -> PairTemplate:
+def pair_template(template: ChatTemplate, prompt: str) -> PairTemplate:
     """What a template does to pairs, given the prompt.
 
     Args:
         template: of the checkpoint.
         prompt: the system message; "" for none.
-        model: its name, for messages.
 
     Raises:
         CheckpointError: it raises, drops one of the texts, depends on the day, or does more than
@@ -198,16 +199,16 @@ def pair_template(template: ChatTemplate, prompt: str, model: str) -> PairTempla
     """
     if "strftime_now" in template.source:
         raise CheckpointError(
-            f"the chat template of {model} puts today's date into the text, so a score would "
-            "change from day to day",
+            f"the chat template of {template.model} puts today's date into the text, so a score "
+            "would change from day to day",
             hint=_OTHER_TEXT,
         )
-    sentinel, *rendered = _render(template, prompt, (_SENTINELS, *_PROBES), model)
+    sentinel, *rendered = _render(template, prompt, (_SENTINELS, *_PROBES))
     for role, text in zip(_ROLES, _SENTINELS, strict=True):
         if text.lower() not in sentinel.lower():
             raise CheckpointError(
-                f"the chat template of {model} is not one for pairs: the {role} does not reach "
-                "the text that it makes",
+                f"the chat template of {template.model} is not one for pairs: the {role} does not "
+                "reach the text that it makes",
                 hint=_OTHER_TEXT,
             )
     found = [
@@ -218,8 +219,8 @@ def pair_template(template: ChatTemplate, prompt: str, model: str) -> PairTempla
     ]
     if not found:
         raise CheckpointError(
-            f"the chat template of {model} changes some texts; bei-jobs computes templates that "
-            "put fixed words around the query and the document",
+            f"the chat template of {template.model} changes some texts; bei-jobs computes "
+            "templates that put fixed words around the query and the document",
             hint=_OTHER_TEXT,
         )
     return found[0]
@@ -250,9 +251,7 @@ def _messages(template: ChatTemplate, prompt: str, pair: Sequence[str]) -> list[
     ]
 
 
-def _render(
-    template: ChatTemplate, prompt: str, pairs: Sequence[Sequence[str]], model: str
-) -> list[str]:
+def _render(template: ChatTemplate, prompt: str, pairs: Sequence[Sequence[str]]) -> list[str]:
     """What a template makes of pairs, in a process of its own."""
     given = {
         "template": template.source,
@@ -278,5 +277,5 @@ def _render(
         pass
     reason = said or "it uses up the time or the memory that it may have"
     raise CheckpointError(
-        f"the chat template of {model} cannot be rendered: {reason}", hint=_OTHER_TEXT
+        f"the chat template of {template.model} cannot be rendered: {reason}", hint=_OTHER_TEXT
     )

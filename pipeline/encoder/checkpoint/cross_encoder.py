@@ -191,7 +191,7 @@ def _template(
     if saved is not None and not (isinstance(modality, dict) and "message" in modality):
         return None
     model_type = str(checkpoint.config.get("model_type", ""))
-    return read_chat_template(checkpoint.files, model_type, settings)
+    return read_chat_template(checkpoint.files, checkpoint.name, model_type, settings)
 
 
 def _activation(saved: Mapping[str, Any] | None, checkpoint: Checkpoint, default: str) -> str:

@@ -148,21 +148,18 @@ def test_scores_are_those_of_cross_encoder(layout: Callable[[Path], Path], tmp_p
     np.testing.assert_allclose(alone, expected[4:5], rtol=0, atol=TOLERANCE)
 
 
-def test_logits_are_raw_scores(tmp_path: Path) -> None:
+def test_an_instruction_is_the_systems_message_and_logits_are_raw_scores(tmp_path: Path) -> None:
     folder = qwen3(tmp_path / "model")
+    reference = CrossEncoder(folder)
+    told = "Find the capital of a country"
+    expected = reference(TEXTS, prompt=told)
+    for option in ("instruction", "prompt"):
+        ours = scores_by_us(folder, TEXTS, tmp_path, **{option: told})
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=TOLERANCE)
     logits = scores_by_us(folder, TEXTS, tmp_path, raw_scores=True)
-    expected = CrossEncoder(folder)(TEXTS, activation_fn=torch.nn.Identity())
+    expected = reference(TEXTS, activation_fn=torch.nn.Identity())
     np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("option", ["instruction", "prompt"])
-def test_an_instruction_is_the_systems_message(option: str, tmp_path: Path) -> None:
-    folder = qwen3(tmp_path / "model")
-    text = "Find the capital of a country"
-    ours = scores_by_us(folder, TEXTS, tmp_path, **{option: text})
-    expected = CrossEncoder(folder)(TEXTS, prompt=text)
-    np.testing.assert_allclose(ours, expected, rtol=0, atol=TOLERANCE)
-    assert np.abs(ours - scores_by_us(folder, TEXTS, tmp_path)).max() > 1e-3
+    assert np.abs(ours - 1 / (1 + np.exp(-logits))).max() > 1e-3
 
 
 def test_a_prompt_has_a_name(tmp_path: Path) -> None:
@@ -213,7 +210,6 @@ def reranker(tmp_path: Path) -> Callable[..., Path]:
         {},
         {"sentence_transformers": {"activation_fn": IDENTITY}},
         {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}},
-        {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.ReLU"}},
         {
             "sentence_transformers": {"version": "4.0.0"},
             "sbert_ce_default_activation_function": SIGMOID,
@@ -259,9 +255,8 @@ def test_a_prompt_is_put_before_each_query(reranker: Callable[..., Path], tmp_pa
 # Several labels.
 
 
-@pytest.mark.parametrize("name", ["langid_xlmr", "go_emotions_roberta"])
-def test_a_pair_is_classified(name: str, reranker: Callable[..., Path], tmp_path: Path) -> None:
-    folder = reranker(name)
+def test_a_pair_is_classified(reranker: Callable[..., Path], tmp_path: Path) -> None:
+    folder = reranker("langid_xlmr")
     labels = open_card(str(folder), cache_dir=tmp_path).labels
     count = len(labels)
     pairs = (*PLAIN, ("premise, " * 60 + "end", "hypothesis, " * 40 + "end"))
