@@ -128,4 +128,6 @@ def save(model: Any, folder: Path) -> Path:
     """Save a model with the tokenizer of a golden, whose limit nothing states."""
     model.save_pretrained(folder)
     shutil.copy(GOLDENS / "bert_mean" / "tokenizer.json", folder)
+    # The class of a tokenizer that is as tokenizer.json says: XLNet's own has no WordPiece.
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     return folder

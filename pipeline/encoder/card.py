@@ -241,9 +241,11 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
         raise refused(f"{checkpoint.name} is an adapter of a family that transformers computes")
     else:
         config, positions = transformers_config.read_settings(checkpoint)
-    modules = _published(read_modules(checkpoint.files, checkpoint.config), checkpoint, config)
     head = "sequence_classifier" if cross_encoder.score_tokens else head_kind(checkpoint.config)
     embeds = head == "embedding"
+    modules = read_modules(checkpoint.files, checkpoint.config, embeds=embeds)
+    if embeds:
+        modules = _published(modules, checkpoint, config)
     dimensions = _dimensions(modules, config) if embeds else 0
     tokenizer = TokenizerReading(checkpoint)
     return ModelCard(
@@ -280,9 +282,7 @@ def _published(
     if checkpoint.name in _INSTRUCTOR:
         modules = replace(modules, include_prompt=False)
     kept = modules.truncate_dim
-    if kept is None or head_kind(checkpoint.config) != "embedding":
-        return modules
-    if kept >= _dimensions(modules, config):
+    if kept is None or kept >= _dimensions(modules, config):
         return modules
     return replace(modules, steps=(*modules.steps, TruncateModule(kept)))
 

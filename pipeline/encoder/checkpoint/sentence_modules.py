@@ -14,7 +14,6 @@ from typing import Any
 from pipeline.encoder.checkpoint.bounds import MAX_PROMPT_CHARACTERS
 from pipeline.encoder.checkpoint.config_values import (
     Config,
-    head_kind,
     is_whole,
     model_class,
     size,
@@ -41,6 +40,7 @@ TRANSFORMER_CONFIGS = (
     "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
 )
+_GENERAL = "config_sentence_transformers.json"
 # Why a pooling is assumed.
 _NO_MODULES = "the checkpoint has no modules.json: assumed, as in sentence-transformers"
 _CAUSAL = ", for a causal language model"
@@ -119,7 +119,9 @@ class SentenceModules:
         return bool(self.steps) and isinstance(self.steps[-1], NormalizeModule)
 
 
-def read_modules(files: CheckpointFiles, config: Config | None = None) -> SentenceModules:
+def read_modules(
+    files: CheckpointFiles, config: Config | None = None, *, embeds: bool = True
+) -> SentenceModules:
     """Parse the module files of a checkpoint.
 
     Without modules.json: mean pooling, or the last token of a causal language model, as
@@ -128,10 +130,16 @@ def read_modules(files: CheckpointFiles, config: Config | None = None) -> Senten
     Args:
         files: of the checkpoint.
         config: its config.json, for the rule above.
+        embeds: whether the vectors of the modules are what the model gives.
 
     Raises:
         CheckpointError: bei-jobs does not compute a module type or setting.
     """
+    if embeds:
+        general = files.path / _GENERAL
+        check_model_type(files.json(general), general)
+        file = _transformer_file(files, files.folder)
+        check_transformer(files.json(file), file)
     path, config = files.path, config or {}
     listing = path / "modules.json"
     entries = files.modules
@@ -157,9 +165,7 @@ def read_modules(files: CheckpointFiles, config: Config | None = None) -> Senten
         else:
             steps.extend(_checked_step(kind, folder, settings, listing))
     assumed = "" if pooling or files.static else _NO_POOLING
-    return _finish(
-        files, config, transformer, pooling or ("mean",), include_prompt, tuple(steps), assumed
-    )
+    return _finish(files, transformer, pooling or ("mean",), include_prompt, tuple(steps), assumed)
 
 
 def _kind(entry: Mapping[str, Any], listing: Path) -> str:
@@ -243,28 +249,28 @@ def _dense(folder: str, settings: Mapping[str, Any], listing: Path) -> DenseModu
 def _without_modules(files: CheckpointFiles, config: Config) -> SentenceModules:
     if files.static:
         unit = (NormalizeModule(),) if config.get("normalize") else ()
-        return _finish(files, config, "", ("mean",), True, unit, "")
+        return _finish(files, "", ("mean",), True, unit, "")
     if model_class(config).endswith("ForCausalLM") and config.get("is_causal", True):
-        return _finish(files, config, "", ("lasttoken",), True, (), _NO_MODULES + _CAUSAL)
-    return _finish(files, config, "", ("mean",), True, (), _NO_MODULES)
+        return _finish(files, "", ("lasttoken",), True, (), _NO_MODULES + _CAUSAL)
+    return _finish(files, "", ("mean",), True, (), _NO_MODULES)
+
+
+def _transformer_file(files: CheckpointFiles, folder: Path) -> Path:
+    """The settings of the Transformer module, in any of their names."""
+    candidates = (folder / name for name in TRANSFORMER_CONFIGS)
+    return next((file for file in candidates if files.json(file)), files.path / "none")
 
 
 def _finish(
     files: CheckpointFiles,
-    config: Config,
     transformer: str,
     pooling: tuple[PoolingMode, ...],
     include_prompt: bool,
     steps: tuple[Module, ...],
     assumed: str,
 ) -> SentenceModules:
-    candidates = (files.path / transformer / name for name in TRANSFORMER_CONFIGS)
-    file = next((file for file in candidates if files.json(file)), files.path / "none")
+    file, general = _transformer_file(files, files.path / transformer), files.path / _GENERAL
     settings = files.json(file)
-    general = files.path / "config_sentence_transformers.json"
-    if head_kind(config) == "embedding":
-        check_model_type(files.json(general), general)
-        check_transformer(settings, file)
     prompts, default = read_prompts(files, general)
     length = settings.get("max_seq_length")
     if length is not None and not (is_whole(length) and length >= 1):

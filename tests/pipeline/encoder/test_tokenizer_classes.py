@@ -129,7 +129,9 @@ def test_llama(changes: dict[str, Any], model: Callable[..., Path]) -> None:
 
 def test_a_mistral_ends_as_transformers_ends_it_and_says_so(model: Callable[..., Path]) -> None:
     """e5-mistral: 0.1.0 gave `<s> </s> text </s>`, and one token more than the limit."""
-    folder = model("nemotron_llama", model_type="mistral", architectures=["MistralModel"])
+    folder = model(
+        "nemotron_llama", model_type="mistral", architectures=["MistralModel"], is_causal=True
+    )
     llama(folder, add_bos_token=True)
     edit(folder / "tokenizer_config.json", add_bos_token=True, add_eos_token=True)
 
