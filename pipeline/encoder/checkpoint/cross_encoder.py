@@ -20,6 +20,7 @@ from pipeline.encoder.checkpoint.config_values import is_whole, labels, model_cl
 from pipeline.encoder.checkpoint.files import CheckpointFiles
 from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN, read_json
 from pipeline.encoder.checkpoint.sentence_modules import TRANSFORMER_CONFIGS, read_prompts
+from pipeline.encoder.checkpoint.sentence_settings import check_arguments
 from pipeline.encoder.checkpoint.shown import one_line, shown
 from pipeline.errors import CheckpointError
 
@@ -160,9 +161,16 @@ def _saved(files: CheckpointFiles) -> Mapping[str, Any] | None:
 
 
 def _settings(files: CheckpointFiles) -> Mapping[str, Any]:
-    """sentence_bert_config.json of the encoder's folder, in any of its historical names."""
-    found = (files.json(files.folder / name) for name in TRANSFORMER_CONFIGS)
-    return next((content for content in found if content), {})
+    """sentence_bert_config.json of the encoder's folder, in any of its historical names.
+
+    Raises:
+        CheckpointError: it saves arguments that bei-jobs does not apply.
+    """
+    for name in TRANSFORMER_CONFIGS:
+        if content := files.json(file := files.folder / name):
+            check_arguments(content, file)
+            return content
+    return {}
 
 
 def _check_task(settings: Mapping[str, Any], task: str, files: CheckpointFiles) -> None:

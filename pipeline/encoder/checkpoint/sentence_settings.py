@@ -40,7 +40,7 @@ _ARGUMENTS_WITHOUT_EFFECT = (
     "use_memory_efficient_attention",
     "use_safetensors",
 )
-_HINT = "use a checkpoint without it, or ask for it: its vectors would be others"
+_HINT = "use a checkpoint without it, or ask for it: its values would be others"
 
 
 def check_transformer(settings: Mapping[str, Any], file: Path) -> None:
@@ -55,22 +55,48 @@ def check_transformer(settings: Mapping[str, Any], file: Path) -> None:
         if key == "modality_config":
             if isinstance(value, dict) and _plain_text(value.get("text")):
                 continue
-        elif key.endswith(("_args", "_kwargs")) and key.partition("_")[0] in _ARGUMENTS:
+        elif _holds_arguments(key):
             key, value = _odd_argument(key, value)
             if not key:
                 continue
         raise _refused(file, key, value)
 
 
+def check_arguments(settings: Mapping[str, Any], file: Path) -> None:
+    """Check the arguments that a CrossEncoder's sentence_bert_config.json saves.
+
+    Those of its chat template are checked where it is rendered.
+
+    Raises:
+        CheckpointError: one of them would change scores, and bei-jobs does not apply it.
+    """
+    for key, value in settings.items():
+        if key == "processing_kwargs" and isinstance(value, dict):
+            applied: tuple[str, ...] = ("chat_template",)
+        elif value and _holds_arguments(key):
+            applied = _ARGUMENTS_WITHOUT_EFFECT
+        else:
+            continue
+        key, value = _odd_argument(key, value, applied)
+        if key:
+            raise _refused(file, key, value)
+
+
+def _holds_arguments(key: str) -> bool:
+    return key.endswith(("_args", "_kwargs")) and key.partition("_")[0] in _ARGUMENTS
+
+
 def _plain_text(modality: object) -> bool:
     return isinstance(modality, dict) and _USUAL_TEXT.items() <= modality.items()
 
 
-def _odd_argument(key: str, value: object) -> tuple[str, object]:
+def _odd_argument(
+    key: str, value: object, applied: tuple[str, ...] = _ARGUMENTS_WITHOUT_EFFECT
+) -> tuple[str, object]:
     """The first argument that may change values, ("", None) if none does."""
     if not isinstance(value, dict):
         return key, value
-    odd = ((f"{key}.{k}", v) for k, v in value.items() if k not in _ARGUMENTS_WITHOUT_EFFECT)
+    odd = ((f"{key}.{k}", v) for k, v in value.items() if v not in ({}, None) and k not in applied)
     return next(odd, ("", None))
 
 

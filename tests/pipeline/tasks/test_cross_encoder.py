@@ -187,6 +187,19 @@ def test_a_text_over_the_limit_is_cut_before_the_end_of_the_template_or_refused(
     )
 
 
+def test_saved_arguments_that_would_change_scores_are_refused(tmp_path: Path) -> None:
+    folder = qwen3(tmp_path / "model")
+    file = folder / "sentence_bert_config.json"
+    saved = json.loads(file.read_text())
+    for key, arguments, name in [
+        ("processing_kwargs", {"text": {"max_length": 8}}, "processing_kwargs.text"),
+        ("tokenizer_kwargs", {"model_max_length": 8}, "tokenizer_kwargs.model_max_length"),
+    ]:
+        file.write_text(json.dumps({**saved, key: arguments}))
+        with pytest.raises(BeiJobsError, match=name):
+            scores_by_us(folder, TEXTS, tmp_path)
+
+
 # Encoders.
 
 
