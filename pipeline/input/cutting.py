@@ -91,6 +91,8 @@ def plan_inputs(
     max_bad_files: str = "0",
     damaged: Mapping[tuple[str, str], str] | None = None,
     where: str = "",
+    free: Collection[str] = (),
+    widen: bool = False,
 ) -> PlannedInputs:
     """Find the input files, read their footers and cut them into row ranges.
 
@@ -116,6 +118,9 @@ def plan_inputs(
         damaged: (URI, version) of files that are known to be bad → the reason. Where no file may be
             bad, they are tried again.
         where: selects the rows, see `pipeline.input.where`; its columns are in the schema too.
+        free: those of `columns` that a file of JSON Lines may lack, and whose type may be widened.
+        widen: whether types of `schema` may be. Not while a file is bad: its earlier rows would
+            have to be written anew.
 
     Raises:
         UsageError: `where` is no condition on the columns.
@@ -148,6 +153,8 @@ def plan_inputs(
             output_columns=output_columns,
             schema=schema,
             bad=bad,
+            free=free,
+            widen=widen and not known_bad,
         )
     known = {file: covered.get((file.uri, file.version)) for file in listed if file not in bad}
     files = [

@@ -12,7 +12,7 @@ from pipeline.errors import InputError
 from pipeline.input.bad_files import BadFiles
 from pipeline.input.discovery import ListedFile
 from pipeline.input.formats import FileSummary
-from pipeline.input.types import is_text, is_texts, merged_type
+from pipeline.input.types import is_text, is_texts, merged_type, widens
 from pipeline.store.uris import redact
 
 # The types that columns of texts, and of lists of texts, are read as. 32-bit list offsets are
@@ -35,6 +35,8 @@ def common_schema(
     output_columns: Collection[str],
     schema: pa.Schema | None,
     bad: BadFiles,
+    free: Collection[str] = (),
+    widen: bool = False,
 ) -> tuple[pa.Schema, tuple[str, ...]]:
     """The columns to read and their types, hive keys last; and the names of the hive keys.
 
@@ -54,7 +56,16 @@ def common_schema(
             continue
         earlier = schema.field(name).type if schema is not None and name in schema.names else None
         task_type = task_types.get(name)
-        kind = _common_type(name, files, summaries, task_type=task_type, earlier=earlier, bad=bad)
+        kind = _common_type(
+            name,
+            files,
+            summaries,
+            task_type=task_type,
+            earlier=earlier,
+            bad=bad,
+            may_lack=name in free or name not in (*passing, *task_types),
+            widen=widen and (name in free or (earlier is not None and pa.types.is_null(earlier))),
+        )
         fields.append(pa.field(name, kind if name in passing else task_types.get(name, kind)))
     return pa.schema([*fields, *(pa.field(key, pa.string()) for key in keys)]), keys
 
@@ -141,18 +152,23 @@ def _common_type(
     task_type: pa.DataType | None,
     earlier: pa.DataType | None,
     bad: BadFiles,
+    may_lack: bool,
+    widen: bool,
 ) -> pa.DataType:
     """The one type that the column can be cast to in every file without loss of meaning.
 
     A file that has the column not at all, or of a type that cannot join, is bad. `task_type` is
-    TEXT or TEXTS for a column that the task reads, None for one that passes through.
+    TEXT or TEXTS for a column that the task reads, None for one that passes through. Where a file
+    of JSON Lines `may_lack` the column, its values are null; that no file has it, is an error.
     """
     files = [file for file in files if file not in bad]
+    may_lack &= earlier is not None or any(name in summaries[file].columns for file in files)
     kinds: dict[ListedFile, pa.DataType] = {}
     errors: dict[ListedFile, InputError] = {}
     for file in files:
         try:
-            kinds[file] = _type_in(name, file, summaries[file], task_type)
+            absent = may_lack and file.format == "jsonl" and name not in summaries[file].columns
+            kinds[file] = pa.null() if absent else _type_in(name, file, summaries[file], task_type)
         except InputError as error:
             errors[file] = error
     common, where = earlier, "the plan of this output"
@@ -163,8 +179,11 @@ def _common_type(
             bad.add(file, errors[file])
             continue
         merged = _merged(kinds[file], common, task_type)
-        if merged is None or (earlier is not None and merged != earlier):
-            problem = f"column {name!r} is {kinds[file]}, but {common} in {where}"
+        wider = earlier is not None and merged is not None and merged != earlier
+        if merged is None or (wider and not (widen and widens(merged, earlier))):
+            row = summaries[file].type_rows.get(name)
+            at = "" if row is None else f"row {row}: "
+            problem = f"{at}column {name!r} is {kinds[file]}, but {common} in {where}"
             hint = "cast the column in one of them, or submit them as separate jobs"
             bad.add(file, InputError(f"{redact(file.uri)}: {problem}", hint=hint))
         else:

@@ -25,6 +25,17 @@ def merged_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     return merged if _holds(merged, one) and _holds(merged, other) else None
 
 
+def widens(wide: pa.DataType, kind: pa.DataType) -> bool:
+    """Whether a planned type may become the wider one: its values read the same, texts as texts.
+
+    So a column of only nulls gets a type, an object a key, and integers become floats, of which
+    pyarrow takes only those that are exact.
+    """
+    binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    to_bytes = any(is_binary(wide) for is_binary in binary) and is_text(kind)
+    return pa.types.is_null(kind) or not to_bytes
+
+
 def _in_utc(kind: pa.DataType) -> bool:
     return pa.types.is_timestamp(kind) and kind.tz in _UTC
 

@@ -282,9 +282,8 @@ def _totals(run: Run, parts: pa.Table) -> Manifest:
 def _check_budget(manifest: Manifest, limit: str) -> None:
     allowed = failure_budget(limit, manifest.rows)
     if manifest.failed > allowed:
-        failed = f"{manifest.failed} of" if manifest.failed < manifest.rows else "all"
         raise JobFailed(
-            f"{failed} {manifest.rows} rows failed, more than "
+            f"{manifest.failed} of {manifest.rows} rows failed, more than "
             f"--max-failed-rows {limit} allows ({allowed})",
             hint="fix the input (rows and reasons are in _bei/quarantine/ of the output), or run "
             "the same command with a higher --max-failed-rows",

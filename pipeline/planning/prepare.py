@@ -237,6 +237,9 @@ def _plan_inputs(
         max_bad_files=request.max_bad_files,
         damaged=previous.damaged,
         where=_where(request),
+        free=[name for name in request.keep if name != request.id_column],
+        # Parts without row keys cannot be copied, and a limit may keep rows of an earlier file.
+        widen=last is not None and last.keyed and request.limit is None,
     )
 
 

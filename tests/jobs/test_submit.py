@@ -300,7 +300,7 @@ def test_a_blank_text_in_a_sample_is_no_failure_of_the_job_but_nothing_else_is(
     null = write_parquet(tmp_path / "null.parquet", 3, text=pa.nulls(3, pa.string()))
     failed = submit(null)
     assert failed.code == 1
-    assert "all 3 rows failed, more than --max-failed-rows 1% or 100 allows (2)" in failed.err
+    assert "3 of 3 rows failed, more than --max-failed-rows 1% or 100 allows (2)" in failed.err
 
 
 def test_a_run_that_was_finished_under_an_earlier_default_is_found_complete(

@@ -181,7 +181,7 @@ def test_an_expression_that_makes_no_sense_is_refused(
 def test_polars_is_imported_only_where_it_is_used(folder: Path, output: Path) -> None:
     commands = [
         ("submit", "--help"), ("submit", str(folder), "--model", TINY, "--device", "cpu"),
-        ("status", str(output)), ("verify", str(output)),
+        ("status", str(output)), ("files", str(output)),
     ]  # fmt: skip
     code = f"""
 import sys

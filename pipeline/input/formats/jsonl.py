@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json
 
 from pipeline.input.formats.base import ContentError, FileSummary, content_errors
@@ -34,6 +35,7 @@ from pipeline.spec import Cut
 from pipeline.store.directory import OpenedFile
 
 _BLANK = frozenset(b" \t\r\n")
+_EXACT = 2.0**53  # from here on, floats are further apart than integers
 _BOM = re.compile(rb"^\xef\xbb\xbf", re.MULTILINE)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 # A pair of surrogates, half of one, or the start of any other escape.
@@ -87,10 +89,13 @@ class JsonLinesReader:
             for start in range(0, len(block), batch_rows):
                 stop = min(start + batch_rows, len(block))
                 with content_errors(f"rows {first + start}-{first + stop - 1}"):
+                    batch, refused = None, None
                     try:
                         batch = _parse(clean.records(start, stop), stop - start, parsed)
                     except pa.ArrowInvalid as error:
-                        batch = _parse_again(clean, start, stop, first, parsed, error)
+                        refused = error
+                    if batch is None or any(map(_may_be_rounded, batch.columns)):
+                        batch = _parse_again(clean, start, stop, first, parsed, refused)
                 yield first + start, batch
 
 
@@ -111,15 +116,30 @@ def _parse(text: Any, rows: int, schema: pa.Schema) -> pa.RecordBatch:
     return table.combine_chunks().to_batches()[0]
 
 
+def _may_be_rounded(array: pa.Array) -> bool:
+    """Whether it has a float that an integer was rounded to, which pyarrow does without a word."""
+    if pa.types.is_struct(array.type):
+        return any(map(_may_be_rounded, array.flatten()))
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        return _may_be_rounded(array.flatten())
+    floats = pa.types.is_floating(array.type)
+    return floats and bool(pc.any(pc.greater_equal(pc.abs(array), _EXACT)).as_py())
+
+
 def _parse_again(
-    block: TextBlock, start: int, stop: int, first: int, schema: pa.Schema, refused: pa.ArrowInvalid
+    block: TextBlock,
+    start: int,
+    stop: int,
+    first: int,
+    schema: pa.Schema,
+    refused: pa.ArrowInvalid | None,
 ) -> pa.RecordBatch:
-    """Records that pyarrow refuses, parsed as the counting pass does; else its error."""
+    """Records that pyarrow refuses or rounds, parsed as the counting pass does; else its error."""
     rows = [_object(bytes(block.records(i, i + 1)), first + i) for i in range(start, stop)]
     try:
         columns = [pa.array([row.get(f.name) for row in rows], f.type) for f in schema]
     except (pa.ArrowException, ValueError, OverflowError) as error:
-        raise refused from error
+        raise refused or error from error
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 

@@ -414,6 +414,35 @@ class TestReplan:
         ):
             plan(str(tmp_path), **options)
 
+    def test_only_kept_columns_are_widened_and_never_from_texts_to_bytes(
+        self, tmp_path: Path
+    ) -> None:
+        put(str(tmp_path), "a.parquet", parquet(kept=["x", "y"], n=pa.array([1, 2], pa.int32())))
+        free: Any = {"columns": ("kept", "n"), "free": ("kept", "n"), "widen": True}
+        first = plan(str(tmp_path), **free)
+        options: Any = {**free, "previous": self.known(first), "schema": first.schema}
+        put(str(tmp_path), "b.parquet", parquet(kept=["z", None], n=[1.5, 2.5]))
+        assert plan(str(tmp_path), **options).schema.field("n").type == pa.float64()
+        put(str(tmp_path), "b.parquet", parquet(id=[1.5, 2.5], kept=["z", "z"], n=[1, 2]))
+        with pytest.raises(InputError, match="column 'id' is double, but int64 in the plan"):
+            plan(str(tmp_path), **options)
+        put(str(tmp_path), "b.parquet", parquet(kept=[b"z", b"z"], n=[1, 2]))
+        with pytest.raises(InputError, match="column 'kept' is binary, but string in the plan"):
+            plan(str(tmp_path), **options)
+
+    def test_a_key_that_some_files_of_json_lack_is_null_but_one_that_all_lack_is_an_error(
+        self, tmp_path: Path
+    ) -> None:
+        put(str(tmp_path), "a.jsonl", b'{"text": "a", "key": 1, "kept": "x"}\n')
+        put(str(tmp_path), "b.jsonl", b'{"text": "b", "key": 2}\n')
+        planned = plan(str(tmp_path), columns=("key", "kept"), free=("kept",))
+        assert planned.schema.field("kept").type == pa.string()
+        with pytest.raises(InputError, match="has no column 'ketp'"):
+            plan(str(tmp_path), columns=("key", "ketp"), free=("ketp",))
+        put(str(tmp_path), "c.jsonl", b'{"text": "c", "kept": "x"}\n')
+        with pytest.raises(InputError, match=r"c\.jsonl has no column 'key'"):
+            plan(str(tmp_path), columns=("key", "kept"), free=("kept",))
+
     def test_a_new_file_without_the_planned_id_is_refused(self, tmp_path: Path) -> None:
         put(str(tmp_path), "a.csv")
         first = plan(str(tmp_path))

@@ -494,6 +494,20 @@ def test_json_that_some_parsers_refuse_costs_no_other_row(tmp_path: Path, name: 
     ]
 
 
+def test_integers_of_json_that_no_float_holds_are_never_rounded(tmp_path: Path) -> None:
+    """pyarrow's parser rounds them without a word where another file has floats."""
+    put(str(tmp_path), "a.jsonl", b'{"text": "a", "n": {"x": [1, 9007199254740993]}}\n')
+    put(str(tmp_path), "b.jsonl", b'{"text": "b", "n": {"x": [1.5, 1e300, 9007199254740992]}}\n')
+    planned = plan_inputs(
+        [str(tmp_path)], columns=("n",), text_columns=("text",), output_columns=()
+    )
+    (first, first_cuts), (second, cuts) = planned.files
+    with pytest.raises(InputError, match=r"a\.jsonl: rows 0-0: .*9007199254740993"):
+        list(read(first, first_cuts, planned.schema, 10))
+    ((_, batch),) = read(second, cuts, planned.schema, 10)
+    assert batch.to_pylist()[0]["n"] == {"x": [1.5, 1e300, 2.0**53]}
+
+
 class TestCsv:
     def test_backslashes_that_escape_nothing_are_read_as_duckdb_reads_them(
         self, tmp_path: Path
