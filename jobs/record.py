@@ -38,14 +38,14 @@ def record_json(run: Run, status: JobStatus) -> dict[str, Any]:
             "skipped": skipped_json(run.skipped),
         },
         "changes": _changes_json(record.changes, status) if record else None,
-        "canaries": [_canary_json(canary) for canary in status.canaries],
         "last_failure": None
         if failure is None
         else {name: asdict(failure)[name] for name in ("at", "reason", "hint")},
     }
 
 
-def _canary_json(canary: Canary) -> dict[str, Any]:
+def canary_json(canary: Canary) -> dict[str, Any]:
+    """What `--json` says of a canary: who computed it, and how it differs from an earlier one."""
     names = ("precision", "at", "by", "pid", "device", "device_name", "versions", "change")
     return {"since": canary.since or None, **{name: getattr(canary, name) for name in names}}
 

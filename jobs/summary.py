@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from jobs.fleet import FleetView
-from jobs.record import record_json, record_lines
+from jobs.record import canary_json, record_json, record_lines
 from pipeline.choice import Choices
 from pipeline.output.run import Run
 from pipeline.output.status import JobStatus
@@ -59,6 +59,7 @@ def summary(
             "sha256": run.spec.model.sha256,
         },
         **record_json(run, status),
+        "canaries": [canary_json(canary) for canary in status.canaries],
         **({"kept": status.kept} if status.kept else {}),
         **({"reason": status.reason, "hint": status.hint} if status.reason else {}),
         **({} if choices is None else {"choices": choices_json(choices)}),

@@ -17,6 +17,7 @@ from pipeline.output.output import Output
 SUMMARY = {
     "job", "output", "run", "state", "shards", "rows", "tokens", "truncated", "seconds", "model",
     "started", "finished", "checked", "by", "versions", "files", "changes", "last_failure",
+    "certificate", "canaries",
 }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pipeline.encoder.model.activations import activate_
+from pipeline.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,26 @@ INT8_SCHEME = "int8 products, symmetric, one scale per token and one per output 
 # cache of a core.
 _TOKENS_AT_ONCE = 256
 _MAX = 127.0
+_PROBE = 64  # rows and columns of a product that shows whether products are exact
 # Stands in for the largest value of a token of zeros, so that nothing is divided by zero.
 _TINY = 1e-30
+
+
+@functools.cache
+def check_products() -> None:
+    """Refuse int8 on a CPU whose products of integers are not exact.
+
+    Without VNNI, oneDNN adds pairs of products in 16 bits, which overflow (torch 2.13).
+
+    Raises:
+        UsageError: they are not.
+    """
+    ones = torch.ones(_PROBE, _PROBE, dtype=torch.int8) * int(_MAX)
+    if (torch._int_mm(ones, ones.t()) != _PROBE * int(_MAX) ** 2).any():
+        raise UsageError(
+            "products of 8-bit integers overflow on this CPU, which has no VNNI",
+            hint="use --precision float32 here, or a newer CPU",
+        )
 
 
 class Passes(Protocol):
@@ -65,7 +84,11 @@ class Int8Linear:
             weight: [O, I] float32.
             bias: [O] float32, None for none.
             passes: None for the fastest; tests compare others.
+
+        Raises:
+            UsageError: this CPU cannot compute exact products.
         """
+        check_products()
         self._channel_scale = weight.new_empty(weight.shape[0])  # [O]
         quantized = torch.empty_like(weight, dtype=torch.int8)
         TorchPasses().quantize(weight.contiguous(), quantized, self._channel_scale)

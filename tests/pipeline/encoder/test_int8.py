@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 import sys
 
 import pytest
 import torch
+from corpora import ROOT
 from torch import Tensor
 
 from pipeline.encoder.model.int8 import Int8Linear, Passes, TorchPasses, fastest_passes
@@ -108,3 +111,17 @@ def test_numba_is_taken_where_it_is_installed_and_missed_nowhere() -> None:
     )
     done = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True)
     assert done.stdout.strip() == "TorchPasses", done.stderr
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="about x86 alone")
+def test_a_cpu_whose_products_overflow_is_refused() -> None:
+    """As one without VNNI: oneDNN adds pairs of products in 16 bits there."""
+    code = "from pipeline.encoder.model.int8 import check_products as check; check()"
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
+        capture_output=True,
+        text=True,
+    )
+    assert "UsageError: products of 8-bit integers overflow on this CPU" in ran.stderr
