@@ -44,6 +44,11 @@ def prove_values(
         seconds: after so long no other one is begun.
     """
     library = _library(sample)
+    if departs := sample.card.tokenizer.departs:
+        return Proof(NAME, None, 0, note=departs)
+    if recipe := sample.card.cross_encoder.recipe:
+        note = f"a {recipe} is computed as its authors' own code does, not as {library} does"
+        return Proof(NAME, None, 0, note=note)
     if importlib.util.find_spec(library.replace("-", "_")) is None:
         return Proof(NAME, None, 0, note=f"{library} is not installed")
     try:
@@ -136,10 +141,13 @@ def _open(sample: Sample, library: str, device: str) -> Reference:
         )
     from sentence_transformers import CrossEncoder
 
+    silent: dict[str, Any] = {
+        "activation_fn": torch.nn.Identity(),
+        "show_progress_bar": False,
+    }
     ranker = CrossEncoder(path, max_length=spec.max_length, **shared)
     return lambda pair: np.asarray(
-        ranker.predict([pair], activation_fn=torch.nn.Identity(), show_progress_bar=False),
-        dtype=np.float32,
+        ranker.predict([pair], prompt=spec.prompt or None, **silent), dtype=np.float32
     ).reshape(1, -1)
 
 

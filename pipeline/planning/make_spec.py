@@ -78,11 +78,16 @@ def as_begun(spec: JobSpec, last: Run | None) -> JobSpec:
 def sample_spec(
     card: ModelCard, task: str, *, precision: Precision, max_length: int | None
 ) -> JobSpec:
-    """A spec for a sample with the model's own settings."""
+    """A spec for a sample with the model's own settings; without a prompt before single texts."""
+    found = find_task(task)
+    request = Request(inputs=(), model=card.name, task=task)
+    pairs = card.head == "sequence_classifier"
     return JobSpec(
         task=task,
         model=model_identity(card),
-        encoder=find_task(task).identity(card),
+        encoder=found.identity(card),
+        prompt=found.prompt(request, card) if pairs else "",
+        truncate=found.truncate(request, card),
         max_length=max_length or card.default_max_length,
         precision=precision,
     )

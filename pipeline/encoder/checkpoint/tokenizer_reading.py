@@ -95,6 +95,15 @@ class TokenizerReading:
             self.note = "its own code, which tokenizer_config.json names, is never run"
 
     @property
+    def departs(self) -> str:
+        """Why its tokens are on purpose not those of AutoTokenizer, "" where they are."""
+        if self._as_it_is:
+            return self.note
+        if self.end_token:
+            return "the authors' tokenizer appends an end token, which transformers' does not"
+        return ""
+
+    @property
     def built(self) -> BuiltTokenizer:
         """The tokenizer as transformers builds it.
 
