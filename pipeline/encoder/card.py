@@ -10,13 +10,18 @@ heads, and the commands that describe a model.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.encoder.architecture import transformers_config
 from pipeline.encoder.architecture.config_bounds import check_sizes
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
+from pipeline.encoder.architecture.published import (
+    longest_sequence,
+    published_modules,
+    published_width,
+)
 from pipeline.encoder.architecture.recognise import recognise
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
 from pipeline.encoder.checkpoint.config_values import (
@@ -25,7 +30,6 @@ from pipeline.encoder.checkpoint.config_values import (
     model_class,
 )
 from pipeline.encoder.checkpoint.cross_encoder import (
-    PUBLISHED_MAX_LENGTH,
     CrossEncoder,
     read_cross_encoder,
 )
@@ -38,23 +42,16 @@ from pipeline.encoder.checkpoint.safetensors_headers import (
 )
 from pipeline.encoder.checkpoint.sentence_modules import (
     DenseModule,
-    NormalizeModule,
     SentenceModules,
-    TruncateModule,
     read_modules,
 )
 from pipeline.encoder.checkpoint.tokenizer_check import check_tokenizer
 from pipeline.encoder.checkpoint.tokenizer_reading import TokenizerReading
-from pipeline.errors import CheckpointError
 from pipeline.spec import Truncate
 
 # Tokens per sequence for an encoder that states no limit, and for a table, which has none.
 _DEFAULT_MAX_LENGTH = 512
 _TABLE_MAX_LENGTH = 2**30
-# transformers writes 10^30 where a tokenizer has no limit.
-_NO_LIMIT = 10**9
-# sentence-transformers leaves their prompt out of the pooling, which their files do not say.
-_INSTRUCTOR = tuple(f"hkunlp/instructor-{size}" for size in ("base", "large", "xl"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,8 +242,8 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
     embeds = head == "embedding"
     modules = read_modules(checkpoint.files, checkpoint.config, embeds=embeds)
     if embeds:
-        modules = _published(modules, checkpoint, config)
-    dimensions = _dimensions(modules, config) if embeds else 0
+        modules = published_modules(modules, checkpoint, config)
+    dimensions = published_width(modules, config) if embeds else 0
     tokenizer = TokenizerReading(checkpoint)
     return ModelCard(
         checkpoint=checkpoint,
@@ -261,80 +258,18 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
         parameters=parameters(tensors.values()),
         dtype="/".join(sorted({t.dtype for t in tensors.values() if "I" not in t.dtype})),
         dimensions=dimensions,
-        max_length=_max_length(
+        max_length=longest_sequence(
             tokenizer,
             modules,
             config,
             cross_encoder,
             positions,
-            transformers_config.has_position_table(tensors),
+            has_table=transformers_config.has_position_table(tensors),
         ),
         positions=positions,
         tokenizer=tokenizer,
         cross_encoder=cross_encoder,
     )
-
-
-def _published(
-    modules: SentenceModules, checkpoint: Checkpoint, config: EncoderConfig
-) -> SentenceModules:
-    """The modules with what sentence-transformers does beside them: INSTRUCTOR, truncate_dim."""
-    if checkpoint.name in _INSTRUCTOR:
-        modules = replace(modules, include_prompt=False)
-    kept = modules.truncate_dim
-    if kept is None or kept >= _dimensions(modules, config):
-        return modules
-    return replace(modules, steps=(*modules.steps, TruncateModule(kept)))
-
-
-def _dimensions(modules: SentenceModules, config: EncoderConfig) -> int:
-    """Width of the vectors that a checkpoint publishes.
-
-    Raises:
-        CheckpointError: a module takes vectors of another width than its predecessor returns.
-    """
-    size = config.output_size * len(modules.pooling)
-    for step in modules.steps:
-        if isinstance(step, TruncateModule):
-            size = step.dimensions
-        if isinstance(step, NormalizeModule | TruncateModule):
-            continue
-        expected = step.in_features if isinstance(step, DenseModule) else step.dimension
-        if expected != size:
-            raise CheckpointError(
-                f"the module in {step.folder} takes vectors of {expected} dimensions, but gets "
-                f"{size}",
-                hint="check that the module files belong to each other and to this encoder",
-            )
-        size = step.out_features if isinstance(step, DenseModule) else size
-    return size
-
-
-def _max_length(
-    tokenizer: TokenizerReading,
-    modules: SentenceModules,
-    config: EncoderConfig,
-    cross_encoder: CrossEncoder,
-    positions: int | None,
-    has_table: bool,
-) -> int | None:
-    """The most tokens of one sequence, special tokens included; None if nothing bounds them.
-
-    As in sentence-transformers: max_seq_length of the module files if set, else the lower of the
-    tokenizer's limit and the config's positions; never more than a learned position table holds,
-    nor than the authors' code reads where that stands for the files. Of a table, only
-    tokenizer.json's own truncation.
-    """
-    if config.static:
-        return config.max_length
-    bounds: list[int | None] = [modules.max_seq_length]
-    if modules.max_seq_length is None:
-        bounds = [tokenizer.limit]
-    if modules.max_seq_length is None or has_table:
-        bounds.append(positions)
-    if cross_encoder.recipe is not None:
-        bounds.append(PUBLISHED_MAX_LENGTH)
-    return min((n for n in bounds if n is not None and 0 < n < _NO_LIMIT), default=None)
 
 
 def _encoder_json(config: EncoderConfig) -> dict[str, Any]:
