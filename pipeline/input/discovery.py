@@ -13,6 +13,7 @@ from fsspec.core import has_magic
 
 from pipeline.errors import InputError, NotFound
 from pipeline.input.local_files import file_or_link, files_below, real_path
+from pipeline.input.tables import TABLE_FOLDERS, refuse_tables
 from pipeline.store.directory import Directory, ObjectInfo, file_info
 from pipeline.store.object_info import info_version
 from pipeline.store.retry import call
@@ -98,7 +99,7 @@ def _expand(uri: str) -> list[ListedFile]:
         root, names = _glob(uri)
     else:
         root = uri
-        names = _visible(_below(uri))
+        names = _visible(uri, _below(uri))
     return _listed(uri, root, names)
 
 
@@ -192,9 +193,10 @@ def _partition(name: str) -> tuple[tuple[str, str], ...]:
     return tuple((unquote(m.group(1)), unquote(m.group(2))) for m in matches if m)
 
 
-def _visible(infos: Iterable[ObjectInfo]) -> list[ObjectInfo]:
+def _visible(root: str, infos: Iterable[ObjectInfo]) -> list[ObjectInfo]:
     """The files of a directory listing, without hidden names and other outputs."""
     files = list(infos)
+    refuse_tables(root, (info.name for info in files))
     outputs = {info.name.rpartition("_bei/")[0] for info in files if "/_bei/" in info.name}
     return _outside(outputs, files, literal=frozenset())
 
@@ -224,7 +226,16 @@ def _glob(uri: str) -> tuple[str, list[ObjectInfo]]:
     matched = [found[name] for name in sorted(found, key=str.encode)]
     folders = {f"{info.name[:i]}/" for info in matched for i in _slashes(info.name)}
     outputs = [folder for folder in sorted(folders) if _is_output(f"{root}/{folder}")]
+    # The folder of a table, not its partitions: of those there may be thousands.
+    for folder in sorted({"", *(folder for folder in folders if folder.count("/") == 1)}):
+        _refuse_table(f"{root}/{folder}")
     return root, _outside(outputs, matched, frozenset(segments[first:]))
+
+
+def _refuse_table(uri: str) -> None:
+    """Refuse a directory that is a table, at the cost of a listing for each format."""
+    for folder in TABLE_FOLDERS:
+        refuse_tables(uri, (info.name for info in Directory(uri).list(f"{folder}/")))
 
 
 def _slashes(name: str) -> list[int]:

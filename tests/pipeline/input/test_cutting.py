@@ -93,6 +93,27 @@ class TestDiscovery:
             assert "a.embed/part-1.arrow" not in paths
             assert "a.embedded/b.csv" in paths
 
+    @pytest.mark.parametrize(
+        ("marker", "table"),
+        [
+            ("_delta_log/00000000000000000000.json", "Delta"),
+            ("metadata/v1.metadata.json", "Iceberg"),
+            (".hoodie/hoodie.properties", "Hudi"),
+            ("_versions/1.manifest", "Lance"),
+        ],
+    )
+    def test_a_table_is_refused_by_name_but_not_its_file(
+        self, store_uri: str, marker: str, table: str
+    ) -> None:
+        put(store_uri, "tables/t/data/a.csv")
+        put(store_uri, f"tables/t/{marker}")
+        for argument in ("tables/t", "tables", "tables/t/*/*.csv", "tables/*/data/*.csv"):
+            with pytest.raises(InputError, match=rf"tables/t is a {table} table") as refused:
+                discover([f"{store_uri}/{argument}"])
+            assert "Parquet" in refused.value.hint
+        named = [file.path for file in discover([f"{store_uri}/tables/t/data/a.csv"])]
+        assert named == ["a.csv"]
+
     def test_an_output_that_is_itself_named_is_an_input(self, store_uri: str) -> None:
         put(store_uri, "out/part-1.arrow")
         put(store_uri, "out/_bei/spec.json")
