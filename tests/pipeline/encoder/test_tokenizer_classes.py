@@ -210,7 +210,9 @@ def test_values_that_no_file_has_are_refused_in_one_line_or_read_as_by_transform
 
 
 @pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word"])
-def test_qwen_forgets_the_flags_of_its_special_tokens(flag: str, model: Callable[..., Path]) -> None:
+def test_qwen_forgets_the_flags_of_its_special_tokens(
+    flag: str, model: Callable[..., Path]
+) -> None:
     folder = model("qwen3_causal_last")
     qwen(folder)
     content = json.loads((folder / "tokenizer.json").read_text())
