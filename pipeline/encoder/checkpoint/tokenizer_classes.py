@@ -53,6 +53,7 @@ class TokenizerClass:
     rebuilt: Callable[[Options, Mapping[str, int]], Rebuilt] | None = None
     ignored: frozenset[str] = frozenset()  # of OF_CLASSES, without effect
     may_lack: bool = False  # its special tokens may be null
+    resets_flags: bool = False  # it adds its special tokens again, as special and no more
 
 
 def passes_types(options: Options, class_name: str) -> bool | None:
@@ -219,5 +220,6 @@ CLASSES: Mapping[str, TokenizerClass] = {
         frozenset({"add_prefix_space"}),
         _qwen2,
         may_lack=True,
+        resets_flags=True,
     ),
 }

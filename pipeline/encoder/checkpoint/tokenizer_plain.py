@@ -146,6 +146,8 @@ def _tokens_are_there(
         if not isinstance(extra, list) or any(content_of(token) not in there for token in extra):
             return False
     file = {token.get("id"): _flags(token) for token in outline.added_tokens}
+    if known.resets_flags and not _have_no_flags(settings, known, list(file.values())):
+        return False
     if any(file.get(number, [None])[0] != token for token, number in settings.added.items()):
         return False
     decoder = options.get("added_tokens_decoder")
@@ -157,6 +159,16 @@ def _tokens_are_there(
     if known.rebuilt is not None:
         return named == file
     return all(file.get(number) == token for number, token in named.items())
+
+
+def _have_no_flags(settings: TokenizerSettings, known: TokenizerClass, file: list[Any]) -> bool:
+    """Whether the special tokens have no flags in tokenizer.json but that they are special."""
+    named = {**known.tokens, **settings.options}
+    tokens = [named.get(name) for name in SPECIAL_TOKENS]
+    for name in EXTRA_TOKENS:
+        tokens += named.get(name) or []
+    special = {content_of(token) for token in tokens if token is not None}
+    return all(flags[1:] == [True, *[False] * 4] for flags in file if flags[0] in special)
 
 
 def _flags(token: Any) -> list[Any]:

@@ -26,6 +26,8 @@ SPECIAL_TOKENS = (
     "cls_token",
     "mask_token",
 )
+# Of an added token.
+_TOKEN_KEYS = {"content", "lstrip", "rstrip", "single_word", "normalized", "special"}
 EXTRA_TOKENS = ("extra_special_tokens", "additional_special_tokens")
 # The class that takes tokenizer.json as it is.
 AS_IT_IS = "TokenizersBackend"
@@ -78,7 +80,8 @@ def read_settings(files: CheckpointFiles, config: Config) -> TokenizerSettings:
         )
     added: Mapping[str, Any] = {}
     if "added_tokens_decoder" not in options:
-        options |= files.json(files.folder / "special_tokens_map.json")
+        named = files.json(files.folder / "special_tokens_map.json")
+        options |= {key: _typed(key, value) for key, value in named.items()}
         added = files.json(files.folder / "added_tokens.json")
     for tokens in (options.get("added_tokens_decoder"), added):
         if isinstance(tokens, dict) and len(tokens) > MAX_ADDED_TOKENS:
@@ -102,6 +105,16 @@ def _class_name(options: Mapping[str, Any], config: Config) -> str | None:
     if registered == AS_IT_IS or name in ("PreTrainedTokenizer", AS_IT_IS):
         return AS_IT_IS
     return registered if kind in _NAMED_WRONGLY else name
+
+
+def _typed(key: str, token: Any) -> Any:
+    """A token of special_tokens_map.json as tokenizer_config.json writes it.
+
+    What it may hold besides, only transformers can tell.
+    """
+    if key in SPECIAL_TOKENS and isinstance(token, dict) and token.keys() <= _TOKEN_KEYS:
+        return {"__type": "AddedToken", **token}
+    return token
 
 
 def content_of(token: Any) -> str | None:

@@ -84,6 +84,10 @@ def unusual_parts(outline: TokenizerOutline) -> list[str]:
                 f"its steps up to {kind} could make more than {MAX_GROWTH} bytes of each byte, or "
                 f"add more than {MAX_ADDED_TEXT:,} characters"
             )
+    model = outline.model
+    if model.get("type", "BPE") == "BPE" and model.get("continuing_subword_prefix"):
+        # The library cuts as much from the second piece of each merge, and panics if it is shorter.
+        unusual.append("the continuing_subword_prefix of a BPE")
     kinds = [str(part.get("type")) for part in (outline.model, *outline.post_processor) if part]
     known = (*_MODELS, *_POST_PROCESSORS)
     return unusual + [f"the part {shown(kind)}" for kind in kinds if kind not in known]

@@ -13,6 +13,7 @@ from corpora import GOLDENS
 
 from pipeline.encoder.checkpoint.tokenizer_check import check_tokenizer
 from pipeline.encoder.checkpoint.tokenizer_outline import outline
+from pipeline.errors import CheckpointError
 
 #: A table in which every lookup ends at once, and the longest replacement of SentencePiece's maps.
 _CHARSMAP = base64.b64encode((1024).to_bytes(4, "little") + bytes(1024) + b"a\0" + b"x" * 33)
@@ -103,3 +104,13 @@ def test_so_are_those_of_the_goldens() -> None:
 
 def test_an_unusual_tokenizer_that_works_is_accepted(tmp_path: Path) -> None:
     check(write(tmp_path / "tokenizer.json", [split(O200K), BYTES]))
+
+
+def test_a_merge_that_makes_the_library_panic_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "tokenizer.json", [BYTES])
+    content = json.loads(file.read_text())
+    content["model"]["continuing_subword_prefix"] = "##"
+    file.write_text(json.dumps(content))
+
+    with pytest.raises(CheckpointError, match=r"the continuing_subword_prefix of a BPE, and fails"):
+        check_tokenizer(file, outline(content, file))

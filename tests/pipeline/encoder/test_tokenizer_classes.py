@@ -209,6 +209,23 @@ def test_values_that_no_file_has_are_refused_in_one_line_or_read_as_by_transform
         assert tokens == reference(folder)("a font")["input_ids"]
 
 
+@pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word"])
+def test_qwen_forgets_the_flags_of_its_special_tokens(
+    flag: str, model: Callable[..., Path]
+) -> None:
+    folder = model("qwen3_causal_last")
+    qwen(folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    (end,) = (token for token in content["added_tokens"] if token["content"] == "<|endoftext|>")
+    end[flag] = True
+    edit(folder / "tokenizer.json", added_tokens=content["added_tokens"])
+
+    card = card_of(folder)
+
+    assert not card.tokenizer.is_plain
+    assert_equal(card, reference(folder))
+
+
 def test_code_of_the_checkpoint_is_not_run_and_the_note_says_so(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(GOLDENS / "bert_mean", folder)

@@ -165,7 +165,17 @@ SETTINGS: dict[str, Setting] = {
     "special_tokens_map.json as the file": Setting(
         "ner_bert",
         {"special_tokens_map.json": {"cls_token": "[CLS]", "mask_token": token("[MASK]")}},
+        plain=True,
     ),
+    "special_tokens_map.json with other flags": Setting(
+        "mpnet_mean",
+        {"special_tokens_map.json": {"mask_token": token("<mask>", lstrip=True)}},
+        plain=True,
+    ),
+    "special_tokens_map.json names a token that is not there": Setting(
+        "ner_bert", {"special_tokens_map.json": {"mask_token": token("<m>", lstrip=True)}}
+    ),
+    "a token without a type": Setting("ner_bert", settings(mask_token=token("[MASK]"))),
     "special_tokens_map.json names another": Setting(
         "ner_bert", {"special_tokens_map.json": {"cls_token": "[MASK]"}}
     ),
