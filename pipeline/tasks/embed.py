@@ -148,8 +148,9 @@ def _prompt(request: Request, card: ModelCard) -> str:
     if name is None:
         return ""
     if name not in prompts:
+        default = "" if request.prompt_name else ", which its files name as default_prompt_name"
         raise UsageError(
-            f"{request.model} has no prompt named {name!r}",
+            f"{request.model} has no prompt named {name!r}{default}",
             hint=f"choose one of its prompts ({', '.join(sorted(prompts)) or 'none'}), or give the "
             "text with --prompt",
         )

@@ -51,8 +51,9 @@ def pair_prompt(request: Request, card: ModelCard) -> str:
         return QWEN3_INSTRUCTION if settings.recipe == "qwen3-reranker" else ""
     if name not in settings.prompts:
         listed = ", ".join(sorted(settings.prompts)) or "none"
+        default = "" if request.prompt_name else ", which its files name as default_prompt_name"
         raise UsageError(
-            f"{request.model} has no prompt for pairs named {name!r}",
+            f"{request.model} has no prompt for pairs named {name!r}{default}",
             hint=f"choose one of its prompts ({listed}), or give the text with --prompt",
         )
     return settings.prompts[name]
