@@ -123,9 +123,18 @@ def load_bei_config(path: Path) -> BeiConfig:
     """
     try:
         document = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} cannot be read: {_without_content(error)}") from None
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
     return _Reader(path, document).config()
+
+
+def _without_content(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without the line itself: it may hold a secret."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and (at := error.problem_mark):
+        return f"line {at.line + 1}, column {at.column + 1}: {error.problem}"
+    return "it is no YAML"
 
 
 class _Reader:

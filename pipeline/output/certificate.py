@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -51,9 +51,7 @@ class Proof:
             raise ValueError("a proof without an outcome")
         if len(measured) > _MAX_ENTRIES:
             raise ValueError("too many values")
-        values = {_text(name): float(measured[name]) for name in measured}
-        if not all(math.isfinite(value) for value in values.values()):
-            raise ValueError("a value that is not finite")
+        values = {_text(name): _measure(measured[name]) for name in measured}
         return cls(_text(data["name"]), passed, rows, values, _text(data["note"]))
 
 
@@ -142,6 +140,13 @@ def find_certificate(cache_dir: Path, spec: JobSpec) -> Certificate | None:
 
 def _path(cache_dir: Path, key: str) -> Path:
     return cache_dir / _FOLDER / f"{key}.json"
+
+
+def _measure(value: object) -> float:
+    # JSON has whole numbers that no float holds.
+    if not isinstance(value, float | int) or not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{str(value)[:40]!r} is no measure")
+    return float(value)
 
 
 def _text(value: object) -> str:

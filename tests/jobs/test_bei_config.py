@@ -147,6 +147,27 @@ def test_a_file_that_is_not_a_bei_configuration_is_refused(tmp_path: Path, conte
         load_bei_config(file)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "hf_token: swordfish: x",
+        'key: "swordfish\\q"',
+        "hf_token: swordfish\n\tx: 1",
+        "? [swordfish]",
+    ],
+)
+def test_a_line_that_is_no_yaml_is_named_and_not_shown(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(f"environment_variables:\n  {content}\n")
+
+    with pytest.raises(
+        UsageError, match=r"config\.yaml cannot be read: line \d, column \d"
+    ) as refused:
+        load_bei_config(file)
+
+    assert "swordfish" not in str(refused.value)
+
+
 def test_a_quantization_of_null_is_none(tmp_path: Path) -> None:
     found = load_bei_config(config(tmp_path, build__quantization_type=None))
 

@@ -221,12 +221,17 @@ def test_a_certificate_is_for_these_weights_and_versions_alone(
     assert "certificate      none for this model: `bei-jobs check` makes one" in done.err
 
 
+_PROOF = {"name": "a", "passed": True, "rows": 1, "measured": {}, "note": ""}
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"at": "x" * 500}, {"by": "a\x1b[2J"}, {"proofs": [{"name": "values"}]}, {"proofs": 3},
         {"proofs": [{"name": "a", "passed": "yes", "rows": 1, "measured": {}, "note": ""}]},
         {"proofs": [{"name": "a", "passed": 1, "rows": 1, "measured": {}, "note": ""}]},
+        {"proofs": [{**_PROOF, "measured": {"x": 10**400}}]},
+        {"proofs": [{**_PROOF, "measured": {"x": float("nan")}}]},
         {"key": "0" * 16}, {"max_length": None},
     ],
 )  # fmt: skip
