@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
 
+from pipeline.encoder.checkpoint.shown import one_line, shown
 from pipeline.errors import UsageError
 
 
@@ -145,7 +146,8 @@ def _walk(file: str, name: str, values: object, schema: Section) -> Iterator[tup
         inner = schema.get(key) if isinstance(key, str) else None
         if inner is None:
             raise UsageError(
-                f"{file}: bei-jobs does not know the key {name}.{key}", hint=_advice(key, schema)
+                f"{file}: bei-jobs does not know the key {name}.{one_line(key)}",
+                hint=_advice(key, schema),
             )
         dotted = f"{name}.{key}"
         if value is None:
@@ -156,7 +158,7 @@ def _walk(file: str, name: str, values: object, schema: Section) -> Iterator[tup
             yield dotted, value
         else:
             # A whole mapping or list is not shown: it may be large, or hold what is secret.
-            held = type(value).__name__ if isinstance(value, Mapping | list) else repr(value)
+            held = type(value).__name__ if isinstance(value, Mapping | list) else shown(value)
             raise UsageError(f"{file}: {dotted} is {held}", hint=f"give {inner.wanted}")
 
 
