@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,12 +13,20 @@ from pipeline.encoder.card import ModelCard
 from pipeline.errors import UsageError
 from pipeline.request import Request
 from pipeline.spec import JobSpec
-from pipeline.tasks.base import BoolArray, Float32Array, InputColumns, Task, lists
+from pipeline.tasks.base import (
+    SAMPLE_DOCUMENTS,
+    BoolArray,
+    Float32Array,
+    InputColumns,
+    Task,
+    lists,
+)
 from pipeline.tasks.pairs import (
     check_pair_columns,
     check_prompt,
     one_per_row,
     pair_prompt,
+    pair_sample,
     pair_tokenizer,
     query_texts,
     takes_instruction,
@@ -99,6 +107,14 @@ class Classify(Task):
         several = card.config.multi_label
         reason = "labels do not exclude each other" if several else "labels exclude each other"
         return {"top-k": Choice(_default_top_k(card), reason)}
+
+    @classmethod
+    def sample(
+        cls, spec: JobSpec, texts: Sequence[str], documents: int = SAMPLE_DOCUMENTS
+    ) -> pa.RecordBatch:
+        if spec.document_column is None:
+            return super().sample(spec, texts, documents)
+        return pair_sample(spec, spec.document_column, texts)
 
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
         return self._tokenize(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -134,6 +135,18 @@ def query_texts(column: pa.Array, prefix: str) -> tuple[list[str | None], dict[i
     errors = {row: "the query is null" for row, query in enumerate(queries) if query is None}
     errors |= {row: about("the query", reason) for row, reason in invalid.items()}
     return [None if query is None else prefix + query for query in queries], errors
+
+
+def pair_sample(spec: JobSpec, document_column: str, texts: Sequence[str]) -> pa.RecordBatch:
+    """Sample rows of one pair each: a short query, and another text as its document."""
+    queries = [short_query(text) for text in texts]
+    following = [*texts[1:], *texts[:1]]
+    return pa.RecordBatch.from_pydict({spec.query_column: queries, document_column: following})
+
+
+def short_query(text: str) -> str:
+    """The first line of a text, which is short."""
+    return text.strip().partition("\n")[0]
 
 
 def one_per_row(column: pa.Array) -> tuple[list[str | None], Int64Array, dict[int, str]]:

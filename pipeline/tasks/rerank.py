@@ -28,8 +28,10 @@ from pipeline.tasks.pairs import (
     check_prompt,
     one_per_row,
     pair_prompt,
+    pair_sample,
     pair_tokenizer,
     query_texts,
+    short_query,
     takes_instruction,
 )
 from pipeline.tasks.scores import ACTIVATIONS
@@ -125,13 +127,9 @@ class Rerank(Task):
     def sample(
         cls, spec: JobSpec, texts: Sequence[str], documents: int = SAMPLE_DOCUMENTS
     ) -> pa.RecordBatch:
-        count = len(texts)
-        queries = [text.strip().partition("\n")[0] for text in texts]  # which are short
         if spec.document_column is not None:
-            following = [texts[(i + 1) % count] for i in range(count)]
-            return pa.RecordBatch.from_pydict(
-                {spec.query_column: queries, spec.document_column: following}
-            )
+            return pair_sample(spec, spec.document_column, texts)
+        count, queries = len(texts), [short_query(text) for text in texts]
         lists_of_texts = [[texts[(i + j) % count] for j in range(documents)] for i in range(count)]
         return pa.RecordBatch.from_pydict(
             {spec.query_column: queries, spec.documents_column: lists_of_texts}

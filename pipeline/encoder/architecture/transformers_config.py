@@ -114,6 +114,8 @@ def _token_types(config: Any) -> int:
 
 def _positions(config: Any, stated: int | None) -> int | None:
     """The most tokens of a sequence that a model has positions for."""
+    if stated is not None and stated < 1:  # XLNet says -1: nothing bounds them
+        return None
     padding = getattr(config, "pad_token_id", None)
     if stated is None or padding is None or config.model_type not in _POSITIONS_AFTER_PADDING:
         return stated

@@ -198,6 +198,8 @@ def _module_config(kind: str, files: CheckpointFiles, folder: str) -> dict[str, 
 def _checked_step(
     kind: str, folder: str, settings: Mapping[str, Any], listing: Path
 ) -> tuple[Module, ...]:
+    if kind == "LogitScore":  # the score of a reranker: see cross_encoder.py
+        return ()
     check_places(kind, settings, listing.parent / folder / "config.json")
     try:
         return _step(kind, folder, settings, listing)
@@ -213,7 +215,7 @@ def _step(kind: str, folder: str, settings: Mapping[str, Any], listing: Path) ->
     """One module after pooling, () if it has no effect at inference."""
     if kind == "Normalize":
         return (NormalizeModule(),)
-    if kind in ("Dropout", "LogitScore"):  # the score of a reranker: see cross_encoder.py
+    if kind == "Dropout":
         return ()
     if kind == "LayerNorm":
         return (LayerNormModule(folder, size(settings, "dimension")),)

@@ -120,6 +120,14 @@ def test_the_types_that_xlnets_tokenizer_gives_a_single_text_are_read(
     assert not np.allclose(row, untyped.numpy(), atol=1e-3)
 
 
+def test_nothing_bounds_a_text_where_the_config_says_less_than_one_position(
+    tmp_path: Path, cache: Path
+) -> None:
+    folder = save(make("XLNet", LOGITS), tmp_path / "saved")
+    card = fresh_card(resolve(str(folder), cache_dir=cache))
+    assert card.positions is None
+
+
 def test_a_config_of_a_far_larger_model_is_refused_before_its_weights_are_made(
     bent: Bent,
 ) -> None:

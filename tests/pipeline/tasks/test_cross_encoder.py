@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tiny_rerankers import (
 
 from pipeline.encoder.card import open_card
 from pipeline.errors import BeiJobsError
+from pipeline.planning.make_spec import sample_spec
 from pipeline.tasks import find_task
 
 TOLERANCE = 2e-5
@@ -96,6 +98,14 @@ def matrix_of_its_own(folder: Path) -> Path:
     return folder
 
 
+def saved_again(folder: Path) -> Path:
+    """As CrossEncoder 6.2 saves one: LogitScore names what it reads."""
+    qwen3(folder)
+    file = folder / "1_LogitScore" / "config.json"
+    write(file, {**YES_NO, "module_input_name": "causal_logits"})
+    return folder
+
+
 def converted(folder: Path) -> Path:
     """tomaarsen/Qwen3-Reranker-0.6B-seq-cls."""
     save_decoder(
@@ -130,6 +140,7 @@ LAYOUTS = (
     no_modules,
     plain_text,
     matrix_of_its_own,
+    saved_again,
     converted,
     converted_in_parts,
 )
@@ -291,6 +302,21 @@ def test_a_pair_is_classified(reranker: Callable[..., Path], tmp_path: Path) -> 
                 [ours[label] for label in labels], logits, rtol=0, atol=TOLERANCE
             )
     assert [row["truncated"] for row in rows] == [True, True, True, True]
+
+
+@pytest.mark.parametrize("task", ["classify", "rerank"])
+def test_a_sample_of_pairs_has_their_columns(
+    task: str, reranker: Callable[..., Path], tmp_path: Path
+) -> None:
+    card = open_card(str(reranker()), cache_dir=tmp_path)
+    spec = replace(
+        sample_spec(card, task, precision="float32", max_length=None), document_column="document"
+    )
+    rows = find_task(task).sample(spec, ["a query\nand more", "another text"])
+    assert rows.to_pydict() == {
+        "query": ["a query", "another text"],
+        "document": ["another text", "a query\nand more"],
+    }
 
 
 # Identity: what jobs hash.
