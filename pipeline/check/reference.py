@@ -135,7 +135,8 @@ def _open(sample: Sample, library: str, device: str) -> Reference:
         from sentence_transformers import SentenceTransformer
 
         embedder = SentenceTransformer(path, **shared)
-        embedder.max_seq_length = spec.max_length
+        if not sample.card.config.static:  # which has no limit
+            embedder.max_seq_length = spec.max_length
         return lambda text: np.asarray(
             embedder.encode([text], prompt="", show_progress_bar=False), dtype=np.float32
         )

@@ -26,6 +26,7 @@ from pipeline.tasks.pairs import (
     check_prompt,
     one_per_row,
     pair_prompt,
+    pair_prompt_choice,
     pair_sample,
     pair_tokenizer,
     query_texts,
@@ -49,7 +50,18 @@ class Classify(Task):
     name = "classify"
     head = "sequence_classifier"
     models = "a sequence classifier with several classes"
-    options = frozenset({"text_column", "query_column", "document_column", "top_k", "raw_scores"})
+    options = frozenset(
+        {
+            "text_column",
+            "query_column",
+            "document_column",
+            "prompt",
+            "prompt_name",
+            "instruction",
+            "top_k",
+            "raw_scores",
+        }
+    )
     output_columns = frozenset({"labels", "scores"})
     bei_route = "/predict"
 
@@ -82,7 +94,15 @@ class Classify(Task):
                 "texts of a pair",
                 hint="give both, or --text-column for single texts",
             )
-        if request.document_column is not None:
+        if request.document_column is None:
+            for option in ("prompt", "prompt_name", "instruction"):
+                if getattr(request, option) is not None:
+                    raise UsageError(
+                        f"--{option.replace('_', '-')} does not belong to --task classify without "
+                        "--document-column: only pairs of texts have one",
+                        hint="omit it, or put the text into the column itself",
+                    )
+        else:
             if not request.is_default("text_column"):
                 raise UsageError(
                     "--text-column and --document-column cannot be used together",
@@ -102,11 +122,12 @@ class Classify(Task):
 
     @classmethod
     def choices(cls, request: Request, card: ModelCard) -> Choices:
-        if request.top_k is not None:
-            return {}
-        several = card.config.multi_label
-        reason = "labels do not exclude each other" if several else "labels exclude each other"
-        return {"top-k": Choice(_default_top_k(card), reason)}
+        found = {} if request.document_column is None else dict(pair_prompt_choice(request, card))
+        if request.top_k is None:
+            several = card.config.multi_label
+            reason = "labels do not exclude each other" if several else "labels exclude each other"
+            found["top-k"] = Choice(_default_top_k(card), reason)
+        return found
 
     @classmethod
     def sample(

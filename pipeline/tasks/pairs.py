@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from pipeline.choice import Choice, Choices
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.chat_template import pair_template
 from pipeline.errors import UsageError
@@ -58,6 +59,16 @@ def pair_prompt(request: Request, card: ModelCard) -> str:
             hint=f"choose one of its prompts ({listed}), or give the text with --prompt",
         )
     return settings.prompts[name]
+
+
+def pair_prompt_choice(request: Request, card: ModelCard) -> Choices:
+    """The prompt of pairs that the model's authors chose, where the user gave none."""
+    given = (request.instruction, request.prompt, request.prompt_name)
+    prompt = pair_prompt(request, card)
+    if not prompt or given != (None, None, None):
+        return {}
+    option = "instruction" if takes_instruction(card) else "prompt"
+    return {option: Choice(prompt, "the default of the model's authors")}
 
 
 def check_prompt(request: Request, card: ModelCard) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.choice import Choice, Choices
+from pipeline.choice import Choices
 from pipeline.encoder.card import ModelCard
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.packing import Int64Array
@@ -28,6 +28,7 @@ from pipeline.tasks.pairs import (
     check_prompt,
     one_per_row,
     pair_prompt,
+    pair_prompt_choice,
     pair_sample,
     pair_tokenizer,
     query_texts,
@@ -115,13 +116,7 @@ class Rerank(Task):
 
     @classmethod
     def choices(cls, request: Request, card: ModelCard) -> Choices:
-        given = (request.instruction, request.prompt, request.prompt_name)
-        prompt = pair_prompt(request, card)
-        if not prompt or given != (None, None, None):
-            return {}
-        reason = "the default of the model's authors"
-        option = "instruction" if takes_instruction(card) else "prompt"
-        return {option: Choice(prompt, reason)}
+        return pair_prompt_choice(request, card)
 
     @classmethod
     def sample(

@@ -285,8 +285,8 @@ def test_a_pair_is_classified(reranker: Callable[..., Path], tmp_path: Path) -> 
     count = len(labels)
     pairs = (*PLAIN, ("premise, " * 60 + "end", "hypothesis, " * 40 + "end"))
     reference = CrossEncoder(folder)
-    for limit in (None, 32):
-        expected = reference(pairs, max_length=limit)
+    for limit, prompt in ((None, None), (None, "claim: "), (32, None)):
+        expected = reference(pairs, max_length=limit, prompt=prompt)
         rows = by_us(
             folder,
             pairs,
@@ -295,6 +295,7 @@ def test_a_pair_is_classified(reranker: Callable[..., Path], tmp_path: Path) -> 
             raw_scores=True,
             top_k=count,
             max_length=limit,
+            prompt=prompt,
         )
         for row, logits in zip(rows, expected, strict=True):
             ours = dict(zip(row["labels"], row["scores"], strict=True))
