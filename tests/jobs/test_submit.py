@@ -492,7 +492,7 @@ def test_many_small_files_share_batches(
     monkeypatch.setattr(Engine, "run", counted)
     done = submit(tmp_path / "data", "--json")
     assert (done.code, done.json["shards"]["total"]) == (0, 40)
-    assert sum(batches) == 80
+    assert sum(batches) in (80, 80 + 16)  # with those of the canary, unless they are remembered
     assert len(batches) < 8
 
 
