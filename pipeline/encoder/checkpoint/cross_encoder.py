@@ -19,8 +19,8 @@ from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.checkpoint.config_values import is_whole, labels, model_class
 from pipeline.encoder.checkpoint.files import CheckpointFiles
 from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN, read_json
-from pipeline.encoder.checkpoint.sentence_modules import TRANSFORMER_CONFIGS, read_prompts
-from pipeline.encoder.checkpoint.sentence_settings import check_arguments
+from pipeline.encoder.checkpoint.sentence_modules import TRANSFORMER_CONFIGS
+from pipeline.encoder.checkpoint.sentence_settings import check_arguments, read_prompts
 from pipeline.encoder.checkpoint.shown import one_line, shown
 from pipeline.errors import CheckpointError
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.encoder.checkpoint.bounds import MAX_PROMPT_CHARACTERS
 from pipeline.encoder.checkpoint.config_values import (
     Config,
     is_whole,
@@ -20,11 +19,11 @@ from pipeline.encoder.checkpoint.config_values import (
 )
 from pipeline.encoder.checkpoint.files import CheckpointFiles
 from pipeline.encoder.checkpoint.pooling_config import PoolingMode, pooling_modes
-from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN
 from pipeline.encoder.checkpoint.sentence_settings import (
     check_model_type,
     check_places,
     check_transformer,
+    read_prompts,
     truncate_dim,
 )
 from pipeline.encoder.checkpoint.shown import one_line, shown
@@ -291,25 +290,3 @@ def _finish(
         truncate_dim(files.json(general), general),
         assumed,
     )
-
-
-def read_prompts(files: CheckpointFiles, file: Path) -> tuple[dict[str, str], str | None]:
-    """Prompts by name, and the name of the default one; a null prompt is empty.
-
-    Raises:
-        CheckpointError: the file does not map names to texts, or a text is too long.
-    """
-    content = files.json(file)
-    prompts, default = content.get("prompts") or {}, content.get("default_prompt_name")
-    if not isinstance(prompts, dict) or not isinstance(default, str | None):
-        raise CheckpointError(
-            f"{file} does not map names to prompts: prompts = {shown(prompts)}, "
-            f"default_prompt_name = {shown(default)}"
-        )
-    texts = {str(k): "" if v is None else str(v) for k, v in prompts.items()}
-    if any(len(text) > MAX_PROMPT_CHARACTERS for text in texts.values()):
-        raise CheckpointError(
-            f"{file} has a prompt of more than {MAX_PROMPT_CHARACTERS:,} characters",
-            hint=DOWNLOAD_AGAIN,
-        )
-    return texts, default

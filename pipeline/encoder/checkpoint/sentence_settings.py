@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.encoder.checkpoint.bounds import MAX_PROMPT_CHARACTERS
+from pipeline.encoder.checkpoint.files import CheckpointFiles
+from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN
 from pipeline.encoder.checkpoint.shown import shown
 from pipeline.errors import CheckpointError
 
@@ -142,6 +145,28 @@ def truncate_dim(content: Mapping[str, Any], file: Path) -> int | None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise CheckpointError(f"{file} sets truncate_dim = {shown(value)}, which is no dimension")
     return value
+
+
+def read_prompts(files: CheckpointFiles, file: Path) -> tuple[dict[str, str], str | None]:
+    """Prompts by name, and the name of the default one; a null prompt is empty.
+
+    Raises:
+        CheckpointError: the file does not map names to texts, or a text is too long.
+    """
+    content = files.json(file)
+    prompts, default = content.get("prompts") or {}, content.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not isinstance(default, str | None):
+        raise CheckpointError(
+            f"{file} does not map names to prompts: prompts = {shown(prompts)}, "
+            f"default_prompt_name = {shown(default)}"
+        )
+    texts = {str(k): "" if v is None else str(v) for k, v in prompts.items()}
+    if any(len(text) > MAX_PROMPT_CHARACTERS for text in texts.values()):
+        raise CheckpointError(
+            f"{file} has a prompt of more than {MAX_PROMPT_CHARACTERS:,} characters",
+            hint=DOWNLOAD_AGAIN,
+        )
+    return texts, default
 
 
 def _refused(file: Path, key: str, value: object) -> CheckpointError:
