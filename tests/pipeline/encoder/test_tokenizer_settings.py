@@ -175,7 +175,6 @@ SETTINGS: dict[str, Setting] = {
     "special_tokens_map.json names a token that is not there": Setting(
         "ner_bert", {"special_tokens_map.json": {"mask_token": token("<m>", lstrip=True)}}
     ),
-    "a token without a type": Setting("ner_bert", settings(mask_token=token("[MASK]"))),
     "special_tokens_map.json names another": Setting(
         "ner_bert", {"special_tokens_map.json": {"cls_token": "[MASK]"}}
     ),
