@@ -134,7 +134,7 @@ def _without_content(error: yaml.YAMLError) -> str:
     """What is wrong and where, without the line itself: it may hold a secret."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem and (at := error.problem_mark):
         return f"line {at.line + 1}, column {at.column + 1}: {error.problem}"
-    return "it is no YAML"
+    return "it is not YAML"
 
 
 class _Reader:

@@ -74,7 +74,7 @@ _OPTIONS = (
         type=choice(Truncate),
         default="right",
         show_default=True,
-        help="End that long texts lose; unless given, a tokenizer's own side goes before.",
+        help="Which end of a long text is cut. Without it, the side that the tokenizer names.",
     ),
     option(
         "--dimensions", type=click.IntRange(min=1), help="Keep the first N dimensions (Matryoshka)."

@@ -19,12 +19,12 @@ from pipeline.output.process import user_and_host
 from pipeline.output.run import Run, now
 from pipeline.output.versions import software_versions
 from pipeline.packing import gather, pack
-from pipeline.spec import digest
+from pipeline.spec import JobSpec, digest
 from pipeline.tasks.base import Task
 
 logger = logging.getLogger(__name__)
 
-# Of many scripts, from one letter to a paragraph. Few tokens: a CPU computes them in milliseconds.
+# Of many scripts, from one letter to a paragraph. Few tokens: each device waits for them.
 TEXTS = (
     "The lighthouse keeper wrote down the weather every evening: the wind, the waves, the ships "
     "that passed and those that did not. When a machine replaced the lamp, nobody asked for her "
@@ -65,16 +65,16 @@ def check_canary(output: Output, run: Run, engine: Engine, task: Task) -> None:
         StorageError: the canary can be neither read nor written.
     """
     try:
-        own = _sing(run, engine, task)
+        own = compute_canary(run.spec, engine, task)
     except Exception as error:  # of a foreign model: the rows show what it cannot compute
         logger.warning("job %s: the canary cannot be computed: %s", run.job, error)
         return
     agree(output, run, own, logits=engine.card.head != "embedding")
 
 
-def _sing(run: Run, engine: Engine, task: Task) -> Canary:
-    """The sixteen texts as the run computes its rows: with its prompt and its limit."""
-    tokens = task.tokenize(task.sample(run.spec, TEXTS, _DOCUMENTS))
+def compute_canary(spec: JobSpec, engine: Engine, task: Task) -> Canary:
+    """The sixteen texts as a job computes its rows: with its prompt and its limit."""
+    tokens = task.tokenize(task.sample(spec, TEXTS, _DOCUMENTS))
     batches = (
         gather(tokens.ids, tokens.offsets, some, tokens.type_ids)
         for some in pack(tokens.lengths, _BATCH_TOKENS)

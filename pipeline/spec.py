@@ -45,7 +45,7 @@ NOT_IDENTITY = frozenset({"id_column", "keep", "token_budget", "rows_per_shard",
 # Fields of JobSpec that came after 0.1.0: no part of its JSON and its space where they are not set,
 # so that these stay what they were.
 _LATER = frozenset({"all_labels"})
-# How many rows may fail by default: a sample has a blank text or two, and 1% of it is no row.
+# How many rows may fail by default: a sample has a blank text or two, and 1% of it is below one.
 MAX_FAILED_ROWS = "1% or 100"
 
 _SLUG_MAX_CHARS = 80

@@ -158,11 +158,11 @@ def _difference(first: Canary, own: Canary, logits: bool) -> str:
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or len(value) > _TEXT_CHARS or not value.isprintable():
-        raise ValueError(f"{str(value)[:40]!r} is no short text")
+        raise ValueError(f"{str(value)[:40]!r} is not a short text")
     return value
 
 
 def _count(value: object) -> int:
     if type(value) is not int or value < 0:
-        raise ValueError(f"{str(value)[:40]!r} is no count")
+        raise ValueError(f"{str(value)[:40]!r} is not a count")
     return value

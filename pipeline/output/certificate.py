@@ -145,11 +145,11 @@ def _path(cache_dir: Path, key: str) -> Path:
 def _measure(value: object) -> float:
     # JSON has whole numbers that no float holds.
     if not isinstance(value, float | int) or not abs(value) <= sys.float_info.max:
-        raise ValueError(f"{str(value)[:40]!r} is no measure")
+        raise ValueError(f"{str(value)[:40]!r} is not a measure")
     return float(value)
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or len(value) > _MAX_CHARS or not value.isprintable():
-        raise ValueError(f"{str(value)[:40]!r} is no short text")
+        raise ValueError(f"{str(value)[:40]!r} is not a short text")
     return value

@@ -92,7 +92,7 @@ def invalid_rows(rows: pa.RecordBatch, names: Sequence[str]) -> dict[int, str]:
 
 
 def unreadable(data: bytes, table: pa.Table) -> Iterator[str]:
-    """Why a part is no sound Arrow file to another reader, polars.
+    """Why a part is not a sound Arrow file to another reader, polars.
 
     Args:
         data: the bytes of the part.
@@ -101,7 +101,7 @@ def unreadable(data: bytes, table: pa.Table) -> Iterator[str]:
     try:
         table.validate(full=True)
     except pa.ArrowInvalid as error:
-        yield f"it is no valid Arrow file: {error}"
+        yield f"it is not a valid Arrow file: {error}"
         return
     if any(_unknown_to_polars(kind) for kind in table.schema.types):
         return

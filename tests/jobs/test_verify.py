@@ -153,7 +153,7 @@ def test_it_finds_bytes_that_other_readers_refuse(
         return table.set_column(0, "id", pa.array([b"\xff"] * len(table)).view(pa.string()))
 
     rewrite(part(output), not_utf8)
-    assert any("it is no valid Arrow file" in p and "UTF8" in p for p in problems())
+    assert any("it is not a valid Arrow file" in p and "UTF8" in p for p in problems())
 
 
 def test_it_opens_every_part_with_a_second_reader(

@@ -20,6 +20,7 @@ from pipeline.choice import Choice
 from pipeline.encoder.model import load
 from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.errors import CanaryDiffers
+from pipeline.output.output import Output
 from pipeline.output.run import Run
 from pipeline.tasks import make_task
 from pipeline.tokenize.texts import TextTokenizer
@@ -199,13 +200,13 @@ def test_it_is_computed_once_for_a_run_and_a_loaded_model(
     job: Job, make_job: MakeJob, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[str] = []
-    compute = canary._sing
+    agree = canary.agree  # each time that the texts were computed
 
-    def counted(run: Run, *words: Any) -> canary.Canary:
+    def counted(output: Output, run: Run, *words: Any, **options: Any) -> None:
         computed.append(run.job)
-        return compute(run, *words)
+        agree(output, run, *words, **options)
 
-    monkeypatch.setattr(canary, "_sing", counted)
+    monkeypatch.setattr(canary, "agree", counted)
     other = make_job(name="other")
     engines, jobs = EngineCache(settings.cache_dir), Jobs()
     for each, index in ((job, 0), (job, 1), (other, 0), (job, 2), (other, 1)):

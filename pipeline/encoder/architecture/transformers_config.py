@@ -25,7 +25,7 @@ _POSITIONS_AFTER_PADDING = frozenset(
 _POSITION_TABLES = (
     "position_embeddings.weight", "embed_positions.weight", "positions_embed.weight", "wpe.weight",
 )  # fmt: skip
-# Families whose values are the same with padding: outputs from when they were padded go on.
+# Families whose values are the same with padding: outputs that were computed so are continued.
 EXACT_WITH_PADDING = frozenset(
     {
         "albert", "bart", "biogpt", "bloom", "data2vec-text", "deberta", "deberta-v2",

@@ -43,7 +43,7 @@ def with_base(
         hub: whether the checkpoint is from the hub, where weights beside an adapter are not read.
 
     Returns:
-        The files, and what the base is; "" if the checkpoint is no adapter.
+        The files, and what the base is; "" if the checkpoint is not an adapter.
 
     Raises:
         CheckpointError: the base cannot be found, or has no weights of its own.

@@ -35,7 +35,7 @@ _FLAT_TYPES = ("apertus", "deepseek_v3", "gpt_oss", "seed_oss")
 _SPECIAL_TOKENS = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
 )  # fmt: skip
-# Arguments of apply_chat_template that are no variables of the template.
+# Arguments of apply_chat_template that are not variables of the template.
 _NOT_VARIABLES = frozenset({
     "chat_template", "tools", "documents", "continue_final_message", "tokenize", "messages",
     "sanitize_control_tokens", "padding", "truncation", "max_length", "return_tensors",

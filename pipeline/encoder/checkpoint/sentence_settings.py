@@ -143,7 +143,7 @@ def truncate_dim(content: Mapping[str, Any], file: Path) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise CheckpointError(f"{file} sets truncate_dim = {shown(value)}, which is no dimension")
+        raise CheckpointError(f"{file} sets truncate_dim = {shown(value)}, which is not a width")
     return value
 
 

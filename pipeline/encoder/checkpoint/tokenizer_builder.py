@@ -40,7 +40,7 @@ def run(folder: Path, out: Path, request: dict[str, Any]) -> None:
     built = build(folder, request)
     backend = getattr(built, "backend_tokenizer", None)
     if backend is None:
-        raise TypeError(f"{type(built).__name__} of transformers is no fast tokenizer")
+        raise TypeError(f"{type(built).__name__} of transformers is not a fast tokenizer")
     backend.save(str(out / "tokenizer.json"), pretty=False)
     settings = {
         "class": type(built).__name__,

@@ -123,7 +123,7 @@ class TokenizerReading:
         """The most tokens that the files allow, None for no limit.
 
         Raises:
-            CheckpointError: it is no length.
+            CheckpointError: it is not a valid length.
         """
         options = self.options  # max_len is the name of old files
         limit = options.get("model_max_length", options.get("max_len"))

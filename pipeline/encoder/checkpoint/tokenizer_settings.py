@@ -59,7 +59,7 @@ class TokenizerSettings:
     """The settings of a tokenizer, and the class that reads them."""
 
     options: Mapping[str, Any]
-    # Tokens by id as added_tokens.json names them; tokenizer_config.json's own list goes before.
+    # Tokens by id as added_tokens.json names them; tokenizer_config.json's own list wins.
     added: Mapping[str, Any]
     class_name: str | None  # None: only transformers can tell
 
