@@ -99,7 +99,8 @@ def history_line(run: Run, status: JobStatus) -> str:
         counts,
     ]
     if run.skipped:
-        words.append(f"{len(run.skipped)} files skipped")
+        count = len(run.skipped)
+        words.append(f"{count} {'file' if count == 1 else 'files'} skipped")
     if status.reason:
         words.append(" ".join(status.reason.split()))
     return "  ".join(words)

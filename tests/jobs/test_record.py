@@ -214,7 +214,7 @@ def test_skipped_files_are_named_with_their_reason(
 
     assert told["files"]["skipped"] == [{"uri": "/in/bad.parquet", "reason": "it is truncated"}]
     assert "skipped /in/bad.parquet: it is truncated" in bei("status", output).out
-    assert "1 files skipped" in bei("history", output).out
+    assert "1 file skipped" in bei("history", output).out
 
 
 def test_a_run_of_an_earlier_version_has_a_history_without_a_record(
