@@ -11,6 +11,7 @@ from jobs.follow import follow
 from jobs.notify import notify
 from pipeline.errors import BeiJobsError, Interrupted, JobFailed, UsageError
 from pipeline.output.failures import note_failed_submit
+from pipeline.output.output import Output
 from pipeline.output.state import mark_checked
 from pipeline.output.status import job_status
 from pipeline.planning.damaged import can_go_on_without, damaged_files
@@ -77,7 +78,11 @@ def submit(
             display.show_skipped(prepared.run.skipped)
             return prepared
 
-        return run_here(plan, uris, settings, display, device, metrics_port, without_damaged)
+        # A later run often has nothing to do: then no process imports torch.
+        return run_here(
+            plan, uris, settings, display, device, metrics_port, without_damaged,
+            early=not _begun(_output_of(request)),
+        )  # fmt: skip
 
 
 @contextmanager
@@ -104,6 +109,13 @@ def _output_of(request: Request) -> str:
         return ""
 
 
+def _begun(output: str) -> bool:
+    try:
+        return bool(output) and Output(output).begun()
+    except BeiJobsError:  # which planning raises too
+        return False
+
+
 def run_here(
     plan: Callable[[], Prepared],
     uris: Iterable[str],
@@ -112,17 +124,20 @@ def run_here(
     device: str | None,
     metrics_port: int | None = None,
     after_failure: Callable[[Prepared], Prepared | None] = lambda failed: None,
+    *,
+    early: bool = True,
 ) -> int:
     """Run a job in the foreground, print how it ended and return the exit code.
 
     Args:
-        plan: prepares the run, while the processes of the devices start.
+        plan: prepares the run.
         uris: of the inputs and the output.
         settings: of this machine.
         display: what the user sees.
         device: the value of --device; None for the default.
         metrics_port: where metrics are served; None for nowhere.
         after_failure: prepares the run to go on with where shards of a run failed; None for none.
+        early: whether the processes of the devices start while it is planned.
 
     Raises:
         BeiJobsError: of planning, or of every device.
@@ -130,7 +145,7 @@ def run_here(
     devices = find_devices(device)  # a wrong name is reported before anything is written
     counters = new_counters(len(devices.names))
     with metrics_served(metrics_port, devices.names, counters):
-        with open_devices(devices.names, uris, settings, counters) as opened:
+        with open_devices(devices.names, uris, settings, counters, early=early) as opened:
             prepared = plan()
             remember(prepared, settings)
             if prepared.finished:

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, cast, get_args
 
 import pyarrow as pa
 
@@ -114,6 +114,10 @@ class JobSpec:
         # The digests identify the weights and files; name and revision only say where from.
         identity["model"] = [self.model.sha256, self.model.fingerprint]
         return digest(identity, NUMERICS_VERSION)
+
+    def computed_in(self, precision: str) -> Self:
+        """The same job in a precision that was chosen for it."""
+        return dataclasses.replace(self, precision=cast(Precision, precision))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object from which `from_json` makes an equal spec."""

@@ -30,8 +30,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.choice import Choice, Choices
 from pipeline.encoder.card import ModelCard
 from pipeline.errors import BeiJobsError, CanaryDiffers
+from pipeline.output.kept_precision import keep_precision, kept_precision
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.output.row_ranges import Places
@@ -76,6 +78,7 @@ class Jobs:
     def __init__(self) -> None:
         self._key: object = None
         self._job: tuple[Run, Plan, Duplicates] | None = None
+        self._kept: tuple[Run, Choice[str]] | None = None  # of the last run with --precision auto
         self._sung: weakref.WeakKeyDictionary[Engine, list[Run]] = weakref.WeakKeyDictionary()
 
     def open(self, output: Output, n: int) -> tuple[Run, Plan, Duplicates]:
@@ -87,6 +90,27 @@ class Jobs:
         if self._job is None or self._key != output.uri or self._job[0] != run:
             self._key, self._job = output.uri, (run, output.plan(run), Duplicates())
         return self._job
+
+    def engine(
+        self, output: Output, run: Run, device: str, engines: EngineCache, card: ModelCard | None
+    ) -> tuple[Engine, Choices]:
+        """The engine of a run, in the precision that its output keeps, and what was chosen."""
+        if run.spec.precision != "auto":
+            engine = engines.get(run.spec, device, card)
+            return engine, engine.choices
+        if self._kept is None or self._kept[0] != run:
+            self._kept = run, self._keep(output, run, device, engines, card)
+        kept = self._kept[1]
+        engine = engines.get(run.spec.computed_in(kept.value), device, card)
+        return engine, {**engine.choices, "precision": kept}
+
+    def _keep(
+        self, output: Output, run: Run, device: str, engines: EngineCache, card: ModelCard | None
+    ) -> Choice[str]:
+        kept = kept_precision(output, run.reuse_from)
+        if kept is None:
+            kept = engines.get(run.spec, device, card).chosen_precision
+        return keep_precision(output, run, kept)
 
     def check_canary(self, output: Output, run: Run, engine: Engine, task: Task) -> None:
         """Once for each run and loaded engine.
@@ -196,14 +220,15 @@ def execute(
         output = Output(order.output)
         run, plan, duplicates = jobs.open(output, order.n)
         set_context(job=run.job)
-        engine = sender.engine = engines.get(run.spec, device, order.card)
+        engine, choices = jobs.engine(output, run, device, engines, order.card)
+        sender.engine = engine
         task = make_task(run.spec, engine.card, load_tokenizer(engine.card))
         try:
             jobs.check_canary(output, run, engine, task)
         except CanaryDiffers:
             engines.drop(engine)
             raise
-        sender(("loaded", engine.choices))
+        sender(("loaded", choices))
         for result in run_shards(
             run,
             list(plan.shards(order.indexes)),

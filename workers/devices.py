@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.choice import Choice, Choices
 from pipeline.encoder.card import ModelCard
@@ -68,22 +69,25 @@ def fleet_choices(card: ModelCard, *, precision: str, token_budget: int | None) 
     """What the workers of a fleet choose, each for its own device."""
     choices: dict[str, Choice[object]] = {"device": Choice("auto", "each worker decides")}
     if precision == "auto":
-        values = [f"{choose_precision('auto', card.config, d).value} on {word}" for d, word in
-                  (("cpu", "a CPU"), ("cuda", "a GPU"))]  # fmt: skip
-        choices["precision"] = Choice("auto", f"each worker decides: {', '.join(values)}")
+        gpu = choose_precision("auto", card.config, "cuda").value
+        reason = f"the first worker decides for all: {gpu} on a GPU, by a trial on a CPU"
+        choices["precision"] = Choice("auto", reason)
     if token_budget is None:
         choices["token-budget"] = Choice("auto", "each worker decides, by its device's memory")
     return choices
 
 
-def local_choices(card: ModelCard, *, revision: str | None) -> Choices:
+def local_choices(card: ModelCard, *, revision: str | None, cache_dir: Path) -> Choices:
     """The defaults of a job with this model on this machine."""
+    from pipeline.encoder.bfloat16_gain import bfloat16_gain
     from pipeline.encoder.device.devices import find_device
     from pipeline.encoder.lanes import choose_token_budget
 
     devices = find_devices(None)
     first = devices.names[0]
-    precision = choose_precision("auto", card.config, first)
+    precision = choose_precision(
+        "auto", card.config, first, lambda: bfloat16_gain(card.config, cache_dir)
+    )
     choices: dict[str, Choice[object]] = {**device_choices(devices), "precision": precision}
     choices["token-budget"] = choose_token_budget(find_device(first), card.config, precision.value)
     choices |= model_choices(card)

@@ -73,6 +73,7 @@ class EngineCache:
             dimensions=spec.dimensions,
             normalize=spec.normalize,
             prompt_tokens=skipped,
+            cache_dir=self._cache_dir,
         )
 
 
@@ -83,9 +84,10 @@ def _serves(resident: tuple[JobSpec, Engine], spec: JobSpec, device: str) -> boo
     return (
         engine.device == device
         and same_prompt
+        and spec.precision in (loaded_spec.precision, engine.precision)
         and all(
             getattr(loaded_spec, name) == getattr(spec, name)
-            for name in ("model", "encoder", "task", "precision", "dimensions", "normalize")
+            for name in ("model", "encoder", "task", "dimensions", "normalize")
         )
     )
 

@@ -45,8 +45,10 @@ def open_devices(
     uris: Iterable[str],
     settings: Settings,
     counters: Counters | None = None,
+    *,
+    early: bool = True,
 ) -> Iterator[tuple[LocalDevice, ...]]:
-    """Devices of this machine for a job, whose processes start at once and end with the context.
+    """Devices of this machine for a job, whose processes end with the context.
 
     After an error or a second signal they are killed.
 
@@ -55,6 +57,7 @@ def open_devices(
         uris: of the job's inputs and output: those in this process's memory need a thread of it.
         settings: of this machine.
         counters: of each device, for one who reads them; none if nobody does.
+        early: whether the processes start at once, or with the first order.
     """
     in_memory = any(uri.startswith("memory://") for uri in uris)
     devices = tuple(
@@ -66,7 +69,7 @@ def open_devices(
     for device, counted in zip(devices, counters or (), strict=False):
         device.counters = counted
     try:
-        for device in devices:
+        for device in devices if early else ():
             device.start()
         yield devices
     except BaseException:

@@ -58,7 +58,7 @@ def command(
     cache_dir = load_settings().cache_dir
     card = open_card(model, options.pop("revision"), cache_dir=cache_dir)
     spec = sample_spec(card, task_of(card, options.pop("task")).name, **options)
-    checked = check_model(card, spec, texts, find_devices(device).names[0])
+    checked = check_model(card, spec, texts, find_devices(device).names[0], cache_dir)
     comparison, certificate = checked.comparison, checked.certificate
     write_certificate(cache_dir, certificate)
     if as_json:

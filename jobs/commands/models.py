@@ -36,10 +36,11 @@ def command(model: str | None, task: str | None, revision: str | None, as_json: 
     from workers.devices import local_choices
     from workers.settings import load_settings
 
-    card = open_card(model, revision, cache_dir=load_settings().cache_dir)
+    cache_dir = load_settings().cache_dir
+    card = open_card(model, revision, cache_dir=cache_dir)
     chosen = task_of(card, task)
     description = card.to_json(chosen.name) | chosen.identity(card)
-    choices = local_choices(card, revision=revision)
+    choices = local_choices(card, revision=revision, cache_dir=cache_dir)
     if as_json:
         click.echo(json.dumps(description | {"choices": choices_json(choices)}))
         return

@@ -15,7 +15,7 @@ from jobs.record import skipped_json
 from jobs.submit_options import make_request, submit_options
 from jobs.summary import choices_json
 from pipeline.output.record import KINDS
-from pipeline.store.uris import redact
+from pipeline.store.uris import absolute, redact
 
 if TYPE_CHECKING:
     from pipeline.choice import Choices
@@ -55,7 +55,7 @@ def command(
     """
     from jobs.display import Display
     from jobs.progress_bar import ProgressBar
-    from pipeline.encoder.precision import choose_precision
+    from pipeline.output.kept_precision import kept_precision
     from pipeline.planning.estimate import estimate
     from pipeline.planning.prepare import draft
     from workers.devices import device_choices, find_devices
@@ -70,14 +70,18 @@ def command(
     if broker and not quiet:
         click.echo("the time is that of this machine: no worker of the broker is asked", err=True)
     spec = drafted.spec
-    precision = choose_precision(spec.precision, drafted.card.config, devices.names[0]).value
+    kept = None
+    if spec.precision == "auto":
+        other = drafted.request.reuse_from
+        kept = kept_precision(drafted.output, absolute(other) if other else "")
+    precision = kept.value if kept else spec.precision
     rows = drafted.plan.rows
     with ProgressBar(rows, quiet=quiet or rows < _BAR_ROWS) as bar:
         found = estimate(drafted, precision, exact=exact, on_rows=bar.add)
     rate = None
     if found.tokens_computed:
-        rate, choices = _rate(drafted, found, devices.names, settings)
-        display.show_choices(choices)
+        rate, choices = _rate(drafted, found, devices.names, settings, precision)
+        display.show_choices({**choices, **({"precision": kept} if kept else {})})
     seconds = _seconds(found, rate)
     price = None
     if price_per_hour is not None and seconds is not None:
@@ -95,7 +99,7 @@ def command(
 
 
 def _rate(
-    drafted: Draft, found: Estimate, devices: tuple[str, ...], settings: Settings
+    drafted: Draft, found: Estimate, devices: tuple[str, ...], settings: Settings, precision: str
 ) -> tuple[Rate | None, Choices]:
     """How fast this machine would be, and what an engine chose if one had to be loaded."""
     from pipeline.planning.estimate import sample_rows
@@ -107,7 +111,8 @@ def _rate(
     from workers.calibrate import SAMPLE_ROWS, calibrate
 
     sample = sample_rows(drafted, found, SAMPLE_ROWS)
-    rate, choices = calibrate(drafted.spec, drafted.card, devices[0], sample, settings.cache_dir)
+    spec = drafted.spec.computed_in(precision)
+    rate, choices = calibrate(spec, drafted.card, devices[0], sample, settings.cache_dir)
     return rate and rate.times(len(devices)), not_set_by_user(choices, drafted.spec)
 
 

@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.check.invariance import prove_invariance
 from pipeline.check.precision import PrecisionComparison, compare_precision
@@ -45,7 +46,13 @@ class _Pass:
     invariance: Proof
 
 
-def check_model(card: ModelCard, spec: JobSpec, texts: Sequence[str], device: str) -> Checked:
+def check_model(
+    card: ModelCard,
+    spec: JobSpec,
+    texts: Sequence[str],
+    device: str,
+    cache_dir: Path | None = None,
+) -> Checked:
     """Compute a sample in the job's precision and in float32, and prove what can be proved.
 
     Args:
@@ -53,13 +60,14 @@ def check_model(card: ModelCard, spec: JobSpec, texts: Sequence[str], device: st
         spec: task, precision and options of the job.
         texts: the sample; to rerank, each text is the query of the texts that follow it.
         device: where everything is computed.
+        cache_dir: where the trial behind `auto` is kept; None to repeat it.
 
     Raises:
         CheckpointError: the weights are damaged.
         EncodeError: the device failed.
     """
     sample = Sample.of(card, spec, texts)
-    ours = _compute(sample, device, spec.precision)
+    ours = _compute(sample, device, spec.precision, cache_dir)
     exact = ours if ours.precision == "float32" else _compute(sample, device, "float32")
     comparison = compare_precision(
         ours.outputs,
@@ -87,7 +95,7 @@ def check_model(card: ModelCard, spec: JobSpec, texts: Sequence[str], device: st
     return Checked(comparison, certificate)
 
 
-def _compute(sample: Sample, device: str, precision: str) -> _Pass:
+def _compute(sample: Sample, device: str, precision: str, cache_dir: Path | None = None) -> _Pass:
     spec = sample.spec
     engine = Engine(
         sample.card,
@@ -95,6 +103,7 @@ def _compute(sample: Sample, device: str, precision: str) -> _Pass:
         precision=precision,
         dimensions=spec.dimensions,
         normalize=spec.normalize,
+        cache_dir=cache_dir,
     )
     budget = spec.token_budget or engine.token_budget
     started = time.monotonic()

@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from pipeline.choice import Choices
+from pipeline.encoder.bfloat16_gain import bfloat16_gain
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.cuda_graphs import CudaGraphs
 from pipeline.encoder.device.devices import find_device
@@ -56,6 +58,7 @@ class Engine:
         device: where it computes: "cpu", "cuda", "cuda:1", …
         precision: float32, float16, bfloat16 or int8.
         token_budget: tokens per batch where the user sets none.
+        chosen_precision: the same with the reason for it.
         choices: the precision and the token budget, each with the reason for it.
         quantization: the scheme of int8 and its error on this model's weights; else "".
         per_token: whether outputs belong to tokens, not to sequences.
@@ -76,18 +79,20 @@ class Engine:
         dimensions: int | None = None,
         normalize: bool | None = None,
         prompt_tokens: int = 0,
+        cache_dir: Path | None = None,
     ) -> None:
         """Load the model.
 
         Args:
             card: from `open_card`.
             device: a torch device.
-            precision: of the encoder; pooling and heads are always float32. `auto`: float32 on a
-                CPU, on a GPU float16, or bfloat16 where the family overflows. int8: on a CPU.
+            precision: of the encoder; pooling and heads are always float32. `auto`: see
+                `choose_precision`. int8: on a CPU.
             dimensions: leading dimensions of a vector to keep, None for all.
             normalize: whether vectors have unit length, None for what the checkpoint does.
             prompt_tokens: leading tokens of every sequence that belong to the prompt
                 (`tokenizer.prompt_tokens`); omitted from pooling where the checkpoint says so.
+            cache_dir: where the trial behind `auto` is kept; None to repeat it.
 
         Raises:
             CheckpointError: the weights are damaged.
@@ -104,12 +109,15 @@ class Engine:
         self.head = self._model.head
         self.output_size = self.head.output_size
         self.per_token = card.head == "token_classifier"
-        chosen = choose_precision(precision, card.config, device)
+        chosen = choose_precision(
+            precision, card.config, device, lambda: bfloat16_gain(card.config, cache_dir)
+        )
         self.precision = chosen.value
         with self.lane.placed():
             self.forward = self.load(self.precision)
         budget = choose_token_budget(self._torch_device, card.config, self.precision)
         self.token_budget = budget.value
+        self.chosen_precision = chosen
         self.choices: Choices = {"precision": chosen, "token-budget": budget}
         self.quantization = ""
         if self.precision == "int8":

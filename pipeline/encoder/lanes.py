@@ -17,12 +17,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.choice import Choice
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
-from pipeline.encoder.device.devices import resident_bytes, thread_per_core
+from pipeline.encoder.device.devices import cpu_streams, resident_bytes, thread_per_core
 from pipeline.encoder.graph_shapes import gpu_tokens
 
-# Batches computed at once on a CPU. Each takes memory, so if there are more cores than batches,
-# several cores share one.
-_CPU_STREAMS = 8
 # Tokens of a batch on a CPU: enough to keep the matrix units busy, few enough for a core's caches.
 _CPU_TOKENS = 2048
 # Of a model that is a table: a batch costs more to start than its tokens to look up.
@@ -76,7 +73,7 @@ class CpuLane:
 
     def __init__(self) -> None:
         threads = torch.get_num_threads()
-        streams = min(threads, _CPU_STREAMS)
+        streams = cpu_streams(threads)
         self._pool: ThreadPoolExecutor | None = None
         if streams > 1:
             self._pool = thread_per_core(streams, threads)

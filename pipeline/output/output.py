@@ -134,6 +134,10 @@ class Output:
                     hint="give an --output that is empty or does not exist",
                 )
 
+    def begun(self) -> bool:
+        """Whether a job has claimed it."""
+        return self.directory.exists(_SPEC)
+
     def latest(self) -> Run | None:
         """The highest run; None if there is none."""
         numbers = self.run_numbers()

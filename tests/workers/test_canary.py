@@ -17,6 +17,7 @@ from torch import Tensor
 from pipeline import canary
 from pipeline.canary import check_canary
 from pipeline.choice import Choice
+from pipeline.encoder import precision
 from pipeline.encoder.model import load
 from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.errors import CanaryDiffers
@@ -125,15 +126,19 @@ def test_where_the_first_one_is_damaged_all_others_name_it(
     assert "here " in refusal.reason
 
 
-def test_workers_of_different_precisions_have_canaries_of_their_own(
+def test_a_worker_that_would_choose_another_precision_computes_in_that_of_the_output(
     job: Job, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert worker("cpu").run_shard(job.message(0, 1))
     with monkeypatch.context() as patch:
         half = Choice("bfloat16", "as a GPU would")
-        patch.setattr("pipeline.encoder.engine.choose_precision", lambda *_: half)
+        choose = precision.choose_precision
+        patch.setattr(
+            "pipeline.encoder.engine.choose_precision",
+            lambda given, *others: half if given == "auto" else choose(given, *others),
+        )
         assert worker("gpu").run_shard(job.message(1, 1))
-    assert files(job).keys() == {"canary-float32.json", "canary-bfloat16.json"}
+    assert files(job).keys() == {"canary-float32.json"}
     assert job.committed == [0, 1]
 
 

@@ -114,6 +114,11 @@ class EncoderConfig:
         """Whether there is no encoder: a sequence's vector is the mean of a table's rows."""
         return self.family == "static"
 
+    @property
+    def foreign(self) -> bool:
+        """Whether transformers computes the model, and not `model/encoder.py`."""
+        return self.family.startswith("transformers/")
+
     def has_experts(self, layer: int) -> bool:
         """Whether a mixture of experts stands in the place of a layer's MLP."""
         return self.experts is not None and layer % self.experts.every == 1

@@ -12,6 +12,10 @@ import torch
 
 from pipeline.errors import UsageError
 
+# Batches computed at once on a CPU. Each takes memory, so if there are more cores than batches,
+# several cores share one.
+_CPU_STREAMS = 8
+
 
 def gpu_count() -> int:
     """Number of CUDA devices that torch sees on this machine."""
@@ -42,6 +46,11 @@ def find_device(name: str) -> torch.device:
             hint="use cpu, or check the GPU driver and that torch is built for its CUDA version",
         )
     return device
+
+
+def cpu_streams(threads: int) -> int:
+    """How many batches a CPU computes at once with so many of torch's threads."""
+    return min(threads, _CPU_STREAMS)
 
 
 def thread_per_core(streams: int, threads: int) -> ThreadPoolExecutor:

@@ -1,0 +1,114 @@
+"""How much faster this CPU multiplies in bfloat16 than in float32, by a trial of milliseconds.
+
+Chips differ more than their names tell: AMX has eight times float32's rate, AVX512-BF16 up to
+twice, and what lacks both converts and is slower. So the largest product of a layer is timed once
+for each chip, and the result is kept:
+
+    <cache_dir>/trials/<digest of chip, torch, cores and shapes>.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from pipeline.encoder.architecture.encoder_config import EncoderConfig
+from pipeline.encoder.device.devices import cpu_streams
+from pipeline.encoder.model.linear import Linear, make_linear
+from pipeline.spec import digest
+
+# A product that is as fast as those of whole batches, and not so large that the trial is felt.
+_TOKENS = 256
+_MOST_WIDTH = 2048
+_REPEATS = 5
+_MAX_BYTES = 4096
+_MAX_GAIN = 1000.0
+
+
+def bfloat16_gain(config: EncoderConfig, cache_dir: Path | None = None) -> float:
+    """Seconds of a model's largest product in float32 / in bfloat16, on this CPU.
+
+    Args:
+        config: of the model: its hidden and intermediate size are what is multiplied.
+        cache_dir: where the result is kept; None to measure again.
+    """
+    sizes = min(config.hidden_size, _MOST_WIDTH), min(config.intermediate_size, _MOST_WIDTH)
+    path = None
+    if cache_dir is not None:
+        key = digest(_chip(), torch.__version__, torch.get_num_threads(), _TOKENS, sizes)
+        path = cache_dir / "trials" / f"{key}.json"
+        if (known := _read(path)) is not None:
+            return known
+    gain = _alone(lambda: _measure(*sizes))
+    if path is not None:
+        _keep(path, gain)
+    return gain
+
+
+def _alone(measure: Callable[[], float]) -> float:
+    """Call it in a thread with as many of torch's threads as one that computes batches has."""
+    threads = torch.get_num_threads()
+
+    def measured() -> float:
+        torch.get_num_threads()  # see `thread_per_core`
+        torch.set_num_threads(threads // cpu_streams(threads))
+        return measure()
+
+    with ThreadPoolExecutor(1) as pool:
+        gain = pool.submit(measured).result()
+    torch.set_num_threads(threads)
+    return gain
+
+
+@torch.inference_mode()
+def _measure(hidden: int, intermediate: int) -> float:
+    x = torch.randn(_TOKENS, hidden)
+    weight = torch.randn(intermediate, hidden)
+    products = [
+        (make_linear(weight.to(dtype), None), x.to(dtype))
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    best = [float("inf")] * len(products)
+    for _ in range(1 + _REPEATS):  # interleaved: a busy machine slows both
+        best = [min(b, _seconds(*product)) for b, product in zip(best, products, strict=True)]
+    return best[0] / best[1]
+
+
+def _seconds(linear: Linear, x: torch.Tensor) -> float:
+    started = time.perf_counter()
+    linear(x)
+    return time.perf_counter() - started
+
+
+def _chip() -> list[str]:
+    """What tells this CPU from another one: its name and what it can do."""
+    found = [platform.machine(), platform.processor()]
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").split("\n\n", 1)[0].splitlines()
+        found += [x for x in lines if x.startswith(("model", "vendor_id", "cpu family", "flags"))]
+    return found
+
+
+def _read(path: Path) -> float | None:
+    """The result of an earlier trial; a file that is damaged counts as missing."""
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        if path.is_file() and path.stat().st_size <= _MAX_BYTES:
+            gain = float(json.loads(path.read_text())["bfloat16_gain"])
+            return gain if 0 < gain < _MAX_GAIN else None
+    return None
+
+
+def _keep(path: Path, gain: float) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    with suppress(OSError):  # a read-only directory keeps none: the next process measures again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({"bfloat16_gain": round(gain, 3)}))
+        temporary.replace(path)
