@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from commandline import Bei, read_output, typed
-from corpora import GOLDENS, TINY, parts, texts, write_parquet
+from corpora import GOLDENS, ROOT, TINY, parts, texts, write_parquet
 
 import bei_jobs
 
@@ -102,6 +103,15 @@ def test_duckdb_computes_with_the_vectors(submit: Bei, tmp_path: Path) -> None:
     order = np.argsort(np.array(table["id"].to_pylist()))
     for found in cosines.values():
         np.testing.assert_allclose(found, (vectors @ vectors[3])[order], atol=1e-6)
+
+
+def test_the_query_of_the_documentation_works_as_it_stands_there(sound: Path) -> None:
+    (block,) = re.findall(r"^```sql\n(.*?)^```", (ROOT / "docs/tasks.md").read_text(), re.S | re.M)
+    query = block.replace("corpus.embed", str(sound)).replace("384", "32")
+    with duckdb.connect() as connection:
+        found = connection.sql(query).fetchall()
+    assert len(found) == 10
+    assert found[0] == ("0-0", pytest.approx(1.0)), "the output has a null vector, which is no row"
 
 
 def test_readers_that_know_little_find_what_they_know(sound: Path) -> None:
