@@ -39,6 +39,7 @@ class SubmitOptions(TypedDict, total=False):
     truncate: Literal["right", "left", "error"] | None
     dimensions: int | None
     output_dtype: Literal["float32", "float16", "int8", "binary"] | None
+    output_format: Literal["arrow", "parquet"] | None
     normalize: bool | None
     top_k: int | None
     raw_scores: bool | None

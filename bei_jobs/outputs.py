@@ -55,8 +55,9 @@ def read(
     import pyarrow.dataset
 
     answer = ask("files", "--", os.fspath(output), stores=absolute(stores))
+    kind = "parquet" if answer["files"][0].endswith(".parquet") else "ipc"
     if "://" not in answer["output"]:
-        return pyarrow.dataset.dataset(answer["files"], format="ipc")
+        return pyarrow.dataset.dataset(answer["files"], format=kind)
     from fsspec.core import url_to_fs
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 
@@ -64,7 +65,7 @@ def read(
     options = {**(storage_options or {}), "use_listings_cache": False}
     fs, _ = url_to_fs(answer["output"], **options)
     paths = [fs._strip_protocol(uri) for uri in answer["files"]]
-    return pyarrow.dataset.dataset(paths, format="ipc", filesystem=PyFileSystem(FSSpecHandler(fs)))
+    return pyarrow.dataset.dataset(paths, format=kind, filesystem=PyFileSystem(FSSpecHandler(fs)))
 
 
 def verify(output: PathLike, *, stores: PathLike | None = None) -> Verification:

@@ -25,7 +25,14 @@ from jobs.options import (
 )
 from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL
 from pipeline.request import Request
-from pipeline.spec import MAX_FAILED_ROWS, Aggregation, OutputDtype, Precision, Truncate
+from pipeline.spec import (
+    MAX_FAILED_ROWS,
+    Aggregation,
+    OutputDtype,
+    OutputFormat,
+    Precision,
+    Truncate,
+)
 from pipeline.tasks import TASKS
 
 _OPTIONS = (
@@ -80,6 +87,11 @@ _OPTIONS = (
         "--dimensions", type=click.IntRange(min=1), help="Keep the first N dimensions (Matryoshka)."
     ),
     option("--output-dtype", type=choice(OutputDtype), default="float32", show_default=True),
+    option(
+        "--output-format",
+        type=choice(OutputFormat),
+        help="Of the parts. Default: arrow; an output keeps that which it was begun with.",
+    ),
     option("--normalize/--no-normalize", default=None, help="Default: the model's setting."),
     option(
         "--top-k",

@@ -237,7 +237,7 @@ class Committer:
         if result.failed:
             write_quarantine(self._output, self._run, shard, output.failed_rows())
         values = self._provenance | of_shard(shard, result, resumed=output.resumed)
-        data = encode_part(table, values)
+        data = encode_part(table, values, shard.output_format)
         committed_here = self._output.commit(shard.part, data)
         if committed_here:
             retract_if_unwanted(self._output, self._run, shard.part)

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from pipeline.errors import StorageError
 from pipeline.output.copies import Copies, Source, read_copies, read_results
 from pipeline.output.output import Output
+from pipeline.output.part_format import format_of
 from pipeline.output.run import Run
 from pipeline.packing import Int8Array, Int64Array
 from pipeline.row_keys import KEY_FIELD, row_keys
@@ -35,7 +36,7 @@ DUPLICATES_BYTES = 256 << 20
 # What a key costs in a dictionary.
 _KEY_BYTES = 190
 
-# Results of remote parts that are held; local ones are mapped into memory.
+# Results of parts that are held; local Arrow parts are mapped into memory instead.
 _PARTS_BYTES = 256 << 20
 _MAX_PARTS = 256
 
@@ -215,12 +216,13 @@ class EarlierParts:
         return table
 
     def _too_large(self) -> bool:
-        remote = (
+        held = (
             table.nbytes
-            for (output, _), table in self._parts.items()
-            if table is not None and not is_local(output or self._output.uri)
+            for (output, part), table in self._parts.items()
+            if table is not None
+            and not (format_of(part).mapped and is_local(output or self._output.uri))
         )
-        return bool(sum(remote) > _PARTS_BYTES)
+        return bool(sum(held) > _PARTS_BYTES)
 
 
 class KnownRows:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from pipeline.spec import MAX_FAILED_ROWS, Aggregation, OutputDtype, Precision, Truncate
+from pipeline.spec import (
+    MAX_FAILED_ROWS,
+    Aggregation,
+    OutputDtype,
+    OutputFormat,
+    Precision,
+    Truncate,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +36,7 @@ class Request:
     truncate: Truncate | None = None  # None: the side that the model's tokenizer names
     dimensions: int | None = None
     output_dtype: OutputDtype = "float32"
+    output_format: OutputFormat | None = None  # None: that of the output, or arrow
     normalize: bool | None = None
     top_k: int | None = None
     raw_scores: bool = False

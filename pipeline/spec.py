@@ -26,6 +26,7 @@ NUMERICS_VERSION = 1
 
 Truncate = Literal["right", "left", "error"]
 OutputDtype = Literal["float32", "float16", "int8", "binary"]
+OutputFormat = Literal["arrow", "parquet"]
 Precision = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 
@@ -40,11 +41,13 @@ ROW_COLUMNS = (
 )
 
 # Fields of JobSpec that affect how the work is done, but no value of the result.
-NOT_IDENTITY = frozenset({"id_column", "keep", "token_budget", "rows_per_shard", "max_failed_rows"})
+NOT_IDENTITY = frozenset(
+    {"id_column", "keep", "output_format", "token_budget", "rows_per_shard", "max_failed_rows"}
+)
 
-# Fields of JobSpec that came after 0.1.0: no part of its JSON and its space where they are not set,
-# so that these stay what they were.
-_LATER = frozenset({"all_labels"})
+# Fields of JobSpec that came after 0.1.0: no part of its JSON and its space where they have these
+# values, so that these stay what they were.
+_LATER = {"all_labels": False, "output_format": "arrow"}
 # How many rows may fail by default: a sample has a blank text or two, and 1% of it is below one.
 MAX_FAILED_ROWS = "1% or 100"
 
@@ -89,6 +92,7 @@ class JobSpec:
     top_k: int | None = None
     raw_scores: bool = False
     aggregation: Aggregation = "simple"
+    output_format: OutputFormat = "arrow"
     all_labels: bool = False  # each token, O included, has its logits of all labels
     precision: Precision = "auto"
     token_budget: int | None = None  # None: chosen by the engine from its device
@@ -98,6 +102,7 @@ class JobSpec:
     def __post_init__(self) -> None:
         _check_choice("truncate", self.truncate, Truncate)
         _check_choice("output-dtype", self.output_dtype, OutputDtype)
+        _check_choice("output-format", self.output_format, OutputFormat)
         _check_choice("precision", self.precision, Precision)
         _check_choice("aggregation", self.aggregation, Aggregation)
         for name in ("max_length", "dimensions", "top_k", "token_budget", "rows_per_shard"):
@@ -122,7 +127,7 @@ class JobSpec:
     def to_json(self) -> dict[str, Any]:
         """A JSON object from which `from_json` makes an equal spec."""
         values = dataclasses.asdict(self)
-        return {key: value for key, value in values.items() if value or key not in _LATER}
+        return {k: v for k, v in values.items() if k not in _LATER or v != _LATER[k]}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -190,6 +195,7 @@ class Shard:
     file: InputFile
     cut: Cut
     id: str  # 16 hex digits, see `shard_id`
+    output_format: OutputFormat = "arrow"
 
     @property
     def first_row(self) -> int:
@@ -202,7 +208,8 @@ class Shard:
     @property
     def part(self) -> str:
         """The name of the part that commits this shard; its byte order is the input order."""
-        return part_name(self.file.part_prefix, self.cut.first_row, self.id)
+        prefix = self.file.part_prefix
+        return part_name(prefix, self.cut.first_row, self.id, self.output_format)
 
     def __str__(self) -> str:
         return f"{redact(self.file.uri)} rows {self.cut.first_row}-{self.cut.end - 1}"
@@ -254,9 +261,14 @@ def shard_ids(space: str, schema: str, file: InputFile) -> Callable[[Cut], str]:
     return of
 
 
-def part_name(prefix: str, first_row: int, shard: str) -> str:
-    """The name of a part, from `InputFile.part_prefix`, its first row and its shard's id."""
-    return f"{prefix}{first_row:012d}-{shard}.arrow"
+def part_name(prefix: str, first_row: int, shard: str, output_format: OutputFormat) -> str:
+    """The name of a part, from `InputFile.part_prefix`, first row, shard's id and format."""
+    return f"{prefix}{first_row:012d}-{shard}.{output_format}"
+
+
+def part_format(name: str) -> OutputFormat:
+    """The format of a part, or of a piece, by its name."""
+    return "parquet" if name.endswith(".parquet") else "arrow"
 
 
 def schema_hash(schema: pa.Schema) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from corpora import ROOT
 
@@ -88,9 +89,12 @@ def read_output(bei: Bei, output: object) -> pa.Table:
     assert listed.code == 0, listed.err
     tables = []
     for path in listed.out.split():
+        if path.endswith(".parquet"):
+            tables.append(pq.read_table(path))
+            continue
         with pa.ipc.open_file(path) as reader:
-            tables.append(reader.read_all().replace_schema_metadata(None))
-    return pa.concat_tables(tables)
+            tables.append(reader.read_all())
+    return pa.concat_tables(table.replace_schema_metadata(None) for table in tables)
 
 
 def typed(*words: object) -> Outcome:

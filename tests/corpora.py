@@ -32,8 +32,8 @@ def write_parquet(
 
 
 def parts(output: Path) -> list[str]:
-    """The flat glob over a local output."""
-    return sorted(path.name for path in output.glob("*.arrow"))
+    """The flat glob over a local output of either format."""
+    return sorted(path.name for path in output.glob("*.*") if path.suffix in (".arrow", ".parquet"))
 
 
 def damaged_in_the_middle(path: Path, row_group: int) -> bytes:

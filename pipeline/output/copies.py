@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from pipeline.errors import NotFound, StorageError
 from pipeline.output.output import Output, is_part
+from pipeline.output.part_format import format_of
 from pipeline.output.run import Run
 from pipeline.row_keys import KEY_FIELD
 from pipeline.spec import NUMERICS_VERSION, Shard
@@ -128,7 +129,7 @@ def read_keys(directory: Directory, part: str) -> pa.ChunkedArray | None:
 def read_results(run: Run, source: Source, results: pa.Schema, precision: str) -> pa.Table | None:
     """The columns `results` and KEY_FIELD of a part; None where it was computed in another way.
 
-    A local part is mapped into memory, so that only the rows that are taken are read.
+    A local Arrow part is mapped into memory, so that only the rows that are taken are read.
 
     Args:
         run: whose space the part must have.
@@ -155,13 +156,10 @@ def _read_columns(directory: Directory, part: str, names: Sequence[str]) -> pa.T
     """Some columns of a part; None where it lacks one."""
     try:
         with _opened(directory, part) as file:
-            schema = pa.ipc.open_file(file).schema
-            # Kept columns may have the same names; the last ones are the job's.
-            last = {name: index for index, name in enumerate(schema.names)}
-            if not set(names) <= set(last):
+            kind = format_of(part)
+            if not set(names) <= set(kind.schema(file).names):
                 return None
-            options = pa.ipc.IpcReadOptions(included_fields=sorted(last[name] for name in names))
-            return pa.ipc.open_file(file, options=options).read_all()
+            return kind.read(file, names)
     except (pa.ArrowException, OSError) as error:
         raise StorageError(f"{part} cannot be read: {error}") from error
 

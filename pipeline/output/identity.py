@@ -7,8 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.output.run import FORMAT_VERSION
+from pipeline.errors import OutputConflict
+from pipeline.output.run import FORMAT_VERSION, KEYED_FORMAT
 from pipeline.spec import NOT_IDENTITY, NUMERICS_VERSION, JobSpec, schema_hash
+from pipeline.store.uris import redact
 
 _DIFFERENCES_SHOWN = 6
 
@@ -23,6 +25,30 @@ def identity_of(spec: JobSpec, kept: pa.Schema) -> dict[str, Any]:
         "kept": {f.name: str(f.type) for f in kept},
         "spec": spec.to_json(),
     }
+
+
+def format_in(identity: dict[str, Any]) -> str:
+    """The format of an output's parts, given its identity."""
+    return str(dict(identity["spec"]).get("output_format", "arrow"))
+
+
+def refuse_other(uri: str, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse a job whose results do not go with those of an output.
+
+    Raises:
+        OutputConflict: the message names what differs.
+    """
+    same = stored["schema"] == wanted["schema"] or int(stored.get("format", 1)) >= KEYED_FORMAT
+    if not same or stored["space"] != wanted["space"]:
+        raise OutputConflict(
+            f"{redact(uri)} holds another job's results: {difference(stored, wanted)}",
+            hint="give another --output, or the same options as before",
+        )
+    if (begun := format_in(stored)) != (other := format_in(wanted)):
+        raise OutputConflict(
+            f"{redact(uri)} was begun with --output-format {begun}, and keeps it",
+            hint=f"give --output-format {begun}, or another --output for {other}",
+        )
 
 
 def difference(stored: dict[str, Any], wanted: dict[str, Any]) -> str:

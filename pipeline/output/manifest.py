@@ -28,7 +28,7 @@ from pipeline.output.output import Output
 from pipeline.output.part_file import PartInfo, read_info
 from pipeline.output.plan import Plan, row_values, table_of
 from pipeline.output.run import Run, now
-from pipeline.spec import failure_budget
+from pipeline.spec import failure_budget, part_format
 from pipeline.store.directory import ObjectInfo
 from pipeline.store.parquet_bytes import from_parquet, to_parquet
 from pipeline.store.uris import redact
@@ -136,6 +136,8 @@ def sweep(output: Output) -> None:
     latest = output.latest()
     if latest is None or not unplanned:
         return
+    # A part that someone made another format of, beside it, is none of ours.
+    unplanned = {name for name in unplanned if part_format(name) == latest.spec.output_format}
     if latest.matched and read_manifest(output, latest) is None:
         return  # its rows may be copied from any part
     for plan in _current_plans(output, latest):

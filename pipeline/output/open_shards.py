@@ -27,7 +27,13 @@ import pyarrow as pa
 
 from pipeline.errors import NotFound, StorageError
 from pipeline.output.output import Output
-from pipeline.output.part_file import checksum_holds, encode_part, parse_info, read_info
+from pipeline.output.part_file import (
+    checksum_holds,
+    encode_part,
+    parse_info,
+    read_info,
+    read_rows,
+)
 from pipeline.output.plan import Plan
 from pipeline.output.row_ranges import NO_ROWS, Places, Rows, ranges_of, rows_in, union
 from pipeline.output.run import Run
@@ -214,7 +220,7 @@ def read_piece_table(output: Output, piece: Piece, schema: pa.Schema) -> pa.Tabl
     try:
         data = output.directory.read(piece.name)
         sound = checksum_holds(data, parse_info(piece.name, data))
-        table = pa.ipc.open_file(pa.BufferReader(data)).read_all() if sound else None
+        table = read_rows(piece.name, data) if sound else None
     except (StorageError, pa.ArrowException, OSError) as error:
         logger.warning("%s is not used: %s", piece.name, error)
         return None

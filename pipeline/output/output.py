@@ -1,6 +1,6 @@
 """An output prefix: its identity, its runs and its parts. This is the only source of truth.
 
-    <output>/part-….arrow                     data; creating one commits a shard
+    <output>/part-….arrow or .parquet         data; creating one commits a shard
     <output>/_bei/spec.json                   the output's identity, create-only
     <output>/_bei/runs/<n>/run.json           one run, create-only: its creator owns the number n
     <output>/_bei/runs/<n>/plan-<digest>      the run's plan, written before run.json
@@ -29,10 +29,10 @@ import pyarrow as pa
 
 from pipeline.errors import NotFound, OutputConflict, StorageError
 from pipeline.output.failures import note_failure
-from pipeline.output.identity import difference, identity_of
+from pipeline.output.identity import difference, format_in, identity_of, refuse_other
 from pipeline.output.plan import Plan
 from pipeline.output.run import FORMAT_VERSION, KEYED_FORMAT, RUNS, Run, kept_schema, now
-from pipeline.spec import JobSpec, ShardResult
+from pipeline.spec import JobSpec, OutputFormat, ShardResult, part_format
 from pipeline.store.directory import Directory, ObjectInfo
 from pipeline.store.uris import redact, refuse_credentials
 
@@ -42,7 +42,7 @@ MAX_ATTEMPTS = 3
 _SPEC = "_bei/spec.json"
 QUARANTINE = "_bei/quarantine/"
 # Names that `Shard.part` makes. Other objects in an output are never counted nor deleted.
-_PART = re.compile(r"part-.+-[0-9a-f]{8}-\d{12,}-[0-9a-f]{16}\.arrow")
+_PART = re.compile(r"part-.+-[0-9a-f]{8}-\d{12,}-[0-9a-f]{16}\.(arrow|parquet)")
 
 
 class Output:
@@ -68,33 +68,37 @@ class Output:
 
         Raises:
             OutputConflict: it has another space, or other kept columns and no row keys; the
-                message names them.
+                message names them. Or its parts have another format.
         """
         identity = identity_of(spec, kept_schema(spec, columns))
-        self._refuse_foreign_files()
+        self._refuse_foreign_files(spec.output_format)
         if self.directory.create(_SPEC, _json(identity)):
             return FORMAT_VERSION
-        return self._fitting_format(identity)
+        return self._fits(identity)
 
     def could_claim(self, spec: JobSpec, columns: pa.Schema) -> int:
         """As `claim`, but nothing is written."""
-        self._refuse_foreign_files()
+        self._refuse_foreign_files(spec.output_format)
         if not self.directory.exists(_SPEC):
             return FORMAT_VERSION
-        return self._fitting_format(identity_of(spec, kept_schema(spec, columns)))
+        return self._fits(identity_of(spec, kept_schema(spec, columns)))
 
-    def _fitting_format(self, identity: dict[str, Any]) -> int:
+    def output_format(self) -> str:
+        """The format of its parts.
+
+        Raises:
+            NotFound: it holds no job.
+        """
         stored = self.read_json(_SPEC)
         with self.intact(_SPEC):
-            stored_format = int(stored.get("format", 1))
-            same = stored["schema"] == identity["schema"] or stored_format >= KEYED_FORMAT
-            same = same and stored["space"] == identity["space"]
-        if not same:
-            raise OutputConflict(
-                f"{redact(self.uri)} holds another job's results: {difference(stored, identity)}",
-                hint="give another --output, or the same options as before",
-            )
-        return stored_format
+            return format_in(stored)
+
+    def _fits(self, identity: dict[str, Any]) -> int:
+        """The format of the output, whose identity must go with that of a job."""
+        stored = self.read_json(_SPEC)
+        with self.intact(_SPEC):
+            refuse_other(self.uri, stored, identity)
+            return int(stored.get("format", 1))
 
     def require_space(self, spec: JobSpec, columns: pa.Schema) -> None:
         """Check that the rows of this output can be copied into one of `spec`.
@@ -119,8 +123,8 @@ class Output:
                 hint="omit --reuse-from",
             )
 
-    def _refuse_foreign_files(self) -> None:
-        """Refuse a directory with Arrow files that is not an output: a glob would mix the two.
+    def _refuse_foreign_files(self, output_format: OutputFormat) -> None:
+        """Refuse a directory with files like parts that is not an output: a glob would mix them.
 
         Raises:
             OutputConflict: the message names one of the files.
@@ -128,7 +132,7 @@ class Output:
         if self.directory.exists(_SPEC):
             return
         for item in self.directory.list():
-            if item.name.endswith(".arrow"):
+            if item.name.endswith(f".{output_format}"):
                 raise OutputConflict(
                     f"{redact(self.uri)} holds {item.name}, which no job wrote",
                     hint="give an --output that is empty or does not exist",
@@ -277,7 +281,7 @@ def is_part(name: str) -> bool:
 
 def quarantine_name(part: str) -> str:
     """The name of the file with the failed input rows of a part."""
-    return f"{QUARANTINE}{part.removesuffix('.arrow')}.parquet"
+    return f"{QUARANTINE}{part.removesuffix(f'.{part_format(part)}')}.parquet"
 
 
 def find_run(uri: str) -> tuple[Output, Run]:

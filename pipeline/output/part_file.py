@@ -1,8 +1,8 @@
-"""Columns → one self-describing Arrow part, complete in memory before its create-only commit.
+"""Columns → one self-describing part, complete in memory before its create-only commit.
 
-A part is an Arrow IPC file. Its schema metadata describes it, counts included, in keys named
-`bei.<key>`. The shard's output is held until its last row is computed, so that any reader finds
-everything in one place and a commit is one write.
+A part is an Arrow IPC or a Parquet file (`pipeline.output.part_format`). Its metadata describes it,
+counts included, in keys named `bei.<key>`. The shard's output is held until its last row is
+computed, so that any reader finds everything in one place and a commit is one write.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.errors import StorageError
+from pipeline.output.part_format import FORMATS, format_of
+from pipeline.spec import OutputFormat, part_format
 from pipeline.store.directory import Directory
 
 _PREFIX = "bei."
@@ -37,7 +39,9 @@ class PartInfo:
         return int(self.values[key])
 
 
-def encode_part(table: pa.Table, values: Mapping[str, object]) -> memoryview:
+def encode_part(
+    table: pa.Table, values: Mapping[str, object], output_format: OutputFormat = "arrow"
+) -> memoryview:
     """Serialise a shard's output with its provenance and a checksum over the whole file.
 
     The checksum is the SHA-256 of the file with the checksum's own digits set to zeros. So it
@@ -46,17 +50,13 @@ def encode_part(table: pa.Table, values: Mapping[str, object]) -> memoryview:
     Args:
         table: the output rows in input order.
         values: provenance; strings are written unchanged, other values as JSON.
+        output_format: of the file.
     """
     placeholder = secrets.token_hex(_DIGEST_CHARS // 2)
     metadata = {_PREFIX + key: _text(value) for key, value in values.items()}
     metadata[_PREFIX + _CHECKSUM] = placeholder
-    table = table.replace_schema_metadata(metadata)
     # Not BytesIO: a view that outlives its BytesIO crashes Python 3.12 (cpython#111049).
-    sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(unify_dictionaries=True)
-    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
-        writer.write_table(table)
-    data = memoryview(sink.getvalue()).cast("B")
+    data = memoryview(FORMATS[output_format].write(table, metadata)).cast("B")
     positions = _positions(data, placeholder)
     _fill(data, positions, b"0" * _DIGEST_CHARS)
     _fill(data, positions, hashlib.sha256(data).hexdigest().encode())
@@ -76,7 +76,7 @@ def read_info(directory: Directory, name: str) -> PartInfo:
     """The metadata of a part, from the end of the file alone: a few small range reads.
 
     Raises:
-        StorageError: the object is not a readable Arrow file.
+        StorageError: the object is not a readable file of its format.
     """
     with directory.open(name) as file:
         return _info(name, file)
@@ -86,17 +86,26 @@ def parse_info(name: str, data: bytes) -> PartInfo:
     """The metadata of a part, given its bytes.
 
     Raises:
-        StorageError: they are not a readable Arrow file.
+        StorageError: they are not a readable file of its format.
     """
     return _info(name, pa.BufferReader(data))
 
 
+def read_rows(name: str, data: bytes) -> pa.Table:
+    """The rows of a part, given its bytes.
+
+    Raises:
+        pa.ArrowException, OSError: they are damaged.
+    """
+    return format_of(name).read(pa.BufferReader(data))
+
+
 def _info(name: str, file: object) -> PartInfo:
     try:
-        with pa.ipc.open_file(file) as reader:
-            schema = reader.schema
-    except (pa.ArrowInvalid, OSError) as error:
-        raise StorageError(f"{name} is not a readable Arrow file: {error}") from error
+        schema = format_of(name).schema(file)
+    except (pa.ArrowException, OSError) as error:
+        kind = part_format(name).capitalize()
+        raise StorageError(f"{name} is not a readable {kind} file: {error}") from error
     values = {
         key.decode().removeprefix(_PREFIX): value.decode()
         for key, value in (schema.metadata or {}).items()
@@ -110,7 +119,7 @@ def _text(value: object) -> str:
 
 
 def _positions(data: memoryview, digits: str) -> list[int]:
-    # An Arrow file contains its schema twice: in its first message and in its footer.
+    # Once in a Parquet file. An Arrow file has its schema in its first message and in its footer.
     return [match.start() for match in re.finditer(digits.encode(), data)]
 
 

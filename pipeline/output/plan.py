@@ -16,7 +16,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.spec import Cut, InputFile, Shard, digest_of_names, part_name, shard_ids
+from pipeline.spec import (
+    Cut,
+    InputFile,
+    OutputFormat,
+    Shard,
+    digest_of_names,
+    part_format,
+    part_name,
+    shard_ids,
+)
 from pipeline.store.parquet_bytes import from_parquet, to_parquet
 
 # A span is about this fraction of a job, so that workers are evenly loaded.
@@ -64,6 +73,11 @@ class Plan:
         return frozenset(part for (part,) in self.values("part"))
 
     @cached_property
+    def output_format(self) -> OutputFormat:
+        """The format of the parts, which their names end in."""
+        return part_format(self.table["part"][0].as_py()) if len(self) else "arrow"
+
+    @cached_property
     def digest(self) -> str:
         """16 hex digits over the part names, equal for plans with the same shards."""
         batches = self.table["part"].chunks
@@ -86,7 +100,7 @@ class Plan:
         table = self.table.select(("file", "shard", *self._cut_columns))
         for start, count in _consecutive(range(len(self)) if indexes is None else indexes):
             for file, shard, *cut in row_values(table.slice(start, count)):
-                yield Shard(self.files[file], Cut(*cut), shard)
+                yield Shard(self.files[file], Cut(*cut), shard, self.output_format)
 
     def missing(self, committed: Iterable[str] | Mapping[str, object]) -> list[int]:
         """Indexes of the shards whose part is not among `committed` names."""
@@ -144,7 +158,11 @@ class Plan:
 
 
 def make_plan(
-    cut_files: Iterable[tuple[InputFile, Sequence[Cut]]], *, space: str, schema: str
+    cut_files: Iterable[tuple[InputFile, Sequence[Cut]]],
+    *,
+    space: str,
+    schema: str,
+    output_format: OutputFormat = "arrow",
 ) -> Plan:
     """Make the shards of all cuts and sort them into input order.
 
@@ -152,9 +170,10 @@ def make_plan(
         cut_files: each file with its cuts.
         space: `JobSpec.space`.
         schema: `schema_hash` of the id and kept columns.
+        output_format: of the parts.
     """
     files: list[InputFile] = []
-    table = table_of(_shards(cut_files, files, space, schema), _SHARD_SCHEMA)
+    table = table_of(_shards(cut_files, files, space, schema, output_format), _SHARD_SCHEMA)
     # As in plans before there were extents and repairs. A cut is read by the order of its fields.
     for name in ("extent", "repair"):
         if pc.any(pc.greater(table[name], 0)).as_py():
@@ -171,6 +190,7 @@ def _shards(
     files: list[InputFile],
     space: str,
     schema: str,
+    output_format: OutputFormat,
 ) -> Iterator[tuple[Any, ...]]:
     """The rows of a plan's table as they come; each file is added to `files`."""
     for index, (file, cuts) in enumerate(cut_files):
@@ -178,7 +198,7 @@ def _shards(
         prefix, id_of = file.part_prefix, shard_ids(space, schema, file)
         for cut in cuts:
             shard = id_of(cut)
-            part = part_name(prefix, cut.first_row, shard)
+            part = part_name(prefix, cut.first_row, shard, output_format)
             last = (cut.repair, cut.extent)
             yield index, cut.first_row, cut.rows, cut.byte_offset, shard, part, *last
 

@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.spec import part_format
+
 _NOT_IN_POLARS = (
     pa.types.is_list_view,
     pa.types.is_large_list_view,
@@ -91,24 +93,26 @@ def invalid_rows(rows: pa.RecordBatch, names: Sequence[str]) -> dict[int, str]:
     return found
 
 
-def unreadable(data: bytes, table: pa.Table) -> Iterator[str]:
-    """Why a part is not a sound Arrow file to another reader, polars.
+def unreadable(name: str, data: bytes, table: pa.Table) -> Iterator[str]:
+    """Why a part is not a sound file to another reader, polars.
 
     Args:
-        data: the bytes of the part.
+        name: of the part.
+        data: its bytes.
         table: what pyarrow reads.
     """
     try:
         table.validate(full=True)
     except pa.ArrowInvalid as error:
-        yield f"it is not a valid Arrow file: {error}"
+        yield f"it is not a valid {part_format(name).capitalize()} file: {error}"
         return
     if any(_unknown_to_polars(kind) for kind in table.schema.types):
         return
     import polars as pl
 
+    scan = pl.read_parquet if part_format(name) == "parquet" else pl.read_ipc
     try:
-        rows = len(pl.read_ipc(io.BytesIO(data)))
+        rows = len(scan(io.BytesIO(data)))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         yield f"polars cannot read it: {str(error).splitlines()[0]}"
         return

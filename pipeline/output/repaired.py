@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipeline.errors import StorageError
 from pipeline.output.open_shards import ROW_FIELD, Piece
 from pipeline.output.output import Output, quarantine_name
-from pipeline.output.part_file import read_info
+from pipeline.output.part_file import read_info, read_rows
 from pipeline.output.plan import Plan
 from pipeline.output.row_ranges import ranges_of
 from pipeline.output.run import Run
@@ -59,7 +59,7 @@ def _failed_rows(output: Output, shard: Shard, part: str) -> npt.NDArray[np.int6
         return np.asarray(failed - shard.first_row)
     # Rows that are selected have other numbers in the file.
     data = output.directory.read(part)
-    errors = pa.ipc.open_file(pa.BufferReader(data)).read_all()["error"]
+    errors = read_rows(part, data)["error"]
     return np.flatnonzero(errors.is_valid().to_numpy())
 
 
@@ -71,7 +71,7 @@ def read_good_rows(output: Output, piece: Piece) -> pa.Table:
         pyarrow.ArrowException: it is damaged.
     """
     data = output.directory.read(piece.name)
-    table = pa.ipc.open_file(pa.BufferReader(data)).read_all().replace_schema_metadata(None)
+    table = read_rows(piece.name, data).replace_schema_metadata(None)
     # By slices, because pyarrow cannot take rows of every type that may be kept.
     slices = [table.slice(first, count) for first, count in ranges_of(piece.rows)]
     rows = pa.concat_tables(slices) if slices else table.slice(0, 0)

@@ -15,7 +15,7 @@ from pipeline.input.reading import read
 from pipeline.input.where import where_columns
 from pipeline.output.manifest import listed_for, read_parts, require_finished
 from pipeline.output.output import Output
-from pipeline.output.part_file import PartInfo, checksum_holds, parse_info
+from pipeline.output.part_file import PartInfo, checksum_holds, parse_info, read_rows
 from pipeline.output.plan import Plan, row_values
 from pipeline.output.readable import readable, unreadable
 from pipeline.output.run import Run
@@ -101,7 +101,8 @@ def _listing(output: Output, run: Run, plan: Plan, listed: pa.ChunkedArray) -> I
     """Check that the plan, the part list and the stored parts are the same set."""
     planned = plan.table["part"]
     names = (item.name for item in output.directory.list())
-    stored = pa.array([name for name in names if name.endswith(".arrow")], pa.string())
+    suffix = f".{plan.output_format}"
+    stored = pa.array([name for name in names if name.endswith(suffix)], pa.string())
     strays, latest = _names_not_in(stored, planned), output.run_numbers()[-1]
     if latest != run.n:
         strays = _names_not_in(strays, output.plan(output.run(latest)).table["part"])
@@ -112,7 +113,7 @@ def _listing(output: Output, run: Run, plan: Plan, listed: pa.ChunkedArray) -> I
     for name in _names_not_in(planned, stored).to_pylist():
         yield f"{name} is missing"
     for name in sorted(strays.to_pylist()):
-        yield f"{name} is in the output but in no plan; a reader of *.arrow would see its rows"
+        yield f"{name} is in the output but in no plan; a reader of *{suffix} would see its rows"
 
 
 def _names_not_in(names: _Names, others: _Names) -> _Names:
@@ -145,8 +146,7 @@ class _PartChecker:
         try:
             data = self._output.directory.read(part)
             info = parse_info(part, data)
-            with pa.ipc.open_file(pa.BufferReader(data)) as reader:
-                table = reader.read_all()
+            table = read_rows(part, data)
         except NotFound:
             return part, None, 0, []  # reported by `_listing`
         except (StorageError, pa.ArrowException, OSError) as error:
@@ -157,7 +157,7 @@ class _PartChecker:
         else:
             results = table.column_names[len(self._kept) : -len(self._last)]
             problems += [*_rows(shard, info, table), *_values(results, table)]
-            damaged = [*unreadable(data, table)]
+            damaged = [*unreadable(part, data, table)]
             problems += damaged or _compared_with_input(self._run, shard, table)
         return part, info.schema, table.num_rows, [f"{part}: {problem}" for problem in problems]
 

@@ -20,6 +20,8 @@ def planning_choices(request: Request, spec: JobSpec, card: ModelCard, output: s
         choices["output"] = Choice(redact(output), "next to the input, named after the task")
     if request.revision is None and (revision := revision_choice(card)) is not None:
         choices["revision"] = revision
+    if request.output_format is None and spec.output_format != "arrow":
+        choices["output-format"] = Choice(spec.output_format, "as this output was begun")
     if request.id_column is None:
         choices["id-column"] = _id_column(spec)
     choices |= _text_columns(request)

@@ -178,7 +178,7 @@ class _Reuse:
         self._joined = draft.joined()
         others = draft.reused_outputs(run.format)
         search = others is not None and self._joined is None
-        self._sources = parts_to_search(committed, others or ()) if search else []
+        self._sources = parts_to_search(draft.plan, committed, others or ()) if search else []
         self._good_rows = lru_cache(_PARTS_HELD)(self._read)
 
     def find(self, shards: Iterator[Shard], counter: Counter) -> Iterator[Found]:

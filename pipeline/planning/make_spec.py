@@ -52,6 +52,7 @@ def make_spec(request: Request, card: ModelCard, planned: PlannedInputs) -> JobS
         truncate=find_task(request.task).truncate(request, card),
         dimensions=request.dimensions,
         output_dtype=request.output_dtype,
+        output_format=request.output_format or "arrow",
         normalize=request.normalize,
         top_k=request.top_k,
         raw_scores=request.raw_scores,
@@ -64,13 +65,16 @@ def make_spec(request: Request, card: ModelCard, planned: PlannedInputs) -> JobS
     )
 
 
-def as_begun(spec: JobSpec, last: Run | None) -> JobSpec:
-    """A spec, but that an output which an earlier version began keeps its columns.
+def as_begun(spec: JobSpec, request: Request, last: Run | None) -> JobSpec:
+    """A spec, but that an output keeps its format, and its columns if an earlier version began it.
 
     Args:
         spec: of the request.
+        request: where it names no format, that of the output is taken.
         last: the highest run of its output.
     """
+    if last is not None and request.output_format is None:
+        spec = replace(spec, output_format=last.spec.output_format)
     begun = replace(spec, all_labels=False)
     return begun if last is not None and last.spec.space == begun.space else spec
 

@@ -27,7 +27,7 @@ from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.prefetch import map_in_order
 from pipeline.row_keys import KEY_BYTES, row_keys
-from pipeline.spec import Shard
+from pipeline.spec import Shard, part_format
 from pipeline.store.directory import Directory
 
 # New rows that are matched at once, and earlier rows that are held for it: 24 bytes each.
@@ -88,7 +88,7 @@ def match_rows(
     """
     committed = output.committed()
     missing = plan.missing(committed)
-    sources = parts_to_search(committed, others)
+    sources = parts_to_search(plan, committed, others)
     if not (missing and sources):
         return 0
     matched = 0
@@ -102,10 +102,13 @@ def match_rows(
     return matched
 
 
-def parts_to_search(committed: Iterable[str], others: Sequence[Output]) -> list[Source]:
-    """The committed parts of the output itself, and those of others."""
-    own = [("", part) for part in committed]
-    return own + [(other.uri, part) for other in others for part in other.committed()]
+def parts_to_search(plan: Plan, committed: Iterable[str], others: Sequence[Output]) -> list[Source]:
+    """The committed parts of the output of a plan, and those of others."""
+    own = [("", part) for part in committed if part_format(part) == plan.output_format]
+    for other in others:
+        kind, found = other.output_format(), other.committed()
+        own += [(other.uri, part) for part in found if part_format(part) == kind]
+    return own
 
 
 def find_rows(

@@ -16,6 +16,7 @@ from pipeline.input.where import canonical_where, where_columns
 from pipeline.output.certificate import Certificate, find_certificate
 from pipeline.output.manifest import newest_finished, sweep
 from pipeline.output.output import Output
+from pipeline.output.part_format import refuse_columns
 from pipeline.output.plan import Plan, make_plan
 from pipeline.output.run import KEYED_FORMAT, Run, kept_schema
 from pipeline.planning.changes import record_of
@@ -173,7 +174,8 @@ def draft(request: Request, cache_dir: Path, card: ModelCard | None = None) -> D
     card = card or resolve_model(request, cache_dir)
     previous = Previous.of(output, last)
     planned = _plan_inputs(request, inputs, card, previous, last)
-    spec = as_begun(make_spec(request, card, planned), last)
+    spec = as_begun(make_spec(request, card, planned), request, last)
+    refuse_columns(spec.output_format, kept_schema(spec, planned.schema))
     plan = _plan(request, spec, planned, output, previous)
     guard_output(output, previous.plan, plan, prune=request.prune)
     certificate = find_certificate(cache_dir, spec)
@@ -271,7 +273,8 @@ def _plan(
         files = limited(files, request.limit, previous.done(output, _where(request)))
     kept = previous.kept(output, {uri for uri, _ in planned.skipped}, _where(request))
     files = [*(item for item in files if item[0].uri not in kept), *kept.values()]
-    plan = make_plan(files, space=spec.space, schema=schema_hash(kept_schema(spec, planned.schema)))
+    schema = schema_hash(kept_schema(spec, planned.schema))
+    plan = make_plan(files, space=spec.space, schema=schema, output_format=spec.output_format)
     if not len(plan):
         skipped = f", and {planned.skipped[0][1]}" if planned.skipped else ""
         raise InputError(

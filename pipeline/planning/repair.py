@@ -70,4 +70,9 @@ def _repaired(plan: Plan, failed: Container[str], run: Run) -> Plan:
         repairs = shard.cut.repair + (part in failed)
         cuts[shard.file.uri].append(replace(shard.cut, repair=repairs))
     files = ((file, cuts[file.uri]) for file in plan.files)
-    return make_plan(files, space=run.spec.space, schema=schema_hash(run.kept))
+    return make_plan(
+        files,
+        space=run.spec.space,
+        schema=schema_hash(run.kept),
+        output_format=run.spec.output_format,
+    )

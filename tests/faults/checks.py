@@ -21,8 +21,8 @@ import pyarrow as pa
 
 from pipeline.errors import BeiJobsError
 from pipeline.output.manifest import read_parts
-from pipeline.output.output import find_run
-from pipeline.output.part_file import checksum_holds, parse_info
+from pipeline.output.output import find_run, is_part
+from pipeline.output.part_file import checksum_holds, parse_info, read_rows
 from pipeline.output.verify import verify
 
 COSINE = 1e-5
@@ -56,7 +56,7 @@ class Rows:
     def read(cls, output: object) -> Rows:
         store, run = find_run(str(output))
         parts = read_parts(store, run)["part"].to_pylist()
-        tables = [pa.ipc.open_file(store.directory.read(name)).read_all() for name in parts]
+        tables = [read_rows(name, store.directory.read(name)) for name in parts]
         table = pa.concat_tables([each.replace_schema_metadata(None) for each in tables])
         vectors = table["embedding"].combine_chunks()
         width = vectors.type.list_size
@@ -95,8 +95,7 @@ def unsound(name: str, data: bytes) -> str:
         info = parse_info(name, data)
         if not checksum_holds(data, info):
             return f"{name} is visible and its checksum does not hold"
-        with pa.ipc.open_file(pa.BufferReader(data)) as reader:
-            rows = reader.read_all().num_rows
+        rows = read_rows(name, data).num_rows
     except (BeiJobsError, pa.ArrowException, OSError) as error:
         return f"{name} is visible and cannot be read: {error}"
     if rows != info.count("rows"):
@@ -108,7 +107,7 @@ def visible_parts(output: object) -> Iterator[tuple[str, bytes]]:
     """What the flat glob shows now."""
     directory = find_run(str(output))[0].directory
     for item in list(directory.list()):
-        if item.name.endswith(".arrow"):
+        if is_part(item.name):
             yield item.name, directory.read(item.name)
 
 
@@ -135,7 +134,7 @@ class Watch:
             self.look()
 
     def look(self) -> None:
-        for path in sorted(self._output.glob("*.arrow")):
+        for path in sorted(self._output.glob("part-*")):
             if path.name in self._seen:
                 continue
             try:

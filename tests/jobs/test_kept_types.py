@@ -16,6 +16,8 @@ import pytest
 from commandline import Bei, read_output
 from corpora import parts, texts
 
+from pipeline.output.part_file import read_rows
+
 WHEN = datetime(2024, 2, 29, 12, 0, 0, 123456)
 IDS = [uuid.UUID(int=number).bytes for number in range(2)]
 INT64 = pa.int64()
@@ -133,15 +135,25 @@ def in_duckdb(path: Path, schema: pa.Schema) -> str:
     return repr(duckdb.sql(f"SELECT {columns} FROM '{path}'").fetchall())
 
 
-@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+#: Types that Parquet does not give back as they were; a job is refused by the column's name.
+NOT_IN_PARQUET = ("date64", "month_day_nano", "run_end", "dense_union", "sparse_union")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "written_as"), [("parquet", "arrow"), ("arrow", "arrow"), ("arrow", "parquet")]
+)
 def test_every_type_is_kept_as_it_is_and_changes_nothing_later(
-    submit: Bei, bei: Bei, tmp_path: Path, suffix: str
+    submit: Bei, bei: Bei, tmp_path: Path, suffix: str, written_as: str
 ) -> None:
     path, output = tmp_path / f"corpus.{suffix}", tmp_path / "corpus.embed"
     table = corpus(path)
     names = table.column_names[2:]
     assert len(names) >= len(VALUES) - (5 if suffix == "parquet" else 0)
+    if written_as == "parquet":
+        names = [name for name in names if not name.split()[1].startswith(NOT_IN_PARQUET)]
+        assert len(names) == len(VALUES) - len(NOT_IN_PARQUET)
     words = (path, *(word for name in names for word in ("--keep", name)))
+    words = (*words, "--output-format", written_as)
     assert submit(*words).code == 0
     verified = bei("verify", output)
     assert verified.code == 0, verified.out
@@ -149,8 +161,10 @@ def test_every_type_is_kept_as_it_is_and_changes_nothing_later(
     again = submit(*words, "--json")
     assert (again.code, again.json["run"], parts(output)) == (0, 1, written)
     found = read_output(bei, output)
+    (as_written,) = (read_rows(name, (output / name).read_bytes()) for name in written)
     for name in names:
-        assert found.schema.field(name).type == table.schema.field(name).type
+        assert as_written.schema.field(name).type == table.schema.field(name).type
+        assert as_written[name].equals(table[name])
         assert repr(found[name].to_pylist()) == repr(table[name].to_pylist()), name
     if suffix == "parquet":
         pq.write_table(found.select(names), tmp_path / "found.parquet")

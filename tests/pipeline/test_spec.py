@@ -16,7 +16,8 @@ OTHER_VALUES = {
     "task": "tag", "encoder": {"pooling": "cls"}, "text_column": "body", "query_column": "q",
     "documents_column": "d", "document_column": "x", "id_column": "key", "keep": ("a",),
     "prompt": "query: ", "max_length": 7, "truncate": "left", "dimensions": 8,
-    "output_dtype": "int8", "normalize": False, "top_k": 2, "raw_scores": True,
+    "output_dtype": "int8", "output_format": "parquet", "normalize": False, "top_k": 2,
+    "raw_scores": True,
     "aggregation": "max", "all_labels": True, "precision": "float16", "token_budget": 9,
     "rows_per_shard": 9, "max_failed_rows": "0", "model": ModelIdentity("m", "", "cc", "bb"),
 }  # fmt: skip
@@ -45,11 +46,12 @@ def test_a_spec_survives_json() -> None:
     assert JobSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 
 
-def test_a_field_that_came_later_is_not_there_where_it_is_not_set() -> None:
-    every_label = dataclasses.replace(SPEC, all_labels=True)
+@pytest.mark.parametrize("name", ["all_labels", "output_format"])
+def test_a_field_that_came_later_is_not_there_where_it_is_not_set(name: str) -> None:
+    other = dataclasses.replace(SPEC, **{name: OTHER_VALUES[name]})
 
-    assert "all_labels" not in SPEC.to_json()
-    assert JobSpec.from_json(json.loads(json.dumps(every_label.to_json()))) == every_label
+    assert name not in SPEC.to_json()
+    assert JobSpec.from_json(json.loads(json.dumps(other.to_json()))) == other
 
 
 def test_a_field_of_a_newer_version_is_an_error_not_dropped() -> None:

@@ -54,6 +54,15 @@ def test_a_span_is_computed_and_its_lease_released(
     assert list(job.output.directory.list(job.run.path("attempts/"))) == []
 
 
+def test_a_job_says_the_format_of_its_parts(make_job: MakeJob, handler: MessageHandler) -> None:
+    job = make_job(output_format="parquet")
+    assert handler.run_shard(job.message(0, 4))
+    assert job.committed == [0, 1, 2, 3]
+    assert all(name.endswith(".parquet") for name in job.plan.parts)
+    infos = [read_info(job.output.directory, shard.part) for shard in job.plan.shards()]
+    assert [info.count("rows") for info in infos] == [10] * 4
+
+
 def test_a_span_that_another_worker_holds_is_left_to_it(
     job: Job, handler: MessageHandler, broker: Broker
 ) -> None:
