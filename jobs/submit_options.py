@@ -59,7 +59,11 @@ _OPTIONS = (
         help="Column of lists of texts.",
     ),
     option("--document-column", help="Column of single documents: rerank or classify pairs."),
-    option("--id-column", help="Passed through. Default: `id`, if the input has it."),
+    option(
+        "--id-column",
+        help="Passed through. Default: `id`, if the input has it; else source_file and source_row "
+        "are written.",
+    ),
     option(
         "--keep", multiple=True, metavar="COLUMN", help="Columns to pass through: a,b or repeated."
     ),

@@ -40,11 +40,13 @@ ROW_COLUMNS = (
 )
 
 # Fields of JobSpec that affect how the work is done, but no value of the result.
-NOT_IDENTITY = frozenset({"id_column", "keep", "token_budget", "rows_per_shard", "max_failed_rows"})
+NOT_IDENTITY = frozenset({
+    "id_column", "keep", "source_columns", "token_budget", "rows_per_shard", "max_failed_rows",
+})  # fmt: skip
 
 # Fields of JobSpec that came after 0.1.0: no part of its JSON and its space where they are not set,
 # so that these stay what they were.
-_LATER = frozenset({"all_labels"})
+_LATER = frozenset({"all_labels", "source_columns"})
 # How many rows may fail by default: a sample has a blank text or two, and 1% of it is below one.
 MAX_FAILED_ROWS = "1% or 100"
 
@@ -80,6 +82,7 @@ class JobSpec:
     document_column: str | None = None
     id_column: str | None = None
     keep: tuple[str, ...] = ()
+    source_columns: bool = False  # instead of an id: see `pipeline.output.source_columns`
     prompt: str = ""
     max_length: int = 512
     truncate: Truncate = "right"
