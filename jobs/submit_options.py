@@ -83,7 +83,13 @@ _OPTIONS = (
     option(
         "--dimensions", type=click.IntRange(min=1), help="Keep the first N dimensions (Matryoshka)."
     ),
-    option("--output-dtype", type=choice(OutputDtype), default="float32", show_default=True),
+    option(
+        "--output-dtype",
+        type=choice(OutputDtype),
+        default="float32",
+        show_default=True,
+        help="int8 comes with embedding_scale; binary is packed uint8, elsewhere ubinary.",
+    ),
     option("--normalize/--no-normalize", default=None, help="Default: the model's setting."),
     option(
         "--top-k",

@@ -59,3 +59,19 @@ def test_rows_without_an_id_are_joined_with_their_files(articles: Path) -> None:
         "assert all(same for _, _, same in rows)\n"
     )
     run(articles.parent, block("Without an id").replace("/data/", f"{articles.parent}/") + check)
+
+
+def test_small_vectors_are_unpacked(articles: Path) -> None:
+    for dtype in ("float32", "int8", "binary"):
+        name = {"binary": "bits"}.get(dtype, dtype)
+        embedded(articles, "--output", f"{articles}.{name}", "--output-dtype", dtype)
+    check = f"""
+exact = pl.read_ipc("articles.float32/*.arrow")["embedding"].to_numpy()
+assert exact.shape == vectors.shape == signs.shape == ({2 * ROWS}, 32)
+assert vectors.dtype == np.float32 and packed.dtype == np.uint8
+assert (np.abs(vectors - exact) <= scales / 2 + 1e-7).all()
+assert np.allclose(scales[:, 0] * 127, np.abs(exact).max(axis=1))
+assert (signs == (exact > 0)).all()
+assert (distances == ((exact > 0) != (exact[0] > 0)).sum(axis=1)).all() and distances.any()
+"""
+    run(articles.parent, block("embed") + check)
