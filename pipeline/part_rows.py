@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipeline.blocks import Block
 from pipeline.encode import Computed
+from pipeline.input.where import where_columns
 from pipeline.known_rows import Duplicates, RowResults, result_schema
 from pipeline.output.readable import invalid_rows, readable
 from pipeline.output.run import Run
@@ -70,10 +71,15 @@ class RowBuilder:
             results = self._with_copies(own, of, computed.complete)
         if computed.complete:
             self._duplicates.store(block.number, own)
-        results = _with_errors(results, invalid_rows(block.rows, self._run.passing.names))
+        results = _with_errors(results, invalid_rows(block.rows, self._read_beside(block)))
         failed = results["error"].is_valid().to_numpy(zero_copy_only=False)
         table = self._table(block, computed_slices(block.slices), results)
         return OutputRows(table, new, failed, of.origin)
+
+    def _read_beside(self, block: Block) -> list[str]:
+        """The columns that pass through, and those that select rows."""
+        where = block.slices[0].shard.file.where if block.slices else ""
+        return [*dict.fromkeys([*self._run.passing.names, *where_columns(where)])]
 
     def refused(self, item: ShardSlice, reasons: dict[int, str]) -> OutputRows:
         """Rows that are not computed, with the reason for each."""

@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.csv
 
 from pipeline.input.formats.base import ContentError, FileSummary, content_errors, select_fields
+from pipeline.input.formats.invalid_text import InvalidRows, with_question_marks
 from pipeline.input.formats.text import (
     ShardOffsets,
     TextBlock,
     TextStream,
     blocks_of_cuts,
-    check_utf8,
     text_blocks,
 )
 from pipeline.packing import Int64Array
@@ -74,14 +74,16 @@ class CsvReader:
 
     def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
         """Count rows, check their number of fields and collect shard offsets in one pass."""
-        offsets = ShardOffsets(rows_per_shard)
+        offsets, invalid = ShardOffsets(rows_per_shard), InvalidRows()
         for block in self._without_header(
             text_blocks(TextStream(self._file, self._compression), self)
         ):
-            check_utf8(block, offsets.rows)
+            # pyarrow decodes the records that it refuses.
+            readable = with_question_marks(block) if invalid.add(block, offsets.rows) else block
             _check_escapes(block, offsets.rows)
-            self._parse(block, 0, len(block), offsets.rows, self._header[:1])
+            self._parse(readable, 0, len(block), offsets.rows, self._header[:1])
             offsets.add(block)
+        invalid.check(offsets.rows)
         schema = pa.schema([(name, pa.string()) for name in self._header])
         return FileSummary(
             schema=select_fields(schema, columns),
@@ -129,6 +131,7 @@ class CsvReader:
                 pyarrow.csv.ConvertOptions(
                     include_columns=columns,
                     column_types=dict.fromkeys(columns, pa.string()),
+                    check_utf8=False,
                 ),
             )
         if invalid_rows:

@@ -21,12 +21,18 @@ import pyarrow.compute as pc
 import pyarrow.json
 
 from pipeline.input.formats.base import ContentError, FileSummary, content_errors
+from pipeline.input.formats.invalid_text import (
+    InvalidRows,
+    array_of,
+    escaped,
+    is_text,
+    readable_value,
+)
 from pipeline.input.formats.text import (
     ShardOffsets,
     TextBlock,
     TextStream,
     blocks_of_cuts,
-    check_utf8,
     text_blocks,
 )
 from pipeline.input.types import merged_type
@@ -65,11 +71,11 @@ class JsonLinesReader:
 
     def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
         """Count rows, infer types and collect shard offsets in one pass."""
-        offsets, types = ShardOffsets(rows_per_shard), _Types(columns)
+        offsets, types, invalid = ShardOffsets(rows_per_shard), _Types(columns), InvalidRows()
         for block in text_blocks(TextStream(self._file, self._compression), self):
-            check_utf8(block, offsets.rows)
-            types.add(_cleaned(block), offsets.rows)
+            types.add(_cleaned(block), offsets.rows, invalid=invalid.add(block, offsets.rows))
             offsets.add(block)
+        invalid.check(offsets.rows)
         return FileSummary(
             schema=types.schema(),
             columns=tuple(types.names),
@@ -137,7 +143,7 @@ def _parse_again(
     """Records that pyarrow refuses or rounds, parsed as the counting pass does; else its error."""
     rows = [_object(bytes(block.records(i, i + 1)), first + i) for i in range(start, stop)]
     try:
-        columns = [pa.array([row.get(f.name) for row in rows], f.type) for f in schema]
+        columns = [array_of([row.get(f.name) for row in rows], f.type) for f in schema]
     except (pa.ArrowException, ValueError, OverflowError) as error:
         raise refused or error from error
     return pa.RecordBatch.from_arrays(columns, schema=schema)
@@ -162,13 +168,16 @@ class _Types:
     def schema(self) -> pa.Schema:
         return pa.schema(list(self._types.items()))
 
-    def add(self, block: TextBlock, first_row: int) -> None:
+    def add(self, block: TextBlock, first_row: int, *, invalid: bool) -> None:
         rows = [_object(bytes(block.records(i, i + 1)), first_row + i) for i in range(len(block))]
         for row in rows:
-            self.names.update(dict.fromkeys(row))
+            self.names.update(dict.fromkeys(filter(is_text, row) if invalid else row))
         for name in self.names if self._columns is None else self._columns:
             if name in self.names:
-                self._widen(name, [row.get(name) for row in rows], first_row)
+                values = [row.get(name) for row in rows]
+                self._widen(
+                    name, _readable(values, name, first_row) if invalid else values, first_row
+                )
 
     def _widen(self, name: str, values: list[Any], first_row: int) -> None:
         known = self._types.get(name, pa.null())
@@ -201,6 +210,16 @@ class _Types:
         return known
 
 
+def _readable(values: list[Any], name: str, first_row: int) -> list[Any]:
+    readable = []
+    for row, value in enumerate(values, first_row):
+        try:
+            readable.append(readable_value(value))
+        except ContentError as error:
+            raise ContentError(f"row {row}: column {name!r}: {error}") from error
+    return readable
+
+
 class _RepeatedKey(dict[str, Any]):
     """An object in which `key` occurs more than once."""
 
@@ -231,9 +250,10 @@ def _repeated_key(value: Any) -> str:
 
 def _object(line: bytes, row: int) -> dict[str, Any]:
     try:
-        value = json.loads(line, object_pairs_hook=_note_repeated_key)
+        value = json.loads(escaped(line), object_pairs_hook=_note_repeated_key)
     except (ValueError, RecursionError) as error:
-        raise ContentError(f"row {row} is not JSON: {error}") from error
+        problem = "not JSON" if is_text(escaped(line)) else "neither UTF-8 nor JSON"
+        raise ContentError(f"row {row} is {problem}: {error}") from error
     if not isinstance(value, dict):
         raise ContentError(f"row {row} is a JSON {type(value).__name__}, not an object")
     if isinstance(value, _RepeatedKey):

@@ -387,9 +387,9 @@ class TestBadContent:
 
     @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl.gz"])
     def test_text_that_is_not_utf8_names_the_row(self, tmp_path: Path, name: str) -> None:
-        text = b'id,text\n1,"a\nb"\n2,\xe9t\xe9\n'
+        text = b'id,text\n1,"a\nb"\n' + b"2,\xe9t\xe9\n" * 101
         if "jsonl" in name:
-            text = gzip.compress(b'{"text": "a"}\n\n{"text": "\xe9t\xe9"}\n')
+            text = gzip.compress(b'{"text": "a"}\n\n' + b'{"text": "\xe9t\xe9"}\n' * 101)
         uri = put(str(tmp_path), name, text)
         with pytest.raises(InputError, match="row 1 is not UTF-8"):
             inspect(discover([uri])[0], None, 10)
