@@ -112,6 +112,11 @@ _OPTIONS = (
         metavar="SQL",
         help="Process only these rows, such as \"lang = 'en' AND published >= '2026-01-01'\".",
     ),
+    option(
+        "--csv-escape",
+        metavar="CHAR",
+        help="In CSV, the character after CHAR stands for itself: '\\' where a quote is \\\".",
+    ),
     option("--limit", type=click.IntRange(min=1), help="Process only the first N rows."),
     option("--add", is_flag=True, help="Add these inputs to the output's existing ones."),
     option("--replace", is_flag=True, help="Replace the output's existing inputs with these."),

@@ -153,6 +153,7 @@ class InputFile:
     compression: str = ""  # "", gzip or zstd; text formats only
     partition: tuple[tuple[str, str], ...] = ()  # hive keys of the path, in order
     where: str = ""  # the expression that selects its rows, see `pipeline.input.where`; "": all
+    csv_escape: str = ""  # of CSV: the character after this one stands for itself; "": none
 
     @property
     def slug(self) -> str:
@@ -229,7 +230,7 @@ class ShardResult:
 
 def shard_id(space: str, schema: str, file: InputFile, cut: Cut) -> str:
     """16 hex digits over (space, schema, input URI, input version, the expression that selects
-    rows, if any, row range, repair if not 0).
+    rows, and the escape character, if any, row range, repair if not 0).
 
     Resuming, retrying, a nightly rerun and adding files all mean computing the shards whose part
     is missing. This hash decides whether an existing part is the right one.
@@ -239,8 +240,10 @@ def shard_id(space: str, schema: str, file: InputFile, cut: Cut) -> str:
 
 def shard_ids(space: str, schema: str, file: InputFile) -> Callable[[Cut], str]:
     """`shard_id` of the cuts of one file: what they share is hashed once."""
-    where = [file.where] if file.where else []
-    shared = _canonical_json([space, schema, file.uri, file.version, *where])
+    reading = [file.where, file.csv_escape]
+    while reading and not reading[-1]:  # as before there were these
+        reading.pop()
+    shared = _canonical_json([space, schema, file.uri, file.version, *reading])
     hashed = hashlib.sha256(shared.removesuffix("]").encode())
 
     def of(cut: Cut) -> str:

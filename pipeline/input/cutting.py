@@ -93,6 +93,7 @@ def plan_inputs(
     where: str = "",
     free: Collection[str] = (),
     widen: bool = False,
+    csv_escape: str = "",
 ) -> PlannedInputs:
     """Find the input files, read their footers and cut them into row ranges.
 
@@ -121,6 +122,7 @@ def plan_inputs(
         free: those of `columns` that a file of JSON Lines may lack, and whose type may be widened.
         widen: whether types of `schema` may be. Not while a file is bad: its earlier rows would
             have to be written anew.
+        csv_escape: of CSV files, the character after which each stands for itself.
 
     Raises:
         UsageError: `where` is no condition on the columns.
@@ -131,7 +133,8 @@ def plan_inputs(
     rows_per_shard = rows_per_shard or default_rows_per_shard(row_bytes)
     tested = where_columns(where)
     needed = tuple(dict.fromkeys([*optional, *columns, *text_columns, *list_columns, *tested]))
-    listed, covered = discover(inputs), _covered(previous or {}, where)
+    listed, covered = discover(inputs), _covered(previous or {}, where, csv_escape)
+    listed = [replace(f, csv_escape=csv_escape) if f.format == "csv" else f for f in listed]
     bad = BadFiles(max_bad_files, len(listed))
     for file in () if bad.none_allowed else listed:
         if reason := (damaged or {}).get((file.uri, file.version)):
@@ -169,8 +172,13 @@ def plan_inputs(
     return PlannedInputs(tuple(files), planned_schema, partition, bad.reasons())
 
 
+def read_alike(file: InputFile, where: str, csv_escape: str) -> bool:
+    """Whether the rows of a file of an earlier plan are those that would be read now."""
+    return file.where == where and (file.format != "csv" or file.csv_escape == csv_escape)
+
+
 def _covered(
-    previous: EarlierCuts, where: str
+    previous: EarlierCuts, where: str, csv_escape: str
 ) -> dict[tuple[str, str], tuple[InputFile, Sequence[Cut]]]:
     """The files whose cuts hold all of their selected rows: a limit may have left some out.
 
@@ -179,7 +187,7 @@ def _covered(
     return {
         key: (file, cuts)
         for key, (file, cuts) in previous.items()
-        if file.where == where
+        if read_alike(file, where, csv_escape)
         and (sum(cut.end - cut.first_row for cut in cuts) == file.rows or (where and not cuts))
     }
 
@@ -270,6 +278,7 @@ def _plan_file(
         compression=listed.compression,
         partition=listed.partition,
         where=where,
+        csv_escape=listed.csv_escape,
     )
     if earlier:
         return file, tuple(earlier[1])

@@ -56,7 +56,7 @@ def inspect(listed: ListedFile, columns: Sequence[str] | None, rows_per_shard: i
             f"{redact(listed.uri)} is an empty file", hint="write it again or leave it out"
         )
     with _reading(listed) as file:
-        reader = open_reader(file, listed.format, listed.compression)
+        reader = open_reader(file, listed.format, listed.compression, listed.csv_escape)
         summary = reader.summarize(columns, rows_per_shard)
         _check_version(listed, file)
         return summary
@@ -99,7 +99,7 @@ def read_numbered(
         return
     stored = pa.schema([f for f in schema if f.name not in dict(file.partition)])
     with _reading(file) as opened:
-        reader = open_reader(opened, file.format, file.compression)
+        reader = open_reader(opened, file.format, file.compression, file.csv_escape)
         last, unread = 0, [cut.rows for cut in cuts]
         ranges = _with_selected_rows(reader, file, cuts, schema) if file.where else cuts
         for first, batch in reader.batches(ranges, stored, batch_rows):

@@ -237,6 +237,7 @@ def _plan_inputs(
         max_bad_files=request.max_bad_files,
         damaged=previous.damaged,
         where=_where(request),
+        csv_escape=request.csv_escape or "",
         free=[name for name in request.keep if name != request.id_column],
         # Parts without row keys cannot be copied, and a limit may keep rows of an earlier file.
         widen=last is not None and last.keyed and request.limit is None,
@@ -267,9 +268,10 @@ def _plan(
     previous: Previous,
 ) -> Plan:
     files = [(file, list(cuts)) for file, cuts in planned.files]
+    reading = (_where(request), request.csv_escape or "")
     if request.limit is not None:
-        files = limited(files, request.limit, previous.done(output, _where(request)))
-    kept = previous.kept(output, {uri for uri, _ in planned.skipped}, _where(request))
+        files = limited(files, request.limit, previous.done(output, *reading))
+    kept = previous.kept(output, {uri for uri, _ in planned.skipped}, *reading)
     files = [*(item for item in files if item[0].uri not in kept), *kept.values()]
     plan = make_plan(files, space=spec.space, schema=schema_hash(kept_schema(spec, planned.schema)))
     if not len(plan):

@@ -15,7 +15,7 @@ SPEC = JobSpec(task="embed", model=MODEL)
 OTHER_VALUES = {
     "task": "tag", "encoder": {"pooling": "cls"}, "text_column": "body", "query_column": "q",
     "documents_column": "d", "document_column": "x", "id_column": "key", "keep": ("a",),
-    "prompt": "query: ", "max_length": 7, "truncate": "left", "dimensions": 8,
+    "source_columns": True, "prompt": "query: ", "max_length": 7, "truncate": "left", "dimensions": 8,
     "output_dtype": "int8", "normalize": False, "top_k": 2, "raw_scores": True,
     "aggregation": "max", "all_labels": True, "precision": "float16", "token_budget": 9,
     "rows_per_shard": 9, "max_failed_rows": "0", "model": ModelIdentity("m", "", "cc", "bb"),
@@ -46,10 +46,11 @@ def test_a_spec_survives_json() -> None:
 
 
 def test_a_field_that_came_later_is_not_there_where_it_is_not_set() -> None:
-    every_label = dataclasses.replace(SPEC, all_labels=True)
+    for name in ("all_labels", "source_columns"):
+        later = dataclasses.replace(SPEC, **{name: True})
 
-    assert "all_labels" not in SPEC.to_json()
-    assert JobSpec.from_json(json.loads(json.dumps(every_label.to_json()))) == every_label
+        assert name not in SPEC.to_json()
+        assert JobSpec.from_json(json.loads(json.dumps(later.to_json()))) == later
 
 
 def test_a_field_of_a_newer_version_is_an_error_not_dropped() -> None:
