@@ -15,7 +15,8 @@ SPEC = JobSpec(task="embed", model=MODEL)
 OTHER_VALUES = {
     "task": "tag", "encoder": {"pooling": "cls"}, "text_column": "body", "query_column": "q",
     "documents_column": "d", "document_column": "x", "id_column": "key", "keep": ("a",),
-    "source_columns": True, "prompt": "query: ", "max_length": 7, "truncate": "left", "dimensions": 8,
+    "source_columns": True,
+    "prompt": "query: ", "max_length": 7, "truncate": "left", "dimensions": 8,
     "output_dtype": "int8", "normalize": False, "top_k": 2, "raw_scores": True,
     "aggregation": "max", "all_labels": True, "precision": "float16", "token_budget": 9,
     "rows_per_shard": 9, "max_failed_rows": "0", "model": ModelIdentity("m", "", "cc", "bb"),
