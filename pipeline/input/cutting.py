@@ -120,8 +120,8 @@ def plan_inputs(
             bad, they are tried again.
         where: selects the rows, see `pipeline.input.where`; its columns are in the schema too.
         free: those of `columns` that a file of JSON Lines may lack, and whose type may be widened.
-        widen: whether types of `schema` may be. Not while a file is bad: its earlier rows would
-            have to be written anew.
+        widen: whether types of `schema` may be. Not while a file is bad that has earlier rows: they
+            would have to be written anew.
         csv_escape: of CSV files, the character after which each stands for itself.
 
     Raises:
@@ -142,7 +142,7 @@ def plan_inputs(
     unopened = {f for f in listed if schema is not None and (f.uri, f.version) in covered}
     opened = [f for f in listed if f not in unopened and f not in bad]
     summaries = _inspect_all(opened, needed, rows_per_shard, bad)
-    known_bad = -1
+    known_bad, planned_before = -1, {uri for uri, _ in previous or {}}
     while known_bad < len(bad):  # a bad file has no say in the schema of the others
         known_bad = len(bad)
         planned_schema, partition = common_schema(
@@ -157,17 +157,17 @@ def plan_inputs(
             schema=schema,
             bad=bad,
             free=free,
-            widen=widen and not known_bad,
+            widen=widen and planned_before.isdisjoint(dict(bad.reasons())),
         )
-    known = {file: covered.get((file.uri, file.version)) for file in listed if file not in bad}
-    files = [
-        _plan_file(file, earlier, summaries.get(file), rows_per_shard, where)
-        for file, earlier in known.items()
-    ]
-    if where:
-        check_where(where, pa.schema([planned_schema.field(name) for name in tested]))
-        new = {file.uri for file, earlier in known.items() if earlier is None}
-        files = _with_selected_rows(files, new, planned_schema, rows_per_shard, bad)
+        known = {file: covered.get((file.uri, file.version)) for file in listed if file not in bad}
+        files = [
+            _plan_file(file, earlier, summaries.get(file), rows_per_shard, where)
+            for file, earlier in known.items()
+        ]
+        if where and known_bad == len(bad):
+            check_where(where, pa.schema([planned_schema.field(name) for name in tested]))
+            new = {file.uri for file, earlier in known.items() if earlier is None}
+            files = _with_selected_rows(files, new, planned_schema, rows_per_shard, bad)
     files.sort(key=_part_order)
     return PlannedInputs(tuple(files), planned_schema, partition, bad.reasons())
 

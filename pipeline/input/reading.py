@@ -245,7 +245,10 @@ def _cast(array: pa.Array, field: pa.Field, row: int) -> pa.Array:
         # Invalid UTF-8 passes through: it is an error of its row.
         return pc.cast(array, options=pc.CastOptions(field.type, allow_invalid_utf8=True))
     except (pa.ArrowException, NotImplementedError) as error:
+        if len(array) > 1:
+            for index in range(len(array)):
+                _cast(array.slice(index, 1), field, row + index)
         raise ContentError(
-            f"column {field.name!r} of rows {row}-{row + len(array) - 1} is {array.type} and "
-            f"cannot become the planned {field.type}: {error}"
+            f"row {row}: column {field.name!r} is {array.type} and cannot become the planned "
+            f"{field.type}: {error}"
         ) from error

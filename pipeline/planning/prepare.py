@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -171,8 +171,7 @@ def draft(request: Request, cache_dir: Path, card: ModelCard | None = None) -> D
     last = output.latest()
     inputs = _inputs(request, last, output)
     card = card or resolve_model(request, cache_dir)
-    previous = Previous.of(output, last)
-    planned = _plan_inputs(request, inputs, card, previous, last)
+    previous, planned = _planned(request, inputs, card, output, last)
     spec = as_begun(make_spec(request, card, planned), last)
     plan = _plan(request, spec, planned, output, previous)
     guard_output(output, previous.plan, plan, prune=request.prune)
@@ -213,6 +212,22 @@ def _inputs(request: Request, last: Run | None, output: Output) -> tuple[str, ..
         f"{redact(output.uri)} holds the results of other inputs: {earlier}",
         hint="give --add to keep them, --replace to drop them, or another --output",
     )
+
+
+def _planned(
+    request: Request, inputs: tuple[str, ...], card: ModelCard, output: Output, last: Run | None
+) -> tuple[Previous, PlannedInputs]:
+    """The inputs, and the run whose cuts and columns they keep."""
+    previous = Previous.of(output, last)
+    planned = _plan_inputs(request, inputs, card, previous, last)
+    if not (previous.damaged and planned.skipped):
+        return previous, planned
+    # What the last run failed for had a say in its types: without it, they may be those before.
+    finished = newest_finished(output)
+    base = finished[0] if finished else None
+    before = replace(Previous.of(output, base), damaged=previous.damaged)
+    again = _plan_inputs(request, inputs, card, before, base)
+    return (before, again) if again.schema != planned.schema else (previous, planned)
 
 
 def _plan_inputs(

@@ -35,13 +35,12 @@ from pipeline.input.formats.text import (
     blocks_of_cuts,
     text_blocks,
 )
-from pipeline.input.types import merged_type
+from pipeline.input.types import EXACT, merged_type
 from pipeline.packing import Int64Array
 from pipeline.spec import Cut
 from pipeline.store.directory import OpenedFile
 
 _BLANK = frozenset(b" \t\r\n")
-_EXACT = 2.0**53  # from here on, floats are further apart than integers
 _BOM = re.compile(rb"^\xef\xbb\xbf", re.MULTILINE)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 # A pair of surrogates, half of one, or the start of any other escape.
@@ -82,6 +81,7 @@ class JsonLinesReader:
             rows=offsets.rows,
             offsets=tuple(offsets.offsets),
             type_rows=types.rows,
+            large_from=types.large,
         )
 
     def batches(
@@ -129,7 +129,7 @@ def _may_be_rounded(array: pa.Array) -> bool:
     if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
         return _may_be_rounded(array.flatten())
     floats = pa.types.is_floating(array.type)
-    return floats and bool(pc.any(pc.greater_equal(pc.abs(array), _EXACT)).as_py())
+    return floats and bool(pc.any(pc.greater_equal(pc.abs(array), float(EXACT))).as_py())
 
 
 def _parse_again(
@@ -145,8 +145,16 @@ def _parse_again(
     try:
         columns = [array_of([row.get(f.name) for row in rows], f.type) for f in schema]
     except (pa.ArrowException, ValueError, OverflowError) as error:
+        for row, values in enumerate(rows, first + start):
+            _check_values(values, row, schema)
         raise refused or error from error
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _check_values(values: dict[str, Any], row: int, schema: pa.Schema) -> None:
+    for field in schema:
+        with content_errors(f"row {row}: column {field.name!r} cannot become {field.type}"):
+            array_of([values.get(field.name)], field.type)
 
 
 def _parsed_type(kind: pa.DataType) -> pa.DataType:
@@ -164,6 +172,7 @@ class _Types:
         self._types: dict[str, pa.DataType] = {}
         self.names: dict[str, None] = {}
         self.rows: dict[str, int] = {}  # column → the first row that gave it its type
+        self.large: dict[str, int] = {}  # column → the first row with an integer beyond EXACT
 
     def schema(self) -> pa.Schema:
         return pa.schema(list(self._types.items()))
@@ -179,14 +188,30 @@ class _Types:
                     name, _readable(values, name, first_row) if invalid else values, first_row
                 )
 
+    def _note_large(self, name: str, values: list[Any], first_row: int) -> None:
+        for row, value in enumerate(values, first_row):
+            if type(value) is int and abs(value) > EXACT:
+                self.large[name] = row
+                return
+
+    def _refuse_rounding(self, name: str, kind: pa.DataType) -> None:
+        if name in self.large and pa.types.is_floating(kind):
+            raise ContentError(
+                f"row {self.large[name]}: column {name!r} has an integer beyond 2**53, which no "
+                f"float may hold, but is {kind} in row {self.rows[name]}"
+            )
+
     def _widen(self, name: str, values: list[Any], first_row: int) -> None:
         known = self._types.get(name, pa.null())
+        if name not in self.large:
+            self._note_large(name, values, first_row)
         try:
             wide = merged_type(pa.array(values).type, known)
         except (pa.ArrowException, ValueError, OverflowError):
             wide = None
         if wide is None or wide != known or any(map(_repeats, values)):
             wide = self._widen_by_rows(name, values, first_row)
+        self._refuse_rounding(name, wide)
         self._types[name] = wide
 
     def _widen_by_rows(self, name: str, values: list[Any], first_row: int) -> pa.DataType:
@@ -205,6 +230,7 @@ class _Types:
                 raise ContentError(f"row {row}: column {name!r} is {kind}, but {before}")
             if wide != known:
                 known, self.rows[name] = wide, row
+        self._refuse_rounding(name, known)
         with content_errors(f"column {name!r} of rows {first_row}-{first_row + len(values) - 1}"):
             pa.array(values, known)
         return known
