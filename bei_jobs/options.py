@@ -48,6 +48,7 @@ class SubmitOptions(TypedDict, total=False):
     token_budget: int | None
     rows_per_shard: int | None
     where: str | None
+    csv_escape: str | None
     limit: int | None
     add: bool | None
     replace: bool | None

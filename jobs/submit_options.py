@@ -66,7 +66,11 @@ _OPTIONS = (
         help="Column of lists of texts.",
     ),
     option("--document-column", help="Column of single documents: rerank or classify pairs."),
-    option("--id-column", help="Passed through. Default: `id`, if the input has it."),
+    option(
+        "--id-column",
+        help="Passed through. Default: `id`, if the input has it; else source_file and source_row "
+        "are written.",
+    ),
     option(
         "--keep", multiple=True, metavar="COLUMN", help="Columns to pass through: a,b or repeated."
     ),
@@ -86,7 +90,13 @@ _OPTIONS = (
     option(
         "--dimensions", type=click.IntRange(min=1), help="Keep the first N dimensions (Matryoshka)."
     ),
-    option("--output-dtype", type=choice(OutputDtype), default="float32", show_default=True),
+    option(
+        "--output-dtype",
+        type=choice(OutputDtype),
+        default="float32",
+        show_default=True,
+        help="int8 comes with embedding_scale; binary is packed uint8, elsewhere ubinary.",
+    ),
     option(
         "--output-format",
         type=choice(OutputFormat),
@@ -113,6 +123,11 @@ _OPTIONS = (
         "--where",
         metavar="SQL",
         help="Process only these rows, such as \"lang = 'en' AND published >= '2026-01-01'\".",
+    ),
+    option(
+        "--csv-escape",
+        metavar="CHAR",
+        help="In CSV, the character after CHAR stands for itself: '\\' where a quote is \\\".",
     ),
     option("--limit", type=click.IntRange(min=1), help="Process only the first N rows."),
     option("--add", is_flag=True, help="Add these inputs to the output's existing ones."),

@@ -130,7 +130,7 @@ class OpenOutput:
             table = (
                 pa.table(item.rows)
                 .slice(row, 1)
-                .append_column("bei_row", pa.array([item.row_in_file(row)]))
+                .append_column("bei_row", pa.array([int(item.rows_in_file[row])]))
                 .append_column("bei_error", pa.array([error], pa.string()))
             )
             self._failed.append((np.array([number]), table))

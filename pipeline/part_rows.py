@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,12 +10,14 @@ import pyarrow as pa
 
 from pipeline.blocks import Block
 from pipeline.encode import Computed
+from pipeline.input.where import where_columns
 from pipeline.known_rows import Duplicates, RowResults, result_schema
 from pipeline.output.readable import invalid_rows, readable
 from pipeline.output.run import Run
+from pipeline.output.source_columns import SOURCE_FIELDS, source_columns
 from pipeline.packing import Int8Array
 from pipeline.row_keys import KEY_FIELD, row_keys
-from pipeline.slices import ShardSlice
+from pipeline.slices import ShardSlice, computed_slices
 from pipeline.spec import ROW_COLUMNS
 from pipeline.tasks.base import NON_FINITE, BoolArray, Task
 from pipeline.tokenize.texts import no_tokens
@@ -68,9 +71,15 @@ class RowBuilder:
             results = self._with_copies(own, of, computed.complete)
         if computed.complete:
             self._duplicates.store(block.number, own)
-        results = _with_errors(results, invalid_rows(block.rows, self._run.kept.names))
+        results = _with_errors(results, invalid_rows(block.rows, self._read_beside(block)))
         failed = results["error"].is_valid().to_numpy(zero_copy_only=False)
-        return OutputRows(self._table(block, results), new, failed, of.origin)
+        table = self._table(block, computed_slices(block.slices), results)
+        return OutputRows(table, new, failed, of.origin)
+
+    def _read_beside(self, block: Block) -> list[str]:
+        """The columns that pass through, and those that select rows."""
+        where = block.slices[0].shard.file.where if block.slices else ""
+        return [*dict.fromkeys([*self._run.passing.names, *where_columns(where)])]
 
     def refused(self, item: ShardSlice, reasons: dict[int, str]) -> OutputRows:
         """Rows that are not computed, with the reason for each."""
@@ -81,10 +90,11 @@ class RowBuilder:
         block = Block((item,), rows, rows, no_tokens(len(everything), reasons), results)
         nothing = np.zeros((0, 1), dtype=np.float32)
         table = self._computed(Computed(block, nothing, everything, complete=True))
-        return OutputRows(self._table(block, table), everything, everything, results.origin)
+        return OutputRows(self._table(block, [item], table), everything, everything, results.origin)
 
-    def _table(self, block: Block, results: pa.Table) -> pa.Table:
-        arrays = [readable(block.rows.column(field.name)) for field in self._run.kept]
+    def _table(self, block: Block, slices: Sequence[ShardSlice], results: pa.Table) -> pa.Table:
+        arrays = _sources(slices) if self._run.spec.source_columns else []
+        arrays += [readable(block.rows.column(field.name)) for field in self._run.passing]
         arrays += results.columns
         if self._run.keyed:
             arrays.append(block.results.keys)
@@ -144,6 +154,13 @@ class RowBuilder:
             reasons,
         ]
         return pa.Table.from_arrays(arrays, schema=self._results)
+
+
+def _sources(slices: Sequence[ShardSlice]) -> list[pa.ChunkedArray]:
+    """The columns that say where each row is from, one chunk per slice."""
+    columns = (source_columns(item.shard.file, item.rows_in_file) for item in slices)
+    chunks = zip(*columns, strict=True) if slices else ([], [])
+    return [pa.chunked_array(c, f.type) for c, f in zip(chunks, SOURCE_FIELDS, strict=True)]
 
 
 def _with_errors(results: pa.Table, reasons: dict[int, str]) -> pa.Table:

@@ -45,6 +45,7 @@ class Request:
     token_budget: int | None = None
     rows_per_shard: int | None = None
     where: str | None = None
+    csv_escape: str | None = None
     limit: int | None = None
     add: bool = False
     replace: bool = False

@@ -54,11 +54,10 @@ class ShardSlice:
         count = 0 if self.rows is None else self.rows.num_rows
         return np.arange(self.first, self.first + count)
 
-    def row_in_file(self, row: int) -> int:
-        """The number in the file of a row of the slice."""
-        if self.in_file is None:
-            return self.shard.first_row + self.first + row
-        return int(self.in_file[row])
+    @property
+    def rows_in_file(self) -> Rows:
+        """The numbers of the rows in their file."""
+        return self.shard.first_row + self.numbers if self.in_file is None else self.in_file
 
 
 def computed_slices(slices: Sequence[ShardSlice]) -> list[ShardSlice]:

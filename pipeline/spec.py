@@ -41,13 +41,14 @@ ROW_COLUMNS = (
 )
 
 # Fields of JobSpec that affect how the work is done, but no value of the result.
-NOT_IDENTITY = frozenset(
-    {"id_column", "keep", "output_format", "token_budget", "rows_per_shard", "max_failed_rows"}
-)
+NOT_IDENTITY = frozenset({
+    "id_column", "keep", "source_columns", "output_format",
+    "token_budget", "rows_per_shard", "max_failed_rows",
+})  # fmt: skip
 
 # Fields of JobSpec that came after 0.1.0: no part of its JSON and its space where they have these
 # values, so that these stay what they were.
-_LATER = {"all_labels": False, "output_format": "arrow"}
+_LATER = {"all_labels": False, "output_format": "arrow", "source_columns": False}
 # How many rows may fail by default: a sample has a blank text or two, and 1% of it is below one.
 MAX_FAILED_ROWS = "1% or 100"
 
@@ -83,6 +84,7 @@ class JobSpec:
     document_column: str | None = None
     id_column: str | None = None
     keep: tuple[str, ...] = ()
+    source_columns: bool = False  # instead of an id: see `pipeline.output.source_columns`
     prompt: str = ""
     max_length: int = 512
     truncate: Truncate = "right"
@@ -159,6 +161,7 @@ class InputFile:
     compression: str = ""  # "", gzip or zstd; text formats only
     partition: tuple[tuple[str, str], ...] = ()  # hive keys of the path, in order
     where: str = ""  # the expression that selects its rows, see `pipeline.input.where`; "": all
+    csv_escape: str = ""  # of CSV: the character after this one stands for itself; "": none
 
     @property
     def slug(self) -> str:
@@ -237,7 +240,7 @@ class ShardResult:
 
 def shard_id(space: str, schema: str, file: InputFile, cut: Cut) -> str:
     """16 hex digits over (space, schema, input URI, input version, the expression that selects
-    rows, if any, row range, repair if not 0).
+    rows, and the escape character, if any, row range, repair if not 0).
 
     Resuming, retrying, a nightly rerun and adding files all mean computing the shards whose part
     is missing. This hash decides whether an existing part is the right one.
@@ -247,8 +250,10 @@ def shard_id(space: str, schema: str, file: InputFile, cut: Cut) -> str:
 
 def shard_ids(space: str, schema: str, file: InputFile) -> Callable[[Cut], str]:
     """`shard_id` of the cuts of one file: what they share is hashed once."""
-    where = [file.where] if file.where else []
-    shared = _canonical_json([space, schema, file.uri, file.version, *where])
+    reading = [file.where, file.csv_escape]
+    while reading and not reading[-1]:  # as before there were these
+        reading.pop()
+    shared = _canonical_json([space, schema, file.uri, file.version, *reading])
     hashed = hashlib.sha256(shared.removesuffix("]").encode())
 
     def of(cut: Cut) -> str:

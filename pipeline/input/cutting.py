@@ -93,6 +93,7 @@ def plan_inputs(
     where: str = "",
     free: Collection[str] = (),
     widen: bool = False,
+    csv_escape: str = "",
 ) -> PlannedInputs:
     """Find the input files, read their footers and cut them into row ranges.
 
@@ -119,8 +120,9 @@ def plan_inputs(
             bad, they are tried again.
         where: selects the rows, see `pipeline.input.where`; its columns are in the schema too.
         free: those of `columns` that a file of JSON Lines may lack, and whose type may be widened.
-        widen: whether types of `schema` may be. Not while a file is bad: its earlier rows would
-            have to be written anew.
+        widen: whether types of `schema` may be. Not while a file is bad that has earlier rows: they
+            would have to be written anew.
+        csv_escape: of CSV files, the character after which each stands for itself.
 
     Raises:
         UsageError: `where` is no condition on the columns.
@@ -131,7 +133,8 @@ def plan_inputs(
     rows_per_shard = rows_per_shard or default_rows_per_shard(row_bytes)
     tested = where_columns(where)
     needed = tuple(dict.fromkeys([*optional, *columns, *text_columns, *list_columns, *tested]))
-    listed, covered = discover(inputs), _covered(previous or {}, where)
+    listed, covered = discover(inputs), _covered(previous or {}, where, csv_escape)
+    listed = [replace(f, csv_escape=csv_escape) if f.format == "csv" else f for f in listed]
     bad = BadFiles(max_bad_files, len(listed))
     for file in () if bad.none_allowed else listed:
         if reason := (damaged or {}).get((file.uri, file.version)):
@@ -139,7 +142,7 @@ def plan_inputs(
     unopened = {f for f in listed if schema is not None and (f.uri, f.version) in covered}
     opened = [f for f in listed if f not in unopened and f not in bad]
     summaries = _inspect_all(opened, needed, rows_per_shard, bad)
-    known_bad = -1
+    known_bad, planned_before = -1, {uri for uri, _ in previous or {}}
     while known_bad < len(bad):  # a bad file has no say in the schema of the others
         known_bad = len(bad)
         planned_schema, partition = common_schema(
@@ -154,23 +157,28 @@ def plan_inputs(
             schema=schema,
             bad=bad,
             free=free,
-            widen=widen and not known_bad,
+            widen=widen and planned_before.isdisjoint(dict(bad.reasons())),
         )
-    known = {file: covered.get((file.uri, file.version)) for file in listed if file not in bad}
-    files = [
-        _plan_file(file, earlier, summaries.get(file), rows_per_shard, where)
-        for file, earlier in known.items()
-    ]
-    if where:
-        check_where(where, pa.schema([planned_schema.field(name) for name in tested]))
-        new = {file.uri for file, earlier in known.items() if earlier is None}
-        files = _with_selected_rows(files, new, planned_schema, rows_per_shard, bad)
+        known = {file: covered.get((file.uri, file.version)) for file in listed if file not in bad}
+        files = [
+            _plan_file(file, earlier, summaries.get(file), rows_per_shard, where)
+            for file, earlier in known.items()
+        ]
+        if where and known_bad == len(bad):
+            check_where(where, pa.schema([planned_schema.field(name) for name in tested]))
+            new = {file.uri for file, earlier in known.items() if earlier is None}
+            files = _with_selected_rows(files, new, planned_schema, rows_per_shard, bad)
     files.sort(key=_part_order)
     return PlannedInputs(tuple(files), planned_schema, partition, bad.reasons())
 
 
+def read_alike(file: InputFile, where: str, csv_escape: str) -> bool:
+    """Whether the rows of a file of an earlier plan are those that would be read now."""
+    return file.where == where and (file.format != "csv" or file.csv_escape == csv_escape)
+
+
 def _covered(
-    previous: EarlierCuts, where: str
+    previous: EarlierCuts, where: str, csv_escape: str
 ) -> dict[tuple[str, str], tuple[InputFile, Sequence[Cut]]]:
     """The files whose cuts hold all of their selected rows: a limit may have left some out.
 
@@ -179,7 +187,7 @@ def _covered(
     return {
         key: (file, cuts)
         for key, (file, cuts) in previous.items()
-        if file.where == where
+        if read_alike(file, where, csv_escape)
         and (sum(cut.end - cut.first_row for cut in cuts) == file.rows or (where and not cuts))
     }
 
@@ -270,6 +278,7 @@ def _plan_file(
         compression=listed.compression,
         partition=listed.partition,
         where=where,
+        csv_escape=listed.csv_escape,
     )
     if earlier:
         return file, tuple(earlier[1])

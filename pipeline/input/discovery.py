@@ -51,6 +51,7 @@ class ListedFile:
     format: str  # parquet, arrow, jsonl or csv
     compression: str = ""  # "", gzip or zstd
     partition: tuple[tuple[str, str], ...] = ()  # hive keys of the path, in order
+    csv_escape: str = ""  # see `InputFile`
 
 
 def discover(inputs: Sequence[str]) -> list[ListedFile]:

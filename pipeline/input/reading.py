@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.errors import BeiJobsError, InputChanged, InputError, InputMissing, NotFound
 from pipeline.input.discovery import TEXT_FORMATS, ListedFile, discover
@@ -55,7 +56,7 @@ def inspect(listed: ListedFile, columns: Sequence[str] | None, rows_per_shard: i
             f"{redact(listed.uri)} is an empty file", hint="write it again or leave it out"
         )
     with _reading(listed) as file:
-        reader = open_reader(file, listed.format, listed.compression)
+        reader = open_reader(file, listed.format, listed.compression, listed.csv_escape)
         summary = reader.summarize(columns, rows_per_shard)
         _check_version(listed, file)
         return summary
@@ -98,7 +99,7 @@ def read_numbered(
         return
     stored = pa.schema([f for f in schema if f.name not in dict(file.partition)])
     with _reading(file) as opened:
-        reader = open_reader(opened, file.format, file.compression)
+        reader = open_reader(opened, file.format, file.compression, file.csv_escape)
         last, unread = 0, [cut.rows for cut in cuts]
         ranges = _with_selected_rows(reader, file, cuts, schema) if file.where else cuts
         for first, batch in reader.batches(ranges, stored, batch_rows):
@@ -241,9 +242,13 @@ def _cast(array: pa.Array, field: pa.Field, row: int) -> pa.Array:
     if pa.types.is_null(array.type):
         return pa.nulls(len(array), field.type)  # pyarrow cannot cast nulls to every type
     try:
-        return array.cast(field.type)
+        # Invalid UTF-8 passes through: it is an error of its row.
+        return pc.cast(array, options=pc.CastOptions(field.type, allow_invalid_utf8=True))
     except (pa.ArrowException, NotImplementedError) as error:
+        if len(array) > 1:
+            for index in range(len(array)):
+                _cast(array.slice(index, 1), field, row + index)
         raise ContentError(
-            f"column {field.name!r} of rows {row}-{row + len(array) - 1} is {array.type} and "
-            f"cannot become the planned {field.type}: {error}"
+            f"row {row}: column {field.name!r} is {array.type} and cannot become the planned "
+            f"{field.type}: {error}"
         ) from error

@@ -12,7 +12,7 @@ from pipeline.errors import InputError
 from pipeline.input.bad_files import BadFiles
 from pipeline.input.discovery import ListedFile
 from pipeline.input.formats import FileSummary
-from pipeline.input.types import is_text, is_texts, merged_type, widens
+from pipeline.input.types import is_text, is_texts, merged_type, rounds, widens
 from pipeline.store.uris import redact
 
 # The types that columns of texts, and of lists of texts, are read as. 32-bit list offsets are
@@ -188,7 +188,18 @@ def _common_type(
             bad.add(file, InputError(f"{redact(file.uri)}: {problem}", hint=hint))
         else:
             common, where = merged, where if earlier is not None else redact(file.uri)
+    for file in files if common is not None else ():
+        if name in summaries[file].large_from and rounds(kinds.get(file, common), common):
+            bad.add(file, _would_round(file, name, summaries[file].large_from[name], common))
     return common if common is not None else pa.null()
+
+
+def _would_round(file: ListedFile, name: str, row: int, common: pa.DataType) -> InputError:
+    return InputError(
+        f"{redact(file.uri)}: column {name!r} has an integer beyond 2**53, in row {row} or after "
+        f"it, which no float may hold, but {common} in other files",
+        hint="write the column as text in all files, or submit them as separate jobs",
+    )
 
 
 def _first_type(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+# From here on, floats are further apart than integers, and pyarrow casts none of these.
+EXACT = 2**53
+
 # Names of one time zone.
 _UTC = frozenset({"UTC", "Etc/UTC", "Z", "+00:00", "GMT", "Etc/GMT"})
 
@@ -34,6 +37,11 @@ def widens(wide: pa.DataType, kind: pa.DataType) -> bool:
     binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
     to_bytes = any(is_binary(wide) for is_binary in binary) and is_text(kind)
     return pa.types.is_null(kind) or not to_bytes
+
+
+def rounds(kind: pa.DataType, wide: pa.DataType) -> bool:
+    """Whether integers become floats, which only those up to EXACT do."""
+    return bool(pa.types.is_integer(kind) and pa.types.is_floating(wide))
 
 
 def _in_utc(kind: pa.DataType) -> bool:

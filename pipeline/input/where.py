@@ -127,18 +127,42 @@ def check_where(where: str, schema: pa.Schema) -> None:
 def selected_by(where: str, rows: pa.RecordBatch) -> npt.NDArray[np.bool_]:
     """[rows] Which rows an expression selects; null selects none.
 
+    Rows in which a column of the expression is not UTF-8 are selected: they are errors.
+
     Raises:
         ContentError: it cannot be evaluated on a value; the message names --where.
     """
     import polars as pl
 
-    read = rows.select(where_columns(where))
+    read, invalid = _with_nulls(rows.select(where_columns(where)))
     try:
-        read.validate(full=True)  # strings are not checked before
         mask = _evaluated(where, read)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowInvalid) as error:
         raise ContentError(f"--where {where!r}: {_first_line(error)}") from error
-    return np.asarray(mask.fill_null(False).to_numpy(), dtype=np.bool_)
+    return np.asarray(mask.fill_null(False).to_numpy(), dtype=np.bool_) | invalid
+
+
+def _with_nulls(rows: pa.RecordBatch) -> tuple[pa.RecordBatch, npt.NDArray[np.bool_]]:
+    """The rows with null for strings that are not UTF-8, which nobody checked; and [rows] where."""
+    invalid = np.zeros(rows.num_rows, dtype=np.bool_)
+    try:
+        rows.validate(full=True)
+        return rows, invalid
+    except pa.ArrowInvalid:
+        columns = [c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in rows]
+    for index, column in enumerate(columns):
+        there = [row if _is_utf8(value) else None for row, value in enumerate(column)]
+        columns[index] = column.take(pa.array(there, pa.int64()))
+        invalid |= np.array([row is None for row in there], dtype=np.bool_)
+    return pa.RecordBatch.from_arrays(columns, rows.schema.names), invalid
+
+
+def _is_utf8(value: pa.Scalar) -> bool:
+    try:
+        value.as_py()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _evaluated(where: str, rows: pa.RecordBatch) -> pl.Series:

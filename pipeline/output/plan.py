@@ -143,8 +143,9 @@ class Plan:
     def to_bytes(self) -> bytes:
         """One Parquet file: the shards are its rows, the files are in its metadata."""
         files = table_of(map(_file_values, self.files), _FILE_SCHEMA)
-        if not any(file.where for file in self.files):  # as in plans before there was --where
-            files = files.drop_columns("where")
+        for name in ("where", "csv_escape"):  # as in plans before there were these
+            if not any(getattr(file, name) for file in self.files):
+                files = files.drop_columns(name)
         return to_parquet(self.table.replace_schema_metadata({_FILES: to_parquet(files)}))
 
     @classmethod
@@ -257,6 +258,7 @@ _FILE_SCHEMA = pa.schema(
         ("compression", pa.string()),
         ("partition", pa.list_(pa.list_(pa.string()))),
         ("where", pa.string()),
+        ("csv_escape", pa.string()),
     ]
 )
 
@@ -269,5 +271,5 @@ def _file(values: Iterable[tuple[str, Any]]) -> InputFile:
 def _file_values(file: InputFile) -> tuple[Any, ...]:
     return (
         file.uri, file.path, file.version, file.size, file.rows, file.format, file.compression,
-        [list(pair) for pair in file.partition], file.where,
+        [list(pair) for pair in file.partition], file.where, file.csv_escape,
     )  # fmt: skip

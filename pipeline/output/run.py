@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.errors import OutputConflict
 from pipeline.output.record import Record
+from pipeline.output.source_columns import SOURCE_FIELDS
 from pipeline.spec import NUMERICS_VERSION, JobSpec, digest
 from pipeline.store.uris import redact
 
@@ -55,8 +56,13 @@ class Run:
 
     @property
     def kept(self) -> pa.Schema:
-        """The id and kept columns, which pass through."""
+        """The columns of a part before its results: see `kept_schema`."""
         return kept_schema(self.spec, self.columns)
+
+    @property
+    def passing(self) -> pa.Schema:
+        """The id and kept columns, which pass through."""
+        return passing_schema(self.spec, self.columns)
 
     def path(self, name: str) -> str:
         """The path of an object of this run, relative to the output."""
@@ -116,6 +122,12 @@ def job_id(output: str, n: int) -> str:
 
 
 def kept_schema(spec: JobSpec, columns: pa.Schema) -> pa.Schema:
+    """The columns that say where a row is from, if there is no id, and those that pass through."""
+    source = SOURCE_FIELDS if spec.source_columns else ()
+    return pa.schema([*source, *passing_schema(spec, columns)])
+
+
+def passing_schema(spec: JobSpec, columns: pa.Schema) -> pa.Schema:
     """The fields of the id column, if there is one, and of the kept columns."""
     names = [spec.id_column] if spec.id_column else []
     names += [name for name in spec.keep if name not in names]

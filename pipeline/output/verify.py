@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import BeiJobsError, NotFound, StorageError
-from pipeline.input.reading import read
+from pipeline.input.reading import read_numbered
 from pipeline.input.where import where_columns
 from pipeline.output.manifest import listed_for, read_parts, require_finished
 from pipeline.output.output import Output
@@ -19,6 +19,7 @@ from pipeline.output.part_file import PartInfo, checksum_holds, parse_info, read
 from pipeline.output.plan import Plan, row_values
 from pipeline.output.readable import readable, unreadable
 from pipeline.output.run import Run
+from pipeline.output.source_columns import SOURCE_NAMES, source_problems
 from pipeline.prefetch import map_in_order
 from pipeline.row_keys import KEY_FIELD, row_keys
 from pipeline.spec import ROW_COLUMNS, Shard, schema_hash, shard_id
@@ -157,6 +158,8 @@ class _PartChecker:
         else:
             results = table.column_names[len(self._kept) : -len(self._last)]
             problems += [*_rows(shard, info, table), *_values(results, table)]
+            if self._run.spec.source_columns:
+                problems += source_problems(shard, table)
             damaged = [*unreadable(part, data, table)]
             problems += damaged or _compared_with_input(self._run, shard, table)
         return part, info.schema, table.num_rows, [f"{part}: {problem}" for problem in problems]
@@ -177,7 +180,7 @@ class _PartChecker:
 
 
 def _compared_with_input(run: Run, shard: Shard, table: pa.Table) -> Iterator[str]:
-    """Check that ids and row keys are those of the input rows, in order.
+    """Check that ids, row keys and row numbers are those of the input rows, in order.
 
     This needs the planned version of the input: a changed or missing input is skipped, as is a
     compressed one, which would be read from its start for each shard.
@@ -188,9 +191,10 @@ def _compared_with_input(run: Run, shard: Shard, table: pa.Table) -> Iterator[st
         return
     needed = {*texts, name, *where_columns(shard.file.where)}
     columns = pa.schema([field for field in run.columns if field.name in needed])
-    ids, keys = list[str](), list[bytes | None]()
+    ids, keys, numbers = list[str](), list[bytes | None](), list[int]()
     try:
-        for _, batch in read(shard.file, [shard.cut], columns, _INPUT_ROWS):
+        for _, rows, batch in read_numbered(shard.file, [shard.cut], columns, _INPUT_ROWS):
+            numbers += rows.tolist()
             keys += row_keys(batch, texts).to_pylist() if texts else []
             ids += map(repr, readable(batch.column(name)).to_pylist()) if name else []
     except BeiJobsError:
@@ -200,6 +204,8 @@ def _compared_with_input(run: Run, shard: Shard, table: pa.Table) -> Iterator[st
         yield f"its {name} column differs from {where}"
     if texts and len(keys) == table.num_rows and keys != table[KEY_FIELD.name].to_pylist():
         yield f"its row keys are not those of the texts of {where}"
+    if run.spec.source_columns and numbers != table[SOURCE_NAMES[1]].to_pylist():
+        yield f"its source_row differs from {where}"
 
 
 def _one_schema(schemas: dict[pa.Schema, list[str]]) -> Iterator[str]:

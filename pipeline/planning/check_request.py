@@ -44,7 +44,18 @@ def check_request(request: Request) -> None:
     failure_budget(request.max_bad_files, 0, "--max-bad-files")
     if request.where:
         canonical_where(request.where)
+    _check_csv_escape(request.csv_escape)
     _check_task_options(request)
+
+
+def _check_csv_escape(escape: str | None) -> None:
+    if escape is not None and (
+        len(escape) != 1 or not escape.isascii() or not escape.isprintable() or escape in '",'
+    ):
+        raise UsageError(
+            f"--csv-escape {escape!r} is not one ASCII character other than a quote and a comma",
+            hint='give \'\\\\\' for files in which a quote is \\"; "" needs no option',
+        )
 
 
 def _check_task_options(request: Request) -> None:

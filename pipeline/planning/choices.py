@@ -7,6 +7,7 @@ from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.checkpoint import is_hub_name
 from pipeline.encoder.checkpoint.hub import DEFAULT_PACKAGE
 from pipeline.input.cutting import DEFAULT_ROWS_PER_SHARD, default_rows_per_shard
+from pipeline.output.source_columns import SOURCE_NAMES
 from pipeline.request import Request
 from pipeline.spec import JobSpec
 from pipeline.store.uris import redact
@@ -68,9 +69,16 @@ def _rows_per_shard(request: Request, card: ModelCard) -> Choice[object]:
 
 
 def _id_column(spec: JobSpec) -> Choice[object]:
-    if spec.id_column is None:
-        return Choice("none", "not every input has a column named id; rows keep their order")
-    return Choice(spec.id_column, "every input has a column of that name")
+    if spec.id_column is not None:
+        return Choice(spec.id_column, "every input has a column of that name")
+    reason = "the inputs have no column named id"
+    if spec.source_columns:
+        return Choice("none", f"{reason}; source_file and source_row say where each row is from")
+    if taken := [name for name in spec.keep if name in SOURCE_NAMES]:
+        why = f"a kept column is named {taken[0]}"
+    else:
+        why = "this output was begun without them"
+    return Choice("none", f"{reason}; no source_file and source_row are written, as {why}")
 
 
 def _text_columns(request: Request) -> dict[str, Choice[object]]:

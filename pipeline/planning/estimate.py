@@ -23,7 +23,8 @@ from pipeline.output.copies import Copies, Source, read_copies, read_results
 from pipeline.output.manifest import PARTS_SCHEMA, list_parts, newest_finished
 from pipeline.output.plan import Plan
 from pipeline.output.record import Changes
-from pipeline.output.run import Run, kept_schema
+from pipeline.output.run import Run, kept_schema, passing_schema
+from pipeline.output.source_columns import SOURCE_BYTES
 from pipeline.planning.count_rows import BoolArray, Counter, Repeats, Totals
 from pipeline.planning.match_rows import Found, find_rows, parts_to_search
 from pipeline.planning.prepare import Draft
@@ -259,10 +260,11 @@ def _new_bytes(draft: Draft, parts: int, rows: int) -> int:
 
 def _kept_bytes(draft: Draft) -> float:
     """Bytes of the kept columns of a row, by the first rows of a few shards."""
-    kept = kept_schema(draft.spec, draft.schema)
+    kept = passing_schema(draft.spec, draft.schema)
     names = [name for name in kept.names if name != draft.spec.id_column]
+    source = SOURCE_BYTES if draft.spec.source_columns else 0
     if not names:
-        return 0.0
+        return source
     columns = pa.schema([kept.field(name) for name in names])
     size = rows = 0
     shards = range(len(draft.plan))
@@ -271,4 +273,4 @@ def _kept_bytes(draft: Draft) -> float:
         batch = next(read(shard.file, [shard.cut], columns, _KEPT_ROWS), None)
         if batch is not None:
             size, rows = size + batch[1].nbytes, rows + batch[1].num_rows
-    return size / rows if rows else 0.0
+    return source + (size / rows if rows else 0.0)

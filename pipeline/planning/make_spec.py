@@ -10,6 +10,7 @@ from pipeline.encoder.card import ModelCard, open_card
 from pipeline.errors import UsageError
 from pipeline.input.cutting import PlannedInputs
 from pipeline.output.run import Run
+from pipeline.output.source_columns import SOURCE_NAMES
 from pipeline.request import Request
 from pipeline.spec import JobSpec, ModelIdentity, Precision
 from pipeline.tasks import find_task, task_of
@@ -36,7 +37,8 @@ def make_spec(request: Request, card: ModelCard, planned: PlannedInputs) -> JobS
         UsageError: the model has no prompt of that name, would lose the prompt by truncation, or
             has fewer positions than --max-length.
     """
-    columns = planned.schema.names
+    id_column = request.id_column or ("id" if "id" in planned.schema.names else None)
+    keep = (*request.keep, *(k for k in planned.partition if k not in request.keep))
     return JobSpec(
         task=request.task,
         model=model_identity(card),
@@ -45,8 +47,9 @@ def make_spec(request: Request, card: ModelCard, planned: PlannedInputs) -> JobS
         query_column=request.query_column,
         documents_column=request.documents_column,
         document_column=request.document_column,
-        id_column=request.id_column or ("id" if "id" in columns else None),
-        keep=(*request.keep, *(k for k in planned.partition if k not in request.keep)),
+        id_column=id_column,
+        keep=keep,
+        source_columns=id_column is None and not set(keep).intersection(SOURCE_NAMES),
         prompt=find_task(request.task).prompt(request, card),
         max_length=_max_length(request, card),
         truncate=find_task(request.task).truncate(request, card),
@@ -73,10 +76,20 @@ def as_begun(spec: JobSpec, request: Request, last: Run | None) -> JobSpec:
         request: where it names no format, that of the output is taken.
         last: the highest run of its output.
     """
-    if last is not None and request.output_format is None:
+    if last is None:
+        return spec
+    if request.output_format is None:
         spec = replace(spec, output_format=last.spec.output_format)
+    if _without_key(last.spec):
+        spec = replace(spec, source_columns=False)
     begun = replace(spec, all_labels=False)
-    return begun if last is not None and last.spec.space == begun.space else spec
+    return begun if last.spec.space == begun.space else spec
+
+
+def _without_key(spec: JobSpec) -> bool:
+    """Whether rows have neither an id nor a source, as in earlier versions."""
+    taken = set(spec.keep).intersection(SOURCE_NAMES)
+    return spec.id_column is None and not spec.source_columns and not taken
 
 
 def sample_spec(

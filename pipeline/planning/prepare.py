@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -172,8 +172,7 @@ def draft(request: Request, cache_dir: Path, card: ModelCard | None = None) -> D
     last = output.latest()
     inputs = _inputs(request, last, output)
     card = card or resolve_model(request, cache_dir)
-    previous = Previous.of(output, last)
-    planned = _plan_inputs(request, inputs, card, previous, last)
+    previous, planned = _planned(request, inputs, card, output, last)
     spec = as_begun(make_spec(request, card, planned), request, last)
     refuse_columns(spec.output_format, kept_schema(spec, planned.schema))
     plan = _plan(request, spec, planned, output, previous)
@@ -217,6 +216,22 @@ def _inputs(request: Request, last: Run | None, output: Output) -> tuple[str, ..
     )
 
 
+def _planned(
+    request: Request, inputs: tuple[str, ...], card: ModelCard, output: Output, last: Run | None
+) -> tuple[Previous, PlannedInputs]:
+    """The inputs, and the run whose cuts and columns they keep."""
+    previous = Previous.of(output, last)
+    planned = _plan_inputs(request, inputs, card, previous, last)
+    if not (previous.damaged and planned.skipped):
+        return previous, planned
+    # What the last run failed for had a say in its types: without it, they may be those before.
+    finished = newest_finished(output)
+    base = finished[0] if finished else None
+    before = replace(Previous.of(output, base), damaged=previous.damaged)
+    again = _plan_inputs(request, inputs, card, before, base)
+    return (before, again) if again.schema != planned.schema else (previous, planned)
+
+
 def _plan_inputs(
     request: Request,
     inputs: tuple[str, ...],
@@ -239,6 +254,7 @@ def _plan_inputs(
         max_bad_files=request.max_bad_files,
         damaged=previous.damaged,
         where=_where(request),
+        csv_escape=request.csv_escape or "",
         free=[name for name in request.keep if name != request.id_column],
         # Parts without row keys cannot be copied, and a limit may keep rows of an earlier file.
         widen=last is not None and last.keyed and request.limit is None,
@@ -269,9 +285,10 @@ def _plan(
     previous: Previous,
 ) -> Plan:
     files = [(file, list(cuts)) for file, cuts in planned.files]
+    reading = (_where(request), request.csv_escape or "")
     if request.limit is not None:
-        files = limited(files, request.limit, previous.done(output, _where(request)))
-    kept = previous.kept(output, {uri for uri, _ in planned.skipped}, _where(request))
+        files = limited(files, request.limit, previous.done(output, *reading))
+    kept = previous.kept(output, {uri for uri, _ in planned.skipped}, *reading)
     files = [*(item for item in files if item[0].uri not in kept), *kept.values()]
     schema = schema_hash(kept_schema(spec, planned.schema))
     plan = make_plan(files, space=spec.space, schema=schema, output_format=spec.output_format)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
+from pipeline.input.cutting import read_alike
 from pipeline.output.manifest import newest_finished
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan
@@ -39,19 +40,23 @@ class Previous:
             damaged_files(output, last, plan),
         )
 
-    def done(self, output: Output, where: str) -> dict[str, FileCuts]:
-        """File URI → the file as planned, and its committed cuts of rows that `where` selects."""
-        return {} if self.plan is None else _committed(output, self.plan, where)
+    def done(self, output: Output, where: str, escape: str) -> dict[str, FileCuts]:
+        """File URI → the file as planned, and its committed cuts, where it would be read alike."""
+        return {} if self.plan is None else _committed(output, self.plan, where, escape)
 
-    def kept(self, output: Output, bad: Collection[str], where: str) -> dict[str, FileCuts]:
+    def kept(
+        self, output: Output, bad: Collection[str], where: str, escape: str
+    ) -> dict[str, FileCuts]:
         """URI → the version of a bad file that the output holds most rows of, and their cuts.
 
         That is the one of the last run or, where this was not finished, of the last finished one.
-        Rows that another expression than `where` selected are not kept.
+        Rows that another expression than `where` selected, or that another escape character than
+        `escape` gave, are not kept.
         """
         kept: dict[str, FileCuts] = {}
         for plan in (self.plan, finished_plan(output)) if bad else ():
-            for uri, held in ({} if plan is None else _committed(output, plan, where)).items():
+            held_rows = {} if plan is None else _committed(output, plan, where, escape)
+            for uri, held in held_rows.items():
                 if uri in bad and (uri not in kept or _rows(held[1]) > _rows(kept[uri][1])):
                     kept[uri] = held
         return kept
@@ -63,12 +68,12 @@ def finished_plan(output: Output) -> Plan | None:
     return None if finished is None else output.plan(finished[0])
 
 
-def _committed(output: Output, plan: Plan, where: str) -> dict[str, FileCuts]:
-    """File URI → the file as planned, and its committed cuts, where `where` selects its rows."""
+def _committed(output: Output, plan: Plan, where: str, escape: str) -> dict[str, FileCuts]:
+    """File URI → the file as planned, and its committed cuts, where it would be read alike."""
     committed: dict[str, FileCuts] = {}
     missing = set(plan.missing(output.committed()))
     for shard in plan.shards(i for i in range(len(plan)) if i not in missing):
-        if shard.file.where == where:
+        if read_alike(shard.file, where, escape):
             committed.setdefault(shard.file.uri, (shard.file, []))[1].append(shard.cut)
     return committed
 

@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from commandline import Bei, read_output
+from corpora import damaged_in_the_middle, write_parquet
 
 
 def put(path: Path, *rows: dict[str, Any]) -> None:
@@ -78,3 +81,77 @@ def test_a_type_that_does_not_go_with_the_others_names_file_row_key_and_both_typ
     put(data / "b.jsonl", row(1, lang=None), row(2, lang="fr"))
     code, summary, rows = night()
     assert (code, [kept["n"] for kept in rows]) == (0, [1.0, None, None, 1.5, None])
+
+
+@pytest.mark.parametrize("nights", [1, 2])
+@pytest.mark.parametrize("bad", ["where", "shard"])
+def test_what_a_skipped_file_says_of_types_does_not_count(
+    submit: Bei, bei: Bei, tmp_path: Path, bad: str, nights: int
+) -> None:
+    """It is found to be bad when its condition is read, or only when its rows are."""
+    data, output = tmp_path / "data", tmp_path / "out"
+    words: tuple[object, ...] = (data, "--output", output, "--keep", "n", "--json")
+    words += ("--where", "CAST(w AS INT) = 1") if bad == "where" else ()
+
+    def n() -> tuple[pa.DataType, list[object]]:
+        column = read_output(bei, output)["n"]
+        assert bei("verify", output).code == 0
+        return column.type, column.to_pylist()
+
+    for name in "ac":
+        write_parquet(data / f"{name}.parquet", 20, seed=ord(name), n=[*range(20)], w=["1"] * 20)
+    if nights == 2:
+        assert submit(*words).code == 0
+    w = ["1"] * 19 + ["no" if bad == "where" else "1"]
+    write_parquet(data / "b.parquet", 20, seed=9, n=[0.5] * 20, w=w)
+    if bad == "shard":
+        damaged_in_the_middle(data / "b.parquet", 1)
+    done = submit(*words)
+    assert (done.code, [Path(one["uri"]).name for one in done.json["files"]["skipped"]]) == (
+        3, ["b.parquet"],
+    )  # fmt: skip
+    assert done.json["rows"]["computed"] == (40 if nights == 1 and bad == "where" else 0)
+    assert n() == (pa.int64(), [*range(20)] * 2)
+    # A file that is read has its say, whatever another one is.
+    write_parquet(data / "d.parquet", 20, seed=8, n=[0.5] * 20, w=["1"] * 20)
+    assert submit(*words).code == 3
+    assert n() == (pa.float64(), [*map(float, range(20))] * 2 + [0.5] * 20)
+
+
+LARGE, BEYOND = 2**53 + 1, "column 'n' has an integer beyond 2**53"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a.jsonl": [1, LARGE], "b.jsonl": [0.5]}, f"a.jsonl: {BEYOND}, in row 1 or after it"),
+        ({"a.jsonl": [0.5, 1, -LARGE]}, f"a.jsonl: row 2: {BEYOND}"),
+        ({"a.jsonl": [LARGE, 0.5]}, f"a.jsonl: row 0: {BEYOND}"),
+        ({"a.jsonl": [0.5], "b.parquet": [1, LARGE]}, f"b.parquet: {BEYOND}"),
+        ({"a.jsonl": [0.5], "b.arrow": [1, LARGE]}, "b.arrow: row 1: column 'n' is int64"),
+        ({"a.jsonl": [[0.5]], "b.jsonl": [[1], [2, LARGE]]}, "b.jsonl: row 1: column 'n' cannot"),
+    ],
+)
+def test_an_integer_that_no_float_holds_is_refused_with_its_file_and_row(
+    submit: Bei, tmp_path: Path, files: dict[str, list[Any]], message: str
+) -> None:
+    """At once where the plan sees the values; else by the shard that reads them."""
+    for name, values in files.items():
+        path = tmp_path / "data" / name
+        path.parent.mkdir(exist_ok=True)
+        rows = [row(number, n=value) for number, value in enumerate(values)]
+        table = pa.Table.from_pylist(rows) if name.endswith(("t", "w")) else None
+        if name.endswith(".parquet"):
+            pq.write_table(table, path)
+        elif name.endswith(".arrow"):
+            with pa.ipc.new_file(path, table.schema) as writer:
+                writer.write_table(table)
+        else:
+            put(path, *rows)
+    refused = submit(tmp_path / "data", "--keep", "n", "--max-bad-files", 0)
+    assert refused.code == 1
+    assert message in refused.err
+    whole = {"a.jsonl": [1, LARGE - 1], "b.jsonl": [0.5]}
+    for name, values in whole.items():
+        put(tmp_path / "whole" / name, *(row(number, n=n) for number, n in enumerate(values)))
+    assert submit(tmp_path / "whole", "--keep", "n", "--max-bad-files", 0).code == 0

@@ -15,6 +15,7 @@ SPEC = JobSpec(task="embed", model=MODEL)
 OTHER_VALUES = {
     "task": "tag", "encoder": {"pooling": "cls"}, "text_column": "body", "query_column": "q",
     "documents_column": "d", "document_column": "x", "id_column": "key", "keep": ("a",),
+    "source_columns": True,
     "prompt": "query: ", "max_length": 7, "truncate": "left", "dimensions": 8,
     "output_dtype": "int8", "output_format": "parquet", "normalize": False, "top_k": 2,
     "raw_scores": True,
@@ -46,7 +47,7 @@ def test_a_spec_survives_json() -> None:
     assert JobSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 
 
-@pytest.mark.parametrize("name", ["all_labels", "output_format"])
+@pytest.mark.parametrize("name", ["all_labels", "output_format", "source_columns"])
 def test_a_field_that_came_later_is_not_there_where_it_is_not_set(name: str) -> None:
     other = dataclasses.replace(SPEC, **{name: OTHER_VALUES[name]})
 

@@ -30,6 +30,8 @@ class FileSummary:
     offsets: tuple[int, ...] = ()  # bytes of uncompressed text before each shard's first row
     # JSONL: column → the row that gave it its type
     type_rows: Mapping[str, int] = field(default_factory=dict)
+    # column of integers → a row up to which each is at most EXACT; of Arrow not known
+    large_from: Mapping[str, int] = field(default_factory=dict)
 
 
 class Reader(Protocol):

@@ -2,7 +2,8 @@
 
 Record ends are found here, by the same rules as those of pyarrow's parser, which then reads the
 records: a quote opens a quoted field only at the start of the field, and a doubled quote inside
-stands for one quote.
+stands for one quote. With `--csv-escape`, any character after that one stands for itself, in quotes
+or not.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,12 @@ import pyarrow as pa
 import pyarrow.csv
 
 from pipeline.input.formats.base import ContentError, FileSummary, content_errors, select_fields
+from pipeline.input.formats.invalid_text import InvalidRows, with_question_marks
 from pipeline.input.formats.text import (
     ShardOffsets,
     TextBlock,
     TextStream,
     blocks_of_cuts,
-    check_utf8,
     text_blocks,
 )
 from pipeline.packing import Int64Array
@@ -34,7 +36,11 @@ from pipeline.store.directory import OpenedFile
 # `(?>(?:...)*)` and not `(?:...)*+`, which Python before 3.11.5 matches wrongly
 # (https://github.com/python/cpython/issues/106052).
 _FIELD = rb'(?:"[^"]*+(?>(?:""[^"]*+)*)"[^,\r\n]*+|(?!")[^,\r\n]*+)'
-_RECORD = re.compile(rb"(?>(?:%b,)*)%b(?:\r\n|[\r\n])|(?s:(?P<incomplete>.+))" % (_FIELD, _FIELD))
+_ESCAPING_FIELD = (
+    rb'(?:"[^"%(e)b]*+(?>(?:(?:""|%(e)b(?s:.))[^"%(e)b]*+)*)"%(plain)b|(?!")%(plain)b)'
+)
+_ESCAPING_PLAIN = rb"(?>(?:[^,\r\n%(e)b]++|%(e)b(?s:.))*)"
+_RECORD = rb"(?>(?:%b,)*)%b(?:\r\n|[\r\n])|(?s:(?P<incomplete>.+))"
 # A field of a record: if it is quoted, the text in it, and what comes after it.
 _QUOTED = re.compile(
     rb'(?:\A[\r\n]*|,)(?:"(?P<text>[^"]*+(?>(?:""[^"]*+)*))"(?P<after>[^,\r\n]*+)'
@@ -43,45 +49,50 @@ _QUOTED = re.compile(
 _BLANK = frozenset({b"\n", b"\r", b"\r\n"})
 _ESCAPED = b'\\"'
 _NO_ESCAPES = (
-    'a quote seems to be written as \\", but in a quoted field it is "": write the file again, for '
-    "example with DuckDB: COPY (FROM read_csv('in.csv', escape='\\')) TO 'out.parquet'"
+    'a quote seems to be written as \\", but in a quoted field it is "": if a backslash is what '
+    "escapes quotes in this file, give --csv-escape '\\'"
 )
 
 
 class CsvReader:
     """One CSV file; see `Reader`."""
 
-    def __init__(self, file: OpenedFile, compression: str) -> None:
+    def __init__(self, file: OpenedFile, compression: str, escape: str = "") -> None:
         self._file = file
         self._compression = compression
+        self._escape = escape
         self._header = self._read_header()
 
     def _read_header(self) -> tuple[str, ...]:
         for block in text_blocks(TextStream(self._file, self._compression), self):
             with content_errors("the header line"):
                 text = bytes(block.records(0, 1)).decode("utf-8").lstrip("\r\n")
-            return tuple(next(csv.reader(io.StringIO(text, newline=""))))
+            lines = io.StringIO(text, newline="")
+            return tuple(next(csv.reader(lines, escapechar=self._escape or None)))
         raise ContentError("there is no header line")
 
     def record_ends(self, data: bytes) -> Int64Array:
         """Ends of records; line breaks inside quotes are not record ends."""
         ends = [
             match.end()
-            for match in _RECORD.finditer(data)
+            for match in _records(self._escape).finditer(data)
             if match.lastgroup is None and match.group() not in _BLANK
         ]
         return np.array(ends, dtype=np.int64)
 
     def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
         """Count rows, check their number of fields and collect shard offsets in one pass."""
-        offsets = ShardOffsets(rows_per_shard)
+        offsets, invalid = ShardOffsets(rows_per_shard), InvalidRows()
         for block in self._without_header(
             text_blocks(TextStream(self._file, self._compression), self)
         ):
-            check_utf8(block, offsets.rows)
-            _check_escapes(block, offsets.rows)
-            self._parse(block, 0, len(block), offsets.rows, self._header[:1])
+            # pyarrow decodes the records that it refuses.
+            readable = with_question_marks(block) if invalid.add(block, offsets.rows) else block
+            if not self._escape:
+                _check_escapes(block, offsets.rows)
+            self._parse(readable, 0, len(block), offsets.rows, self._header[:1])
             offsets.add(block)
+        invalid.check(offsets.rows)
         schema = pa.schema([(name, pa.string()) for name in self._header])
         return FileSummary(
             schema=select_fields(schema, columns),
@@ -124,11 +135,14 @@ class CsvReader:
                     column_names=self._header, block_size=text.size + 1, use_threads=False
                 ),
                 pyarrow.csv.ParseOptions(
-                    newlines_in_values=True, invalid_row_handler=_collector(invalid_rows)
+                    newlines_in_values=True,
+                    escape_char=self._escape or False,
+                    invalid_row_handler=_collector(invalid_rows),
                 ),
                 pyarrow.csv.ConvertOptions(
                     include_columns=columns,
                     column_types=dict.fromkeys(columns, pa.string()),
+                    check_utf8=False,
                 ),
             )
         if invalid_rows:
@@ -136,7 +150,7 @@ class CsvReader:
             raise ContentError(
                 f"near row {row + (invalid.number or 1) - 1}: {invalid.actual_columns} fields, "
                 f"but {invalid.expected_columns} in the header"
-                + (f" ({_NO_ESCAPES})" if _ESCAPED.decode() in (invalid.text or "") else "")
+                + (f" ({_NO_ESCAPES})" if self._seems_escaped(invalid.text or "") else "")
             )
         if table.num_rows != stop - start:
             raise ContentError(
@@ -144,6 +158,19 @@ class CsvReader:
                 "check their quotes"
             )
         return table.combine_chunks().to_batches()[0]
+
+    def _seems_escaped(self, record: str) -> bool:
+        return not self._escape and _ESCAPED.decode() in record
+
+
+@cache
+def _records(escape: str) -> re.Pattern[bytes]:
+    """Complete records, and what is left."""
+    field = _FIELD
+    if escape:
+        char = {b"e": re.escape(escape.encode())}
+        field = _ESCAPING_FIELD % {**char, b"plain": _ESCAPING_PLAIN % char}
+    return re.compile(_RECORD % (field, field))
 
 
 def _check_escapes(block: TextBlock, first_row: int) -> None:

@@ -21,21 +21,26 @@ import pyarrow.compute as pc
 import pyarrow.json
 
 from pipeline.input.formats.base import ContentError, FileSummary, content_errors
+from pipeline.input.formats.invalid_text import (
+    InvalidRows,
+    array_of,
+    escaped,
+    is_text,
+    readable_value,
+)
 from pipeline.input.formats.text import (
     ShardOffsets,
     TextBlock,
     TextStream,
     blocks_of_cuts,
-    check_utf8,
     text_blocks,
 )
-from pipeline.input.types import merged_type
+from pipeline.input.types import EXACT, merged_type
 from pipeline.packing import Int64Array
 from pipeline.spec import Cut
 from pipeline.store.directory import OpenedFile
 
 _BLANK = frozenset(b" \t\r\n")
-_EXACT = 2.0**53  # from here on, floats are further apart than integers
 _BOM = re.compile(rb"^\xef\xbb\xbf", re.MULTILINE)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 # A pair of surrogates, half of one, or the start of any other escape.
@@ -65,17 +70,18 @@ class JsonLinesReader:
 
     def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
         """Count rows, infer types and collect shard offsets in one pass."""
-        offsets, types = ShardOffsets(rows_per_shard), _Types(columns)
+        offsets, types, invalid = ShardOffsets(rows_per_shard), _Types(columns), InvalidRows()
         for block in text_blocks(TextStream(self._file, self._compression), self):
-            check_utf8(block, offsets.rows)
-            types.add(_cleaned(block), offsets.rows)
+            types.add(_cleaned(block), offsets.rows, invalid=invalid.add(block, offsets.rows))
             offsets.add(block)
+        invalid.check(offsets.rows)
         return FileSummary(
             schema=types.schema(),
             columns=tuple(types.names),
             rows=offsets.rows,
             offsets=tuple(offsets.offsets),
             type_rows=types.rows,
+            large_from=types.large,
         )
 
     def batches(
@@ -123,7 +129,7 @@ def _may_be_rounded(array: pa.Array) -> bool:
     if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
         return _may_be_rounded(array.flatten())
     floats = pa.types.is_floating(array.type)
-    return floats and bool(pc.any(pc.greater_equal(pc.abs(array), _EXACT)).as_py())
+    return floats and bool(pc.any(pc.greater_equal(pc.abs(array), float(EXACT))).as_py())
 
 
 def _parse_again(
@@ -137,10 +143,18 @@ def _parse_again(
     """Records that pyarrow refuses or rounds, parsed as the counting pass does; else its error."""
     rows = [_object(bytes(block.records(i, i + 1)), first + i) for i in range(start, stop)]
     try:
-        columns = [pa.array([row.get(f.name) for row in rows], f.type) for f in schema]
+        columns = [array_of([row.get(f.name) for row in rows], f.type) for f in schema]
     except (pa.ArrowException, ValueError, OverflowError) as error:
+        for row, values in enumerate(rows, first + start):
+            _check_values(values, row, schema)
         raise refused or error from error
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _check_values(values: dict[str, Any], row: int, schema: pa.Schema) -> None:
+    for field in schema:
+        with content_errors(f"row {row}: column {field.name!r} cannot become {field.type}"):
+            array_of([values.get(field.name)], field.type)
 
 
 def _parsed_type(kind: pa.DataType) -> pa.DataType:
@@ -158,26 +172,46 @@ class _Types:
         self._types: dict[str, pa.DataType] = {}
         self.names: dict[str, None] = {}
         self.rows: dict[str, int] = {}  # column → the first row that gave it its type
+        self.large: dict[str, int] = {}  # column → the first row with an integer beyond EXACT
 
     def schema(self) -> pa.Schema:
         return pa.schema(list(self._types.items()))
 
-    def add(self, block: TextBlock, first_row: int) -> None:
+    def add(self, block: TextBlock, first_row: int, *, invalid: bool) -> None:
         rows = [_object(bytes(block.records(i, i + 1)), first_row + i) for i in range(len(block))]
         for row in rows:
-            self.names.update(dict.fromkeys(row))
+            self.names.update(dict.fromkeys(filter(is_text, row) if invalid else row))
         for name in self.names if self._columns is None else self._columns:
             if name in self.names:
-                self._widen(name, [row.get(name) for row in rows], first_row)
+                values = [row.get(name) for row in rows]
+                self._widen(
+                    name, _readable(values, name, first_row) if invalid else values, first_row
+                )
+
+    def _note_large(self, name: str, values: list[Any], first_row: int) -> None:
+        for row, value in enumerate(values, first_row):
+            if type(value) is int and abs(value) > EXACT:
+                self.large[name] = row
+                return
+
+    def _refuse_rounding(self, name: str, kind: pa.DataType) -> None:
+        if name in self.large and pa.types.is_floating(kind):
+            raise ContentError(
+                f"row {self.large[name]}: column {name!r} has an integer beyond 2**53, which no "
+                f"float may hold, but is {kind} in row {self.rows[name]}"
+            )
 
     def _widen(self, name: str, values: list[Any], first_row: int) -> None:
         known = self._types.get(name, pa.null())
+        if name not in self.large:
+            self._note_large(name, values, first_row)
         try:
             wide = merged_type(pa.array(values).type, known)
         except (pa.ArrowException, ValueError, OverflowError):
             wide = None
         if wide is None or wide != known or any(map(_repeats, values)):
             wide = self._widen_by_rows(name, values, first_row)
+        self._refuse_rounding(name, wide)
         self._types[name] = wide
 
     def _widen_by_rows(self, name: str, values: list[Any], first_row: int) -> pa.DataType:
@@ -196,9 +230,20 @@ class _Types:
                 raise ContentError(f"row {row}: column {name!r} is {kind}, but {before}")
             if wide != known:
                 known, self.rows[name] = wide, row
+        self._refuse_rounding(name, known)
         with content_errors(f"column {name!r} of rows {first_row}-{first_row + len(values) - 1}"):
             pa.array(values, known)
         return known
+
+
+def _readable(values: list[Any], name: str, first_row: int) -> list[Any]:
+    readable = []
+    for row, value in enumerate(values, first_row):
+        try:
+            readable.append(readable_value(value))
+        except ContentError as error:
+            raise ContentError(f"row {row}: column {name!r}: {error}") from error
+    return readable
 
 
 class _RepeatedKey(dict[str, Any]):
@@ -231,9 +276,10 @@ def _repeated_key(value: Any) -> str:
 
 def _object(line: bytes, row: int) -> dict[str, Any]:
     try:
-        value = json.loads(line, object_pairs_hook=_note_repeated_key)
+        value = json.loads(escaped(line), object_pairs_hook=_note_repeated_key)
     except (ValueError, RecursionError) as error:
-        raise ContentError(f"row {row} is not JSON: {error}") from error
+        problem = "not JSON" if is_text(escaped(line)) else "neither UTF-8 nor JSON"
+        raise ContentError(f"row {row} is {problem}: {error}") from error
     if not isinstance(value, dict):
         raise ContentError(f"row {row} is a JSON {type(value).__name__}, not an object")
     if isinstance(value, _RepeatedKey):

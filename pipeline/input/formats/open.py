@@ -10,7 +10,7 @@ from pipeline.input.formats.base import Reader
 from pipeline.store.directory import OpenedFile
 
 
-def open_reader(file: OpenedFile, kind: str, compression: str) -> Reader:
+def open_reader(file: OpenedFile, kind: str, compression: str, csv_escape: str = "") -> Reader:
     """The reader of a format: parquet, arrow, jsonl or csv.
 
     Raises:
@@ -31,4 +31,4 @@ def open_reader(file: OpenedFile, kind: str, compression: str) -> Reader:
         return JsonLinesReader(file, compression)
     from pipeline.input.formats.csv import CsvReader
 
-    return CsvReader(file, compression)
+    return CsvReader(file, compression, csv_escape)

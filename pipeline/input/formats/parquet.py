@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.input.formats.base import FileSummary, content_errors, overlaps, select_fields
+from pipeline.input.types import EXACT
 from pipeline.spec import Cut
 from pipeline.store.directory import OpenedFile
 from pipeline.store.uris import is_local
@@ -43,7 +45,23 @@ class ParquetReader:
             columns=tuple(self._schema.names),
             rows=sum(self._groups),
             row_groups=tuple(self._groups),
+            large_from=self._large_from(columns),
         )
+
+    def _large_from(self, columns: Sequence[str] | None) -> dict[str, int]:
+        """By the statistics of row groups, where there are some."""
+        found: dict[str, int] = {}
+        metadata = self._parquet.metadata
+        for index, column in enumerate(self._parquet.schema):
+            if column.path not in (self._schema.names if columns is None else columns):
+                continue
+            if column.physical_type != "INT64" or column.logical_type.type not in ("NONE", "INT"):
+                continue
+            for group, first in enumerate(np.cumsum([0, *self._groups[:-1]]).tolist()):
+                known = metadata.row_group(group).column(index).statistics
+                if known is not None and known.has_min_max and max(-known.min, known.max) > EXACT:
+                    found.setdefault(column.path, first)
+        return found
 
     def batches(
         self, cuts: Sequence[Cut], schema: pa.Schema, batch_rows: int

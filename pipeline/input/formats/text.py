@@ -102,7 +102,7 @@ def text_blocks(stream: TextStream, grammar: Grammar) -> Iterator[TextBlock]:
             if incomplete.strip():
                 raise ContentError(
                     f"the record at byte {offset} never ends: a quote is not closed, "
-                    'or quotes are written as \\" and not as ""'
+                    'or quotes are written as \\" and not as "" (see --csv-escape)'
                 )
             return
         if len(incomplete) > _RECORD_MAX_BYTES:

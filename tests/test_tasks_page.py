@@ -1,0 +1,77 @@
+"""What docs/tasks.md shows of reading an output works as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from commandline import typed
+from corpora import ROOT, TINY, texts
+
+ROWS = 20
+PAGE = (ROOT / "docs/tasks.md").read_text()
+
+
+def block(heading: str) -> str:
+    """The Python of a section."""
+    section = re.split(rf"^## {heading}$", PAGE, flags=re.MULTILINE)[1].split("\n## ")[0]
+    (found,) = re.findall(r"^```python\n(.*?)^```", section, flags=re.DOTALL | re.MULTILINE)
+    return str(found)
+
+
+def run(folder: Path, code: str) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=os.environ | {"PATH": path},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def articles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two files without an id."""
+    monkeypatch.setenv("BEI_JOBS_STATE_DIR", str(tmp_path / "state"))
+    for name in "ab":
+        table = pa.table({"text": texts(ROWS), "title": [f"{name}{n}" for n in range(ROWS)]})
+        (tmp_path / "articles").mkdir(exist_ok=True)
+        pq.write_table(table, tmp_path / f"articles/{name}.parquet")
+    return tmp_path / "articles"
+
+
+def embedded(articles: Path, *words: object) -> None:
+    done = typed("submit", articles, "--model", TINY, "--device", "cpu", "--quiet", *words)
+    assert done.code == 0, done.err
+
+
+def test_rows_without_an_id_are_joined_with_their_files(articles: Path) -> None:
+    embedded(articles, "--keep", "title")
+    check = (
+        "rows = duckdb.sql('SELECT j.title, v.title, j.embedding = v.embedding FROM joined AS j "
+        "JOIN vectors AS v ON j.title = v.title').fetchall()\n"
+        f"assert len(rows) == joined.shape[0] == {2 * ROWS}\n"
+        "assert all(same for _, _, same in rows)\n"
+    )
+    run(articles.parent, block("Without an id").replace("/data/", f"{articles.parent}/") + check)
+
+
+def test_small_vectors_are_unpacked(articles: Path) -> None:
+    for dtype in ("float32", "int8", "binary"):
+        name = {"binary": "bits"}.get(dtype, dtype)
+        embedded(articles, "--output", f"{articles}.{name}", "--output-dtype", dtype)
+    check = f"""
+exact = pl.read_ipc("articles.float32/*.arrow")["embedding"].to_numpy()
+assert exact.shape == vectors.shape == signs.shape == ({2 * ROWS}, 32)
+assert vectors.dtype == np.float32 and packed.dtype == np.uint8
+assert (np.abs(vectors - exact) <= scales / 2 + 1e-7).all()
+assert np.allclose(scales[:, 0] * 127, np.abs(exact).max(axis=1))
+assert (signs == (exact > 0)).all()
+assert (distances == ((exact > 0) != (exact[0] > 0)).sum(axis=1)).all() and distances.any()
+"""
+    run(articles.parent, block("embed") + check)
