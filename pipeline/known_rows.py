@@ -216,13 +216,11 @@ class EarlierParts:
         return table
 
     def _too_large(self) -> bool:
-        held = (
-            table.nbytes
-            for (output, part), table in self._parts.items()
-            if table is not None
-            and not (format_of(part).mapped and is_local(output or self._output.uri))
-        )
-        return bool(sum(held) > _PARTS_BYTES)
+        size = 0
+        for (output, part), table in self._parts.items():
+            mapped = format_of(part).mapped and is_local(output or self._output.uri)
+            size += 0 if table is None or mapped else table.nbytes
+        return size > _PARTS_BYTES
 
 
 class KnownRows:
