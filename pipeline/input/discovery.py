@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from urllib.parse import unquote
 
 from fsspec.core import has_magic
@@ -204,21 +205,28 @@ def _visible(root: str, infos: Iterable[ObjectInfo]) -> list[ObjectInfo]:
 def _outside(
     outputs: Iterable[str], infos: Iterable[ObjectInfo], literal: frozenset[str]
 ) -> list[ObjectInfo]:
-    """Leave out files below `outputs` and hidden names, except `literal` ones, which were typed."""
+    """Leave out files below `outputs` and hidden names, except those that `literal` asks for."""
     prefixes = tuple(outputs)
     return [
         info
         for info in infos
         if not info.name.startswith(prefixes)
-        and not any(
-            part.startswith(("_", ".")) and part not in literal for part in info.name.split("/")
-        )
+        and not any(_is_hidden(part, literal) for part in info.name.split("/"))
     ]
+
+
+def _is_hidden(name: str, literal: Iterable[str]) -> bool:
+    """Whether a name starts with "_" or ".", and no segment that was typed with it matches."""
+    return name.startswith(("_", ".")) and not any(
+        segment.startswith(name[0]) and fnmatchcase(name, segment) for segment in literal
+    )
 
 
 def _glob(uri: str) -> tuple[str, list[ObjectInfo]]:
     """The directory before the first segment with glob characters, and the files that match."""
-    segments = uri.split("/")
+    # Within a name, `**` is `*`, which not all stores know.
+    segments = [each if each == "**" else re.sub(r"\*+", "*", each) for each in uri.split("/")]
+    uri = "/".join(segments)
     first = next(i for i, segment in enumerate(segments) if has_magic(segment))
     root = "/".join(segments[:first]) or "/"
     # `**` matches a directory, and what is in it once more.
