@@ -25,15 +25,15 @@ TOP = (
 SUB = ("sub/a", "sub/c", "sub/deep/a", "sub/deep/er/d")
 BELOW = ("dir.parquet/part-0", "k=1/l=2/p", "linked/o", "run1/r", "run[1]/q", *SUB)
 
-# How readers differ from us, and why we are as we are.
-FOLDERS = "takes no directory that the glob matches; the shell's `*` names them too, unquoted"
-NO_FOLDER = "takes no directory that the glob matches"
-DOWN = "does not follow linked directories below `**`"
-BYTES = "takes `?` and `[!a]` for one byte"
-ONE_STAR_STAR = "allows one `**`"
-ONLY_FOLDERS = "finds no file: a final `**` or `/` matches directories"
-REFUSES = "refuses `**` and `***` within a name"
-PATTERN = "takes it for a pattern, although the file exists"
+# What others find where it is not what we find.
+FOLDERS = "only files, not what is in folders"
+NO_FOLDER = "an error: only folders match"
+DOWN = "no linked folders below `**`"
+BYTES = "`?` and `[!a]` are one byte"
+ONE_STAR_STAR = "an error: two `**`"
+ONLY_FOLDERS = "nothing: only folders match"
+REFUSES = "an error: `**` within a name"
+PATTERN = "nothing: it is a pattern"
 FOUND = "the same"
 
 
@@ -98,9 +98,9 @@ GLOBS = (
     Glob("*.parquet", (*_LOWER, "dir.parquet/part-0"), FOLDERS, FOLDERS),
     Glob("*", (*TOP, *BELOW), FOLDERS, FOLDERS),
     Glob("*/*", BELOW, FOLDERS, FOLDERS),
-    Glob("*/", (*TOP, *BELOW), FOLDERS, ONLY_FOLDERS),
+    Glob("*/", (*TOP, *BELOW), NO_FOLDER, ONLY_FOLDERS),
     Glob("sub/*", SUB, FOLDERS, FOLDERS),
-    Glob("sub/*/", SUB, FOLDERS, ONLY_FOLDERS),
+    Glob("sub/*/", SUB, NO_FOLDER, ONLY_FOLDERS),
     Glob("sub/***", SUB, FOLDERS, REFUSES),
     Glob("**", (*TOP, *BELOW), DOWN, ONLY_FOLDERS),
     Glob("**/", (*TOP, *BELOW), NO_FOLDER, ONLY_FOLDERS),

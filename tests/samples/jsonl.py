@@ -70,14 +70,14 @@ _BY_HAND: tuple[tuple[str, str | bytes, str], ...] = (
     ("what looks like a date, a UUID, a number",
      '{"text":"2024-01-01","t":"2024-01-01T12:00:00Z","u":"550e8400-e29b-41d4-a716-446655440000",'
      '"n":"1"}\n', SAME),
-    ("objects and lists", '{"text":"a","o":{"x":1,"y":[1.5,[]]}}\n{"text":"b","o":{"y":[]}}\n'
-     '{"text":"c","o":null,"l":[[1],[],null]}\n{"text":"d","o":{}}\n', GUESSES),
+    ("objects and lists", '{"text":"a","o":{"x":1,"y":[1.5]}}\n{"text":"b","o":{"y":[]}}\n'
+     '{"text":"c","o":null,"l":[[1],[],null]}\n{"text":"d","o":{}}\n', SAME),
     ("an object that gains a key", '{"text":"a","o":{"x":1}}\n{"text":"b","o":{"y":"q"}}\n', SAME),
     ("empty objects", '{"text":"a","o":{}}\n{"text":"b","o":null}\n', SAME),
     ("empty lists", '{"text":"a","l":[]}\n{"text":"b","l":null}\n', SAME),
     ("a list of numbers and texts", '{"text":"a","l":[1,"a"]}\n', GUESSES),
     ("50 lists in each other", '{"text":"a","o":' + "[" * 50 + "1" + "]" * 50 + "}\n", SAME),
-    ("5,000 lists in each other", '{"text":"a","o":' + "[" * 5000 + "]" * 5000 + "}\n", REFUSED),
+    ("100,000 lists in each other", '{"o":' + "[" * 100_000 + "]" * 100_000 + "}\n", REFUSED),
     ("escapes", '{"text":"\\/\\b\\f\\n\\r\\t\\"\\\\ \\u0000 \\ud83d\\ude00"}\n', SAME),
     ("half of a surrogate pair", '{"text":"a\\ud83d b"}\n{"text":"c"}\n', REFUSED),
     ("NUL", b'{"text":"a\0b"}\n', REFUSED),

@@ -13,9 +13,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from corpora import ROOT
 from samples.arrow import arrow_samples
 from samples.csv import csv_samples
 from samples.jsonl import jsonl_samples
+from samples.page import page
 from samples.parquet import parquet_samples
 from samples.read import outcome
 from samples.sample import REFUSED, SAME, Sample
@@ -88,6 +90,7 @@ def reads_it(path: Path) -> bool:
     return True
 
 
+@pytest.mark.filterwarnings("ignore:Feather V1")
 @pytest.mark.parametrize(
     ("samples", "compared", "least"),
     [
@@ -122,3 +125,10 @@ def test_rows_and_values_are_those_of_the_reference(
 
     assert wrong == {}
     assert equal >= least
+
+
+@pytest.mark.filterwarnings("ignore:Feather V1")
+def test_the_page_of_formats_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "formats.md").read_text() == page(), (
+        "run: python scripts/formats > docs/formats.md"
+    )
