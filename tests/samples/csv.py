@@ -68,7 +68,8 @@ _BY_HAND: tuple[tuple[str, str | bytes, str], ...] = (
     ("a text of 3 MB", 'id,text\n1,"' + "y\n" * 1_500_000 + '"\n2,b\n', SAME),
     ("3,000 columns", f"text,{','.join(f'c{i}' for i in range(3000))}\na{',x' * 3000}\n", SAME),
     ("one column", 'text\na\n""\n"b"\n', SAME),
-    ("one column, with an empty line", "text\na\n\nb\n", "a null for the empty line"),
+    ("one column, with an empty line", "text\na\n\nb\n", "a null"),
+    ("one column, with empty lines at the end", "\ntext\na\nb\n\n\n", "a null for each"),
     ("only a header", "id,text\n", SAME),
     ("only a header, without a newline", "id,text", SAME),
     ("a quoted header", '"id","te""xt","a b","text"\n1,2,3,4\n', SAME),
@@ -93,6 +94,8 @@ def _by_writers() -> Iterator[tuple[str, bytes, str]]:
     columns = "1 AS id, NULL AS n, '' AS e, 'x,\"' AS c"
     for options in ("FORMAT csv", "FORMAT csv, FORCE_QUOTE *"):
         yield f"DuckDB, {options}", by_duckdb(columns, options), SAME
+    nulls = pl.DataFrame({"text": ["a", None, "b"]})
+    yield "polars, one column with a null", nulls.write_csv().encode(), "a null"
     arrow = pa.table({"id": [1, 2, None], "text": ["a", None, 'q"x']})
     yield "pyarrow", written(".csv", lambda path: pyarrow.csv.write_csv(arrow, path)), SAME
 
