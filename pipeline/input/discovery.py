@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob as local_glob
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from urllib.parse import unquote
 
 from fsspec.core import has_magic
@@ -205,21 +205,16 @@ def _visible(root: str, infos: Iterable[ObjectInfo]) -> list[ObjectInfo]:
 def _outside(
     outputs: Iterable[str], infos: Iterable[ObjectInfo], literal: frozenset[str]
 ) -> list[ObjectInfo]:
-    """Leave out files below `outputs` and hidden names, except those that `literal` asks for."""
+    """Leave out files below `outputs` and hidden names, except `literal` ones, which were typed."""
     prefixes = tuple(outputs)
     return [
         info
         for info in infos
         if not info.name.startswith(prefixes)
-        and not any(_is_hidden(part, literal) for part in info.name.split("/"))
+        and not any(
+            part.startswith(("_", ".")) and part not in literal for part in info.name.split("/")
+        )
     ]
-
-
-def _is_hidden(name: str, literal: Iterable[str]) -> bool:
-    """Whether a name starts with "_" or ".", and no segment that was typed with it matches."""
-    return name.startswith(("_", ".")) and not any(
-        segment.startswith(name[0]) and fnmatchcase(name, segment) for segment in literal
-    )
 
 
 def _glob(uri: str) -> tuple[str, list[ObjectInfo]]:
@@ -237,7 +232,14 @@ def _glob(uri: str) -> tuple[str, list[ObjectInfo]]:
     # The folder of a table, not its partitions: of those there may be thousands.
     for folder in sorted({"", *(folder for folder in folders if folder.count("/") == 1)}):
         _refuse_table(f"{root}/{folder}")
-    return root, _outside(outputs, matched, frozenset(segments[first:]))
+    return root, _outside(outputs, matched, _spelled_out(segments[first:], matched))
+
+
+def _spelled_out(segments: Iterable[str], infos: Iterable[ObjectInfo]) -> frozenset[str]:
+    """The hidden names that match segments of a glob which begin like them."""
+    typed = [segment for segment in segments if segment.startswith(("_", "."))]
+    parts = {part for info in infos for part in info.name.split("/")} if typed else ()
+    return frozenset(name for segment in typed for name in fnmatch.filter(parts, segment))
 
 
 def _refuse_table(uri: str) -> None:
