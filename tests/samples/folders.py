@@ -22,7 +22,7 @@ def _put(*names: str) -> Callable[[Path], None]:
             if path.suffix.lower() in {".parquet", ".pq"}:
                 pq.write_table(pa.table({"text": [name]}), path)
             else:
-                path.write_text("{}")
+                path.write_text("one line\n")
 
     return make
 
