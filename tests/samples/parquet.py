@@ -94,7 +94,8 @@ class _Keys(pe.KmsClient):
         return base64.b64decode(wrapped)
 
 
-def _encrypted(plaintext_footer: bool) -> bytes:
+def encrypted(plaintext_footer: bool) -> bytes:
+    """A file whose texts need a key; its other column does not."""
     sink, factory = io.BytesIO(), pe.CryptoFactory(lambda _: _Keys())
     keys = pe.EncryptionConfiguration(
         footer_key="f", column_keys={"c": ["text"]}, plaintext_footer=plaintext_footer
@@ -130,13 +131,15 @@ def _pages() -> Iterator[tuple[str, bytes]]:
         "page index and page checksums",
         parquet(PLAIN, write_page_index=True, write_page_checksum=True),
     )
-    yield "encrypted, footer too", _encrypted(plaintext_footer=False)
-    yield "encrypted columns, plain footer", _encrypted(plaintext_footer=True)
+    yield "encrypted, footer too", encrypted(plaintext_footer=False)
+    yield "encrypted columns, plain footer", encrypted(plaintext_footer=True)
     yield "no rows", parquet(PLAIN.slice(0, 0))
     yield "no row group", _in_groups()
     yield "a row group for each row", parquet(PLAIN, row_group_size=1)
     empty = PLAIN.slice(0, 0)
     yield "empty row groups", _in_groups(empty, PLAIN.slice(0, 3), empty, PLAIN.slice(3), empty)
+    wide = {"text": ["a"], **{f"column {number}": [number] for number in range(800)}}
+    yield "800 columns, a footer of more than 64 KiB", parquet(pa.table(wide))
     yield "a text of 3 MB", parquet(pa.table({"text": ["y" * 3_000_000, "b"]}))
 
 

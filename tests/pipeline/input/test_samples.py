@@ -18,9 +18,13 @@ from samples.arrow import arrow_samples
 from samples.csv import csv_samples
 from samples.jsonl import jsonl_samples
 from samples.page import page
-from samples.parquet import parquet_samples
-from samples.read import outcome
+from samples.parquet import encrypted, parquet_samples
+from samples.read import outcome, plan
+from samples.read import rows as rows_of
 from samples.sample import REFUSED, SAME, Sample
+from samples.values import INTS
+
+from pipeline.errors import InputError
 
 # A reference reads a path, given our rows, for their types.
 Reference = Callable[[Path, pa.Table | None], pa.Table | str]
@@ -132,3 +136,12 @@ def test_the_page_of_formats_is_up_to_date() -> None:
     assert (ROOT / "docs" / "formats.md").read_text() == page(), (
         "run: python scripts/formats > docs/formats.md"
     )
+
+
+def test_a_column_that_nobody_needs_may_be_encrypted(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(encrypted(plaintext_footer=True))
+
+    assert rows_of(plan([path], text_columns=(), columns=("n",)))["n"].to_pylist() == INTS
+    with pytest.raises(InputError, match="it is encrypted"):  # and no process ends
+        plan([path])
