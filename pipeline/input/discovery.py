@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob as local_glob
 import os
 import re
@@ -219,7 +220,9 @@ def _outside(
 
 def _glob(uri: str) -> tuple[str, list[ObjectInfo]]:
     """The directory before the first segment with glob characters, and the files that match."""
-    segments = uri.split("/")
+    # Within a name, `**` is `*`, which not all stores know.
+    segments = [each if each == "**" else re.sub(r"\*+", "*", each) for each in uri.split("/")]
+    uri = "/".join(segments)
     first = next(i for i, segment in enumerate(segments) if has_magic(segment))
     root = "/".join(segments[:first]) or "/"
     # `**` matches a directory, and what is in it once more.
@@ -230,7 +233,14 @@ def _glob(uri: str) -> tuple[str, list[ObjectInfo]]:
     # The folder of a table, not its partitions: of those there may be thousands.
     for folder in sorted({"", *(folder for folder in folders if folder.count("/") == 1)}):
         _refuse_table(f"{root}/{folder}")
-    return root, _outside(outputs, matched, frozenset(segments[first:]))
+    return root, _outside(outputs, matched, _spelled_out(segments[first:], matched))
+
+
+def _spelled_out(segments: Iterable[str], infos: Iterable[ObjectInfo]) -> frozenset[str]:
+    """The hidden names that match segments of a glob which begin like them."""
+    typed = [segment for segment in segments if segment.startswith(("_", "."))]
+    parts = {part for info in infos for part in info.name.split("/")} if typed else ()
+    return frozenset(name for segment in typed for name in fnmatch.filter(parts, segment))
 
 
 def _refuse_table(uri: str) -> None:

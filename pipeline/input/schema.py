@@ -267,4 +267,5 @@ def _merged(
     """The wider of two types; None if they are incompatible."""
     if task_type is not None and other == task_type:
         return other
-    return merged_type(one, other) or task_type
+    merged = merged_type(one, other)
+    return task_type if merged is None else merged  # a struct without fields is false

@@ -101,14 +101,14 @@ class CsvReader:
             offsets=tuple(offsets.offsets),
         )
 
-    @staticmethod
-    def _without_header(blocks: Iterator[TextBlock]) -> Iterator[TextBlock]:
-        """Drop the first record, which is the header."""
-        head = next(blocks)
-        if len(head) > 1:
-            start = head.start(1)
-            yield TextBlock(head.offset + start, head.data[start:], head.ends[1:] - start)
-        yield from blocks
+    def _without_header(self, blocks: Iterator[TextBlock]) -> Iterator[TextBlock]:
+        """The blocks without the header; where it names one column, they are checked for that."""
+        rows = 0
+        for block in _after_first_record(blocks):
+            if len(self._header) == 1:
+                _check_empty_lines(block, rows)
+            rows += len(block)
+            yield block
 
     def batches(
         self, cuts: Sequence[Cut], schema: pa.Schema, batch_rows: int
@@ -200,3 +200,28 @@ def _collector(rows: list[Any]) -> Any:
         return "skip"
 
     return collect
+
+
+def _after_first_record(blocks: Iterator[TextBlock]) -> Iterator[TextBlock]:
+    head = next(blocks)
+    if len(head) > 1:
+        start = head.start(1)
+        yield TextBlock(head.offset + start, head.data[start:], head.ends[1:] - start)
+    yield from blocks
+
+
+def _check_empty_lines(block: TextBlock, first_row: int) -> None:
+    """Refuse an empty line before a row of one column, which may be a row too.
+
+    DuckDB, polars and pyarrow write a null so, and people what they do not see.
+    """
+    starts = np.concatenate(([0], block.ends[:-1]))
+    first_bytes = np.frombuffer(block.data, dtype=np.uint8)[starts]
+    after = np.flatnonzero(np.isin(first_bytes, list(b"\r\n")))
+    if after.size:
+        row = int(after[0])
+        raise ContentError(
+            f"there is an empty line before row {first_row + row} "
+            f"(byte {block.offset + block.start(row)}), and in a file of one column that may be a "
+            'row without a text: write "" for it, or remove the line'
+        )

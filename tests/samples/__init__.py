@@ -1,0 +1,1 @@
+"""What people bring as inputs: for `scripts/formats`, and for the tests that hold it to DuckDB."""
