@@ -67,7 +67,7 @@ class ParquetReader:
                 continue
             if column.physical_type != "INT64" or column.logical_type.type not in ("NONE", "INT"):
                 continue
-            for group, first in enumerate(np.cumsum([0, *self._groups[:-1]]).tolist()):
+            for group, first in enumerate(np.cumsum([0, *self._groups])[:-1].tolist()):
                 known = metadata.row_group(group).column(index).statistics
                 if known is not None and known.has_min_max and max(-known.min, known.max) > EXACT:
                     found.setdefault(column.path, first)
