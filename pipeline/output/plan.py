@@ -129,8 +129,9 @@ class Plan:
     def to_bytes(self) -> bytes:
         """One Parquet file: the shards are its rows, the files are in its metadata."""
         files = table_of(map(_file_values, self.files), _FILE_SCHEMA)
-        if not any(file.where for file in self.files):  # as in plans before there was --where
-            files = files.drop_columns("where")
+        for name in _LATER:  # as in plans before there were these
+            if not any(getattr(file, name) for file in self.files):
+                files = files.drop_columns(name)
         return to_parquet(self.table.replace_schema_metadata({_FILES: to_parquet(files)}))
 
     @classmethod
@@ -237,8 +238,11 @@ _FILE_SCHEMA = pa.schema(
         ("compression", pa.string()),
         ("partition", pa.list_(pa.list_(pa.string()))),
         ("where", pa.string()),
+        ("table", pa.string()),
+        ("deleted", pa.string()),
     ]
 )
+_LATER = ("where", "table", "deleted")
 
 
 def _file(values: Iterable[tuple[str, Any]]) -> InputFile:
@@ -249,5 +253,5 @@ def _file(values: Iterable[tuple[str, Any]]) -> InputFile:
 def _file_values(file: InputFile) -> tuple[Any, ...]:
     return (
         file.uri, file.path, file.version, file.size, file.rows, file.format, file.compression,
-        [list(pair) for pair in file.partition], file.where,
+        [list(pair) for pair in file.partition], file.where, file.table, file.deleted,
     )  # fmt: skip

@@ -32,15 +32,15 @@ class ParquetReader:
                 # Spark's and Hive's timestamps: in nanoseconds, those after 2262 would wrap around.
                 coerce_int96_timestamp_unit="us",
             )
-            self._schema = self._parquet.schema_arrow
+            self.schema: pa.Schema = self._parquet.schema_arrow  # with the ids of fields
         metadata = self._parquet.metadata
         self._groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
     def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
         """Use the footer alone."""
         return FileSummary(
-            schema=select_fields(self._schema, columns),
-            columns=tuple(self._schema.names),
+            schema=select_fields(self.schema, columns),
+            columns=tuple(self.schema.names),
             rows=sum(self._groups),
             row_groups=tuple(self._groups),
         )
