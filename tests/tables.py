@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
@@ -253,8 +254,10 @@ def _z85(data: bytes) -> str:
 
 
 def delta_rows(table: Path) -> pa.Table:
-    """The rows of a Delta table as delta-rs reads them, in order of `id`."""
-    return pa.RecordBatchReader.from_stream(DeltaTable(table).scan()).read_all().sort_by("id")
+    """The rows of a Delta table as delta-rs reads them, in order of their first column."""
+    rows = pl.from_arrow(pa.RecordBatchReader.from_stream(DeltaTable(table).scan()))
+    assert isinstance(rows, pl.DataFrame)
+    return rows.sort(rows.columns[0]).to_arrow()
 
 
 def upload(folder: Path, to: str, put: Callable[[str, bytes], object]) -> str:

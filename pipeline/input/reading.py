@@ -172,8 +172,11 @@ def _selected(
     """
     numbers: Int64Array = np.arange(row, row + batch.num_rows)
     if file.deleted:
-        gone = np.isin(numbers, deleted_rows(file.deleted), assume_unique=True)
-        numbers, batch = _chosen(numbers, batch, ~gone)
+        deleted = deleted_rows(file.deleted)
+        start, stop = np.searchsorted(deleted, [row, row + batch.num_rows])
+        there = np.ones(batch.num_rows, dtype=np.bool_)
+        there[deleted[start:stop] - row] = False
+        numbers, batch = _chosen(numbers, batch, there)
     if file.where:
         numbers, batch = _chosen(numbers, batch, selected_by(file.where, batch))
     return numbers, batch

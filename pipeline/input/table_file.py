@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import zlib
 from collections import Counter
@@ -98,7 +99,8 @@ class TableFile:
     def version(self) -> str:
         """16 hex digits over what its table makes of the file."""
         kinds = [str(column.kind) for column in self.columns]
-        return digest(self.text, kinds, deleted_rows(self.deleted).tolist())
+        deleted = hashlib.sha256(deleted_rows(self.deleted).tobytes()).hexdigest()
+        return digest(self.text, kinds, deleted)
 
     @property
     def text(self) -> str:
@@ -187,13 +189,10 @@ def _mismatch(column: TableColumn, schema: pa.Schema) -> str:
     """Why the column of a file is not the table's; "" where it is."""
     if (place := column.find(schema)) is None:
         return ""
-    kind = schema.field(place).type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
+    kind, wanted = _plain(schema.field(place).type), _plain(column.kind)
     if column.id is not None and not _same_ids(kind, column.kind):
         return "its nested fields were renamed, or the file has no ids of them"
     # Of INT96, Parquet does not say that it is UTC.
-    wanted = column.kind
     if pa.types.is_timestamp(kind) and pa.types.is_timestamp(wanted) and kind.tz is None:
         wanted = pa.timestamp(wanted.unit)
     if merged_type(kind, wanted) != wanted:
@@ -216,6 +215,23 @@ def _same_ids(stored: pa.DataType, wanted: pa.DataType) -> bool:
         return True
     pairs = zip(_items(stored), _items(wanted), strict=False)
     return all(_same_ids(one.type, other.type) for one, other in pairs)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """A type without dictionaries and views, which are layouts of the same values."""
+    if pa.types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_struct(kind):
+        return pa.struct([one.with_type(_plain(one.type)) for one in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(*(one.with_type(_plain(one.type)) for one in _items(kind)))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)))
+    return kind
 
 
 def _items(kind: pa.DataType) -> tuple[pa.Field, ...]:

@@ -137,7 +137,10 @@ def _files(
         columns[name] = replace(columns[name], constant=True, problem=problem)
         values[name] = texts or []
     snapshot = Snapshot(uri, "Delta", f"version {table.version()}", tuple(schema.names))
-    for row, path in enumerate(map(unquote, actions["path"].to_pylist())):
+    paths = [unquote(path) for path in actions["path"].to_pylist()]
+    if len(set(paths)) < len(paths):
+        raise unreadable(uri, "Delta", "its log names a file twice")
+    for row, path in enumerate(paths):
         info = file_of(uri, name_below(uri, path), infos)
         of_file = {name: texts[row] for name, texts in values.items() if texts}
         yield info, TableFile(snapshot, tuple(columns.values()), of_file, deleted.get(path, ""))

@@ -190,7 +190,8 @@ class _Deletes:
             raise unreadable(self._uri, "Iceberg", f"{file.file_path} is {file.file_format.value}")
         table = pq.read_table(pa.BufferReader(data), columns=["file_path", "pos"])
         groups = table.group_by("file_path").aggregate([("pos", "list")])
+        paths = groups["file_path"].to_pylist()
         return {
-            row["file_path"]: np.array(row["pos_list"], dtype=np.int64)
-            for row in groups.to_pylist()
+            path: rows.values.to_numpy()
+            for path, rows in zip(paths, groups["pos_list"], strict=True)
         }
