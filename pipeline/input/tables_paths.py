@@ -37,8 +37,8 @@ def name_below(table: str, path: str, location: str = "") -> str:
     if not name or any(segment in ("", ".", "..") for segment in name.split("/")):
         raise InputError(
             f"{redact(table)} names a file that is not in its directory: {redact(path)}",
-            hint="such as a shallow clone does: copy the table as a whole, or submit the one that "
-            "has the file",
+            hint="as a shallow clone does, and a table with a data path of its own: copy it as a "
+            "whole, or submit the table that has the file",
         )
     return name
 
