@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from pipeline.input.table_file import ReadTable
 from pipeline.output.canary_file import Canary
 from pipeline.output.certificate import Certificate
 from pipeline.output.failures import Failure
@@ -36,6 +37,7 @@ def record_json(run: Run, status: JobStatus) -> dict[str, Any]:
         "files": {
             "total": run.files,
             "skipped": skipped_json(run.skipped),
+            **({"tables": tables_json(run.tables)} if run.tables else {}),
         },
         "changes": _changes_json(record.changes, status) if record else None,
         "last_failure": None
@@ -60,6 +62,11 @@ def skipped_json(skipped: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     return [{"uri": redact(uri), "reason": reason} for uri, reason in skipped]
 
 
+def tables_json(tables: Sequence[ReadTable]) -> list[dict[str, Any]]:
+    """The tables that a run reads: URI, format, version and the number of files."""
+    return [{**asdict(table), "uri": redact(table.uri)} for table in tables]
+
+
 def record_lines(run: Run, status: JobStatus) -> Iterator[str]:
     """The lines of `status` about when a run was, and what it changed."""
     by = f" by {run.record.by}" if run.record else ""
@@ -69,6 +76,8 @@ def record_lines(run: Run, status: JobStatus) -> Iterator[str]:
     if run.record:
         yield f"  files   {run.files:,}: {_files_in_words(run.record.changes)}"
         yield f"  change  {_rows_in_words(run.record.changes, status)}"
+    for table in run.tables:
+        yield f"  table   {table}"
     for uri, reason in run.skipped[:_SKIPPED_SHOWN]:
         file = redact(uri)
         yield f"  skipped {reason}" if file in reason else f"  skipped {file}: {reason}"

@@ -164,6 +164,6 @@ def _too_short(shard: Shard) -> InputChanged:
 def unchanged(shard: Shard) -> bool:
     """Whether the input of a shard is there, and still the version that was planned."""
     try:
-        return file_info(shard.file.uri).version == shard.file.version
+        return file_info(shard.file.uri).version == shard.file.stored_version
     except StorageError:
         return False

@@ -30,6 +30,9 @@ OutputFormat = Literal["arrow", "parquet"]
 Precision = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 
+# Before what a table adds to the version of its files.
+TABLE_MARK = "+"
+
 # Called with the rows and the tokens of each computed batch, and with copied rows and 0 tokens.
 OnBatch = Callable[[int, int], None]
 
@@ -154,7 +157,9 @@ class InputFile:
 
     uri: str
     path: str  # relative to the INPUT it came from, "/"-separated
-    version: str  # ETag, generation, or size, mtime_ns and ctime_ns
+    # ETag, generation, or size, mtime_ns and ctime_ns; of a table, TABLE_MARK and a digest of what
+    # the table makes of it
+    version: str
     size: int  # bytes
     rows: int
     format: str  # parquet, arrow, jsonl or csv
@@ -162,6 +167,18 @@ class InputFile:
     partition: tuple[tuple[str, str], ...] = ()  # hive keys of the path, in order
     where: str = ""  # the expression that selects its rows, see `pipeline.input.where`; "": all
     csv_escape: str = ""  # of CSV: the character after this one stands for itself; "": none
+    table: str = ""  # where the columns of a table are in it, see `pipeline.input.table_file`
+    deleted: str = ""  # rows that its table has no longer, packed
+
+    @property
+    def stored_version(self) -> str:
+        """The version without what its table adds to it."""
+        return self.version.rpartition(TABLE_MARK)[0] if self.table else self.version
+
+    @property
+    def selects(self) -> bool:
+        """Whether some of its rows may be left out, so that its cuts have an extent."""
+        return bool(self.where or self.deleted)
 
     @property
     def slug(self) -> str:

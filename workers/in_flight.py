@@ -46,7 +46,7 @@ def in_words(places: Places, shards: Sequence[Shard]) -> str:
     rows = sum(numbers.size for numbers in places.values())
     first = shards[0]
     if rows == 1:
-        if first.file.where:
+        if first.file.selects:
             return f"selected row {int(places[first.id][0])} of {first}, tried alone,"
         row = first.first_row + int(places[first.id][0])
         return f"row {row} of {redact(first.file.uri)}, tried alone,"

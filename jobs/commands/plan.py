@@ -11,7 +11,7 @@ import click
 
 from jobs.bei_config import bei_config_choices
 from jobs.options import option
-from jobs.record import skipped_json
+from jobs.record import skipped_json, tables_json
 from jobs.submit_options import make_request, submit_options
 from jobs.summary import choices_json
 from pipeline.output.record import KINDS
@@ -89,6 +89,8 @@ def command(
     if as_json:
         report = _report(found, rate, seconds, price)
         report["files"]["skipped"] = skipped_json(drafted.planned.skipped)
+        if drafted.planned.tables:
+            report["files"]["tables"] = tables_json(drafted.planned.tables)
         click.echo(json.dumps({**report, "choices": choices_json(display.choices or {})}))
     else:
         click.echo(f"plan  {spec.task} with {redact(spec.model.name)}")

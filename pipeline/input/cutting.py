@@ -16,6 +16,7 @@ from pipeline.input.discovery import ListedFile, discover
 from pipeline.input.formats import FileSummary
 from pipeline.input.reading import inspect, selected_rows
 from pipeline.input.schema import common_schema
+from pipeline.input.table_file import ReadTable, read_tables
 from pipeline.input.where import check_where, where_columns
 from pipeline.spec import Cut, InputFile, Shard
 from pipeline.store.uris import is_local
@@ -39,6 +40,7 @@ class PlannedInputs:
     schema: pa.Schema  # the columns to read, with the types that every file is cast to
     partition: tuple[str, ...]  # which of them are hive keys
     skipped: tuple[tuple[str, str], ...] = ()  # URI and reason of each bad file
+    tables: tuple[ReadTable, ...] = ()  # those among the inputs
 
     @property
     def rows(self) -> int:
@@ -133,8 +135,9 @@ def plan_inputs(
     rows_per_shard = rows_per_shard or default_rows_per_shard(row_bytes)
     tested = where_columns(where)
     needed = tuple(dict.fromkeys([*optional, *columns, *text_columns, *list_columns, *tested]))
-    listed, covered = discover(inputs), _covered(previous or {}, where, csv_escape)
+    listed = [file.with_columns(needed) for file in discover(inputs)]
     listed = [replace(f, csv_escape=csv_escape) if f.format == "csv" else f for f in listed]
+    covered = _covered(previous or {}, where, csv_escape)
     bad = BadFiles(max_bad_files, len(listed))
     for file in () if bad.none_allowed else listed:
         if reason := (damaged or {}).get((file.uri, file.version)):
@@ -166,10 +169,12 @@ def plan_inputs(
         ]
         if where and known_bad == len(bad):
             check_where(where, pa.schema([planned_schema.field(name) for name in tested]))
+        if known_bad == len(bad) and any(file.selects for file, _ in files):
             new = {file.uri for file, earlier in known.items() if earlier is None}
             files = _with_selected_rows(files, new, planned_schema, rows_per_shard, bad)
     files.sort(key=_part_order)
-    return PlannedInputs(tuple(files), planned_schema, partition, bad.reasons())
+    tables = read_tables(file.table for file in listed if file.table)
+    return PlannedInputs(tuple(files), planned_schema, partition, bad.reasons(), tables)
 
 
 def read_alike(file: InputFile, where: str, csv_escape: str) -> bool:
@@ -188,7 +193,9 @@ def _covered(
         key: (file, cuts)
         for key, (file, cuts) in previous.items()
         if read_alike(file, where, csv_escape)
-        and (sum(cut.end - cut.first_row for cut in cuts) == file.rows or (where and not cuts))
+        and (
+            sum(cut.end - cut.first_row for cut in cuts) == file.rows or (file.selects and not cuts)
+        )
     }
 
 
@@ -208,7 +215,7 @@ def _with_selected_rows(
 ) -> list[tuple[InputFile, tuple[Cut, ...]]]:
     """The files with the cuts of their selected rows, which are counted of the `new` ones."""
     cuts = dict(files)
-    counted = [file for file in cuts if file.uri in new]
+    counted = [file for file in cuts if file.selects and file.uri in new]
     for file, counts in _of_each(counted, lambda f: selected_rows(f, cuts[f], schema), bad):
         cuts[file] = tuple(merged_cuts(cuts[file], counts or (), rows_per_shard))
     return [(file, file_cuts) for file, file_cuts in cuts.items() if file not in bad]
@@ -279,6 +286,8 @@ def _plan_file(
         partition=listed.partition,
         where=where,
         csv_escape=listed.csv_escape,
+        table=listed.table.text if listed.table else "",
+        deleted=listed.table.deleted if listed.table else "",
     )
     if earlier:
         return file, tuple(earlier[1])

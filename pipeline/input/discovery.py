@@ -6,15 +6,17 @@ import fnmatch
 import glob as local_glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
 from fsspec.core import has_magic
 
 from pipeline.errors import InputError, NotFound
 from pipeline.input.local_files import file_or_link, files_below, real_path
-from pipeline.input.tables import TABLE_FOLDERS, refuse_tables
+from pipeline.input.table_file import TableFile
+from pipeline.input.tables import TABLE_FOLDERS, refuse_tables, table_files
+from pipeline.spec import TABLE_MARK
 from pipeline.store.directory import Directory, ObjectInfo, file_info
 from pipeline.store.object_info import info_version
 from pipeline.store.retry import call
@@ -53,6 +55,19 @@ class ListedFile:
     compression: str = ""  # "", gzip or zstd
     partition: tuple[tuple[str, str], ...] = ()  # hive keys of the path, in order
     csv_escape: str = ""  # see `InputFile`
+    table: TableFile | None = None  # what its table makes of it
+
+    def with_columns(self, names: Collection[str]) -> ListedFile:
+        """As a file of which only these columns are read: its version says what its table does."""
+        if self.table is None:
+            return self
+        table = self.table.narrowed(names)
+        return replace(self, version=f"{self.version}{TABLE_MARK}{table.version}", table=table)
+
+    @property
+    def stored_version(self) -> str:
+        """The version without what its table adds to it."""
+        return self.version.rpartition(TABLE_MARK)[0] if self.table else self.version
 
 
 def discover(inputs: Sequence[str]) -> list[ListedFile]:
@@ -61,7 +76,8 @@ def discover(inputs: Sequence[str]) -> list[ListedFile]:
     A directory is listed recursively, a glob is expanded, and links are followed; a file that
     several links lead to is one. Both leave out names that start with
     "_" or ".", directories that are outputs of bei-jobs (they contain `_bei/`), and files with
-    unknown suffixes. A file that two arguments name keeps its longest relative path.
+    unknown suffixes. Of a directory that is a Delta or an Iceberg table, the files are those of its
+    current snapshot. A file that two arguments name keeps its longest relative path.
 
     Raises:
         InputError: an argument names no input, or a file of unknown format.
@@ -75,7 +91,7 @@ def discover(inputs: Sequence[str]) -> list[ListedFile]:
             raise InputError(error.message, hint=error.hint) from error
         for file in files:
             other = by_uri.get(file.uri)
-            if other is None or (len(file.path), file.path) > (len(other.path), other.path):
+            if other is None or _rank(file) > _rank(other):
                 by_uri[file.uri] = file
     for uri in by_uri:
         if not _is_unicode(uri):
@@ -83,6 +99,11 @@ def discover(inputs: Sequence[str]) -> list[ListedFile]:
                 f"the name of the file {uri!r} is not valid UTF-8", hint="rename the file"
             )
     return sorted(_once(by_uri.values()), key=lambda file: file.uri.encode())
+
+
+def _rank(file: ListedFile) -> tuple[bool, int, str]:
+    """Of two arguments that name one file, the higher is taken: a table before its file."""
+    return file.table is not None, len(file.path), file.path
 
 
 def _is_unicode(name: str) -> bool:
@@ -99,10 +120,14 @@ def _expand(uri: str) -> list[ListedFile]:
         return [_named_file(uri, info)]
     if has_magic(uri) and not _is_directory(uri):
         root, names = _glob(uri)
-    else:
-        root = uri
-        names = _visible(uri, _below(uri))
-    return _listed(uri, root, names)
+        return _listed(uri, root, names)
+    below = list(_below(uri))
+    if (files := table_files(uri, below)) is not None:
+        return [
+            ListedFile(f"{uri.rstrip('/')}/{i.name}", i.name, i.version, i.size, "parquet", table=t)
+            for i, t in files
+        ]
+    return _listed(uri, uri, _visible(uri, below))
 
 
 def _below(uri: str) -> Iterable[ObjectInfo]:

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import BeiJobsError, InputChanged, InputError, InputMissing, NotFound
 from pipeline.input.discovery import TEXT_FORMATS, ListedFile, discover
 from pipeline.input.formats import ContentError, FileSummary, Reader, open_reader
+from pipeline.input.table_file import TableReader, deleted_rows
 from pipeline.input.where import selected_by, where_columns
 from pipeline.packing import Int64Array
 from pipeline.spec import Cut, InputFile
@@ -56,8 +58,11 @@ def inspect(listed: ListedFile, columns: Sequence[str] | None, rows_per_shard: i
             f"{redact(listed.uri)} is an empty file", hint="write it again or leave it out"
         )
     with _reading(listed) as file:
-        reader = open_reader(file, listed.format, listed.compression, listed.csv_escape)
-        summary = reader.summarize(columns, rows_per_shard)
+        if listed.table is not None:
+            summary = listed.table.summarize(file, rows_per_shard)
+        else:
+            reader = open_reader(file, listed.format, listed.compression, listed.csv_escape)
+            summary = reader.summarize(columns, rows_per_shard)
         _check_version(listed, file)
         return summary
 
@@ -99,7 +104,7 @@ def read_numbered(
         return
     stored = pa.schema([f for f in schema if f.name not in dict(file.partition)])
     with _reading(file) as opened:
-        reader = open_reader(opened, file.format, file.compression, file.csv_escape)
+        reader = _reader(opened, file)
         last, unread = 0, [cut.rows for cut in cuts]
         ranges = _with_selected_rows(reader, file, cuts, schema) if file.where else cuts
         for first, batch in reader.batches(ranges, stored, batch_rows):
@@ -116,13 +121,17 @@ def read_numbered(
 
 
 def selected_rows(file: InputFile, cuts: Sequence[Cut], schema: pa.Schema) -> list[int]:
-    """How many rows of each cut `file.where` selects; only its columns are read.
+    """How many rows of each cut are there and `file.where` selects; only its columns are read.
 
     Raises:
         InputChanged, InputError, StorageError: as of `read_numbered`.
     """
+    if not file.where:
+        gone = deleted_rows(file.deleted)
+        ends = np.searchsorted(gone, [(cut.first_row, cut.end) for cut in cuts])
+        return [cut.rows - int(e - s) for cut, (s, e) in zip(cuts, ends, strict=True)]
     needed = pa.schema([schema.field(name) for name in where_columns(file.where)])
-    if dict(file.partition).keys() >= set(needed.names):
+    if not file.deleted and dict(file.partition).keys() >= set(needed.names):
         row = pa.RecordBatch.from_arrays([_of_path(file, f, 1) for f in needed], schema=needed)
         try:
             every = selected_by(file.where, row).all()
@@ -136,7 +145,7 @@ def selected_rows(file: InputFile, cuts: Sequence[Cut], schema: pa.Schema) -> li
 
 
 def _with_selected_rows(
-    reader: Reader, file: InputFile, cuts: Sequence[Cut], schema: pa.Schema
+    reader: Reader | TableReader, file: InputFile, cuts: Sequence[Cut], schema: pa.Schema
 ) -> Sequence[Cut]:
     """The ranges that hold all selected rows, found by reading only what selects them.
 
@@ -158,11 +167,25 @@ def _with_selected_rows(
 def _selected(
     batch: pa.RecordBatch, row: int, file: InputFile
 ) -> tuple[Int64Array, pa.RecordBatch]:
-    """The rows that `file.where` selects, with their numbers; `row` is the batch's first."""
-    numbers = np.arange(row, row + batch.num_rows)
-    if not file.where:
-        return numbers, batch
-    chosen = selected_by(file.where, batch)
+    """The rows that are there and that `file.where` selects, with their numbers.
+
+    `row` is the batch's first.
+    """
+    numbers: Int64Array = np.arange(row, row + batch.num_rows)
+    if file.deleted:
+        deleted = deleted_rows(file.deleted)
+        start, stop = np.searchsorted(deleted, [row, row + batch.num_rows])
+        there = np.ones(batch.num_rows, dtype=np.bool_)
+        there[deleted[start:stop] - row] = False
+        numbers, batch = _chosen(numbers, batch, there)
+    if file.where:
+        numbers, batch = _chosen(numbers, batch, selected_by(file.where, batch))
+    return numbers, batch
+
+
+def _chosen(
+    numbers: Int64Array, batch: pa.RecordBatch, chosen: npt.NDArray[np.bool_]
+) -> tuple[Int64Array, pa.RecordBatch]:
     if chosen.all():
         return numbers, batch
     try:
@@ -172,6 +195,12 @@ def _selected(
         slices = [batch.slice(start, stop - start) for start, stop in bounds.tolist()]
         table = pa.Table.from_batches(slices, batch.schema).combine_chunks()
         return numbers[chosen], (table.to_batches() or [batch.slice(0, 0)])[0]
+
+
+def _reader(opened: OpenedFile, file: InputFile) -> Reader | TableReader:
+    if file.table:
+        return TableReader(opened, file.table)
+    return open_reader(opened, file.format, file.compression, file.csv_escape)
 
 
 @contextmanager
@@ -200,7 +229,7 @@ def _check_version(file: InputFile | ListedFile, opened: OpenedFile) -> None:
         version = opened.version()
     except NotFound as error:
         raise InputMissing(f"{redact(file.uri)} no longer exists", hint=_FIND_IT) from error
-    if version != file.version:
+    if version != file.stored_version:
         raise InputChanged(f"{redact(file.uri)} changed since it was planned", hint=SUBMIT_AGAIN)
 
 

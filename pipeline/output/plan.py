@@ -143,7 +143,7 @@ class Plan:
     def to_bytes(self) -> bytes:
         """One Parquet file: the shards are its rows, the files are in its metadata."""
         files = table_of(map(_file_values, self.files), _FILE_SCHEMA)
-        for name in ("where", "csv_escape"):  # as in plans before there were these
+        for name in _LATER:  # as in plans before there were these
             if not any(getattr(file, name) for file in self.files):
                 files = files.drop_columns(name)
         return to_parquet(self.table.replace_schema_metadata({_FILES: to_parquet(files)}))
@@ -259,8 +259,11 @@ _FILE_SCHEMA = pa.schema(
         ("partition", pa.list_(pa.list_(pa.string()))),
         ("where", pa.string()),
         ("csv_escape", pa.string()),
+        ("table", pa.string()),
+        ("deleted", pa.string()),
     ]
 )
+_LATER = ("where", "csv_escape", "table", "deleted")
 
 
 def _file(values: Iterable[tuple[str, Any]]) -> InputFile:
@@ -271,5 +274,6 @@ def _file(values: Iterable[tuple[str, Any]]) -> InputFile:
 def _file_values(file: InputFile) -> tuple[Any, ...]:
     return (
         file.uri, file.path, file.version, file.size, file.rows, file.format, file.compression,
-        [list(pair) for pair in file.partition], file.where, file.csv_escape,
+        [list(pair) for pair in file.partition], file.where, file.csv_escape, file.table,
+        file.deleted,
     )  # fmt: skip

@@ -54,7 +54,7 @@ def good_rows(output: Output, run: Run, shard: Shard) -> Piece | None:
 
 def _failed_rows(output: Output, shard: Shard, part: str) -> npt.NDArray[np.int64]:
     """The numbers in the shard of the rows that failed."""
-    if not shard.file.where:
+    if not shard.file.selects:
         failed = from_parquet(output.directory.read(quarantine_name(part)))["bei_row"].to_numpy()
         return np.asarray(failed - shard.first_row)
     # Rows that are selected have other numbers in the file.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.errors import OutputConflict
+from pipeline.input.table_file import ReadTable
 from pipeline.output.record import Record
 from pipeline.output.source_columns import SOURCE_FIELDS
 from pipeline.spec import NUMERICS_VERSION, JobSpec, digest
@@ -44,6 +45,7 @@ class Run:
     reuse_from: str = ""  # the other output whose parts were searched too
     record: Record | None = None  # None: of an earlier version
     skipped: tuple[tuple[str, str], ...] = ()  # input files left out: URI and reason
+    tables: tuple[ReadTable, ...] = ()  # those among the inputs
 
     @property
     def job(self) -> str:
@@ -80,6 +82,7 @@ class Run:
             **({"reuse_from": self.reuse_from} if self.reuse_from else {}),
             **({"record": self.record.to_json()} if self.record else {}),
             **({"skipped": [list(each) for each in self.skipped]} if self.skipped else {}),
+            **({"tables": [asdict(each) for each in self.tables]} if self.tables else {}),
         }
 
     @classmethod
@@ -106,6 +109,7 @@ class Run:
         record = data.get("record")
         plain["record"] = None if record is None else Record.from_json(record)
         plain["skipped"] = tuple((str(uri), str(reason)) for uri, reason in data.get("skipped", ()))
+        plain["tables"] = tuple(ReadTable(**each) for each in data.get("tables", ()))
         return cls(
             **{**plain, "output": output}, columns=columns, spec=JobSpec.from_json(data["spec"])
         )

@@ -93,7 +93,7 @@ def _coverage(run: Run, plan: Plan) -> Iterator[str]:
                 first, end = sorted((row, cut.first_row))
                 yield f"{redact(file.uri)}: rows {first}-{end - 1} are {problem}"
             row = cut.end
-        none_selected = file.where and not row
+        none_selected = file.selects and not row
         if row != file.rows and not none_selected and not (run.limit or file.uri in skipped):
             yield f"{redact(file.uri)}: {row} of {file.rows} rows are planned"
 

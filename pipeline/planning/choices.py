@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pipeline.choice import Choice, Choices
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.checkpoint import is_hub_name
 from pipeline.encoder.checkpoint.hub import DEFAULT_PACKAGE
 from pipeline.input.cutting import DEFAULT_ROWS_PER_SHARD, default_rows_per_shard
+from pipeline.input.table_file import ReadTable
 from pipeline.output.source_columns import SOURCE_NAMES
 from pipeline.request import Request
 from pipeline.spec import JobSpec
@@ -38,6 +41,13 @@ def planning_choices(request: Request, spec: JobSpec, card: ModelCard, output: s
     if request.rows_per_shard is None:
         choices["rows-per-shard"] = _rows_per_shard(request, card)
     return choices | model_choices(card) | dict(find_task(request.task).choices(request, card))
+
+
+def table_choices(tables: Sequence[ReadTable]) -> dict[str, Choice[object]]:
+    """The versions of tables that are read."""
+    if not tables:
+        return {}
+    return {"table": Choice("; ".join(map(str, tables)), "the current one")}
 
 
 def model_choices(card: ModelCard) -> dict[str, Choice[object]]:

@@ -21,7 +21,7 @@ from pipeline.output.plan import Plan, make_plan
 from pipeline.output.run import KEYED_FORMAT, Run, kept_schema
 from pipeline.planning.changes import record_of
 from pipeline.planning.check_request import check_request, passing_columns
-from pipeline.planning.choices import planning_choices
+from pipeline.planning.choices import planning_choices, table_choices
 from pipeline.planning.default_output import default_output
 from pipeline.planning.guards import guard_output
 from pipeline.planning.make_spec import as_begun, make_spec, resolve_model
@@ -116,6 +116,7 @@ class Draft:
             matched=matched,
             reuse_from=absolute(self.request.reuse_from) if self.request.reuse_from else "",
             skipped=self.planned.skipped,
+            tables=self.planned.tables,
             record=record_of(
                 self.output, self.last, self.previous.plan, self.plan, self.certificate
             ),
@@ -135,7 +136,8 @@ class Draft:
     @property
     def choices(self) -> Choices:
         """What planning chose, by option."""
-        return planning_choices(self.request, self.spec, self.card, self.output.uri)
+        chosen = planning_choices(self.request, self.spec, self.card, self.output.uri)
+        return {**table_choices(self.planned.tables), **chosen}
 
     def joined(self) -> tuple[Run, bool] | None:
         """The last run, if this is the same one, and whether it is finished."""

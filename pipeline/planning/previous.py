@@ -33,7 +33,7 @@ class Previous:
         plan = output.plan(last)
         cuts = plan.cuts()
         # A limit may have ended within the selected rows of a cut.
-        files = [file for file in plan.files if not (last.limit and file.where)]
+        files = [file for file in plan.files if not (last.limit and file.selects)]
         return cls(
             plan,
             {(file.uri, file.version): (file, cuts[file.uri]) for file in files},

@@ -43,7 +43,7 @@ class ParquetReader:
                 # Spark's and Hive's timestamps: in nanoseconds, those after 2262 would wrap around.
                 coerce_int96_timestamp_unit="us",
             )
-            self._schema = self._parquet.schema_arrow
+            self.schema: pa.Schema = self._parquet.schema_arrow  # with the ids of fields
         self._groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
     def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
@@ -51,8 +51,8 @@ class ParquetReader:
         if any(self._groups):
             self._check_readable(columns)
         return FileSummary(
-            schema=select_fields(self._schema, columns),
-            columns=tuple(self._schema.names),
+            schema=select_fields(self.schema, columns),
+            columns=tuple(self.schema.names),
             rows=sum(self._groups),
             row_groups=tuple(self._groups),
             large_from=self._large_from(columns),
@@ -63,7 +63,7 @@ class ParquetReader:
         found: dict[str, int] = {}
         metadata = self._parquet.metadata
         for index, column in enumerate(self._parquet.schema):
-            if column.path not in (self._schema.names if columns is None else columns):
+            if column.path not in (self.schema.names if columns is None else columns):
                 continue
             if column.physical_type != "INT64" or column.logical_type.type not in ("NONE", "INT"):
                 continue

@@ -144,3 +144,11 @@ def test_a_plan_of_all_rows_is_stored_as_before_rows_could_be_selected() -> None
     assert files.column_names == [
         "uri", "path", "version", "size", "rows", "format", "compression", "partition",
     ]  # fmt: skip
+
+
+def test_a_plan_keeps_what_a_table_makes_of_its_files() -> None:
+    file = InputFile("/t/a", "a", "1+2", 1, 9, "parquet", table='[["id", 1]]', deleted="eJx=")
+    plan = make_plan([(file, [Cut(0, 7, extent=9)])], space="s", schema="t")
+    assert Plan.from_bytes(plan.to_bytes()).files == (file,)
+    assert file.stored_version == "1"
+    assert file.selects
