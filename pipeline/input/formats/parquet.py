@@ -8,14 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.input.formats.base import (
-    ContentError,
-    FileSummary,
-    content_errors,
-    overlaps,
-    select_fields,
-)
-from pipeline.input.formats.parquet_footer import ENCRYPTED, read_footer
+from pipeline.input.formats.base import FileSummary, content_errors, overlaps, select_fields
+from pipeline.input.formats.parquet_footer import check_columns, read_footer
 from pipeline.input.types import EXACT
 from pipeline.spec import Cut
 from pipeline.store.directory import OpenedFile
@@ -33,7 +27,7 @@ class ParquetReader:
 
     def __init__(self, file: OpenedFile) -> None:
         with content_errors("not a readable Parquet file"):
-            metadata, self._has_encrypted_columns = read_footer(file)
+            metadata, self._is_signed = read_footer(file)
             self._parquet = pq.ParquetFile(
                 pa.PythonFile(file, mode="r"),
                 metadata=metadata,
@@ -48,8 +42,7 @@ class ParquetReader:
 
     def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
         """Use the footer alone."""
-        if any(self._groups):
-            self._check_readable(columns)
+        check_columns(self._parquet, self._is_signed, columns)
         return FileSummary(
             schema=select_fields(self.schema, columns),
             columns=tuple(self.schema.names),
@@ -72,26 +65,6 @@ class ParquetReader:
                 if known is not None and known.has_min_max and max(-known.min, known.max) > EXACT:
                     found.setdefault(column.path, first)
         return found
-
-    def _check_readable(self, columns: Sequence[str] | None) -> None:
-        """Refuse columns that nobody could read later.
-
-        Raises:
-            ContentError: one is encrypted, or compressed with LZO.
-        """
-        if self._has_encrypted_columns:
-            try:
-                next(self._parquet.iter_batches(1, columns=columns, use_threads=False))
-            except OSError as error:
-                raise ContentError(ENCRYPTED) from error
-        metadata = self._parquet.metadata
-        for number in range(metadata.num_columns):
-            path = metadata.schema.column(number).path
-            needed = columns is None or path in columns or path.split(".")[0] in columns
-            if needed and metadata.row_group(0).column(number).compression == "LZO":
-                raise ContentError(
-                    "it is compressed with LZO, which is not supported: write it again with zstd"
-                )
 
     def batches(
         self, cuts: Sequence[Cut], schema: pa.Schema, batch_rows: int
