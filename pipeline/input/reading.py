@@ -8,7 +8,6 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.errors import BeiJobsError, InputChanged, InputError, InputMissing, NotFound
 from pipeline.input.discovery import TEXT_FORMATS, ListedFile, discover
@@ -271,8 +270,7 @@ def _cast(array: pa.Array, field: pa.Field, row: int) -> pa.Array:
     if pa.types.is_null(array.type):
         return pa.nulls(len(array), field.type)  # pyarrow cannot cast nulls to every type
     try:
-        # Invalid UTF-8 passes through: it is an error of its row.
-        return pc.cast(array, options=pc.CastOptions(field.type, allow_invalid_utf8=True))
+        return array.cast(field.type)
     except (pa.ArrowException, NotImplementedError) as error:
         if len(array) > 1:
             for index in range(len(array)):

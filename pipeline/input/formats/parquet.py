@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.input.formats.base import FileSummary, content_errors, overlaps, select_fields
+from pipeline.input.formats.parquet_dictionaries import dictionaries, read_strings
 from pipeline.input.formats.parquet_footer import check_columns, read_footer
 from pipeline.input.types import EXACT
 from pipeline.spec import Cut
@@ -26,6 +27,7 @@ class ParquetReader:
     """One Parquet file; see `Reader`."""
 
     def __init__(self, file: OpenedFile) -> None:
+        self._file = file
         with content_errors("not a readable Parquet file"):
             metadata, self._is_signed = read_footer(file)
             self._parquet = pq.ParquetFile(
@@ -80,12 +82,42 @@ class ParquetReader:
         self, index: int, first: int, last: Cut, columns: list[str], batch_rows: int
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         where = f"row group {index} (rows {first}-{first + self._groups[index] - 1})"
+        done = first
         with content_errors(where):
-            batches = self._parquet.iter_batches(
-                batch_rows, row_groups=[index], columns=columns, use_threads=False
-            )
-            for batch in batches:
-                yield first, batch
-                first += batch.num_rows
-                if first >= last.end:
-                    return
+            try:
+                for batch in self._batches(index, columns, batch_rows):
+                    yield done, batch
+                    done += batch.num_rows
+                    if done >= last.end:
+                        return
+            except pa.ArrowInvalid as error:
+                if not (names := dictionaries(self.schema, columns)) or "UTF8" not in str(error):
+                    raise
+                for row, batch in self._with_strings(index, first, columns, names, batch_rows):
+                    if done <= row < last.end:
+                        yield row, batch
+
+    def _batches(
+        self, index: int, columns: Sequence[str], batch_rows: int
+    ) -> Iterator[pa.RecordBatch]:
+        return self._parquet.iter_batches(  # type: ignore[no-any-return]
+            batch_rows, row_groups=[index], columns=columns, use_threads=False
+        )
+
+    def _with_strings(
+        self, index: int, first: int, columns: list[str], names: list[str], batch_rows: int
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """The rows of a row group, strings in place of the dictionaries `names`."""
+        strings = read_strings(self._file, index, names)
+        others = [name for name in columns if name not in names]
+        batches = (
+            self._batches(index, others, batch_rows) if others else strings.to_batches(batch_rows)
+        )
+        offset = 0
+        for batch in batches:
+            some = strings.slice(offset, batch.num_rows).combine_chunks()
+            arrays = [
+                some[name].chunk(0) if name in names else batch.column(name) for name in columns
+            ]
+            yield first + offset, pa.RecordBatch.from_arrays(arrays, columns)
+            offset += batch.num_rows

@@ -211,6 +211,30 @@ def test_a_column_that_cannot_be_cast_is_refused_by_name(tmp_path: Path) -> None
         rows_of(file, cuts, pa.schema([("id", pa.int32())]))
 
 
+@pytest.mark.parametrize("bad", [0, 2500])
+@pytest.mark.parametrize("names", [("code",), ("n", "code", "text")])
+def test_a_dictionary_that_pyarrow_refuses_is_handed_out_as_strings(
+    tmp_path: Path, bad: int, names: tuple[str, ...]
+) -> None:
+    """Its batches before the one with the invalid string were handed out already."""
+    values = [b"%d" % (n % 300) for n in range(3000)]
+    values[bad] = b"\xff"
+    encoded = pa.array(values).dictionary_encode()
+    codes = pa.DictionaryArray.from_arrays(
+        encoded.indices.cast(pa.int16()), encoded.dictionary.view(pa.string())
+    )
+    columns = {"n": range(3000), "code": codes, "text": ["t"] * 3000}
+    # Plain pages: the invalid string is met in its batch, and not with the first one.
+    data = parquet(pa.table(columns), row_group_size=2600, use_dictionary=False)
+    uri = put(str(tmp_path), "rows.parquet", data)
+    kept = pa.schema([(name, pa.table(columns).schema.field(name).type) for name in names])
+    file, cuts = planned(discover([uri])[0], 2000)
+    assert file.rows == 3000
+    found = pa.concat_tables(rows_of(file, cuts, kept))
+    assert found["code"].cast(pa.string()).cast(pa.binary()).to_pylist() == values
+    assert "n" not in names or found["n"].to_pylist() == [*range(3000)]
+
+
 def test_invalid_utf8_in_a_string_column_is_handed_out_as_it_is(tmp_path: Path) -> None:
     raw = pa.array([b"fine", b"\xff\xfe", None], pa.binary())
     broken = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
