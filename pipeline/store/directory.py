@@ -18,13 +18,8 @@ from typing import BinaryIO, Self, TypeAlias
 import pyarrow as pa
 
 from pipeline.errors import NotFound, StorageError
-from pipeline.store.backends import (
-    TMP,
-    LocalStore,
-    MemoryStore,
-    Store,
-    store_of,
-)
+from pipeline.store.backends import TMP, LocalStore, MemoryStore, Store
+from pipeline.store.kinds import store_of
 from pipeline.store.object_info import ObjectInfo, stat_version
 from pipeline.store.retry import call, failure_kind, forget
 from pipeline.store.uris import absolute, filesystem, is_local, redact, translated

@@ -27,8 +27,9 @@ import fsspec
 from fsspec.core import has_magic
 
 from pipeline.errors import UsageError
+from pipeline.store.clients import S3_PROTOCOLS
 from pipeline.store.sections import Section, Stores
-from pipeline.store.uris import S3_PROTOCOLS, absolute, is_local, redact
+from pipeline.store.uris import absolute, is_local, redact
 
 logger = logging.getLogger(__name__)
 

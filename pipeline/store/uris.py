@@ -28,10 +28,18 @@ from pipeline.errors import (
     StoreFull,
     UsageError,
 )
+from pipeline.store.clients import (
+    LOCAL_PROTOCOLS,
+    S3_PROTOCOLS,
+    access_hint,
+    client_of,
+    register,
+    retry_hint,
+    spelling_hint,
+)
 from pipeline.store.sections import configured
 
-LOCAL_PROTOCOLS = frozenset({None, "", "file", "local"})
-S3_PROTOCOLS = frozenset({"s3", "s3a"})
+register()
 
 # user:password@ in the first segment of a URI; host:port is not one.
 _CREDENTIALS = re.compile(r"[^/:@]*:(?!\d+(/|$))[^@]*@|[^/:@]*:\d+@")
@@ -64,6 +72,7 @@ _NO_CREDENTIALS = frozenset(
         "RefreshError",  # Google
     }
 )
+_NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound"})
 _CLIENT_LIBRARIES = frozenset(
     {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3"}
 )
@@ -207,16 +216,16 @@ def translated(uri: str, note: str = "") -> Iterator[None]:
 
 
 def _translate(error: Exception, uri: str, note: str) -> StorageError | None:
-    code, _ = store_answer(error)
+    code, status = store_answer(error)
     shown = redact(uri)
-    if isinstance(error, FileNotFoundError) or code in {"NoSuchBucket", "NoSuchKey", "404"}:
-        problem = "its bucket does not exist" if code == "NoSuchBucket" else "does not exist"
-        hint = f"check the spelling, or create the bucket{configured().note(uri)}"
-        return NotFound(f"{shown}: {problem}{note}", hint=hint)
-    if _is_refusal(error, code):
+    if code in _NO_BUCKET:
+        return no_bucket(uri, note)
+    if isinstance(error, FileNotFoundError) or status == 404 or code == "NoSuchKey":
+        return NotFound(f"{shown}: does not exist{note}", hint=spelling_hint(uri))
+    if _is_refusal(error, code, status):
         # The store's own message may contain an account or a request; the code is enough.
         return AccessDenied(
-            f"{shown}: access denied ({code or _reason(error)}){note}", hint=_access_hint(uri)
+            f"{shown}: access denied ({code or _reason(error)}){note}", hint=access_hint(uri)
         )
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return StoreFull(
@@ -225,14 +234,21 @@ def _translate(error: Exception, uri: str, note: str) -> StorageError | None:
         )
     if isinstance(error, OSError) or _library(error) in _CLIENT_LIBRARIES:
         what = f"the store answered {code}" if code else type(error).__name__
-        return StorageError(f"{shown}: {what}: {_detail(error, uri)}{note}", hint=_retry_hint(uri))
+        return StorageError(f"{shown}: {what}: {_detail(error, uri)}{note}", hint=retry_hint(uri))
     return None
 
 
-def _is_refusal(error: Exception, code: str) -> bool:
+def no_bucket(uri: str, note: str = "") -> NotFound:
+    """The error about a URI whose bucket or container does not exist."""
+    problem = f"its {client_of(uri).container} does not exist{note}"
+    return NotFound(f"{redact(uri)}: {problem}", hint=spelling_hint(uri))
+
+
+def _is_refusal(error: Exception, code: str, status: int) -> bool:
     return (
         isinstance(error, PermissionError)
-        or code in {"401", "403"}
+        or status in {401, 403}
+        or code == "PublicAccessNotPermitted"  # Azure's, with status 409
         or any(kind.__name__ in _NO_CREDENTIALS for kind in type(error).__mro__)
     )
 
@@ -243,6 +259,8 @@ def store_answer(error: BaseException | None) -> tuple[str, int]:
     They are botocore's (s3fs keeps it in the cause), Google's, Azure's or aiohttp's.
     """
     while error is not None:
+        if isinstance(error, OSError) and str(error).startswith("Forbidden: "):  # gcsfs
+            return "403", 403
         response = getattr(error, "response", None)
         if isinstance(response, dict):
             status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -251,7 +269,9 @@ def store_answer(error: BaseException | None) -> tuple[str, int]:
         names = ("status",) if _library(error) == "aiohttp" else ("code", "status_code")
         for attribute in names:
             if str(code := getattr(error, attribute, "")).isdigit():
-                return str(code), int(code)
+                # Azure's SDK gives a member of an enumeration where it knows the code.
+                word = getattr(error, "error_code", None)
+                return str(getattr(word, "value", word) or code), int(code)
         error = error.__cause__
     return "", 0
 
@@ -268,24 +288,3 @@ def _detail(error: Exception, uri: str) -> str:
     text = getattr(error, "strerror", None) or str(error)  # without "[Errno 16]"
     text = _URI_IN_TEXT.sub(lambda match: redact(match.group()), configured().scrub(uri, text))
     return " ".join(text.split())[:_DETAIL_MAX_CHARS]
-
-
-def _access_hint(uri: str) -> str:
-    if is_local(uri):
-        return "check the owner and mode of the file and of the directories above it"
-    variables = " (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or a role)"
-    where = "" if configured().section(uri) else variables
-    return (
-        f"check the credentials{where} and that they may list, read and write there"
-        f"{configured().note(uri)}"
-    )
-
-
-def _retry_hint(uri: str) -> str:
-    if is_local(uri):
-        return "check the disk, then run the same command again to resume"
-    where = "" if configured().section(uri) else " (S3: AWS_ENDPOINT_URL)"
-    return (
-        f"check the network and the endpoint{where}, then run the same command again to resume"
-        f"{configured().note(uri)}"
-    )
