@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import logging
 from typing import Any
 
 from adlfs import AzureBlobFileSystem
 from azure.core.exceptions import ResourceNotFoundError
 
 from pipeline.store.object_info import is_folder
+
+# What each of eight ways to credentials lacks; the error says what to set.
+logging.getLogger("azure.identity").setLevel(logging.ERROR)
 
 _HOST = ".core.windows.net"
 

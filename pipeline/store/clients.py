@@ -36,7 +36,7 @@ GCS = Client(
 AZURE = Client(
     container="container",
     credentials="Azure: AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME with "
-    "AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN (they expire) or a managed identity",
+    "AZURE_STORAGE_ACCOUNT_KEY, a managed identity or AZURE_STORAGE_SAS_TOKEN, which expires",
     endpoint="Azure: AZURE_STORAGE_CONNECTION_STRING",
 )
 _CLIENTS = {
@@ -78,6 +78,12 @@ def access_hint(uri: str) -> str:
         f"check the credentials{_unless_configured(uri, client_of(uri).credentials)} and that "
         f"they may list, read and write there{configured().note(uri)}"
     )
+
+
+def options_hint(uri: str) -> str:
+    """What to do about a client that cannot be made."""
+    where = _unless_configured(uri, client_of(uri).credentials)
+    return f"check the options of the store{where}{configured().note(uri)}"
 
 
 def retry_hint(uri: str) -> str:

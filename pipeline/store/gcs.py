@@ -19,12 +19,26 @@ class GcsStore(RemoteStore):
     __slots__ = ()
 
     def create(self, name: str, data: bytes | memoryview) -> None:
+        """In one request, however large, so that the condition holds for all of the write.
+
+        Of a write in pieces, as gcsfs makes it of 50 MiB and more, it is checked at the start.
+        """
+        fs, path = self._at(name)
         with self._not_found_is_the_bucket():
-            super().create(name, data)
+            fs.pipe_file(path, bytes(data), mode="create", chunksize=len(data) + 1)
 
     def replace(self, name: str, data: bytes | memoryview) -> None:
         with self._not_found_is_the_bucket():
             super().replace(name, data)
+
+    def info(self, name: str) -> ObjectInfo:
+        """One request; gcsfs lists as well, in case it is a directory."""
+        fs, path = self._at(name)
+        bucket, _, key = path.partition("/")
+        if not key:
+            raise FileNotFoundError(path)
+        item = fs.call("GET", "b/{}/o/{}", bucket, key, json_out=True)
+        return object_info(name, item, int(item["size"]))
 
     @contextmanager
     def _not_found_is_the_bucket(self) -> Iterator[None]:

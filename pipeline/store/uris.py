@@ -33,6 +33,7 @@ from pipeline.store.clients import (
     S3_PROTOCOLS,
     access_hint,
     client_of,
+    options_hint,
     register,
     retry_hint,
     spelling_hint,
@@ -164,11 +165,12 @@ def filesystem(uri: str, name: str = "") -> tuple[Any, str]:
         if protocol not in fsspec.available_protocols():
             raise UsageError(
                 f"{redact(uri)}: {protocol}:// is not a known kind of store",
-                hint="give a local path, or a URI such as s3://bucket/path or gs://bucket/path",
+                hint="give a local path, or a URI such as s3://bucket/path, gs://bucket/path or "
+                "az://container/path",
             ) from error
         raise UsageError(
             f"{redact(uri)}: cannot be opened: {_detail(error, uri)}",
-            hint=f"check the options of the store{configured().note(uri)}",
+            hint=options_hint(uri),
         ) from None  # whose text may hold an option
 
 
@@ -286,5 +288,6 @@ def _reason(error: Exception) -> str:
 
 def _detail(error: Exception, uri: str) -> str:
     text = getattr(error, "strerror", None) or str(error)  # without "[Errno 16]"
+    text = text.partition("\nTime:")[0]  # Azure's goes on with its whole answer
     text = _URI_IN_TEXT.sub(lambda match: redact(match.group()), configured().scrub(uri, text))
     return " ".join(text.split())[:_DETAIL_MAX_CHARS]
