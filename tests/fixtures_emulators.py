@@ -78,7 +78,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _forget_clients(*protocols: str) -> None:
+def forget_clients(*protocols: str) -> None:
     """Drop fsspec's clients: they keep what they found in the environment."""
     for protocol in protocols:
         fsspec.get_filesystem_class(protocol).clear_instance_cache()
@@ -117,11 +117,11 @@ def azure(azurite: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         if name.startswith("AZURE_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection_string(azurite))
-    _forget_clients("az")
+    forget_clients("az")
     container = f"container-{uuid.uuid4().hex[:12]}"
     fsspec.filesystem("az").mkdir(container)
     yield f"az://{container}"
-    _forget_clients("az")
+    forget_clients("az")
 
 
 @pytest.fixture(scope="session")
@@ -147,11 +147,11 @@ def gcs(fake_gcs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "no-gcloud"))
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
-    _forget_clients("gs")
+    forget_clients("gs")
     bucket = f"bucket-{uuid.uuid4().hex[:12]}"
     make_gcs_bucket(fake_gcs, bucket)
     yield f"gs://{bucket}"
-    _forget_clients("gs")
+    forget_clients("gs")
 
 
 def make_gcs_bucket(url: str, name: str) -> None:
@@ -200,6 +200,6 @@ def juicefs(_juicefs: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", _juicefs)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    _forget_clients("s3")
+    forget_clients("s3")
     yield "s3://bucket"
-    _forget_clients("s3")
+    forget_clients("s3")

@@ -87,6 +87,8 @@ class Directory:
             except Exception as unread:
                 if failure_kind(unread) is not None:
                     raise  # who won is known after the next try
+                if isinstance(error, FileExistsError):
+                    raise  # it is there, and may not be read
                 forget(unread)
                 raise error from error.__cause__
             forget(error)

@@ -57,5 +57,7 @@ def info_version(info: dict[str, Any]) -> str:
     size = info.get("size", 0)
     for key in ("mtime", "LastModified", "last_modified", "created"):
         if (modified := info.get(key)) is not None:
+            if key == "LastModified" and isinstance(modified, datetime):
+                modified = modified.replace(microsecond=0)  # HEAD says no more, a listing may
             return f"{size}-{modified.timestamp() if isinstance(modified, datetime) else modified}"
     return str(size)
