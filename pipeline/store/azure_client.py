@@ -18,12 +18,17 @@ _HOST = ".core.windows.net"
 
 
 class AzureClient(AzureBlobFileSystem):  # type: ignore[misc]
-    """Azure's blobs: names are taken as they are, and a call is not repeated."""
+    """Azure's blobs: names are taken as they are; with `once`, a call is not repeated."""
+
+    def __init__(self, *args: Any, once: bool = False, **kwargs: Any) -> None:
+        self._once = once
+        super().__init__(*args, **kwargs)
 
     def do_connect(self) -> None:
         super().do_connect()
-        # adlfs hands no policy on, and the SDK's own waits for 18, 24 and 42 seconds.
-        self.service_client._config.retry_policy.total_retries = 0
+        if self._once:
+            # adlfs hands no policy on, and the SDK's own waits for 18, 24 and 42 seconds.
+            self.service_client._config.retry_policy.total_retries = 0
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:

@@ -13,6 +13,7 @@ LOCAL_PROTOCOLS = frozenset({None, "", "file", "local"})
 S3_PROTOCOLS = frozenset({"s3", "s3a"})
 GCS_PROTOCOLS = frozenset({"gs", "gcs"})
 AZURE_PROTOCOLS = frozenset({"az", "abfs", "abfss"})
+ONCE_PROTOCOLS = GCS_PROTOCOLS | AZURE_PROTOCOLS  # whose classes below take `once`
 
 
 @dataclass(frozen=True, slots=True)

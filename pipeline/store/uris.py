@@ -30,6 +30,7 @@ from pipeline.errors import (
 )
 from pipeline.store.clients import (
     LOCAL_PROTOCOLS,
+    ONCE_PROTOCOLS,
     S3_PROTOCOLS,
     access_hint,
     client_of,
@@ -51,8 +52,8 @@ _URI_IN_TEXT = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 _DETAIL_MAX_CHARS = 300
 
 # Only `pipeline.store.retry` retries: botocore's retries, which s3fs would multiply, are off, and
-# s3fs' own in `filesystem`. What has no switch: aiohttp sends a request once more where a kept
-# connection was closed without an answer (RFC 9112).
+# those of s3fs, gcsfs and Azure's SDK in `filesystem`. What has no switch: aiohttp sends a request
+# once more where a kept connection was closed without an answer (RFC 9112).
 _S3_CONFIG: dict[str, Any] = {
     "retries": {"total_max_attempts": 1},
     "connect_timeout": 10,  # seconds
@@ -175,8 +176,10 @@ def filesystem(uri: str, name: str = "") -> tuple[Any, str]:
 
 
 def _open(uri: str, options: dict[str, Any]) -> tuple[Any, str]:
-    is_s3 = split_protocol(uri)[0] in S3_PROTOCOLS
-    if is_s3:
+    protocol = split_protocol(uri)[0]
+    if protocol in ONCE_PROTOCOLS:
+        options["once"] = True
+    if is_s3 := protocol in S3_PROTOCOLS:
         config = copy.deepcopy(_S3_CONFIG)  # botocore adds to it
         options["config_kwargs"] = {**config, **options.get("config_kwargs", {})}
     # Listings are never cached: another process may have written since.

@@ -57,19 +57,21 @@ def upload(source: Path, target: str) -> None:
     fs.pipe_file(path, source.read_bytes())
 
 
-def words(inputs: str, output: str) -> tuple[object, ...]:
-    options = ("--output", output, "--model", TINY, "--device", "cpu", "--rows-per-shard", 10)
+def words(inputs: str, output: str, model: str = TINY) -> tuple[object, ...]:
+    options = ("--output", output, "--model", model, "--device", "cpu", "--rows-per-shard", 10)
     return ("submit", inputs, *options)
 
 
 @pytest.mark.usefixtures("device_in_this_process")
-def test_nights_of_a_job_whose_inputs_and_output_are_there(
+def test_nights_of_a_job_whose_inputs_checkpoint_and_output_are_there(
     bei: Bei, cloud: str, tmp_path: Path
 ) -> None:
     inputs, output = f"{cloud}/in", f"{cloud}/vectors"
     upload(write_parquet(tmp_path / "a.parquet", 20), f"{inputs}/a.parquet")
     upload(write_parquet(tmp_path / "b.parquet", 10, seed=1), f"{inputs}/sub/b.parquet")
-    night = words(inputs, output)
+    for file in Path(TINY).rglob("*.*"):
+        upload(file, f"{cloud}/tiny/{file.relative_to(TINY)}")
+    night = words(inputs, output, f"{cloud}/tiny")
 
     def computed() -> tuple[int, int, int]:
         done = bei(*night, "--quiet", "--json")

@@ -197,6 +197,8 @@ def test_what_stands_for_a_directory_is_no_file(cloud: str) -> None:
         Directory(f"{cloud}/in").put(name, b"id,text\n1,one\n")
     leave_markers(f"{cloud}/in")
     expected = ["a.csv", "sub/b.csv", "t.csv/part-0.csv"]
+    listed = [info.name for info in Directory(f"{cloud}/in").list(recursive=True)]
+    assert [name for name in listed if name != "t.csv"] == expected
     assert [file.path for file in discover([f"{cloud}/in"])] == expected
     assert [file.path for file in discover([f"{cloud}/in/**"])] == expected
     flat = [file.path for file in discover([f"{cloud}/in/*.csv"])]
