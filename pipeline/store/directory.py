@@ -18,13 +18,8 @@ from typing import BinaryIO, Self, TypeAlias
 import pyarrow as pa
 
 from pipeline.errors import NotFound, StorageError
-from pipeline.store.backends import (
-    TMP,
-    LocalStore,
-    MemoryStore,
-    Store,
-    store_of,
-)
+from pipeline.store.backends import TMP, LocalStore, MemoryStore, Store
+from pipeline.store.kinds import store_of
 from pipeline.store.object_info import ObjectInfo, stat_version
 from pipeline.store.retry import call, failure_kind, forget
 from pipeline.store.uris import absolute, filesystem, is_local, redact, translated
@@ -92,6 +87,8 @@ class Directory:
             except Exception as unread:
                 if failure_kind(unread) is not None:
                     raise  # who won is known after the next try
+                if isinstance(error, FileExistsError):
+                    raise  # it is there, and may not be read
                 forget(unread)
                 raise error from error.__cause__
             forget(error)

@@ -20,6 +20,11 @@ class ObjectInfo:
     modified: float = field(default=0.0, compare=False)
 
 
+def is_folder(name: str) -> bool:
+    """Whether an object only stands for a directory, as web consoles and Hadoop make them."""
+    return name.endswith(("/", "_$folder$"))
+
+
 def stat_version(stat: os.stat_result) -> str:
     """The version of a local file."""
     return f"{stat.st_size}-{stat.st_mtime_ns}-{stat.st_ctime_ns}"
@@ -52,5 +57,7 @@ def info_version(info: dict[str, Any]) -> str:
     size = info.get("size", 0)
     for key in ("mtime", "LastModified", "last_modified", "created"):
         if (modified := info.get(key)) is not None:
+            if key == "LastModified" and isinstance(modified, datetime):
+                modified = modified.replace(microsecond=0)  # HEAD says no more, a listing may
             return f"{size}-{modified.timestamp() if isinstance(modified, datetime) else modified}"
     return str(size)

@@ -31,7 +31,7 @@ _DOUBTFUL = "it may not pass"  # a broken disk, a wrong certificate: tried a few
 _THROTTLING_CODES = frozenset(
     {"SlowDown", "ServerBusy", "Throttling", "ThrottlingException", "RequestLimitExceeded"}
 )
-_CONFLICT_CODES = frozenset({"ConditionalRequestConflict", "OperationAborted", "409"})
+_CONFLICT_CODES = frozenset({"ConditionalRequestConflict", "OperationAborted"})
 # S3 answers these with status 400; the request itself was fine.
 _BROKEN_REQUEST_CODES = frozenset(
     {"RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch"}
@@ -254,7 +254,7 @@ def failure_kind(error: Exception) -> str | None:
 def _kind_of_answer(code: str, status: int) -> str | None:
     if code in _THROTTLING_CODES or status in {429, 503}:
         return _THROTTLED
-    if code in _CONFLICT_CODES:
+    if code in _CONFLICT_CODES or (status == 409 and code != "PublicAccessNotPermitted"):
         return _CONFLICT
     if code in _BROKEN_REQUEST_CODES:
         return _CONNECTION

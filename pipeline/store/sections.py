@@ -10,9 +10,10 @@ import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 # Options that are not taken out of the errors of clients: words that may stand in any of them.
-_WORDS = frozenset({"profile", "region", "region_name"})
+_WORDS = frozenset({"profile", "region", "region_name", "DefaultEndpointsProtocol"})
 _MIN_CHARS = 4  # what is shorter is no secret, and part of many words
 
 
@@ -28,9 +29,10 @@ class Section:
         return f"{uri}/".startswith(f"{self.prefix.rstrip('/')}/")
 
     def scrub(self, text: str) -> str:
-        """`text` without the values of this section."""
+        """`text` without the values of this section, also as a URL spells them."""
         for value in _values(self.options):
-            text = text.replace(value, "...")
+            for spelled in (value, quote(value, safe=""), quote_plus(value)):
+                text = text.replace(spelled, "...")
         return text
 
 
@@ -85,5 +87,7 @@ def _values(options: Mapping[str, Any]) -> Iterator[str]:
     for key, value in options.items():
         if isinstance(value, Mapping):
             yield from _values(value)
+        elif key == "connection_string":  # Azure's: NAME=VALUE;…
+            yield from _values(dict(part.partition("=")[::2] for part in str(value).split(";")))
         elif isinstance(value, str) and len(value) >= _MIN_CHARS and key not in _WORDS:
             yield value.partition("://")[2].rstrip("/") or value  # errors name the host of a URL

