@@ -105,7 +105,10 @@ def _open(uri: str, metadata: str) -> Table:
             raise NotImplementedError
 
     files = _Files()
-    found = FromInputFile.table_metadata(files.new_input(metadata))
+    try:
+        found = FromInputFile.table_metadata(files.new_input(metadata))
+    except ValueError as error:
+        raise unreadable(uri, "Iceberg", f"{metadata} is damaged") from error
     files.location = found.location
     return Table(("table",), found, metadata, files, NoopCatalog("none"))
 

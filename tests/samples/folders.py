@@ -117,7 +117,7 @@ FOLDERS = (
     Folder("a file that is no Parquet", _one_named("data/b.parquet", b"PAR1 and no more")),
     Folder("files without the column", _one_named("data/b.jsonl", b'{"body":"a"}\n')),
     Folder("a Delta table", _delta),
-    Folder("an Iceberg table", _put("data/data/a.parquet", "data/metadata/v1.metadata.json")),
+    Folder("an Iceberg table, its metadata damaged", _put("data/data/a.parquet", "data/metadata/v1.metadata.json")),
     Folder("a Hudi table", _put("data/a.parquet", "data/.hoodie/hoodie.properties")),
     Folder("a Lance table", _put("data/data/a.lance", "data/_versions/1.manifest")),
     Folder("a table among files", _put("data/a.parquet", "data/t/b.parquet",
