@@ -107,7 +107,9 @@ def _open(uri: str, metadata: str) -> Table:
     files = _Files()
     try:
         found = FromInputFile.table_metadata(files.new_input(metadata))
-    except ValueError as error:
+    except BeiJobsError:
+        raise
+    except Exception as error:  # of pyiceberg, of pydantic, or of what they read
         raise unreadable(uri, "Iceberg", f"{metadata} is damaged") from error
     files.location = found.location
     return Table(("table",), found, metadata, files, NoopCatalog("none"))
