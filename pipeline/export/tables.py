@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
 
@@ -18,7 +18,6 @@ from pipeline.store.new_file import new_directory
 from pipeline.store.object_store import error_text, object_store_options
 from pipeline.store.uris import is_local, redact
 
-_WAKE_SECONDS = 0.2
 # A type that Delta lacks → the next one that holds all of its values.
 _WIDER = {
     pa.uint8(): pa.int16(),
@@ -105,12 +104,9 @@ def _write(
     source = _Source(rows, schema, dest)
     place = nullcontext(dest.uri) if replaces else new_directory(dest.uri, overwrite=False)
     with place as uri, ThreadPoolExecutor(1) as pool:
-        # In a thread: Python handles Ctrl-C in the main one, which must wake up for that.
-        working = pool.submit(lambda: write(source.reader(), uri, options))
-        while not working.done():
-            wait([working], _WAKE_SECONDS)
+        # In a thread: Python takes Ctrl-C in the main one, and only while that is in Python.
         try:
-            written = working.result()
+            written = pool.submit(lambda: write(source.reader(), uri, options)).result()
         except Exception as error:
             if source.error is not None:
                 raise source.error from None

@@ -130,14 +130,17 @@ def test_a_table_holds_the_values_of_every_type_of_vector(
 
 @pytest.mark.parametrize("dest", DESTS)
 def test_nothing_is_overwritten_unless_it_is_asked_for(
-    submit: Bei, bei: Bei, finished: Path, place: Path, tmp_path: Path, dest: str
-) -> None:
+    submit: Bei, bei: Bei, finished: Path, place: Path, tmp_path: Path, dest: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     assert bei("export", finished, f"{place}/{dest}").code in (0, 3)
     before = {name: (place / name).read_bytes() for name in everything(place)}
     submit(write_parquet(tmp_path / "c.parquet", 5, seed=1))
     output = tmp_path / "c.embed"
 
-    refused = bei("export", output, f"{place}/{dest}")
+    with monkeypatch.context() as patch:
+        patch.setattr(read_part, "_rows", None)  # it is refused before anything is read
+        refused = bei("export", output, f"{place}/{dest}")
     assert refused.code == 1
     assert "exists" in refused.screen[0]
     assert "--overwrite" in refused.screen[1]

@@ -112,6 +112,16 @@ def test_a_long_upload_is_dropped_when_it_breaks_and_goes_on_when_the_store_fail
     gc.collect()
     assert left_on_s3(s3, bucket) == []
 
+    def never_dropped(request: dict[str, Any], answer: Any) -> tuple[str, bytes] | None:
+        dropping = request["REQUEST_METHOD"] == "DELETE" and "uploadId" in request["QUERY_STRING"]
+        return ("403 Forbidden", b"<Error><Code>AccessDenied</Code></Error>") if dropping else None
+
+    s3.fault = never_dropped
+    assert bei("export", output, f"s3://{bucket}/out.parquet").code == 1
+    gc.collect()
+    assert [upload["Key"] for upload in left_on_s3(s3, bucket)] == ["out.parquet"]
+    assert "UploadId" in left_on_s3(s3, bucket)[0]
+
 
 @pytest.mark.parametrize("dest", ["out.npy", "out.lance", "out.delta"])
 def test_the_account_of_a_section_is_used_and_never_printed(
