@@ -37,9 +37,11 @@ def _bytes(_: click.Context, __: click.Parameter, value: str | None) -> int | No
     "--file-size",
     metavar="SIZE",
     callback=_bytes,
-    help="Of each file of a directory, before compression.  [default: 256MB]",
+    help="Of each file of a directory or a Delta table, before compression.  [default: 256MB]",
 )
-@click.option("--rows-per-file", type=click.IntRange(min=1), help="Of a directory, instead.")
+@click.option(
+    "--rows-per-file", type=click.IntRange(min=1), help="Of these files, instead of a size."
+)
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
 @json_option
 def command(

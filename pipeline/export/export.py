@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.errors import UsageError
+from pipeline.export.delta import write_delta
 from pipeline.export.destination import Destination, found, refuse_own_files
+from pipeline.export.lance import write_lance
 from pipeline.export.npy import write_npy
 from pipeline.export.parquet import write_directory, write_file
 from pipeline.export.rows import Rows
-from pipeline.export.tables import write_delta, write_lance
 from pipeline.output.manifest import require_finished
 from pipeline.output.output import Output
 
-# Of a directory of Parquet files, before it is compressed: what DuckDB, Spark and BigQuery like.
+# Before compression; DuckDB, Spark and BigQuery like files of this size.
 FILE_BYTES = 256_000_000
 
 
@@ -55,7 +56,7 @@ def export(
     Args:
         output: of a job.
         dest: what to write, and where.
-        size: of the files of a directory of Parquet files.
+        size: of the files of a directory, or of a Delta table.
         overwrite: whether an earlier export there may be replaced.
         stopped: says that the user wants no more; asked before each part.
 
@@ -66,28 +67,28 @@ def export(
         StorageError: a store failed, or a part is not what the manifest lists.
         Interrupted: `stopped` said so; nothing was exported.
     """
-    is_directory = dest.format == "parquet" and not dest.is_file
-    if (size.rows or size.bytes) and not is_directory:
+    has_files = dest.format in ("parquet", "delta") and not dest.is_file
+    if (size.rows or size.bytes) and not has_files:
         raise UsageError(
-            "--file-size and --rows-per-file are for a directory of Parquet files",
-            hint="end DEST with /, or omit them",
+            "--file-size and --rows-per-file are for a directory of Parquet files, or Delta",
+            hint="end DEST with / or .delta, or omit them",
         )
     run, manifest = require_finished(output)
     refuse_own_files(dest, output, run, [file.uri for file in output.plan(run).files])
     replaces = found(dest, overwrite=overwrite)
     rows = Rows.of(output, run, manifest, stopped)
     files, converted = dest.files or (dest.uri,), dict[str, str]()
-    if is_directory:
+    if dest.format == "delta":
+        converted = write_delta(rows, dest, size.rows_per_file(rows), replaces=replaces)
+    elif has_files:
         names = write_directory(rows, dest, size.rows_per_file(rows), overwrite=overwrite)
         files = tuple(f"{dest.uri}/{name}" for name in names)
     elif dest.format == "parquet":
         write_file(rows, dest, overwrite=overwrite)
     elif dest.format == "npy":
         write_npy(rows, dest, overwrite=overwrite)
-    elif dest.format == "lance":
-        write_lance(rows, dest, replaces=replaces)
     else:
-        converted = write_delta(rows, dest, replaces=replaces)
+        write_lance(rows, dest, replaces=replaces)
     left_out = manifest.failed if dest.format == "npy" else 0
     latest = output.latest()
     newer = latest.n if latest and latest.n != run.n else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -35,15 +36,32 @@ def write_directory(
         The names of the files, in the order of the rows.
     """
     schema = parquet_schema(rows.schema, dest)
-    total, reader = rows.manifest.rows, RowReader(rows.tables())
-    firsts = range(0, total, rows_per_file)
-    names = [file_name(index, len(firsts)) for index in range(len(firsts))]
-    size = rows.row_bytes * rows_per_file
     with new_directory(dest.uri, overwrite=overwrite) as folder:
-        for first, name in zip(firsts, names, strict=True):
-            with new_file(f"{folder}/{name}", overwrite=False, max_bytes=size) as file:
-                _write(file, reader, min(rows_per_file, total - first), schema, dest)
-    return names
+        return list(write_files(rows, schema, dest, folder, rows_per_file, file_name))
+
+
+def write_files(
+    rows: Rows,
+    schema: pa.Schema,
+    dest: Destination,
+    folder: str,
+    rows_per_file: int,
+    name_of: Callable[[int, int], str],
+) -> dict[str, int]:
+    """Write all rows to files of `rows_per_file` rows in a folder.
+
+    Returns:
+        The name of each file → its rows, in their order.
+    """
+    total, reader = rows.manifest.rows, RowReader(rows.tables())
+    size, files = rows.row_bytes * rows_per_file, -(-total // rows_per_file)
+    written: dict[str, int] = {}
+    for index in range(files):
+        name, count = name_of(index, files), min(rows_per_file, total - index * rows_per_file)
+        with new_file(f"{folder}/{name}", overwrite=False, max_bytes=size) as file:
+            _write(file, reader, count, schema, dest)
+        written[name] = count
+    return written
 
 
 def parquet_schema(schema: pa.Schema, dest: Destination) -> pa.Schema:

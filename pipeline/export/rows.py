@@ -65,7 +65,7 @@ class Rows:
     def tables(self) -> Iterator[pa.Table]:
         """All rows: the tables have one row or more, and at most about 32 MiB.
 
-        One part is held at a time.
+        A part is held until its last table is dropped, and the next one is read then.
 
         Raises:
             Interrupted: the user wants no more.
@@ -79,6 +79,7 @@ class Rows:
                 raise self._unlike_manifest(name)
             rows += expected
             yield from self._chunks(part)
+            del part  # before the next one is read
         if rows != self.manifest.rows:
             raise self._unlike_manifest("the list of its parts")
 

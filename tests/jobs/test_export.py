@@ -10,10 +10,12 @@ import sys
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import deltalake
 import duckdb
 import numpy as np
 import polars as pl
@@ -28,6 +30,7 @@ from fleet import until
 from pipeline.output import read_part
 from pipeline.output.output import Output
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TABLES = tuple(dest for dest in DESTS if dest != "out.npy")
 
 
@@ -68,6 +71,19 @@ def test_other_readers_read_the_same_rows_of_a_parquet_file(
     metadata = pq.read_metadata(place / "out.parquet")
     assert metadata.metadata[b"bei.model"].decode() == TINY
     assert metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_other_readers_read_the_same_rows_of_a_delta_table(
+    bei: Bei, finished: Path, place: Path
+) -> None:
+    assert bei("export", finished, place / "out.delta", "--rows-per-file", 7).code == 0
+
+    frame = pl.read_delta(str(place / "out.delta"))
+    assert frame.schema["embedding"] == pl.List(pl.Float32)
+    expected = pl.from_arrow(read_output(bei, finished))
+    assert isinstance(expected, pl.DataFrame)
+    assert frame.sort(pl.col("id").str.slice(2).cast(pl.Int32)).to_dicts() == expected.to_dicts()
+    assert len(deltalake.DeltaTable(str(place / "out.delta")).file_uris()) == 5
 
 
 def test_a_directory_has_files_of_the_given_number_of_rows(
@@ -151,7 +167,7 @@ def test_nothing_is_overwritten_unless_it_is_asked_for(
     if dest == "out.npy":
         assert len(np.load(place / dest)) == pq.read_metadata(place / "out.ids.parquet").num_rows
     else:
-        assert [row["id"] for row in read(place / dest)] == [f"1-{row}" for row in range(5)]
+        assert read(place / dest) == read_output(bei, output).to_pylist()
     assert not [name for name in everything(place) if ".tmp" in name]
 
 
@@ -324,6 +340,8 @@ def kept(submit: Bei, folder: Path, column: pa.Array) -> Path:
         (pa.array([[0, 255], None], pa.list_(pa.uint8())), [[0, 255], None]),
         (pa.array([{"a": 65535}, None], pa.struct([("a", pa.uint16())])), [{"a": 65535}, None]),
         (pa.array(["x", None]).dictionary_encode(), ["x", None]),
+        (pa.array([0, None], pa.timestamp("ns")), [datetime(1970, 1, 1), None]),
+        (pa.array([0, 1], pa.timestamp("s", "Asia/Tokyo")), [EPOCH, EPOCH + timedelta(seconds=1)]),
     ],
 )
 def test_a_table_without_the_type_of_a_column_gets_a_wider_one(
@@ -393,7 +411,7 @@ def test_neither_memory_nor_files_grow_with_the_output(
 
     rows_of = read_part._rows
     monkeypatch.setattr(read_part, "_rows", measured)
-    for dest in ("out.parquet", "out.npy", "out/"):
+    for dest in ("out.parquet", "out.npy", "out.delta", "out/"):
         words = ("--file-size", "2MB") if dest == "out/" else ()
         assert bei("export", wide, f"{place}/first/{dest}").code == 0  # imports take memory too
         gc.collect()
