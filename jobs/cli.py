@@ -34,6 +34,7 @@ COMMANDS = {
     "retry": "Retry a failed or cancelled job, or a finished one's quarantined rows.",
     "verify": "Check that an output is complete and valid.",
     "files": "Print the parts of the newest finished run, one URI per line.",
+    "export": "Write the rows as Parquet, .npy, Lance or Delta.",
     "models": "List the tested models, or describe a checkpoint.",
     "check": "Compare a job's precision with float32 on a sample.",
     "schedule": "Run job files at the times of their `cron`.",

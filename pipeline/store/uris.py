@@ -60,6 +60,8 @@ _S3_CONFIG: dict[str, Any] = {
     "read_timeout": 30,  # seconds without a byte
     "max_pool_connections": 32,
 }
+# For a request that is part of an upload: eight tries within about a minute.
+_S3_RETRIES = {"total_max_attempts": 8, "mode": "standard"}
 
 _NO_CREDENTIALS = frozenset(
     {
@@ -143,12 +145,15 @@ def _redacted_parameter(pair: str) -> str:
     return f"{name}=..." if equals and _SECRET_PARAMETER.search(name) else pair
 
 
-def filesystem(uri: str, name: str = "") -> tuple[Any, str]:
+def filesystem(uri: str, name: str = "", *, retrying: bool = False) -> tuple[Any, str]:
     """The fsspec filesystem of an absolute `uri` and the path in it.
 
     Its options are those of the section that covers `uri`, or the file `name` below it (see
     `pipeline.store.sections`). What it leaves open, the client finds: for S3 in `AWS_*`, profiles
     and roles. fsspec has one filesystem for each set of options, so two accounts share none.
+
+    `retrying` is for calls that cannot be repeated as a whole, the parts of an upload: the client
+    tries each request again.
 
     Raises:
         UsageError: the protocol is unknown, its package is not installed, or it refuses the
@@ -156,7 +161,7 @@ def filesystem(uri: str, name: str = "") -> tuple[Any, str]:
     """
     protocol, _ = split_protocol(uri)
     try:
-        return _open(uri, configured().options(f"{uri}/{name}"))
+        return _open(uri, configured().options(f"{uri}/{name}"), retrying)
     except ImportError as error:
         raise UsageError(
             f"{redact(uri)}: the package that opens {protocol}:// is not installed ({error})",
@@ -170,18 +175,20 @@ def filesystem(uri: str, name: str = "") -> tuple[Any, str]:
                 "az://container/path",
             ) from error
         raise UsageError(
-            f"{redact(uri)}: cannot be opened: {_detail(error, uri)}",
+            f"{redact(uri)}: cannot be opened: {detail(error, uri)}",
             hint=options_hint(uri),
         ) from None  # whose text may hold an option
 
 
-def _open(uri: str, options: dict[str, Any]) -> tuple[Any, str]:
+def _open(uri: str, options: dict[str, Any], retrying: bool) -> tuple[Any, str]:
     protocol = split_protocol(uri)[0]
     if protocol in ONCE_PROTOCOLS:
         options["once"] = True
     if is_s3 := protocol in S3_PROTOCOLS:
         config = copy.deepcopy(_S3_CONFIG)  # botocore adds to it
         options["config_kwargs"] = {**config, **options.get("config_kwargs", {})}
+        if retrying:
+            options["config_kwargs"]["retries"] = dict(_S3_RETRIES)
     # Listings are never cached: another process may have written since.
     fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False, **options)
     if is_s3 and fs.retries != 1:  # tries, in s3fs' words
@@ -239,7 +246,7 @@ def _translate(error: Exception, uri: str, note: str) -> StorageError | None:
         )
     if isinstance(error, OSError) or _library(error) in _CLIENT_LIBRARIES:
         what = f"the store answered {code}" if code else type(error).__name__
-        return StorageError(f"{shown}: {what}: {_detail(error, uri)}{note}", hint=retry_hint(uri))
+        return StorageError(f"{shown}: {what}: {detail(error, uri)}{note}", hint=retry_hint(uri))
     return None
 
 
@@ -289,7 +296,8 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or type(error).__name__
 
 
-def _detail(error: Exception, uri: str) -> str:
+def detail(error: Exception, uri: str) -> str:
+    """What an error says, on one line and without secrets, cut to 300 characters."""
     text = getattr(error, "strerror", None) or str(error)  # without "[Errno 16]"
     text = text.partition("\nTime:")[0]  # Azure's goes on with its whole answer
     text = _URI_IN_TEXT.sub(lambda match: redact(match.group()), configured().scrub(uri, text))

@@ -108,7 +108,7 @@ def test_every_option_is_there_with_its_default() -> None:
         assert {name: found[command].get(name) for name in before} == before, command
 
 
-def test_a_finished_output_is_found_complete(restore: Callable[..., Path]) -> None:
+def test_a_finished_output_is_found_complete(restore: Callable[..., Path], tmp_path: Path) -> None:
     model = restore("finished")
 
     done = submit(FINISHED, model, *SPLIT, "--json")
@@ -120,6 +120,7 @@ def test_a_finished_output_is_found_complete(restore: Callable[..., Path]) -> No
     }  # fmt: skip
     assert typed("verify", FINISHED).code == 0
     assert len(typed("files", FINISHED).out.split()) == SHARDS
+    assert typed("export", FINISHED, tmp_path / "out.npy", "--json").json["rows"] == ROWS
 
 
 def test_an_output_that_lost_a_part_computes_that_part_alone(
