@@ -56,6 +56,19 @@ def test_every_row_is_there_once_unchanged_and_in_order(
     assert expected[1]["embedding"] is None
 
 
+def test_parts_in_parquet_are_exported_as_those_in_arrow(
+    submit: Bei, bei: Bei, place: Path, tmp_path: Path
+) -> None:
+    corpus = write_parquet(tmp_path / "corpus.parquet", 6)
+    for kind in ("arrow", "parquet"):
+        output = tmp_path / kind
+        assert submit(corpus, "--output", output, "--output-format", kind).code == 0
+        assert bei("export", output, place / f"{kind}.parquet").code == 0
+
+    one, other = (pq.read_table(place / f"{kind}.parquet") for kind in ("arrow", "parquet"))
+    assert one.equals(other)
+
+
 def test_other_readers_read_the_same_rows_of_a_parquet_file(
     bei: Bei, finished: Path, place: Path
 ) -> None:
