@@ -168,7 +168,7 @@ def test_nothing_is_overwritten_unless_it_is_asked_for(
     output = tmp_path / "c.embed"
 
     with monkeypatch.context() as patch:
-        patch.setattr(read_part, "_rows", None)  # it is refused before anything is read
+        patch.setattr(read_part, "read_rows", None)  # it is refused before anything is read
         refused = bei("export", output, f"{place}/{dest}")
     assert refused.code == 1
     assert "exists" in refused.screen[0]
@@ -219,16 +219,16 @@ def test_an_interrupted_export_leaves_nothing_and_says_so(
 ) -> None:
     opened = []
 
-    def interrupt(data: bytes) -> pa.Table:
+    def interrupt(name: str, data: bytes) -> pa.Table:
         opened.append(len(data))
         if len(opened) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
             stop = signal.getsignal(signal.SIGTERM)
             until(lambda: stop.is_set())  # type: ignore[union-attr]
-        return rows_of(data)
+        return rows_of(name, data)
 
-    rows_of = read_part._rows
-    monkeypatch.setattr(read_part, "_rows", interrupt)
+    rows_of = read_part.read_rows
+    monkeypatch.setattr(read_part, "read_rows", interrupt)
     stopped = bei("export", finished, f"{place}/{dest}")
     assert (stopped.code, len(opened)) == (130, 2)
     assert stopped.screen == ["bei-jobs: interrupted", "  → nothing was exported"]
@@ -241,13 +241,13 @@ def test_what_appears_at_dest_during_an_export_stays(
 ) -> None:
     target = place / dest / "theirs" if dest in ("out/", "out.lance", "out.delta") else place / dest
 
-    def slow(data: bytes) -> pa.Table:
+    def slow(name: str, data: bytes) -> pa.Table:
         target.parent.mkdir(exist_ok=True)
         target.write_text("theirs")
-        return rows_of(data)
+        return rows_of(name, data)
 
-    rows_of = read_part._rows
-    monkeypatch.setattr(read_part, "_rows", slow)
+    rows_of = read_part.read_rows
+    monkeypatch.setattr(read_part, "read_rows", slow)
     refused = bei("export", finished, f"{place}/{dest}")
     assert (refused.code, target.read_text()) == (1, "theirs")
     assert "exists" in refused.screen[0]
@@ -418,12 +418,12 @@ def test_neither_memory_nor_files_grow_with_the_output(
     monkeypatch.setattr("pipeline.export.rows._CHUNK_BYTES", 1_000_000)
     earlier, arrow = 0, list[int]()
 
-    def measured(data: bytes) -> pa.Table:
+    def measured(name: str, data: bytes) -> pa.Table:
         arrow.append(pa.total_allocated_bytes() - earlier)
-        return rows_of(data)
+        return rows_of(name, data)
 
-    rows_of = read_part._rows
-    monkeypatch.setattr(read_part, "_rows", measured)
+    rows_of = read_part.read_rows
+    monkeypatch.setattr(read_part, "read_rows", measured)
     for dest in ("out.parquet", "out.npy", "out.delta", "out/"):
         words = ("--file-size", "2MB") if dest == "out/" else ()
         assert bei("export", wide, f"{place}/first/{dest}").code == 0  # imports take memory too
