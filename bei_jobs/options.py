@@ -46,6 +46,7 @@ class SubmitOptions(TypedDict, total=False):
     precision: Literal["auto", "float32", "float16", "bfloat16", "int8"] | None
     token_budget: int | None
     rows_per_shard: int | None
+    format: Literal["parquet", "arrow", "jsonl", "csv", "tsv"] | None
     where: str | None
     limit: int | None
     add: bool | None

@@ -58,6 +58,7 @@ def submit(
         if not prepared.finished:
             display.show_certificate(prepared.run)
         display.show_skipped(prepared.run.skipped)
+        display.show_ignored(prepared.ignored)
         if display.webhooks:
             display.begin(prepared.run, job_status(prepared.output, prepared.run))
         return prepared

@@ -25,7 +25,14 @@ from jobs.options import (
 )
 from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL
 from pipeline.request import Request
-from pipeline.spec import MAX_FAILED_ROWS, Aggregation, OutputDtype, Precision, Truncate
+from pipeline.spec import (
+    MAX_FAILED_ROWS,
+    Aggregation,
+    InputFormat,
+    OutputDtype,
+    Precision,
+    Truncate,
+)
 from pipeline.tasks import TASKS
 
 _OPTIONS = (
@@ -96,6 +103,11 @@ _OPTIONS = (
         "--rows-per-shard",
         type=click.IntRange(min=1),
         help="Of new and changed files. Default: 16384 or fewer.",
+    ),
+    option(
+        "--format",
+        type=choice(InputFormat),
+        help="Of every input file. Default: by suffix, or by the first bytes where there is none.",
     ),
     option(
         "--where",

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from pipeline.spec import MAX_FAILED_ROWS, Aggregation, OutputDtype, Precision, Truncate
+from pipeline.spec import (
+    MAX_FAILED_ROWS,
+    Aggregation,
+    InputFormat,
+    OutputDtype,
+    Precision,
+    Truncate,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +43,7 @@ class Request:
     precision: Precision = "auto"
     token_budget: int | None = None
     rows_per_shard: int | None = None
+    format: InputFormat | None = None
     where: str | None = None
     limit: int | None = None
     add: bool = False

@@ -27,6 +27,7 @@ NUMERICS_VERSION = 1
 Truncate = Literal["right", "left", "error"]
 OutputDtype = Literal["float32", "float16", "int8", "binary"]
 Precision = Literal["auto", "float32", "float16", "bfloat16", "int8"]
+InputFormat = Literal["parquet", "arrow", "jsonl", "csv", "tsv"]
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 
 # Called with the rows and the tokens of each computed batch, and with copied rows and 0 tokens.
@@ -146,8 +147,8 @@ class InputFile:
     version: str  # ETag, generation, or size, mtime_ns and ctime_ns
     size: int  # bytes
     rows: int
-    format: str  # parquet, arrow, jsonl or csv
-    compression: str = ""  # "", gzip or zstd; text formats only
+    format: str  # parquet, arrow, jsonl, csv or tsv
+    compression: str = ""  # "", gzip, zstd, bz2 or xz; text formats only
     partition: tuple[tuple[str, str], ...] = ()  # hive keys of the path, in order
     where: str = ""  # the expression that selects its rows, see `pipeline.input.where`; "": all
 

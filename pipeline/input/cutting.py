@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import pyarrow as pa
 
 from pipeline.errors import AccessDenied, BeiJobsError, InputError
-from pipeline.input.bad_files import BadFiles
+from pipeline.input.bad_files import BadFiles, add_other_formats
 from pipeline.input.discovery import ListedFile, discover
 from pipeline.input.formats import FileSummary
+from pipeline.input.ignored import IgnoredFiles
 from pipeline.input.reading import inspect, selected_rows
 from pipeline.input.schema import common_schema
+from pipeline.input.search import Search
 from pipeline.input.where import check_where, where_columns
 from pipeline.spec import Cut, InputFile, Shard
 from pipeline.store.uris import is_local
@@ -39,6 +41,7 @@ class PlannedInputs:
     schema: pa.Schema  # the columns to read, with the types that every file is cast to
     partition: tuple[str, ...]  # which of them are hive keys
     skipped: tuple[tuple[str, str], ...] = ()  # URI and reason of each bad file
+    ignored: IgnoredFiles = field(default_factory=IgnoredFiles)  # files that are no inputs
 
     @property
     def rows(self) -> int:
@@ -79,6 +82,7 @@ def _equal_parts(rows: int, parts: int) -> list[int]:
 def plan_inputs(
     inputs: Sequence[str],
     *,
+    file_format: str = "",
     columns: Sequence[str],
     text_columns: Sequence[str],
     output_columns: Collection[str],
@@ -101,6 +105,7 @@ def plan_inputs(
 
     Args:
         inputs: files, directories, globs, URIs.
+        file_format: of every file, if the user says it.
         columns: names of columns that pass through to the output with their type.
         text_columns: names of columns of strings of any kind; their type in the schema is
             large_string, unless they are among `columns` too.
@@ -131,8 +136,11 @@ def plan_inputs(
     rows_per_shard = rows_per_shard or default_rows_per_shard(row_bytes)
     tested = where_columns(where)
     needed = tuple(dict.fromkeys([*optional, *columns, *text_columns, *list_columns, *tested]))
-    listed, covered = discover(inputs), _covered(previous or {}, where)
+    earlier_files = (previous or {}).items()
+    search = Search(file_format, {key: (f.format, f.compression) for key, (f, _) in earlier_files})
+    listed, covered = discover(inputs, search), _covered(previous or {}, where)
     bad = BadFiles(max_bad_files, len(listed))
+    add_other_formats(bad, listed, search.known)
     for file in () if bad.none_allowed else listed:
         if reason := (damaged or {}).get((file.uri, file.version)):
             bad.add(file, InputError(reason, hint="repair the file, or leave it out of the inputs"))
@@ -156,17 +164,19 @@ def plan_inputs(
             free=free,
             widen=widen and not known_bad,
         )
-    known = {file: covered.get((file.uri, file.version)) for file in listed if file not in bad}
+    earlier = {file: covered.get((file.uri, file.version)) for file in listed if file not in bad}
     files = [
-        _plan_file(file, earlier, summaries.get(file), rows_per_shard, where)
-        for file, earlier in known.items()
+        _plan_file(file, cuts, summaries.get(file), rows_per_shard, where)
+        for file, cuts in earlier.items()
     ]
     if where:
         check_where(where, pa.schema([planned_schema.field(name) for name in tested]))
-        new = {file.uri for file, earlier in known.items() if earlier is None}
+        new = {file.uri for file, cuts in earlier.items() if cuts is None}
         files = _with_selected_rows(files, new, planned_schema, rows_per_shard, bad)
     files.sort(key=_part_order)
-    return PlannedInputs(tuple(files), planned_schema, partition, bad.reasons())
+    return PlannedInputs(
+        tuple(files), planned_schema, partition, bad.reasons(), ignored=search.ignored
+    )
 
 
 def _covered(
@@ -267,7 +277,7 @@ def _plan_file(
         size=listed.size,
         rows=rows,
         format=listed.format,
-        compression=listed.compression,
+        compression=earlier[0].compression if earlier else summary.compression if summary else "",
         partition=listed.partition,
         where=where,
     )

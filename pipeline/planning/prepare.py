@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ from pipeline.choice import Choices
 from pipeline.encoder.card import ModelCard
 from pipeline.errors import InputError, OutputConflict
 from pipeline.input.cutting import PlannedInputs, plan_inputs
+from pipeline.input.ignored import IgnoredFiles
 from pipeline.input.where import canonical_where, where_columns
 from pipeline.output.certificate import Certificate, find_certificate
 from pipeline.output.manifest import newest_finished, sweep
@@ -45,6 +46,7 @@ class Prepared:
     card: ModelCard
     choices: Choices  # what planning chose, by option
     finished: bool
+    ignored: IgnoredFiles = field(default_factory=IgnoredFiles)  # beside the input files
 
 
 def prepare(
@@ -194,7 +196,8 @@ def _start(drafted: Draft, say: Callable[[str], None]) -> Prepared | None:
         if output.start(run, plan) is None:
             return None
     sweep(output)
-    return Prepared(output, run, plan, drafted.card, drafted.choices, finished)
+    ignored = drafted.planned.ignored
+    return Prepared(output, run, plan, drafted.card, drafted.choices, finished, ignored)
 
 
 def _inputs(request: Request, last: Run | None, output: Output) -> tuple[str, ...]:
@@ -225,6 +228,7 @@ def _plan_inputs(
     task = find_task(request.task)
     return plan_inputs(
         inputs,
+        file_format=request.format or "",
         columns=passing_columns(request),
         optional=() if request.id_column else ("id",),
         text_columns=task.text_columns(request),

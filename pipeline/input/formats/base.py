@@ -28,6 +28,7 @@ class FileSummary:
     rows: int
     row_groups: tuple[int, ...] | None = None  # rows of each, None for text formats
     offsets: tuple[int, ...] = ()  # bytes of uncompressed text before each shard's first row
+    compression: str = ""  # that of its bytes, whatever the name says
     # JSONL: column → the row that gave it its type
     type_rows: Mapping[str, int] = field(default_factory=dict)
 

@@ -1,4 +1,5 @@
 """CSV with a header line (RFC 4180, and stray quotes as in real files); all columns are strings.
+TSV is the same with tabs.
 
 Record ends are found here, by the same rules as those of pyarrow's parser, which then reads the
 records: a quote opens a quoted field only at the start of the field, and a doubled quote inside
@@ -51,23 +52,25 @@ _NO_ESCAPES = (
 class CsvReader:
     """One CSV file; see `Reader`."""
 
-    def __init__(self, file: OpenedFile, compression: str) -> None:
+    def __init__(self, file: OpenedFile, compression: str, delimiter: str = ",") -> None:
         self._file = file
         self._compression = compression
+        self._delimiter = delimiter
+        self._record = _between(delimiter, _RECORD)
         self._header = self._read_header()
 
     def _read_header(self) -> tuple[str, ...]:
         for block in text_blocks(TextStream(self._file, self._compression), self):
             with content_errors("the header line"):
                 text = bytes(block.records(0, 1)).decode("utf-8").lstrip("\r\n")
-            return tuple(next(csv.reader(io.StringIO(text, newline=""))))
+            return tuple(next(csv.reader(io.StringIO(text, newline=""), delimiter=self._delimiter)))
         raise ContentError("there is no header line")
 
     def record_ends(self, data: bytes) -> Int64Array:
         """Ends of records; line breaks inside quotes are not record ends."""
         ends = [
             match.end()
-            for match in _RECORD.finditer(data)
+            for match in self._record.finditer(data)
             if match.lastgroup is None and match.group() not in _BLANK
         ]
         return np.array(ends, dtype=np.int64)
@@ -79,7 +82,7 @@ class CsvReader:
             text_blocks(TextStream(self._file, self._compression), self)
         ):
             check_utf8(block, offsets.rows)
-            _check_escapes(block, offsets.rows)
+            _check_escapes(block, offsets.rows, _between(self._delimiter, _QUOTED))
             self._parse(block, 0, len(block), offsets.rows, self._header[:1])
             offsets.add(block)
         schema = pa.schema([(name, pa.string()) for name in self._header])
@@ -124,7 +127,9 @@ class CsvReader:
                     column_names=self._header, block_size=text.size + 1, use_threads=False
                 ),
                 pyarrow.csv.ParseOptions(
-                    newlines_in_values=True, invalid_row_handler=_collector(invalid_rows)
+                    delimiter=self._delimiter,
+                    newlines_in_values=True,
+                    invalid_row_handler=_collector(invalid_rows),
                 ),
                 pyarrow.csv.ConvertOptions(
                     include_columns=columns,
@@ -146,7 +151,12 @@ class CsvReader:
         return table.combine_chunks().to_batches()[0]
 
 
-def _check_escapes(block: TextBlock, first_row: int) -> None:
+def _between(delimiter: str, pattern: re.Pattern[bytes]) -> re.Pattern[bytes]:
+    """A pattern of fields between commas, for another delimiter."""
+    return re.compile(pattern.pattern.replace(b",", delimiter.encode()))
+
+
+def _check_escapes(block: TextBlock, first_row: int, quoted: re.Pattern[bytes]) -> None:
     """Refuse quotes that are escaped: the fields after them would be garbage.
 
     A quote after a backslash is fine at the end of a field, and so are two; but where text follows
@@ -156,7 +166,7 @@ def _check_escapes(block: TextBlock, first_row: int) -> None:
         return
     for row in range(len(block)):
         record = bytes(block.records(row, row + 1))
-        if _ESCAPED in record and any(map(_has_escape, _QUOTED.finditer(record))):
+        if _ESCAPED in record and any(map(_has_escape, quoted.finditer(record))):
             raise ContentError(
                 f"row {first_row + row} (byte {block.offset + block.start(row)}): {_NO_ESCAPES}"
             )

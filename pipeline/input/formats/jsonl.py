@@ -35,6 +35,12 @@ from pipeline.spec import Cut
 from pipeline.store.directory import OpenedFile
 
 _BLANK = frozenset(b" \t\r\n")
+_TOO_LARGE = "an integer beyond 64 bits: write it as a text, in quotes"
+_ARRAY, _OBJECT = (
+    "array: make it JSON Lines with jq -c '.[]'",
+    "object: make it a line with jq -c .",
+)
+_NOT_LINES = "; if the file is one JSON %s in.json > out.jsonl, or read_json of polars or DuckDB"
 _EXACT = 2.0**53  # from here on, floats are further apart than integers
 _BOM = re.compile(rb"^\xef\xbb\xbf", re.MULTILINE)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -189,7 +195,7 @@ class _Types:
             if key := _repeated_key(value):
                 raise ContentError(f"row {row}: column {name!r} has the key {key!r} twice")
             with content_errors(f"row {row}: column {name!r}"):
-                kind = pa.array([value]).type
+                kind = _type_of(value)
             wide = merged_type(kind, known)
             if wide is None:
                 before = f"{known} in row {self.rows[name]}"
@@ -199,6 +205,23 @@ class _Types:
         with content_errors(f"column {name!r} of rows {first_row}-{first_row + len(values) - 1}"):
             pa.array(values, known)
         return known
+
+
+def _type_of(value: Any) -> pa.DataType:
+    try:
+        return pa.array([value]).type
+    except (OverflowError, pa.ArrowInvalid) as error:
+        if _beyond_64_bits(value):
+            raise ValueError(_TOO_LARGE) from error
+        raise
+
+
+def _beyond_64_bits(value: Any) -> bool:
+    """Whether there is such an integer in a value, at any depth."""
+    if isinstance(value, int):
+        return not -(2**63) <= value < 2**63
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(map(_beyond_64_bits, inner))
 
 
 class _RepeatedKey(dict[str, Any]):
@@ -233,9 +256,19 @@ def _object(line: bytes, row: int) -> dict[str, Any]:
     try:
         value = json.loads(line, object_pairs_hook=_note_repeated_key)
     except (ValueError, RecursionError) as error:
-        raise ContentError(f"row {row} is not JSON: {error}") from error
+        raise ContentError(f"row {row} is not JSON: {error}{_advice(line, row, error)}") from error
     if not isinstance(value, dict):
-        raise ContentError(f"row {row} is a JSON {type(value).__name__}, not an object")
+        kind = f"a JSON {type(value).__name__}, not an object"
+        raise ContentError(f"row {row} is {kind}{_advice(line, row)}")
     if isinstance(value, _RepeatedKey):
         raise ContentError(f"row {row} has the key {value.key!r} twice")
     return value
+
+
+def _advice(line: bytes, row: int, error: Exception | None = None) -> str:
+    """What to do about a first line that is an array, or begins an object of several lines."""
+    start = line.lstrip()[:1] if row == 0 else b""
+    if start == b"[":
+        return _NOT_LINES % _ARRAY
+    cut = isinstance(error, json.JSONDecodeError) and error.pos >= len(error.doc.rstrip())
+    return _NOT_LINES % _OBJECT if start == b"{" and cut else ""
