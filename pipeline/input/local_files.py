@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -33,7 +34,9 @@ def file_or_link(path: str, name: str) -> ObjectInfo:
     """
     try:
         stat = os.stat(path)
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
         stat = os.lstat(path)
     if not (S_ISREG(stat.st_mode) or S_ISLNK(stat.st_mode)):
         return ObjectInfo(name, 0, "")

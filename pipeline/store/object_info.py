@@ -50,7 +50,7 @@ def info_version(info: dict[str, Any]) -> str:
         if tag := info.get(key):
             return str(tag).strip('"')
     size = info.get("size", 0)
-    for key in ("mtime", "LastModified", "last_modified", "created"):
+    for key in ("mtime", "LastModified", "last_modified", "created", "Last-Modified"):
         if (modified := info.get(key)) is not None:
             return f"{size}-{modified.timestamp() if isinstance(modified, datetime) else modified}"
     return str(size)

@@ -8,38 +8,35 @@ fork refuses to work ("This class is not fork-safe").
 from __future__ import annotations
 
 import copy
-import errno
 import os
 import re
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
-from fsspec.core import split_protocol
+from fsspec import core
 
-from pipeline.errors import (
-    AccessDenied,
-    BeiJobsError,
-    NotFound,
-    StorageError,
-    StoreFull,
-    UsageError,
-)
+from pipeline.errors import UsageError
 from pipeline.store.sections import configured
 
 LOCAL_PROTOCOLS = frozenset({None, "", "file", "local"})
 S3_PROTOCOLS = frozenset({"s3", "s3a"})
+WEB_PROTOCOLS = frozenset({"http", "https"})
 
 # user:password@ in the first segment of a URI; host:port is not one.
 _CREDENTIALS = re.compile(r"[^/:@]*:(?!\d+(/|$))[^@]*@|[^/:@]*:\d+@")
 # In these schemes the part before "@" names a container, not a user.
 _CONTAINER_SCHEMES = frozenset({"abfs", "abfss", "wasb", "wasbs"})
+_WITH_BUCKETS = S3_PROTOCOLS | WEB_PROTOCOLS | _CONTAINER_SCHEMES | {"gs", "gcs", "az"}
+_OF_JAVA = re.compile(r"^file:/(?!/)")
 _SECRET_PARAMETER = re.compile(r"(?i)sig|token|key|secret|cred|passw|auth|policy")
 _URI_IN_TEXT = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 _DETAIL_MAX_CHARS = 300
+_EXTRAS = {
+    **dict.fromkeys(S3_PROTOCOLS, "s3"),
+    **dict.fromkeys(("gs", "gcs"), "gcs"),
+    **dict.fromkeys(("az", "abfs", "abfss"), "azure"),
+}
 
 # Only `pipeline.store.retry` retries: botocore's retries, which s3fs would multiply, are off, and
 # s3fs' own in `filesystem`. What has no switch: aiohttp sends a request once more where a kept
@@ -51,22 +48,13 @@ _S3_CONFIG: dict[str, Any] = {
     "max_pool_connections": 32,
 }
 
-_NO_CREDENTIALS = frozenset(
-    {
-        "NoCredentialsError",
-        "PartialCredentialsError",
-        "CredentialRetrievalError",
-        "ProfileNotFound",
-        "TokenRetrievalError",
-        "SSOTokenLoadError",
-        "ClientAuthenticationError",  # Azure
-        "DefaultCredentialsError",  # Google
-        "RefreshError",  # Google
-    }
-)
-_CLIENT_LIBRARIES = frozenset(
-    {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3"}
-)
+
+def split_protocol(uri: str) -> tuple[str | None, str]:
+    """The protocol and the rest; data:x.parquet is a path, which fsspec would split."""
+    if "://" not in uri and "::" not in uri:
+        return None, uri
+    protocol, rest = core.split_protocol(uri)
+    return protocol, str(rest)
 
 
 def is_local(uri: str) -> bool:
@@ -74,19 +62,28 @@ def is_local(uri: str) -> bool:
     return split_protocol(uri)[0] in LOCAL_PROTOCOLS
 
 
+def is_web(uri: str) -> bool:
+    """Whether `uri` is of a web server, which can only be read from."""
+    return split_protocol(uri)[0] in WEB_PROTOCOLS
+
+
 def absolute(uri: str) -> str:
     """The canonical form of a URI: a local path is absolute and plain, no trailing slash.
 
     Raises:
-        UsageError: `uri` is empty.
+        UsageError: `uri` is empty, or names no bucket.
     """
     if not uri:
         raise UsageError("an empty path is not a file or a directory")
-    protocol, path = split_protocol(uri)
+    protocol, path = split_protocol(_OF_JAVA.sub("file:///", uri))
     if protocol in LOCAL_PROTOCOLS:
         return str(os.path.abspath(path))
     if protocol == "memory":
         return f"memory://{path.strip('/')}"
+    if not path.strip("/") or (path.startswith("/") and protocol in _WITH_BUCKETS):
+        raise UsageError(
+            f"{uri} names no bucket or host", hint="such as s3://bucket/path or https://host/path"
+        )
     return f"{protocol}://{path.rstrip('/')}"
 
 
@@ -124,6 +121,8 @@ def _redacted_link(uri: str) -> str:
     if at and not (parts.scheme in _CONTAINER_SCHEMES and ":" not in user):
         user, at = "", ""
     query = "&".join(_redacted_parameter(pair) for pair in parts.query.split("&"))
+    if not parts.netloc and query == parts.query:
+        return uri  # of which urlunsplit would drop the slashes
     return urlunsplit(parts._replace(netloc=f"{user}{at}{host}", query=query))
 
 
@@ -149,7 +148,9 @@ def filesystem(uri: str, name: str = "") -> tuple[Any, str]:
     except ImportError as error:
         raise UsageError(
             f"{redact(uri)}: the package that opens {protocol}:// is not installed ({error})",
-            hint="install bei-jobs with its extra: s3, gcs or azure",
+            hint=f"install bei-jobs with its extra {_EXTRAS[protocol]}"
+            if protocol in _EXTRAS
+            else "install that package beside bei-jobs, or fetch the file first",
         ) from error
     except (TypeError, ValueError, KeyError) as error:
         if protocol not in fsspec.available_protocols():
@@ -158,7 +159,7 @@ def filesystem(uri: str, name: str = "") -> tuple[Any, str]:
                 hint="give a local path, or a URI such as s3://bucket/path or gs://bucket/path",
             ) from error
         raise UsageError(
-            f"{redact(uri)}: cannot be opened: {_detail(error, uri)}",
+            f"{redact(uri)}: cannot be opened: {detail(error, uri)}",
             hint=f"check the options of the store{configured().note(uri)}",
         ) from None  # whose text may hold an option
 
@@ -168,124 +169,19 @@ def _open(uri: str, options: dict[str, Any]) -> tuple[Any, str]:
     if is_s3:
         config = copy.deepcopy(_S3_CONFIG)  # botocore adds to it
         options["config_kwargs"] = {**config, **options.get("config_kwargs", {})}
+    elif is_web(uri):
+        # A server that compresses what it sends tells no size and takes no ranges.
+        options["headers"] = {"Accept-Encoding": "identity", **options.get("headers", {})}
     # Listings are never cached: another process may have written since.
-    fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False, **options)
+    fs, path = core.url_to_fs(uri, use_listings_cache=False, **options)
     if is_s3 and fs.retries != 1:  # tries, in s3fs' words
         fs.connect()  # so that a wrong option is met here, and not by a request
         fs.retries = 1
     return fs, path
 
 
-@contextmanager
-def translated(uri: str, note: str = "") -> Iterator[None]:
-    """Translate errors of stores and their clients inside the context into the error tree.
-
-    Args:
-        uri: what the context is about.
-        note: added to the message.
-
-    Raises:
-        NotFound, AccessDenied, StoreFull, StorageError: each names the redacted `uri`. Errors
-            of the program itself (such as TypeError) pass through unchanged.
-    """
-    try:
-        yield
-    except BeiJobsError:
-        raise
-    except Exception as error:
-        translation = _translate(error, uri, note)
-        if translation is None:
-            raise
-        # A traceback refers to its frames and their callers. An exception that is also a local
-        # variable of one of these frames (fsspec's are, `translation` would be) forms a cycle that
-        # keeps the callers' objects, such as the bytes of a part, alive until a garbage collection.
-        traceback.clear_frames(error.__traceback__)
-        try:
-            raise translation from error
-        finally:
-            del translation
-
-
-def _translate(error: Exception, uri: str, note: str) -> StorageError | None:
-    code, _ = store_answer(error)
-    shown = redact(uri)
-    if isinstance(error, FileNotFoundError) or code in {"NoSuchBucket", "NoSuchKey", "404"}:
-        problem = "its bucket does not exist" if code == "NoSuchBucket" else "does not exist"
-        hint = f"check the spelling, or create the bucket{configured().note(uri)}"
-        return NotFound(f"{shown}: {problem}{note}", hint=hint)
-    if _is_refusal(error, code):
-        # The store's own message may contain an account or a request; the code is enough.
-        return AccessDenied(
-            f"{shown}: access denied ({code or _reason(error)}){note}", hint=_access_hint(uri)
-        )
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return StoreFull(
-            f"{shown}: no space left ({error.strerror}){note}",
-            hint="free some space and run the same command again; committed parts are kept",
-        )
-    if isinstance(error, OSError) or _library(error) in _CLIENT_LIBRARIES:
-        what = f"the store answered {code}" if code else type(error).__name__
-        return StorageError(f"{shown}: {what}: {_detail(error, uri)}{note}", hint=_retry_hint(uri))
-    return None
-
-
-def _is_refusal(error: Exception, code: str) -> bool:
-    return (
-        isinstance(error, PermissionError)
-        or code in {"401", "403"}
-        or any(kind.__name__ in _NO_CREDENTIALS for kind in type(error).__mro__)
-    )
-
-
-def store_answer(error: BaseException | None) -> tuple[str, int]:
-    """The store's own error code and the HTTP status; "" and 0 if it did not answer.
-
-    They are botocore's (s3fs keeps it in the cause), Google's, Azure's or aiohttp's.
-    """
-    while error is not None:
-        response = getattr(error, "response", None)
-        if isinstance(response, dict):
-            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            return str(response.get("Error", {}).get("Code", "")), int(status)
-        # The `code` of aiohttp's errors is 400 for a body that is cut.
-        names = ("status",) if _library(error) == "aiohttp" else ("code", "status_code")
-        for attribute in names:
-            if str(code := getattr(error, attribute, "")).isdigit():
-                return str(code), int(code)
-        error = error.__cause__
-    return "", 0
-
-
-def _library(error: BaseException) -> str:
-    return type(error).__module__.partition(".")[0]
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or type(error).__name__
-
-
-def _detail(error: Exception, uri: str) -> str:
+def detail(error: Exception, uri: str) -> str:
+    """What an error of a client says, on one line and without secrets."""
     text = getattr(error, "strerror", None) or str(error)  # without "[Errno 16]"
     text = _URI_IN_TEXT.sub(lambda match: redact(match.group()), configured().scrub(uri, text))
     return " ".join(text.split())[:_DETAIL_MAX_CHARS]
-
-
-def _access_hint(uri: str) -> str:
-    if is_local(uri):
-        return "check the owner and mode of the file and of the directories above it"
-    variables = " (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or a role)"
-    where = "" if configured().section(uri) else variables
-    return (
-        f"check the credentials{where} and that they may list, read and write there"
-        f"{configured().note(uri)}"
-    )
-
-
-def _retry_hint(uri: str) -> str:
-    if is_local(uri):
-        return "check the disk, then run the same command again to resume"
-    where = "" if configured().section(uri) else " (S3: AWS_ENDPOINT_URL)"
-    return (
-        f"check the network and the endpoint{where}, then run the same command again to resume"
-        f"{configured().note(uri)}"
-    )
