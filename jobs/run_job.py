@@ -17,6 +17,7 @@ from pipeline.planning.damaged import can_go_on_without, damaged_files
 from pipeline.planning.default_output import default_output
 from pipeline.planning.prepare import Prepared, prepare
 from pipeline.request import Request
+from pipeline.store.uris import is_web
 from workers.device_counters import new_counters
 from workers.devices import device_choices, find_devices, fleet_choices
 from workers.foreground import all_reused, remember, run_in_foreground
@@ -100,9 +101,10 @@ def failures_noted(output: str) -> Iterator[None]:
 
 def _output_of(request: Request) -> str:
     try:
-        return request.output or default_output(request.inputs, request.task)
+        output = request.output or default_output(request.inputs, request.task)
     except UsageError:  # which planning raises too
         return ""
+    return "" if is_web(output) else output
 
 
 def run_here(

@@ -68,7 +68,10 @@ _OPTIONS = (
     option("--document-column", help="Column of single documents: rerank or classify pairs."),
     option("--id-column", help="Passed through. Default: `id`, if the input has it."),
     option(
-        "--keep", multiple=True, metavar="COLUMN", help="Columns to pass through: a,b or repeated."
+        "--keep",
+        multiple=True,
+        metavar="COLUMN",
+        help="Columns to pass through: a,b or repeated. A name may hold a comma.",
     ),
     option("--prompt-name", help="Name of one of the model's prompts."),
     option("--prompt", help="Text to put before each text, of a pair before the query."),
@@ -162,5 +165,5 @@ def make_request(inputs: tuple[str, ...], options: dict[str, Any]) -> Request:
     options["revision"] = own_revision(context, options["model"], options["revision"])
     if context.get_parameter_source("truncate") is ParameterSource.DEFAULT:
         options["truncate"] = None
-    options["keep"] = tuple(name for names in options["keep"] for name in names.split(","))
+    options["keep"] = tuple(options["keep"])
     return Request(inputs=inputs, **options)

@@ -28,7 +28,7 @@ class Request:
     documents_column: str = "documents"
     document_column: str | None = None
     id_column: str | None = None
-    keep: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()  # names, or several with commas: see `named_columns`
     prompt_name: str | None = None
     prompt: str | None = None
     instruction: str | None = None

@@ -16,7 +16,7 @@ from pipeline.input.discovery import ListedFile, discover
 from pipeline.input.formats import FileSummary
 from pipeline.input.ignored import IgnoredFiles
 from pipeline.input.reading import inspect, selected_rows
-from pipeline.input.schema import common_schema
+from pipeline.input.schema import common_schema, named_columns
 from pipeline.input.search import Search
 from pipeline.input.where import check_where, where_columns
 from pipeline.spec import Cut, InputFile, Shard
@@ -135,7 +135,8 @@ def plan_inputs(
     """
     rows_per_shard = rows_per_shard or default_rows_per_shard(row_bytes)
     tested = where_columns(where)
-    needed = tuple(dict.fromkeys([*optional, *columns, *text_columns, *list_columns, *tested]))
+    named = [*optional, *columns, *named_columns(columns, ()), *text_columns, *list_columns]
+    needed = tuple(dict.fromkeys([*named, *tested]))
     earlier_files = (previous or {}).items()
     search = Search(file_format, {key: (f.format, f.compression) for key, (f, _) in earlier_files})
     listed, covered = discover(inputs, search), _covered(previous or {}, where)
@@ -146,7 +147,11 @@ def plan_inputs(
             bad.add(file, InputError(reason, hint="repair the file, or leave it out of the inputs"))
     unopened = {f for f in listed if schema is not None and (f.uri, f.version) in covered}
     opened = [f for f in listed if f not in unopened and f not in bad]
-    summaries = _inspect_all(opened, needed, rows_per_shard, bad)
+    found = _of_each(opened, lambda file: inspect(file, needed, rows_per_shard), bad)
+    summaries = {file: summary for file, summary in found if summary is not None}
+    known = {name for summary in summaries.values() for name in summary.columns}
+    known.update(schema.names if schema is not None else ())
+    columns, free = named_columns(columns, known), named_columns(free, known)
     known_bad = -1
     while known_bad < len(bad):  # a bad file has no say in the schema of the others
         known_bad = len(bad)
@@ -192,13 +197,6 @@ def _covered(
         if file.where == where
         and (sum(cut.end - cut.first_row for cut in cuts) == file.rows or (where and not cuts))
     }
-
-
-def _inspect_all(
-    listed: Sequence[ListedFile], columns: Sequence[str], rows_per_shard: int, bad: BadFiles
-) -> dict[ListedFile, FileSummary]:
-    found = _of_each(listed, lambda file: inspect(file, columns, rows_per_shard), bad)
-    return {file: summary for file, summary in found if summary is not None}
 
 
 def _with_selected_rows(

@@ -59,8 +59,17 @@ def _below(folder: str, prefix: str, above: dict[tuple[int, int], str]) -> Itera
     with os.scandir(folder) as entries:
         for entry in entries:
             name = prefix + entry.name
-            if entry.is_dir():
+            if _is_directory(entry):
                 yield from _below(entry.path, f"{name}/", {**above, key: folder})
                 continue
             with suppress(FileNotFoundError):  # deleted since it was listed
                 yield file_or_link(entry.path, name)
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:  # a link to itself is none
+            raise
+        return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +13,7 @@ from pipeline.encoder.card import ModelCard
 from pipeline.errors import InputError, OutputConflict
 from pipeline.input.cutting import PlannedInputs, plan_inputs
 from pipeline.input.ignored import IgnoredFiles
+from pipeline.input.schema import named_columns
 from pipeline.input.where import canonical_where, where_columns
 from pipeline.output.certificate import Certificate, find_certificate
 from pipeline.output.manifest import newest_finished, sweep
@@ -175,6 +176,7 @@ def draft(request: Request, cache_dir: Path, card: ModelCard | None = None) -> D
     card = card or resolve_model(request, cache_dir)
     previous = Previous.of(output, last)
     planned = _plan_inputs(request, inputs, card, previous, last)
+    request = replace(request, keep=named_columns(request.keep, planned.schema.names))
     spec = as_begun(make_spec(request, card, planned), last)
     plan = _plan(request, spec, planned, output, previous)
     guard_output(output, previous.plan, plan, prune=request.prune)
@@ -257,8 +259,10 @@ def _fixed_schema(request: Request, last: Run | None) -> pa.Schema | None:
     Such a request is refused by name when the output is claimed.
     """
     task = find_task(request.task)
-    needed = {*passing_columns(request), *task.columns_read(request)}
-    if last is None or not needed <= set(last.columns.names):
+    if last is None:
+        return None
+    planned = replace(request, keep=named_columns(request.keep, last.columns.names))
+    if not {*passing_columns(planned), *task.columns_read(request)} <= set(last.columns.names):
         return None
     return last.columns
 

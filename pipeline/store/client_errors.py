@@ -9,7 +9,14 @@ from contextlib import contextmanager
 
 from pipeline.errors import AccessDenied, BeiJobsError, NotFound, StorageError, StoreFull
 from pipeline.store.sections import configured
-from pipeline.store.uris import S3_PROTOCOLS, detail, is_local, redact, split_protocol
+from pipeline.store.uris import (
+    BUCKET_PROTOCOLS,
+    S3_PROTOCOLS,
+    detail,
+    is_local,
+    redact,
+    split_protocol,
+)
 
 _NO_CREDENTIALS = frozenset(
     {
@@ -28,9 +35,7 @@ _CLIENT_LIBRARIES = frozenset(
     {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3"}
 )
 # Of other kinds of store, whatever a call raises is taken for an error of their client.
-_TESTED = frozenset(
-    {*S3_PROTOCOLS, "gs", "gcs", "az", "abfs", "abfss", "http", "https", "memory", "file", "local"}
-)
+_TESTED = frozenset({*BUCKET_PROTOCOLS, "http", "https", "memory", "file", "local"})
 # What a path may be wrong in: the error → what is wrong.
 _WRONG_PATH = {
     errno.ENOTDIR: "a part of the path is a file and no directory",
@@ -77,7 +82,9 @@ def _translate(error: Exception, uri: str, note: str) -> StorageError | None:
     shown = redact(uri)
     if isinstance(error, FileNotFoundError) or code in {"NoSuchBucket", "NoSuchKey", "404"}:
         problem = "its bucket does not exist" if code == "NoSuchBucket" else "does not exist"
-        hint = f"check the spelling, or create the bucket{configured().note(uri)}"
+        kind = split_protocol(uri)[0]
+        create = ", or create the bucket" if kind in BUCKET_PROTOCOLS else ""
+        hint = f"check the spelling{create}{configured().note(uri)}"
         return NotFound(f"{shown}: {problem}{note}", hint=hint)
     if _is_refusal(error, code):
         # The store's own message may contain an account or a request; the code is enough.

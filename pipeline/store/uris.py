@@ -21,13 +21,13 @@ from pipeline.store.sections import configured
 
 LOCAL_PROTOCOLS = frozenset({None, "", "file", "local"})
 S3_PROTOCOLS = frozenset({"s3", "s3a"})
+BUCKET_PROTOCOLS = S3_PROTOCOLS | {"gs", "gcs", "az", "abfs", "abfss"}
 WEB_PROTOCOLS = frozenset({"http", "https"})
 
 # user:password@ in the first segment of a URI; host:port is not one.
 _CREDENTIALS = re.compile(r"[^/:@]*:(?!\d+(/|$))[^@]*@|[^/:@]*:\d+@")
 # In these schemes the part before "@" names a container, not a user.
 _CONTAINER_SCHEMES = frozenset({"abfs", "abfss", "wasb", "wasbs"})
-_WITH_BUCKETS = S3_PROTOCOLS | WEB_PROTOCOLS | _CONTAINER_SCHEMES | {"gs", "gcs", "az"}
 _OF_JAVA = re.compile(r"^file:/(?!/)")
 _SECRET_PARAMETER = re.compile(r"(?i)sig|token|key|secret|cred|passw|auth|policy")
 _URI_IN_TEXT = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
@@ -75,12 +75,16 @@ def absolute(uri: str) -> str:
     """
     if not uri:
         raise UsageError("an empty path is not a file or a directory")
+    if "\0" in uri:
+        raise UsageError(f"{uri!r} holds a zero byte, which no name does")
     protocol, path = split_protocol(_OF_JAVA.sub("file:///", uri))
     if protocol in LOCAL_PROTOCOLS:
         return str(os.path.abspath(path))
     if protocol == "memory":
         return f"memory://{path.strip('/')}"
-    if not path.strip("/") or (path.startswith("/") and protocol in _WITH_BUCKETS):
+    if not path.strip("/") or (
+        path.startswith("/") and protocol in BUCKET_PROTOCOLS | WEB_PROTOCOLS
+    ):
         raise UsageError(
             f"{uri} names no bucket or host", hint="such as s3://bucket/path or https://host/path"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -65,7 +66,9 @@ def content_errors(where: str) -> Iterator[None]:
         yield
     except (BeiJobsError, ContentError):
         raise
-    except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError, EOFError) as error:
+    except (
+        pa.ArrowException, OSError, ValueError, KeyError, OverflowError, EOFError, csv.Error
+    ) as error:  # fmt: skip
         detail = " ".join(str(error).split())[:_DETAIL_MAX_CHARS]
         raise ContentError(f"{where}: {detail}" if where else detail) from error
 

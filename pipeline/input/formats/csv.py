@@ -63,7 +63,8 @@ class CsvReader:
         for block in text_blocks(TextStream(self._file, self._compression), self):
             with content_errors("the header line"):
                 text = bytes(block.records(0, 1)).decode("utf-8").lstrip("\r\n")
-            return tuple(next(csv.reader(io.StringIO(text, newline=""), delimiter=self._delimiter)))
+                reader = csv.reader(io.StringIO(text, newline=""), delimiter=self._delimiter)
+                return tuple(next(reader))
         raise ContentError("there is no header line")
 
     def record_ends(self, data: bytes) -> Int64Array:

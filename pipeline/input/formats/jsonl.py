@@ -256,13 +256,20 @@ def _object(line: bytes, row: int) -> dict[str, Any]:
     try:
         value = json.loads(line, object_pairs_hook=_note_repeated_key)
     except (ValueError, RecursionError) as error:
-        raise ContentError(f"row {row} is not JSON: {error}{_advice(line, row, error)}") from error
+        raise ContentError(_not_json(line, row, error)) from error
     if not isinstance(value, dict):
         kind = f"a JSON {type(value).__name__}, not an object"
         raise ContentError(f"row {row} is {kind}{_advice(line, row)}")
     if isinstance(value, _RepeatedKey):
         raise ContentError(f"row {row} has the key {value.key!r} twice")
     return value
+
+
+def _not_json(line: bytes, row: int, error: Exception) -> str:
+    # Python refuses to convert integers of more than 4,300 digits, in words about itself.
+    long_number = not isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError)
+    reason = "a number has thousands of digits" if long_number else error
+    return f"row {row} is not JSON: {reason}{_advice(line, row, error)}"
 
 
 def _advice(line: bytes, row: int, error: Exception | None = None) -> str:
