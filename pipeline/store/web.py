@@ -69,7 +69,7 @@ def _info(fs: Any, path: str) -> dict[str, Any]:
 
 def _takes_ranges(fs: Any, path: str, info: dict[str, Any]) -> bool:
     size = info["size"]
-    if size is None or not info.get("partial", True):
+    if size is None:
         return False
     with open_ranges(fs, path, "none", size=size) as file:
         file.seek(min(1, size))
