@@ -47,6 +47,7 @@ class SubmitOptions(TypedDict, total=False):
     precision: Literal["auto", "float32", "float16", "bfloat16", "int8"] | None
     token_budget: int | None
     rows_per_shard: int | None
+    format: Literal["parquet", "arrow", "jsonl", "csv", "tsv"] | None
     where: str | None
     csv_escape: str | None
     limit: int | None
@@ -69,7 +70,9 @@ _SWITCHES = frozenset({"normalize", "raw_scores", "add", "replace", "prune"})
 #: Switches with a --no- form. False for one of the others means that it is not set.
 _NEGATED = frozenset({"normalize"})
 #: Options with several values, joined by commas.
-_LISTS = frozenset({"keep", "device"})
+_LISTS = frozenset({"device"})
+#: Options that are given once for each value.
+_REPEATED = frozenset({"keep"})
 #: Options that may hold a secret: given in the environment, since `ps` shows words.
 _SECRETS = frozenset({"broker", "notify"})
 
@@ -121,6 +124,8 @@ def _words(name: str, value: Any) -> Sequence[str]:
         if not isinstance(value, bool):
             raise UsageError(f"{name} is {value!r}", hint="it takes True or False")
         return (f"--{dashed}",) if value else (f"--no-{dashed}",) if name in _NEGATED else ()
+    if name in _REPEATED and isinstance(value, Sequence) and not isinstance(value, str):
+        return [word for each in value for word in _words(name, each)]
     # One word each, so that a value that begins with a dash is not taken for an option.
     return (f"--{dashed}={_text(name, value)}",)
 

@@ -16,6 +16,7 @@ from jobs.summary import EXIT_DONE, EXIT_FAILED, exit_code, print_summary, summa
 from jobs.webhooks import Webhooks
 from pipeline.choice import Choices
 from pipeline.errors import BeiJobsError
+from pipeline.input.ignored import IgnoredFiles
 from pipeline.output.run import Run
 from pipeline.output.status import JobStatus
 
@@ -32,6 +33,7 @@ class Display:
         webhooks: told when the job starts and how it ends.
         choices: what was chosen for the user so far, by option.
         warnings: what the user was warned of so far.
+        ignored: files beside the inputs.
     """
 
     as_json: bool = False
@@ -39,6 +41,7 @@ class Display:
     webhooks: Webhooks = field(default_factory=Webhooks)
     choices: Choices | None = None
     warnings: list[str] = field(default_factory=list)
+    ignored: IgnoredFiles = field(default_factory=IgnoredFiles)
     bar: ProgressBar | None = None
     _rows: int = 0
     _reused: int = 0
@@ -69,6 +72,12 @@ class Display:
             say(f"skipped: {reason}")
         if len(skipped) > _SKIPPED_SHOWN:
             say(f"skipped: {len(skipped) - _SKIPPED_SHOWN} more; see --json")
+
+    def show_ignored(self, ignored: IgnoredFiles) -> None:
+        """One line about the files beside the inputs, if there are any."""
+        self.ignored = ignored
+        if ignored:
+            self.say(f"ignored          {ignored}")
 
     def show_fleet(self, fleet: FleetView, bar: ProgressBar | None = None) -> None:
         """Print a line when the number of workers changes; if there is none, even with `quiet`.
@@ -106,7 +115,7 @@ class Display:
 
     def begin(self, run: Run, status: JobStatus) -> None:
         """Tell the webhooks that a run is planned."""
-        self.webhooks.send("start", summary(run, status, self.choices))
+        self.webhooks.send("start", summary(run, status, self.choices, ignored=self.ignored))
 
     def conclude(
         self,
@@ -126,7 +135,7 @@ class Display:
         """
         code = exit_code(status) if error is None else error.exit_code
         warnings = {"warnings": self.warnings} if self.warnings else {}
-        report = {**summary(run, status, self.choices, fleet), **warnings}
+        report = {**summary(run, status, self.choices, fleet, self.ignored), **warnings}
         if status.final or error is not None:
             failed = error is not None or code == EXIT_FAILED
             self.webhooks.send("failed" if failed else "done", report)
@@ -135,7 +144,7 @@ class Display:
         if self.as_json:
             click.echo(json.dumps(report))
         elif error is None and not (self.quiet and _all_well(code, fleet)):
-            print_summary(run, status, as_json=False, fleet=fleet)
+            print_summary(run, status, as_json=False, fleet=fleet, ignored=self.ignored)
         self.webhooks.close()
         return code
 

@@ -37,7 +37,9 @@ def follow(output: Output, run: Run, broker: Broker, display: Display) -> int:
             display.warn("--notify: nothing is posted when the job ends")
         if display.as_json:
             status, _ = fleet_status(broker, output, run)
-            print_summary(run, status, as_json=True, choices=display.choices)
+            print_summary(
+                run, status, as_json=True, choices=display.choices, ignored=display.ignored
+            )
         return 130
     return display.conclude(run, status)
 

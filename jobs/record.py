@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from pipeline.input.ignored import IgnoredFiles
 from pipeline.input.table_file import ReadTable
 from pipeline.output.canary_file import Canary
 from pipeline.output.certificate import Certificate
@@ -19,12 +20,13 @@ _NAMES_SHOWN = 2
 _SKIPPED_SHOWN = 5
 
 
-def record_json(run: Run, status: JobStatus) -> dict[str, Any]:
+def record_json(run: Run, status: JobStatus, ignored: IgnoredFiles | None = None) -> dict[str, Any]:
     """What `--json` says of a run beside its counts.
 
     Args:
         run: of the job.
         status: of the run.
+        ignored: the files that a submit found beside its inputs.
     """
     record, failure = run.record, status.last_failure
     return {
@@ -36,7 +38,7 @@ def record_json(run: Run, status: JobStatus) -> dict[str, Any]:
         "certificate": certificate_json(record.certificate if record else None),
         "files": {
             "total": run.files,
-            "skipped": skipped_json(run.skipped),
+            **files_json(run.skipped, ignored),
             **({"tables": tables_json(run.tables)} if run.tables else {}),
         },
         "changes": _changes_json(record.changes, status) if record else None,
@@ -57,9 +59,12 @@ def certificate_json(certificate: Certificate | None) -> dict[str, Any] | None:
     return None if certificate is None else {"digest": certificate.digest, **certificate.to_json()}
 
 
-def skipped_json(skipped: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
-    """The bad files of a run, by URI and reason."""
-    return [{"uri": redact(uri), "reason": reason} for uri, reason in skipped]
+def files_json(skipped: Sequence[tuple[str, str]], ignored: IgnoredFiles | None) -> dict[str, Any]:
+    """The bad files of a run, by URI and reason, and what else lay beside its inputs."""
+    return {
+        "skipped": [{"uri": redact(uri), "reason": reason} for uri, reason in skipped],
+        **({"ignored": ignored.to_json()} if ignored else {}),
+    }
 
 
 def tables_json(tables: Sequence[ReadTable]) -> list[dict[str, Any]]:

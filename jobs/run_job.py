@@ -18,6 +18,7 @@ from pipeline.planning.damaged import can_go_on_without, damaged_files
 from pipeline.planning.default_output import default_output
 from pipeline.planning.prepare import Prepared, prepare
 from pipeline.request import Request
+from pipeline.store.uris import is_web
 from workers.device_counters import new_counters
 from workers.devices import device_choices, find_devices, fleet_choices
 from workers.foreground import all_reused, remember, run_in_foreground
@@ -59,6 +60,7 @@ def submit(
         if not prepared.finished:
             display.show_certificate(prepared.run)
         display.show_skipped(prepared.run.skipped)
+        display.show_ignored(prepared.ignored)
         if display.webhooks:
             display.begin(prepared.run, job_status(prepared.output, prepared.run))
         return prepared
@@ -104,9 +106,10 @@ def failures_noted(output: str) -> Iterator[None]:
 
 def _output_of(request: Request) -> str:
     try:
-        return request.output or default_output(request.inputs, request.task)
+        output = request.output or default_output(request.inputs, request.task)
     except UsageError:  # which planning raises too
         return ""
+    return "" if is_web(output) else output
 
 
 def _begun(output: str) -> bool:

@@ -28,6 +28,7 @@ from pipeline.request import Request
 from pipeline.spec import (
     MAX_FAILED_ROWS,
     Aggregation,
+    InputFormat,
     OutputDtype,
     OutputFormat,
     Precision,
@@ -72,7 +73,10 @@ _OPTIONS = (
         "are written.",
     ),
     option(
-        "--keep", multiple=True, metavar="COLUMN", help="Columns to pass through: a,b or repeated."
+        "--keep",
+        multiple=True,
+        metavar="COLUMN",
+        help="Columns to pass through: a,b or repeated. A name may hold a comma.",
     ),
     option("--prompt-name", help="Name of one of the model's prompts."),
     option("--prompt", help="Text to put before each text, of a pair before the query."),
@@ -118,6 +122,11 @@ _OPTIONS = (
         "--rows-per-shard",
         type=click.IntRange(min=1),
         help="Of new and changed files. Default: 16384 or fewer.",
+    ),
+    option(
+        "--format",
+        type=choice(InputFormat),
+        help="Of every input file. Default: by suffix, or by the first bytes where there is none.",
     ),
     option(
         "--where",
@@ -177,5 +186,5 @@ def make_request(inputs: tuple[str, ...], options: dict[str, Any]) -> Request:
     options["revision"] = own_revision(context, options["model"], options["revision"])
     if context.get_parameter_source("truncate") is ParameterSource.DEFAULT:
         options["truncate"] = None
-    options["keep"] = tuple(name for names in options["keep"] for name in names.split(","))
+    options["keep"] = tuple(options["keep"])
     return Request(inputs=inputs, **options)

@@ -11,6 +11,7 @@ import click
 from jobs.fleet import FleetView
 from jobs.record import canary_json, record_json, record_lines
 from pipeline.choice import Choices
+from pipeline.input.ignored import IgnoredFiles
 from pipeline.output.run import Run
 from pipeline.output.status import JobStatus
 from pipeline.store.uris import redact
@@ -23,6 +24,7 @@ def summary(
     status: JobStatus,
     choices: Choices | None = None,
     fleet: FleetView | None = None,
+    ignored: IgnoredFiles | None = None,
 ) -> dict[str, Any]:
     """The status of a job as JSON.
 
@@ -31,6 +33,7 @@ def summary(
         status: of the run.
         choices: what a submit chose for the user.
         fleet: the workers that are connected, where a broker was given.
+        ignored: the files that a submit found beside its inputs.
     """
     return {
         "job": run.job,
@@ -58,7 +61,7 @@ def summary(
             "revision": run.spec.model.revision,
             "sha256": run.spec.model.sha256,
         },
-        **record_json(run, status),
+        **record_json(run, status, ignored),
         "canaries": [canary_json(canary) for canary in status.canaries],
         **({"kept": status.kept} if status.kept else {}),
         **({"reason": status.reason, "hint": status.hint} if status.reason else {}),
@@ -81,10 +84,11 @@ def print_summary(
     as_json: bool,
     choices: Choices | None = None,
     fleet: FleetView | None = None,
+    ignored: IgnoredFiles | None = None,
 ) -> None:
     """Print the status of a job to stdout, as JSON or as a few lines; see `summary`."""
     if as_json:
-        click.echo(json.dumps(summary(run, status, choices, fleet)))
+        click.echo(json.dumps(summary(run, status, choices, fleet, ignored)))
         return
     click.echo(f"job {run.job}  {status.state}  {run.spec.task} with {run.spec.model.name}")
     click.echo(
@@ -100,6 +104,8 @@ def print_summary(
     click.echo(f"  output  {redact(run.output)}")
     for line in record_lines(run, status):
         click.echo(line)
+    if ignored:
+        click.echo(f"  ignored {ignored}")
     if status.state == "interrupted":
         click.echo("  resume  run the same command again: committed parts are kept")
     if fleet is not None and not status.final:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pipeline.spec import (
     MAX_FAILED_ROWS,
     Aggregation,
+    InputFormat,
     OutputDtype,
     OutputFormat,
     Precision,
@@ -28,7 +29,7 @@ class Request:
     documents_column: str = "documents"
     document_column: str | None = None
     id_column: str | None = None
-    keep: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()  # names, or several with commas: see `named_columns`
     prompt_name: str | None = None
     prompt: str | None = None
     instruction: str | None = None
@@ -44,6 +45,7 @@ class Request:
     precision: Precision = "auto"
     token_budget: int | None = None
     rows_per_shard: int | None = None
+    format: InputFormat | None = None
     where: str | None = None
     csv_escape: str | None = None
     limit: int | None = None

@@ -28,6 +28,7 @@ Truncate = Literal["right", "left", "error"]
 OutputDtype = Literal["float32", "float16", "int8", "binary"]
 OutputFormat = Literal["arrow", "parquet"]
 Precision = Literal["auto", "float32", "float16", "bfloat16", "int8"]
+InputFormat = Literal["parquet", "arrow", "jsonl", "csv", "tsv"]
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 
 # Before what a table adds to the version of its files.
@@ -54,6 +55,9 @@ NOT_IDENTITY = frozenset({
 _LATER = {"all_labels": False, "output_format": "arrow", "source_columns": False}
 # How many rows may fail by default: a sample has a blank text or two, and 1% of it is below one.
 MAX_FAILED_ROWS = "1% or 100"
+
+# Formats of one reader, of which `csv_escape` says more.
+CSV_FORMATS = frozenset({"csv", "tsv"})
 
 _SLUG_MAX_CHARS = 80
 _UNSAFE_BYTES = re.compile(rb"[^A-Za-z0-9._-]")
@@ -162,13 +166,18 @@ class InputFile:
     version: str
     size: int  # bytes
     rows: int
-    format: str  # parquet, arrow, jsonl or csv
-    compression: str = ""  # "", gzip or zstd; text formats only
+    format: str  # parquet, arrow, jsonl, csv or tsv
+    compression: str = ""  # "", gzip, zstd, bz2 or xz; text formats only
     partition: tuple[tuple[str, str], ...] = ()  # hive keys of the path, in order
     where: str = ""  # the expression that selects its rows, see `pipeline.input.where`; "": all
     csv_escape: str = ""  # of CSV: the character after this one stands for itself; "": none
     table: str = ""  # where the columns of a table are in it, see `pipeline.input.table_file`
     deleted: str = ""  # rows that its table has no longer, packed
+
+    @property
+    def is_csv(self) -> bool:
+        """Whether it is CSV, with commas or tabs."""
+        return self.format in CSV_FORMATS
 
     @property
     def stored_version(self) -> str:

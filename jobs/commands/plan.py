@@ -11,7 +11,7 @@ import click
 
 from jobs.bei_config import bei_config_choices
 from jobs.options import option
-from jobs.record import skipped_json, tables_json
+from jobs.record import files_json, tables_json
 from jobs.submit_options import make_request, submit_options
 from jobs.summary import choices_json
 from pipeline.output.record import KINDS
@@ -67,6 +67,7 @@ def command(
     drafted = draft(make_request(inputs, options), settings.cache_dir)
     display.show_choices({**drafted.choices, **device_choices(devices)})
     display.show_skipped(drafted.planned.skipped)
+    display.show_ignored(drafted.planned.ignored)
     if broker and not quiet:
         click.echo("the time is that of this machine: no worker of the broker is asked", err=True)
     spec = drafted.spec
@@ -88,7 +89,7 @@ def command(
         price = seconds / 3600 * price_per_hour
     if as_json:
         report = _report(found, rate, seconds, price)
-        report["files"]["skipped"] = skipped_json(drafted.planned.skipped)
+        report["files"] |= files_json(drafted.planned.skipped, drafted.planned.ignored)
         if drafted.planned.tables:
             report["files"]["tables"] = tables_json(drafted.planned.tables)
         click.echo(json.dumps({**report, "choices": choices_json(display.choices or {})}))

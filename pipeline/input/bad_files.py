@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pipeline.errors import BeiJobsError
+from collections.abc import Mapping, Sequence
+
+from pipeline.errors import BeiJobsError, InputError
 from pipeline.input.discovery import ListedFile
 from pipeline.spec import InputFile, failure_budget
+from pipeline.store.uris import redact
 
 _REASONS_SHOWN = 3
 
@@ -65,3 +68,21 @@ class BadFiles:
         return tuple(
             (uri, self._errors[uri].message) for uri in sorted(self._errors, key=str.encode)
         )
+
+
+def add_other_formats(
+    bad: BadFiles, listed: Sequence[ListedFile], known: Mapping[tuple[str, str], tuple[str, str]]
+) -> None:
+    """Files of one version, read as another format than before, are bad: parts have their names.
+
+    Args:
+        bad: where they are added.
+        listed: the files.
+        known: (URI, version) → format and compression as an earlier run read them.
+    """
+    for file in listed:
+        before, _ = known.get((file.uri, file.version), (file.format, ""))
+        if before != file.format:
+            error = f"was read as {before} by an earlier run, and would be read as {file.format}"
+            hint = f"give --format {before}, or another --output"
+            bad.add(file, InputError(f"{redact(file.uri)} {error} now", hint=hint))

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import pyarrow as pa
 
 from pipeline.errors import AccessDenied, BeiJobsError, InputError
-from pipeline.input.bad_files import BadFiles
+from pipeline.input.bad_files import BadFiles, add_other_formats
 from pipeline.input.discovery import ListedFile, discover
 from pipeline.input.formats import FileSummary
+from pipeline.input.ignored import IgnoredFiles
 from pipeline.input.reading import inspect, selected_rows
-from pipeline.input.schema import common_schema
+from pipeline.input.schema import common_schema, named_columns
+from pipeline.input.search import Search
 from pipeline.input.table_file import ReadTable, read_tables
 from pipeline.input.where import check_where, where_columns
 from pipeline.spec import Cut, InputFile, Shard
@@ -41,6 +43,7 @@ class PlannedInputs:
     partition: tuple[str, ...]  # which of them are hive keys
     skipped: tuple[tuple[str, str], ...] = ()  # URI and reason of each bad file
     tables: tuple[ReadTable, ...] = ()  # those among the inputs
+    ignored: IgnoredFiles = field(default_factory=IgnoredFiles)  # files that are no inputs
 
     @property
     def rows(self) -> int:
@@ -81,6 +84,7 @@ def _equal_parts(rows: int, parts: int) -> list[int]:
 def plan_inputs(
     inputs: Sequence[str],
     *,
+    file_format: str = "",
     columns: Sequence[str],
     text_columns: Sequence[str],
     output_columns: Collection[str],
@@ -104,6 +108,7 @@ def plan_inputs(
 
     Args:
         inputs: files, directories, globs, URIs.
+        file_format: of every file, if the user says it.
         columns: names of columns that pass through to the output with their type.
         text_columns: names of columns of strings of any kind; their type in the schema is
             large_string, unless they are among `columns` too.
@@ -134,17 +139,25 @@ def plan_inputs(
     """
     rows_per_shard = rows_per_shard or default_rows_per_shard(row_bytes)
     tested = where_columns(where)
-    needed = tuple(dict.fromkeys([*optional, *columns, *text_columns, *list_columns, *tested]))
-    listed = [file.with_columns(needed) for file in discover(inputs)]
-    listed = [replace(f, csv_escape=csv_escape) if f.format == "csv" else f for f in listed]
+    named = [*optional, *columns, *named_columns(columns, ()), *text_columns, *list_columns]
+    needed = tuple(dict.fromkeys([*named, *tested]))
+    earlier_files = (previous or {}).items()
+    search = Search(file_format, {key: (f.format, f.compression) for key, (f, _) in earlier_files})
+    listed = [file.with_columns(needed) for file in discover(inputs, search)]
+    listed = [replace(f, csv_escape=csv_escape) if f.is_csv else f for f in listed]
     covered = _covered(previous or {}, where, csv_escape)
     bad = BadFiles(max_bad_files, len(listed))
+    add_other_formats(bad, listed, search.known)
     for file in () if bad.none_allowed else listed:
         if reason := (damaged or {}).get((file.uri, file.version)):
             bad.add(file, InputError(reason, hint="repair the file, or leave it out of the inputs"))
     unopened = {f for f in listed if schema is not None and (f.uri, f.version) in covered}
     opened = [f for f in listed if f not in unopened and f not in bad]
-    summaries = _inspect_all(opened, needed, rows_per_shard, bad)
+    found = _of_each(opened, lambda file: inspect(file, needed, rows_per_shard), bad)
+    summaries = {file: summary for file, summary in found if summary is not None}
+    known = {name for summary in summaries.values() for name in summary.columns}
+    known.update(schema.names if schema is not None else ())
+    columns, free = named_columns(columns, known), named_columns(free, known)
     known_bad, planned_before = -1, {uri for uri, _ in previous or {}}
     while known_bad < len(bad):  # a bad file has no say in the schema of the others
         known_bad = len(bad)
@@ -162,24 +175,28 @@ def plan_inputs(
             free=free,
             widen=widen and planned_before.isdisjoint(dict(bad.reasons())),
         )
-        known = {file: covered.get((file.uri, file.version)) for file in listed if file not in bad}
+        earlier = {
+            file: covered.get((file.uri, file.version)) for file in listed if file not in bad
+        }
         files = [
-            _plan_file(file, earlier, summaries.get(file), rows_per_shard, where)
-            for file, earlier in known.items()
+            _plan_file(file, cuts, summaries.get(file), rows_per_shard, where)
+            for file, cuts in earlier.items()
         ]
         if where and known_bad == len(bad):
             check_where(where, pa.schema([planned_schema.field(name) for name in tested]))
         if known_bad == len(bad) and any(file.selects for file, _ in files):
-            new = {file.uri for file, earlier in known.items() if earlier is None}
+            new = {file.uri for file, cuts in earlier.items() if cuts is None}
             files = _with_selected_rows(files, new, planned_schema, rows_per_shard, bad)
     files.sort(key=_part_order)
     tables = read_tables(file.table for file in listed if file.table)
-    return PlannedInputs(tuple(files), planned_schema, partition, bad.reasons(), tables)
+    return PlannedInputs(
+        tuple(files), planned_schema, partition, bad.reasons(), tables, search.ignored
+    )
 
 
 def read_alike(file: InputFile, where: str, csv_escape: str) -> bool:
     """Whether the rows of a file of an earlier plan are those that would be read now."""
-    return file.where == where and (file.format != "csv" or file.csv_escape == csv_escape)
+    return file.where == where and (not file.is_csv or file.csv_escape == csv_escape)
 
 
 def _covered(
@@ -197,13 +214,6 @@ def _covered(
             sum(cut.end - cut.first_row for cut in cuts) == file.rows or (file.selects and not cuts)
         )
     }
-
-
-def _inspect_all(
-    listed: Sequence[ListedFile], columns: Sequence[str], rows_per_shard: int, bad: BadFiles
-) -> dict[ListedFile, FileSummary]:
-    found = _of_each(listed, lambda file: inspect(file, columns, rows_per_shard), bad)
-    return {file: summary for file, summary in found if summary is not None}
 
 
 def _with_selected_rows(
@@ -282,7 +292,7 @@ def _plan_file(
         size=listed.size,
         rows=rows,
         format=listed.format,
-        compression=listed.compression,
+        compression=earlier[0].compression if earlier else summary.compression if summary else "",
         partition=listed.partition,
         where=where,
         csv_escape=listed.csv_escape,

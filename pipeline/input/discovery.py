@@ -13,32 +13,18 @@ from urllib.parse import unquote
 from fsspec.core import has_magic
 
 from pipeline.errors import InputError, NotFound
+from pipeline.input.file_format import KNOWN_SUFFIXES
+from pipeline.input.ignored import HIDDEN, OUTPUT
 from pipeline.input.local_files import file_or_link, files_below, real_path
+from pipeline.input.search import Search
 from pipeline.input.table_file import TableFile
 from pipeline.input.tables import TABLE_FOLDERS, refuse_tables, table_files
-from pipeline.spec import TABLE_MARK
+from pipeline.spec import CSV_FORMATS, TABLE_MARK
 from pipeline.store.directory import Directory, ObjectInfo, file_info
 from pipeline.store.object_info import info_version, is_folder
 from pipeline.store.retry import call
 from pipeline.store.uris import absolute, filesystem, is_local, redact
 
-_FORMATS = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".arrow": "arrow",
-    ".arrows": "arrow",
-    ".feather": "arrow",
-    ".ipc": "arrow",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-}
-_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-# These may be compressed, and are read from their start instead of from a footer.
-TEXT_FORMATS = frozenset({"jsonl", "csv"})
-_KNOWN_SUFFIXES = (
-    ".parquet, .arrow, .feather, .jsonl and .csv; .jsonl and .csv also with .gz or .zst"
-)
 _HIVE_SEGMENT = re.compile(r"([^=]+)=(.*)")
 _SHOWN_MAX = 5
 
@@ -51,8 +37,8 @@ class ListedFile:
     path: str  # relative to the INPUT it came from, "/"-separated
     version: str
     size: int  # bytes
-    format: str  # parquet, arrow, jsonl or csv
-    compression: str = ""  # "", gzip or zstd
+    format: str  # parquet, arrow, jsonl, csv or tsv
+    compression: str = ""  # "", gzip, zstd, bz2 or xz; as the name says
     partition: tuple[tuple[str, str], ...] = ()  # hive keys of the path, in order
     csv_escape: str = ""  # see `InputFile`
     table: TableFile | None = None  # what its table makes of it
@@ -65,28 +51,38 @@ class ListedFile:
         return replace(self, version=f"{self.version}{TABLE_MARK}{table.version}", table=table)
 
     @property
+    def is_csv(self) -> bool:
+        """Whether it is CSV, with commas or tabs."""
+        return self.format in CSV_FORMATS
+
+    @property
     def stored_version(self) -> str:
         """The version without what its table adds to it."""
         return self.version.rpartition(TABLE_MARK)[0] if self.table else self.version
 
 
-def discover(inputs: Sequence[str]) -> list[ListedFile]:
+def discover(inputs: Sequence[str], search: Search | None = None) -> list[ListedFile]:
     """The input files that `inputs` name, in byte order of their URIs, each once.
 
     A directory is listed recursively, a glob is expanded, and links are followed; a file that
     several links lead to is one. Both leave out names that start with
-    "_" or ".", directories that are outputs of bei-jobs (they contain `_bei/`), and files with
-    unknown suffixes. Of a directory that is a Delta or an Iceberg table, the files are those of its
+    "_" or ".", directories that are outputs of bei-jobs (they contain `_bei/`), and files of
+    unknown format. Of a directory that is a Delta or an Iceberg table, the files are those of its
     current snapshot. A file that two arguments name keeps its longest relative path.
+
+    Args:
+        inputs: files, directories, globs, URIs.
+        search: how formats are told; it notes what is left out.
 
     Raises:
         InputError: an argument names no input, or a file of unknown format.
         StorageError: a store cannot be listed.
     """
     by_uri: dict[str, ListedFile] = {}
+    search = search or Search()
     for argument in inputs:
         try:
-            files = _expand(absolute(argument))
+            files = _expand(absolute(argument), search)
         except NotFound as error:
             raise InputError(error.message, hint=error.hint) from error
         for file in files:
@@ -115,19 +111,20 @@ def _is_unicode(name: str) -> bool:
     return True
 
 
-def _expand(uri: str) -> list[ListedFile]:
-    if (info := _as_file(uri)) is not None:
-        return [_named_file(uri, info)]
+def _expand(uri: str, search: Search) -> list[ListedFile]:
+    if (info := _as_file(uri)) is not None and not _is_marker(uri, info):
+        kind = search.format_of_named(uri, info)
+        return [ListedFile(uri, info.name, info.version, info.size, *kind)]
     if has_magic(uri) and not _is_directory(uri):
-        root, names = _glob(uri)
-        return _listed(uri, root, names)
+        root, names = _glob(uri, search)
+        return _listed(uri, root, names, search)
     below = list(_below(uri))
     if (files := table_files(uri, below)) is not None:
         return [
             ListedFile(f"{uri.rstrip('/')}/{i.name}", i.name, i.version, i.size, "parquet", table=t)
             for i, t in files
         ]
-    return _listed(uri, uri, _visible(uri, below))
+    return _listed(uri, uri, _visible(uri, below, search), search)
 
 
 def _below(uri: str) -> Iterable[ObjectInfo]:
@@ -160,6 +157,11 @@ def _as_file(uri: str) -> ObjectInfo | None:
         return None
 
 
+def _is_marker(uri: str, info: ObjectInfo) -> bool:
+    """Whether an object stands for a directory of its name, as some tools make them."""
+    return not info.size and not is_local(uri) and _is_directory(uri)
+
+
 def _is_directory(uri: str) -> bool:
     """Whether a directory has exactly this name, glob characters and all."""
     if is_local(uri):
@@ -167,25 +169,15 @@ def _is_directory(uri: str) -> bool:
     return next(Directory(uri).list(recursive=True), None) is not None
 
 
-def _named_file(uri: str, info: ObjectInfo) -> ListedFile:
-    kind = _format(info.name)
-    if kind is None:
-        raise InputError(
-            f"{redact(uri)}: cannot tell the format from the name",
-            hint=f"known suffixes are {_KNOWN_SUFFIXES}",
-        )
-    return ListedFile(uri, info.name, info.version, info.size, *kind)
-
-
-def _listed(uri: str, root: str, infos: Sequence[ObjectInfo]) -> list[ListedFile]:
-    files = []
-    for info in infos:
-        if (kind := _format(info.name)) is not None:
-            whole = f"{root.rstrip('/')}/{info.name}"
-            partition = _partition(info.name)
-            files.append(ListedFile(whole, info.name, info.version, info.size, *kind, partition))
+def _listed(uri: str, root: str, infos: Sequence[ObjectInfo], search: Search) -> list[ListedFile]:
+    files = [
+        ListedFile(whole, info.name, info.version, info.size, *kind, _partition(info.name))
+        for whole, info, kind in search.with_formats(root, infos)
+    ]
     if not files:
-        hint = f"known suffixes are {_KNOWN_SUFFIXES}" if infos else "check the path"
+        hint = (
+            f"known suffixes are {KNOWN_SUFFIXES}; or give --format" if infos else "check the path"
+        )
         raise InputError(_no_input_message(uri, infos), hint=hint)
     return files
 
@@ -202,34 +194,26 @@ def _no_input_message(uri: str, infos: Sequence[ObjectInfo]) -> str:
     return f"{redact(uri)} holds no input files, only {shown}{more}"
 
 
-def _format(name: str) -> tuple[str, str] | None:
-    """(format, compression) by the suffix; None if it is unknown."""
-    stem, suffix = os.path.splitext(name.lower())
-    compression = _COMPRESSIONS.get(suffix, "")
-    if compression:
-        suffix = os.path.splitext(stem)[1]
-    kind = _FORMATS.get(suffix)
-    if kind is None or (compression and kind not in TEXT_FORMATS):
-        return None
-    return kind, compression
-
-
 def _partition(name: str) -> tuple[tuple[str, str], ...]:
     """The `key=value` directories of a relative path, percent-decoded: Hive encodes them."""
     matches = (_HIVE_SEGMENT.fullmatch(segment) for segment in name.split("/")[:-1])
     return tuple((unquote(m.group(1)), unquote(m.group(2))) for m in matches if m)
 
 
-def _visible(root: str, infos: Iterable[ObjectInfo]) -> list[ObjectInfo]:
+def _visible(root: str, infos: Iterable[ObjectInfo], search: Search) -> list[ObjectInfo]:
     """The files of a directory listing, without hidden names and other outputs."""
     files = list(infos)
     refuse_tables(root, (info.name for info in files))
     outputs = {info.name.rpartition("_bei/")[0] for info in files if "/_bei/" in info.name}
-    return _outside(outputs, files, literal=frozenset())
+    return _outside(root, outputs, files, frozenset(), search)
 
 
 def _outside(
-    outputs: Iterable[str], infos: Sequence[ObjectInfo], literal: frozenset[str]
+    root: str,
+    outputs: Iterable[str],
+    infos: Sequence[ObjectInfo],
+    literal: frozenset[str],
+    search: Search,
 ) -> list[ObjectInfo]:
     """Leave out files below `outputs` and hidden names, except `literal` ones, which were typed.
 
@@ -237,18 +221,22 @@ def _outside(
     """
     prefixes = tuple(outputs)
     folders = {info.name[:i] for info in infos for i in _slashes(info.name)}
-    return [
-        info
-        for info in infos
-        if not info.name.startswith(prefixes)
-        and not (info.size == 0 and info.name in folders)
-        and not any(
+    for prefix in prefixes:
+        search.ignore(root, prefix, OUTPUT)
+    visible = []
+    for info in infos:
+        if info.name.startswith(prefixes) or (info.size == 0 and info.name in folders):
+            continue
+        if any(
             part.startswith(("_", ".")) and part not in literal for part in info.name.split("/")
-        )
-    ]
+        ):
+            search.ignore(root, info.name, HIDDEN)
+        else:
+            visible.append(info)
+    return visible
 
 
-def _glob(uri: str) -> tuple[str, list[ObjectInfo]]:
+def _glob(uri: str, search: Search) -> tuple[str, list[ObjectInfo]]:
     """The directory before the first segment with glob characters, and the files that match."""
     # Within a name, `**` is `*`, which not all stores know.
     segments = [each if each == "**" else re.sub(r"\*+", "*", each) for each in uri.split("/")]
@@ -263,7 +251,8 @@ def _glob(uri: str) -> tuple[str, list[ObjectInfo]]:
     # The folder of a table, not its partitions: of those there may be thousands.
     for folder in sorted({"", *(folder for folder in folders if folder.count("/") == 1)}):
         _refuse_table(f"{root}/{folder}")
-    return root, _outside(outputs, matched, _spelled_out(segments[first:], matched))
+    literal = _spelled_out(segments[first:], matched)
+    return root, _outside(root, outputs, matched, literal, search)
 
 
 def _spelled_out(segments: Iterable[str], infos: Iterable[ObjectInfo]) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,7 +14,7 @@ from pipeline.store.object_info import stat_version
 
 
 def files_below(folder: str) -> Iterator[ObjectInfo]:
-    """Every file below an absolute path, by its path from there, in no particular order.
+    """What is below an absolute path and no directory, by its path from there, in any order.
 
     Raises:
         InputError: a link leads back to a directory that it is in; the message names it.
@@ -22,8 +23,8 @@ def files_below(folder: str) -> Iterator[ObjectInfo]:
     yield from _below(folder, "", {})
 
 
-def file_or_link(path: str, name: str) -> ObjectInfo | None:
-    """A file; None for anything else.
+def file_or_link(path: str, name: str) -> ObjectInfo:
+    """A file; one without a version if it is none, such as a pipe or a device.
 
     A link that leads nowhere is listed as it is, so that it is named as a file that is missing, and
     not left out without a word.
@@ -33,10 +34,12 @@ def file_or_link(path: str, name: str) -> ObjectInfo | None:
     """
     try:
         stat = os.stat(path)
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
         stat = os.lstat(path)
     if not (S_ISREG(stat.st_mode) or S_ISLNK(stat.st_mode)):
-        return None
+        return ObjectInfo(name, 0, "")
     return ObjectInfo(name, stat.st_size, stat_version(stat), stat.st_mtime)
 
 
@@ -56,9 +59,17 @@ def _below(folder: str, prefix: str, above: dict[tuple[int, int], str]) -> Itera
     with os.scandir(folder) as entries:
         for entry in entries:
             name = prefix + entry.name
-            if entry.is_dir():
+            if _is_directory(entry):
                 yield from _below(entry.path, f"{name}/", {**above, key: folder})
                 continue
             with suppress(FileNotFoundError):  # deleted since it was listed
-                if info := file_or_link(entry.path, name):
-                    yield info
+                yield file_or_link(entry.path, name)
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:  # a link to itself is none
+            raise
+        return False

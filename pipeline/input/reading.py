@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import BeiJobsError, InputChanged, InputError, InputMissing, NotFound
-from pipeline.input.discovery import TEXT_FORMATS, ListedFile, discover
+from pipeline.input.discovery import ListedFile, discover
+from pipeline.input.file_format import TEXT_FORMATS
 from pipeline.input.formats import ContentError, FileSummary, Reader, open_reader
+from pipeline.input.formats.content import checked_compression
 from pipeline.input.table_file import TableReader, deleted_rows
 from pipeline.input.where import selected_by, where_columns
 from pipeline.packing import Int64Array
@@ -53,17 +56,20 @@ def inspect(listed: ListedFile, columns: Sequence[str] | None, rows_per_shard: i
         StorageError: it cannot be opened.
     """
     if not listed.size:
+        if listed.format in TEXT_FORMATS:
+            return FileSummary(pa.schema([]), (), 0)
         raise InputError(
             f"{redact(listed.uri)} is an empty file", hint="write it again or leave it out"
         )
     with _reading(listed) as file:
+        compression = checked_compression(file, listed.format)
         if listed.table is not None:
             summary = listed.table.summarize(file, rows_per_shard)
         else:
-            reader = open_reader(file, listed.format, listed.compression, listed.csv_escape)
+            reader = open_reader(file, listed.format, compression, listed.csv_escape)
             summary = reader.summarize(columns, rows_per_shard)
         _check_version(listed, file)
-        return summary
+        return replace(summary, compression=compression)
 
 
 def read(

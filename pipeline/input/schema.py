@@ -23,6 +23,17 @@ TEXTS = pa.list_(TEXT)
 _Value = TypeVar("_Value")
 
 
+def named_columns(values: Iterable[str], known: Collection[str]) -> tuple[str, ...]:
+    """The columns that values of --keep name: each is one name, if a column has it, or several.
+
+    Args:
+        values: as typed, such as "a,b".
+        known: all columns of the input.
+    """
+    names = ([value] if value in known else value.split(",") for value in values)
+    return tuple(dict.fromkeys(name for each in names for name in each))
+
+
 def common_schema(
     listed: Sequence[ListedFile],
     summaries: Mapping[ListedFile, FileSummary],

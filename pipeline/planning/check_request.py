@@ -8,7 +8,7 @@ from pipeline.errors import UsageError
 from pipeline.input.where import canonical_where
 from pipeline.request import Request
 from pipeline.spec import failure_budget
-from pipeline.store.uris import refuse_credentials
+from pipeline.store.uris import is_web, redact, refuse_credentials
 from pipeline.tasks import TASKS, find_task
 
 
@@ -22,6 +22,11 @@ def check_request(request: Request) -> None:
         raise UsageError("no INPUT", hint="bei-jobs submit corpus.parquet")
     for uri in (*request.inputs, request.output or "", request.reuse_from or "", request.model):
         refuse_credentials(uri)
+    if request.output and is_web(request.output):
+        raise UsageError(
+            f"--output {redact(request.output)}: a web server takes no files",
+            hint="give a directory or a bucket, such as s3://bucket/vectors",
+        )
     if request.prompt is not None and request.prompt_name is not None:
         raise UsageError(
             "--prompt and --prompt-name cannot be used together", hint="give one of them"

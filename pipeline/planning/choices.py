@@ -29,6 +29,8 @@ def planning_choices(request: Request, spec: JobSpec, card: ModelCard, output: s
     if request.id_column is None:
         choices["id-column"] = _id_column(spec)
     choices |= _text_columns(request)
+    if any("," in name for name in spec.keep):
+        choices["keep"] = Choice(spec.keep, "a column has a comma in its name")
     if request.max_length is None:
         stated = card.max_length is not None
         reason = "the model's own limit" if stated else "the model states no limit"

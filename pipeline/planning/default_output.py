@@ -7,10 +7,11 @@ import re
 from collections.abc import Sequence
 
 from pipeline.errors import UsageError
-from pipeline.store.uris import absolute, redact
+from pipeline.store.uris import absolute, is_web, redact
 
 _DATA_SUFFIXES = re.compile(
-    r"(\.(parquet|pq|arrows?|feather|ipc|jsonl|ndjson|json|csv|tsv))?(\.(gz|zst))?$", re.IGNORECASE
+    r"(\.(parquet|pq|arrows?|feather|ipc|jsonl|ndjson|json|csv|tsv))?(\.(gz|zst|bz2|xz))?$",
+    re.IGNORECASE,
 )
 _MAGIC = re.compile(r"[*?\[]")
 
@@ -28,6 +29,11 @@ def default_output(inputs: Sequence[str], task: str) -> str:
             "several inputs need an --output", hint="give one, such as --output vectors/"
         )
     uri = absolute(inputs[0])
+    if is_web(uri):
+        raise UsageError(
+            f"there is no default --output next to {redact(uri)}: a web server takes no files",
+            hint="give one, such as --output vectors/",
+        )
     if "/_bei/" in f"{uri}/":
         raise UsageError(
             f"{redact(uri)} is inside an output, where no other output may be",

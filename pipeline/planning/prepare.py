@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +12,8 @@ from pipeline.choice import Choices
 from pipeline.encoder.card import ModelCard
 from pipeline.errors import InputError, OutputConflict
 from pipeline.input.cutting import PlannedInputs, plan_inputs
+from pipeline.input.ignored import IgnoredFiles
+from pipeline.input.schema import named_columns
 from pipeline.input.where import canonical_where, where_columns
 from pipeline.output.certificate import Certificate, find_certificate
 from pipeline.output.manifest import newest_finished, sweep
@@ -46,6 +48,7 @@ class Prepared:
     card: ModelCard
     choices: Choices  # what planning chose, by option
     finished: bool
+    ignored: IgnoredFiles = field(default_factory=IgnoredFiles)  # beside the input files
 
 
 def prepare(
@@ -175,6 +178,7 @@ def draft(request: Request, cache_dir: Path, card: ModelCard | None = None) -> D
     inputs = _inputs(request, last, output)
     card = card or resolve_model(request, cache_dir)
     previous, planned = _planned(request, inputs, card, output, last)
+    request = replace(request, keep=named_columns(request.keep, planned.schema.names))
     spec = as_begun(make_spec(request, card, planned), request, last)
     refuse_columns(spec.output_format, kept_schema(spec, planned.schema))
     plan = _plan(request, spec, planned, output, previous)
@@ -197,7 +201,8 @@ def _start(drafted: Draft, say: Callable[[str], None]) -> Prepared | None:
         if output.start(run, plan) is None:
             return None
     sweep(output)
-    return Prepared(output, run, plan, drafted.card, drafted.choices, finished)
+    ignored = drafted.planned.ignored
+    return Prepared(output, run, plan, drafted.card, drafted.choices, finished, ignored)
 
 
 def _inputs(request: Request, last: Run | None, output: Output) -> tuple[str, ...]:
@@ -244,6 +249,7 @@ def _plan_inputs(
     task = find_task(request.task)
     return plan_inputs(
         inputs,
+        file_format=request.format or "",
         columns=passing_columns(request),
         optional=() if request.id_column else ("id",),
         text_columns=task.text_columns(request),
@@ -273,8 +279,10 @@ def _fixed_schema(request: Request, last: Run | None) -> pa.Schema | None:
     Such a request is refused by name when the output is claimed.
     """
     task = find_task(request.task)
-    needed = {*passing_columns(request), *task.columns_read(request)}
-    if last is None or not needed <= set(last.columns.names):
+    if last is None:
+        return None
+    planned = replace(request, keep=named_columns(request.keep, last.columns.names))
+    if not {*passing_columns(planned), *task.columns_read(request)} <= set(last.columns.names):
         return None
     return last.columns
 

@@ -21,7 +21,8 @@ from typing import Any, BinaryIO, Protocol, cast
 
 from pipeline.errors import StorageError
 from pipeline.store.object_info import ObjectInfo, is_folder, object_info, stat_version
-from pipeline.store.uris import filesystem
+from pipeline.store.uris import filesystem, is_web
+from pipeline.store.web import web_info
 
 # Unfinished files of a local output, relative to its root.
 TMP = "_bei/tmp"
@@ -187,7 +188,7 @@ class RemoteStore:
 
     def info(self, name: str) -> ObjectInfo:
         fs, path = self._at(name)
-        info = fs.info(path)
+        info = web_info(fs, path) if is_web(self.root) else fs.info(path)
         if info["type"] != "file":
             raise FileNotFoundError(path)
         return object_info(name, info, info["size"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import fsspec
-from fsspec.core import split_protocol
+from fsspec import core
 
 from pipeline.store.sections import configured
 
@@ -13,7 +13,17 @@ LOCAL_PROTOCOLS = frozenset({None, "", "file", "local"})
 S3_PROTOCOLS = frozenset({"s3", "s3a"})
 GCS_PROTOCOLS = frozenset({"gs", "gcs"})
 AZURE_PROTOCOLS = frozenset({"az", "abfs", "abfss"})
+BUCKET_PROTOCOLS = S3_PROTOCOLS | GCS_PROTOCOLS | AZURE_PROTOCOLS
+WEB_PROTOCOLS = frozenset({"http", "https"})
 ONCE_PROTOCOLS = GCS_PROTOCOLS | AZURE_PROTOCOLS  # whose classes below take `once`
+
+
+def split_protocol(uri: str) -> tuple[str | None, str]:
+    """The protocol and the rest; data:x.parquet is a path, which fsspec would split."""
+    if "://" not in uri and "::" not in uri:
+        return None, uri
+    protocol, rest = core.split_protocol(uri)
+    return protocol, str(rest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import BinaryIO, Self, TypeAlias
 
@@ -19,10 +20,12 @@ import pyarrow as pa
 
 from pipeline.errors import NotFound, StorageError
 from pipeline.store.backends import TMP, LocalStore, MemoryStore, Store
+from pipeline.store.client_errors import translated
 from pipeline.store.kinds import store_of
 from pipeline.store.object_info import ObjectInfo, stat_version
 from pipeline.store.retry import call, failure_kind, forget
-from pipeline.store.uris import absolute, filesystem, is_local, redact, translated
+from pipeline.store.uris import absolute, filesystem, is_local, is_web, redact
+from pipeline.store.web import WebCopy, open_ranges, open_web
 
 __all__ = [
     "Directory",
@@ -215,6 +218,8 @@ class OpenedFile:
         """The version of the opened file; for a remote file, the version now at its URI."""
         if is_local(self.uri):
             return call(self.uri, lambda: stat_version(os.fstat(self._file.fileno())))
+        if isinstance(self._file, WebCopy):
+            return self._file.version
         return file_info(self.uri).version
 
     def read(self, size: int = -1) -> bytes:
@@ -269,9 +274,8 @@ def _open(uri: str, sequential: bool) -> BinaryIO:
         parent, _, name = uri.rpartition("/")
         return MemoryStore(parent).open(name)
     fs, path = filesystem(uri)
-    cache = "readahead" if sequential else "none"
-    file: BinaryIO = fs.open(path, "rb", cache_type=cache, block_size=8 << 20)
-    return file
+    opener = open_web if is_web(uri) else open_ranges
+    return opener(fs, path, "readahead" if sequential else "none")
 
 
 def file_info(uri: str) -> ObjectInfo:
@@ -281,7 +285,10 @@ def file_info(uri: str) -> ObjectInfo:
         NotFound: there is no file, or `uri` is a directory.
     """
     parent, _, name = uri.rpartition("/")
-    return call(uri, lambda: store_of(parent or "/").info(name))
+    # A key may hold "//", of which the URI of a directory keeps none at its end.
+    root = parent.rstrip("/") if "://" in parent else parent
+    info = call(uri, lambda: store_of(root or "/").info(parent[len(root) :] + name))
+    return replace(info, name=name)
 
 
 def _view(data: Data) -> bytes | memoryview:

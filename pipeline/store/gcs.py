@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipeline.store.backends import RemoteStore
+from pipeline.store.client_errors import no_bucket
 from pipeline.store.object_info import ObjectInfo, is_folder, object_info
-from pipeline.store.uris import filesystem, no_bucket
+from pipeline.store.uris import filesystem
 
 _PAGE_OBJECTS = 1000
 

@@ -14,8 +14,9 @@ from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
 from pipeline.errors import OutputConflict, StorageError, UsageError
+from pipeline.store.client_errors import translated
 from pipeline.store.directory import Directory
-from pipeline.store.uris import filesystem, is_local, redact, translated
+from pipeline.store.uris import filesystem, is_local, redact
 
 # A file on S3 has at most 10,000 parts.
 _MAX_PARTS = 9_000

@@ -55,7 +55,7 @@ def info_version(info: dict[str, Any]) -> str:
         if tag := info.get(key):
             return str(tag).strip('"')
     size = info.get("size", 0)
-    for key in ("mtime", "LastModified", "last_modified", "created"):
+    for key in ("mtime", "LastModified", "last_modified", "created", "Last-Modified"):
         if (modified := info.get(key)) is not None:
             if key == "LastModified" and isinstance(modified, datetime):
                 modified = modified.replace(microsecond=0)  # HEAD says no more, a listing may

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pipeline.errors import BeiJobsError
-from pipeline.store.uris import is_local, redact, store_answer, translated
+from pipeline.store.client_errors import store_answer, translated
+from pipeline.store.uris import is_local, redact
 
 logger = logging.getLogger(__name__)
 

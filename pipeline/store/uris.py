@@ -8,36 +8,24 @@ fork refuses to work ("This class is not fork-safe").
 from __future__ import annotations
 
 import copy
-import errno
 import os
 import re
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
-from fsspec.core import split_protocol
+from fsspec import core
 
-from pipeline.errors import (
-    AccessDenied,
-    BeiJobsError,
-    NotFound,
-    StorageError,
-    StoreFull,
-    UsageError,
-)
+from pipeline.errors import UsageError
 from pipeline.store.clients import (
+    BUCKET_PROTOCOLS,
     LOCAL_PROTOCOLS,
     ONCE_PROTOCOLS,
     S3_PROTOCOLS,
-    access_hint,
-    client_of,
+    WEB_PROTOCOLS,
     options_hint,
     register,
-    retry_hint,
-    spelling_hint,
+    split_protocol,
 )
 from pipeline.store.sections import configured
 
@@ -47,9 +35,15 @@ register()
 _CREDENTIALS = re.compile(r"[^/:@]*:(?!\d+(/|$))[^@]*@|[^/:@]*:\d+@")
 # In these schemes the part before "@" names a container, not a user.
 _CONTAINER_SCHEMES = frozenset({"abfs", "abfss", "wasb", "wasbs"})
+_OF_JAVA = re.compile(r"^file:/(?!/)")
 _SECRET_PARAMETER = re.compile(r"(?i)sig|token|key|secret|cred|passw|auth|policy")
 _URI_IN_TEXT = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 _DETAIL_MAX_CHARS = 300
+_EXTRAS = {
+    **dict.fromkeys(S3_PROTOCOLS, "s3"),
+    **dict.fromkeys(("gs", "gcs"), "gcs"),
+    **dict.fromkeys(("az", "abfs", "abfss"), "azure"),
+}
 
 # Only `pipeline.store.retry` retries: botocore's retries, which s3fs would multiply, are off, and
 # those of s3fs, gcsfs and Azure's SDK in `filesystem`. What has no switch: aiohttp sends a request
@@ -63,43 +57,38 @@ _S3_CONFIG: dict[str, Any] = {
 # For a request that is part of an upload: eight tries within about a minute.
 _S3_RETRIES = {"total_max_attempts": 8, "mode": "standard"}
 
-_NO_CREDENTIALS = frozenset(
-    {
-        "NoCredentialsError",
-        "PartialCredentialsError",
-        "CredentialRetrievalError",
-        "ProfileNotFound",
-        "TokenRetrievalError",
-        "SSOTokenLoadError",
-        "ClientAuthenticationError",  # Azure
-        "DefaultCredentialsError",  # Google
-        "RefreshError",  # Google
-    }
-)
-_NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound"})
-_CLIENT_LIBRARIES = frozenset(
-    {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3"}
-)
-
 
 def is_local(uri: str) -> bool:
     """Whether `uri` is a path on this machine: plain, file:// or local://."""
     return split_protocol(uri)[0] in LOCAL_PROTOCOLS
 
 
+def is_web(uri: str) -> bool:
+    """Whether `uri` is of a web server, which can only be read from."""
+    return split_protocol(uri)[0] in WEB_PROTOCOLS
+
+
 def absolute(uri: str) -> str:
     """The canonical form of a URI: a local path is absolute and plain, no trailing slash.
 
     Raises:
-        UsageError: `uri` is empty.
+        UsageError: `uri` is empty, or names no bucket.
     """
     if not uri:
         raise UsageError("an empty path is not a file or a directory")
-    protocol, path = split_protocol(uri)
+    if "\0" in uri:
+        raise UsageError(f"{uri!r} holds a zero byte, which no name does")
+    protocol, path = split_protocol(_OF_JAVA.sub("file:///", uri))
     if protocol in LOCAL_PROTOCOLS:
         return str(os.path.abspath(path))
     if protocol == "memory":
         return f"memory://{path.strip('/')}"
+    if not path.strip("/") or (
+        path.startswith("/") and protocol in BUCKET_PROTOCOLS | WEB_PROTOCOLS
+    ):
+        raise UsageError(
+            f"{uri} names no bucket or host", hint="such as s3://bucket/path or https://host/path"
+        )
     return f"{protocol}://{path.rstrip('/')}"
 
 
@@ -137,6 +126,8 @@ def _redacted_link(uri: str) -> str:
     if at and not (parts.scheme in _CONTAINER_SCHEMES and ":" not in user):
         user, at = "", ""
     query = "&".join(_redacted_parameter(pair) for pair in parts.query.split("&"))
+    if not parts.netloc and query == parts.query:
+        return uri  # of which urlunsplit would drop the slashes
     return urlunsplit(parts._replace(netloc=f"{user}{at}{host}", query=query))
 
 
@@ -165,7 +156,9 @@ def filesystem(uri: str, name: str = "", *, retrying: bool = False) -> tuple[Any
     except ImportError as error:
         raise UsageError(
             f"{redact(uri)}: the package that opens {protocol}:// is not installed ({error})",
-            hint="install bei-jobs with its extra: s3, gcs or azure",
+            hint=f"install bei-jobs with its extra {_EXTRAS[protocol]}"
+            if protocol in _EXTRAS
+            else "install that package beside bei-jobs, or fetch the file first",
         ) from error
     except (TypeError, ValueError, KeyError) as error:
         if protocol not in fsspec.available_protocols():
@@ -189,111 +182,15 @@ def _open(uri: str, options: dict[str, Any], retrying: bool) -> tuple[Any, str]:
         options["config_kwargs"] = {**config, **options.get("config_kwargs", {})}
         if retrying:
             options["config_kwargs"]["retries"] = dict(_S3_RETRIES)
+    elif is_web(uri):
+        # A server that compresses what it sends tells no size and takes no ranges.
+        options["headers"] = {"Accept-Encoding": "identity", **options.get("headers", {})}
     # Listings are never cached: another process may have written since.
-    fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False, **options)
+    fs, path = core.url_to_fs(uri, use_listings_cache=False, **options)
     if is_s3 and fs.retries != 1:  # tries, in s3fs' words
         fs.connect()  # so that a wrong option is met here, and not by a request
         fs.retries = 1
     return fs, path
-
-
-@contextmanager
-def translated(uri: str, note: str = "") -> Iterator[None]:
-    """Translate errors of stores and their clients inside the context into the error tree.
-
-    Args:
-        uri: what the context is about.
-        note: added to the message.
-
-    Raises:
-        NotFound, AccessDenied, StoreFull, StorageError: each names the redacted `uri`. Errors
-            of the program itself (such as TypeError) pass through unchanged.
-    """
-    try:
-        yield
-    except BeiJobsError:
-        raise
-    except Exception as error:
-        translation = _translate(error, uri, note)
-        if translation is None:
-            raise
-        # A traceback refers to its frames and their callers. An exception that is also a local
-        # variable of one of these frames (fsspec's are, `translation` would be) forms a cycle that
-        # keeps the callers' objects, such as the bytes of a part, alive until a garbage collection.
-        traceback.clear_frames(error.__traceback__)
-        try:
-            raise translation from error
-        finally:
-            del translation
-
-
-def _translate(error: Exception, uri: str, note: str) -> StorageError | None:
-    code, status = store_answer(error)
-    shown = redact(uri)
-    if code in _NO_BUCKET:
-        return no_bucket(uri, note)
-    if isinstance(error, FileNotFoundError) or status == 404 or code == "NoSuchKey":
-        return NotFound(f"{shown}: does not exist{note}", hint=spelling_hint(uri))
-    if _is_refusal(error, code, status):
-        # The store's own message may contain an account or a request; the code is enough.
-        return AccessDenied(
-            f"{shown}: access denied ({code or _reason(error)}){note}", hint=access_hint(uri)
-        )
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return StoreFull(
-            f"{shown}: no space left ({error.strerror}){note}",
-            hint="free some space and run the same command again; committed parts are kept",
-        )
-    if isinstance(error, OSError) or _library(error) in _CLIENT_LIBRARIES:
-        what = f"the store answered {code}" if code else type(error).__name__
-        return StorageError(f"{shown}: {what}: {detail(error, uri)}{note}", hint=retry_hint(uri))
-    return None
-
-
-def no_bucket(uri: str, note: str = "") -> NotFound:
-    """The error about a URI whose bucket or container does not exist."""
-    problem = f"its {client_of(uri).container} does not exist{note}"
-    return NotFound(f"{redact(uri)}: {problem}", hint=spelling_hint(uri))
-
-
-def _is_refusal(error: Exception, code: str, status: int) -> bool:
-    return (
-        isinstance(error, PermissionError)
-        or status in {401, 403}
-        or code == "PublicAccessNotPermitted"  # Azure's, with status 409
-        or any(kind.__name__ in _NO_CREDENTIALS for kind in type(error).__mro__)
-    )
-
-
-def store_answer(error: BaseException | None) -> tuple[str, int]:
-    """The store's own error code and the HTTP status; "" and 0 if it did not answer.
-
-    They are botocore's (s3fs keeps it in the cause), Google's, Azure's or aiohttp's.
-    """
-    while error is not None:
-        if isinstance(error, OSError) and str(error).startswith("Forbidden: "):  # gcsfs
-            return "403", 403
-        response = getattr(error, "response", None)
-        if isinstance(response, dict):
-            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            return str(response.get("Error", {}).get("Code", "")), int(status)
-        # The `code` of aiohttp's errors is 400 for a body that is cut.
-        names = ("status",) if _library(error) == "aiohttp" else ("code", "status_code")
-        for attribute in names:
-            if str(code := getattr(error, attribute, "")).isdigit():
-                # Azure's SDK gives a member of an enumeration where it knows the code.
-                word = getattr(error, "error_code", None)
-                return str(getattr(word, "value", word) or code), int(code)
-        error = error.__cause__
-    return "", 0
-
-
-def _library(error: BaseException) -> str:
-    return type(error).__module__.partition(".")[0]
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or type(error).__name__
 
 
 def detail(error: Exception, uri: str) -> str:

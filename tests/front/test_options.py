@@ -79,7 +79,7 @@ def test_values_arrive_as_they_were_given() -> None:
     assert seen["model"] == "some/model"
     assert seen["prompt"] == "--not an option: "
     assert seen["limit"] == 7
-    assert seen["keep"] == ("lang,date",)
+    assert seen["keep"] == ("lang", "date")
     assert seen["device"] == "cuda:0,cuda:1"
     assert seen["max_failed_rows"] == "0"
     assert seen["revision"] is None

@@ -109,4 +109,4 @@ def csv_samples() -> Iterator[Sample]:
         differs = REFUSED if suffix in UNKNOWN_TO_DUCKDB else SAME
         yield Sample(suffix, f"rows.csv{suffix}", compress(_csv().encode()), differs)
     tabs = _csv(_SIMPLE, delimiter="\t").encode()
-    yield Sample("named .tsv, with tabs", "rows.tsv", tabs, "reads it")
+    yield Sample("named .tsv, with tabs", "rows.tsv", tabs)

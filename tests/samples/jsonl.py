@@ -121,4 +121,4 @@ def jsonl_samples() -> Iterator[Sample]:
     twice = gzip.compress(_lines().encode()) * 2
     yield Sample(".gz, two members", "rows.jsonl.gz", twice)
     yield Sample(".gz, cut off", "rows.jsonl.gz", twice[:60], REFUSED)
-    yield Sample("named .json", "rows.json", _lines().encode(), "reads it")
+    yield Sample("named .json", "rows.json", _lines().encode())

@@ -33,8 +33,9 @@ it is empty they are equal, or nobody reads the file.
 A file that is refused is skipped, and the job ends with exit code 3; where more than half of the
 files are (`--max-bad-files`), nothing is computed.
 
-Suffixes: `.parquet` and `.pq`; `.arrow`, `.arrows`, `.feather` and `.ipc`; `.jsonl` and `.ndjson`;
-`.csv`. Others, and what a suffix may have behind it, are rows of the tables.
+Suffixes: `.parquet` and `.pq`; `.arrow`, `.arrows`, `.feather` and `.ipc`; `.jsonl`, `.ndjson` and
+`.json`; `.csv`; `.tsv`. Others, and what a suffix may have behind it, are rows of the tables. A file
+without a suffix is told by its first bytes; `--format` says what any file is.
 """
 FORMATS: dict[str, Callable[[], Iterator[Sample]]] = {
     "Parquet": parquet_samples,

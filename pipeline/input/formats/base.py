@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ class FileSummary:
     rows: int
     row_groups: tuple[int, ...] | None = None  # rows of each, None for text formats
     offsets: tuple[int, ...] = ()  # bytes of uncompressed text before each shard's first row
+    compression: str = ""  # that of its bytes, whatever the name says
     # JSONL: column → the row that gave it its type
     type_rows: Mapping[str, int] = field(default_factory=dict)
     # column of integers → a row up to which each is at most EXACT; of Arrow not known
@@ -66,7 +68,9 @@ def content_errors(where: str) -> Iterator[None]:
         yield
     except (BeiJobsError, ContentError):
         raise
-    except (pa.ArrowException, OSError, ValueError, KeyError, OverflowError, EOFError) as error:
+    except (
+        pa.ArrowException, OSError, ValueError, KeyError, OverflowError, EOFError, csv.Error
+    ) as error:  # fmt: skip
         detail = " ".join(str(error).split())[:_DETAIL_MAX_CHARS]
         raise ContentError(f"{where}: {detail}" if where else detail) from error
 

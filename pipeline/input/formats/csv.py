@@ -1,4 +1,5 @@
 """CSV with a header line (RFC 4180, and stray quotes as in real files); all columns are strings.
+TSV is the same with tabs.
 
 Record ends are found here, by the same rules as those of pyarrow's parser, which then reads the
 records: a quote opens a quoted field only at the start of the field, and a doubled quote inside
@@ -57,10 +58,14 @@ _NO_ESCAPES = (
 class CsvReader:
     """One CSV file; see `Reader`."""
 
-    def __init__(self, file: OpenedFile, compression: str, escape: str = "") -> None:
+    def __init__(
+        self, file: OpenedFile, compression: str, delimiter: str = ",", escape: str = ""
+    ) -> None:
         self._file = file
         self._compression = compression
+        self._delimiter = delimiter
         self._escape = escape
+        self._record = _between(delimiter, _records(escape))
         self._header = self._read_header()
 
     def _read_header(self) -> tuple[str, ...]:
@@ -68,14 +73,15 @@ class CsvReader:
             with content_errors("the header line"):
                 text = bytes(block.records(0, 1)).decode("utf-8").lstrip("\r\n")
             lines = io.StringIO(text, newline="")
-            return tuple(next(csv.reader(lines, escapechar=self._escape or None)))
+            reader = csv.reader(lines, delimiter=self._delimiter, escapechar=self._escape or None)
+            return tuple(next(reader))
         raise ContentError("there is no header line")
 
     def record_ends(self, data: bytes) -> Int64Array:
         """Ends of records; line breaks inside quotes are not record ends."""
         ends = [
             match.end()
-            for match in _records(self._escape).finditer(data)
+            for match in self._record.finditer(data)
             if match.lastgroup is None and match.group() not in _BLANK
         ]
         return np.array(ends, dtype=np.int64)
@@ -89,7 +95,7 @@ class CsvReader:
             # pyarrow decodes the records that it refuses.
             readable = with_question_marks(block) if invalid.add(block, offsets.rows) else block
             if not self._escape:
-                _check_escapes(block, offsets.rows)
+                _check_escapes(block, offsets.rows, _between(self._delimiter, _QUOTED))
             self._parse(readable, 0, len(block), offsets.rows, self._header[:1])
             offsets.add(block)
         invalid.check(offsets.rows)
@@ -135,6 +141,7 @@ class CsvReader:
                     column_names=self._header, block_size=text.size + 1, use_threads=False
                 ),
                 pyarrow.csv.ParseOptions(
+                    delimiter=self._delimiter,
                     newlines_in_values=True,
                     escape_char=self._escape or False,
                     invalid_row_handler=_collector(invalid_rows),
@@ -173,7 +180,12 @@ def _records(escape: str) -> re.Pattern[bytes]:
     return re.compile(_RECORD % (field, field))
 
 
-def _check_escapes(block: TextBlock, first_row: int) -> None:
+def _between(delimiter: str, pattern: re.Pattern[bytes]) -> re.Pattern[bytes]:
+    """A pattern of fields between commas, for another delimiter."""
+    return re.compile(pattern.pattern.replace(b",", delimiter.encode()))
+
+
+def _check_escapes(block: TextBlock, first_row: int, quoted: re.Pattern[bytes]) -> None:
     """Refuse quotes that are escaped: the fields after them would be garbage.
 
     A quote after a backslash is fine at the end of a field, and so are two; but where text follows
@@ -183,7 +195,7 @@ def _check_escapes(block: TextBlock, first_row: int) -> None:
         return
     for row in range(len(block)):
         record = bytes(block.records(row, row + 1))
-        if _ESCAPED in record and any(map(_has_escape, _QUOTED.finditer(record))):
+        if _ESCAPED in record and any(map(_has_escape, quoted.finditer(record))):
             raise ContentError(
                 f"row {first_row + row} (byte {block.offset + block.start(row)}): {_NO_ESCAPES}"
             )

@@ -41,6 +41,12 @@ from pipeline.spec import Cut
 from pipeline.store.directory import OpenedFile
 
 _BLANK = frozenset(b" \t\r\n")
+_TOO_LARGE = "an integer beyond 64 bits: write it as a text, in quotes"
+_ARRAY, _OBJECT = (
+    "array: make it JSON Lines with jq -c '.[]'",
+    "object: make it a line with jq -c .",
+)
+_NOT_LINES = "; if the file is one JSON %s in.json > out.jsonl, or read_json of polars or DuckDB"
 _BOM = re.compile(rb"^\xef\xbb\xbf", re.MULTILINE)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 # A pair of surrogates, half of one, or the start of any other escape.
@@ -223,7 +229,7 @@ class _Types:
             if key := _repeated_key(value):
                 raise ContentError(f"row {row}: column {name!r} has the key {key!r} twice")
             with content_errors(f"row {row}: column {name!r}"):
-                kind = pa.array([value]).type
+                kind = _type_of(value)
             wide = merged_type(kind, known)
             if wide is None:
                 before = f"{known} in row {self.rows[name]}"
@@ -244,6 +250,23 @@ def _readable(values: list[Any], name: str, first_row: int) -> list[Any]:
         except ContentError as error:
             raise ContentError(f"row {row}: column {name!r}: {error}") from error
     return readable
+
+
+def _type_of(value: Any) -> pa.DataType:
+    try:
+        return pa.array([value]).type
+    except (OverflowError, pa.ArrowInvalid) as error:
+        if _beyond_64_bits(value):
+            raise ValueError(_TOO_LARGE) from error
+        raise
+
+
+def _beyond_64_bits(value: Any) -> bool:
+    """Whether there is such an integer in a value, at any depth."""
+    if isinstance(value, int):
+        return not -(2**63) <= value < 2**63
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(map(_beyond_64_bits, inner))
 
 
 class _RepeatedKey(dict[str, Any]):
@@ -278,10 +301,27 @@ def _object(line: bytes, row: int) -> dict[str, Any]:
     try:
         value = json.loads(escaped(line), object_pairs_hook=_note_repeated_key)
     except (ValueError, RecursionError) as error:
-        problem = "not JSON" if is_text(escaped(line)) else "neither UTF-8 nor JSON"
-        raise ContentError(f"row {row} is {problem}: {error}") from error
+        raise ContentError(_not_json(line, row, error)) from error
     if not isinstance(value, dict):
-        raise ContentError(f"row {row} is a JSON {type(value).__name__}, not an object")
+        kind = f"a JSON {type(value).__name__}, not an object"
+        raise ContentError(f"row {row} is {kind}{_advice(line, row)}")
     if isinstance(value, _RepeatedKey):
         raise ContentError(f"row {row} has the key {value.key!r} twice")
     return value
+
+
+def _not_json(line: bytes, row: int, error: Exception) -> str:
+    # Python refuses to convert integers of more than 4,300 digits, in words about itself.
+    long_number = not isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError)
+    reason = "a number has thousands of digits" if long_number else error
+    problem = "not JSON" if is_text(escaped(line)) else "neither UTF-8 nor JSON"
+    return f"row {row} is {problem}: {reason}{_advice(line, row, error)}"
+
+
+def _advice(line: bytes, row: int, error: Exception | None = None) -> str:
+    """What to do about a first line that is an array, or begins an object of several lines."""
+    start = line.lstrip()[:1] if row == 0 else b""
+    if start == b"[":
+        return _NOT_LINES % _ARRAY
+    cut = isinstance(error, json.JSONDecodeError) and error.pos >= len(error.doc.rstrip())
+    return _NOT_LINES % _OBJECT if start == b"{" and cut else ""

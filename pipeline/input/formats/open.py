@@ -1,7 +1,7 @@
 """The reader of each format.
 
 To add a format, add a file beside these, a branch here, and its suffix in
-`pipeline.input.discovery`.
+`pipeline.input.file_format`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pipeline.store.directory import OpenedFile
 
 
 def open_reader(file: OpenedFile, kind: str, compression: str, csv_escape: str = "") -> Reader:
-    """The reader of a format: parquet, arrow, jsonl or csv.
+    """The reader of a format: parquet, arrow, jsonl, csv or tsv.
 
     Raises:
         ContentError: the content does not match the format.
@@ -31,4 +31,4 @@ def open_reader(file: OpenedFile, kind: str, compression: str, csv_escape: str =
         return JsonLinesReader(file, compression)
     from pipeline.input.formats.csv import CsvReader
 
-    return CsvReader(file, compression, csv_escape)
+    return CsvReader(file, compression, "\t" if kind == "tsv" else ",", csv_escape)

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.input.formats.base import ContentError, content_errors, overlaps
+from pipeline.input.formats.xz import XzStream
 from pipeline.packing import Int64Array
 from pipeline.spec import Cut
 from pipeline.store.directory import OpenedFile
@@ -62,7 +63,9 @@ class TextStream:
         self._file = file
         self.compressed = bool(compression)
         self._stream: Any = file
-        if compression:
+        if compression == "xz":
+            self._stream = XzStream(file)
+        elif compression:
             # Raises on a truncated gzip member or zstd frame, and reads consecutive ones.
             self._stream = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), compression)
         self.offset = 0
@@ -107,8 +110,8 @@ def text_blocks(stream: TextStream, grammar: Grammar) -> Iterator[TextBlock]:
             return
         if len(incomplete) > _RECORD_MAX_BYTES:
             raise ContentError(
-                f"the record at byte {offset} is longer than {_RECORD_MAX_BYTES >> 20} MiB: "
-                "a quote may not be closed"
+                f"the record at byte {offset} is longer than {_RECORD_MAX_BYTES >> 20} MiB: a "
+                "quote may not be closed, or the file is one JSON document and not JSON Lines"
             )
         size = max(_BLOCK_BYTES, len(incomplete))
 

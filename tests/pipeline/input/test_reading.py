@@ -385,6 +385,9 @@ class TestBadContent:
     @pytest.mark.parametrize("name", WRITERS)
     def test_an_empty_file(self, tmp_path: Path, name: str) -> None:
         (tmp_path / name).touch()
+        if "jsonl" in name or "csv" in name:
+            assert inspect(discover([str(tmp_path / name)])[0], None, 10).rows == 0
+            return
         with pytest.raises(InputError, match=rf"{name} is an empty file"):
             inspect(discover([str(tmp_path / name)])[0], None, 10)
 
