@@ -176,7 +176,7 @@ def test_an_xz_file_cannot_ask_for_any_memory(tmp_path: Path) -> None:
         ("a.csv", CSV.decode().encode("utf-16-be"), "iconv -f utf-16be -t utf-8"),
         ("a.tsv", TSV.decode().encode("utf-32"), "it is UTF-32, not UTF-8"),
         ("a.csv.gz", gzip.compress(CSV.decode().encode("utf-16")), "it is UTF-16, not UTF-8"),
-        ("a.csv", CSV + b"1,\xe9\n", "iconv -f latin1"),
+        ("a.csv", b"id,text\n1,\xe9\n", "iconv -f latin1"),
         ("a.csv", b"PK\x03\x04" + bytes(100), "it is a ZIP archive or a spreadsheet, not CSV"),
         ("a.jsonl", parquet(), "it is a Parquet file: name it so, or give --format parquet"),
         ("a.parquet", arrow_file(), "it is an Arrow file: name it so, or give --format arrow"),
