@@ -1,4 +1,4 @@
-"""Inputs → shards, from file footers alone (text formats: one streaming pass)."""
+"""Inputs → shards, from file footers (text formats: one streaming pass); wide rows are measured."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import pyarrow as pa
 
 from pipeline.errors import AccessDenied, BeiJobsError, InputError
 from pipeline.input.bad_files import BadFiles
+from pipeline.input.byte_cuts import PART_MAX_BYTES, ByteLimits, cut_bytes, divided
 from pipeline.input.discovery import ListedFile, discover
 from pipeline.input.formats import FileSummary
-from pipeline.input.reading import inspect, selected_rows
+from pipeline.input.reading import inspect, measure, selected_rows
 from pipeline.input.schema import common_schema
 from pipeline.input.where import check_where, where_columns
 from pipeline.spec import Cut, InputFile, Shard
 from pipeline.store.uris import is_local
 
 DEFAULT_ROWS_PER_SHARD = 16_384
-_SHARD_MAX_BYTES = 256 << 20
 _FOOTER_THREADS = 16
 
 _File = TypeVar("_File", ListedFile, InputFile)
@@ -48,7 +48,7 @@ class PlannedInputs:
 
 def default_rows_per_shard(bytes_per_row: int) -> int:
     """16,384 rows, or fewer if their output would exceed 256 MiB."""
-    return max(1, min(DEFAULT_ROWS_PER_SHARD, _SHARD_MAX_BYTES // max(1, bytes_per_row)))
+    return max(1, min(DEFAULT_ROWS_PER_SHARD, PART_MAX_BYTES // max(1, bytes_per_row)))
 
 
 def cut_file(rows: int, row_groups: Sequence[int] | None, rows_per_shard: int) -> list[Cut]:
@@ -108,7 +108,7 @@ def plan_inputs(
             these names.
         list_columns: names of columns of lists of texts; likewise, list<large_string>.
         optional: columns that pass through if all files have them, such as the default id.
-        rows_per_shard: 0 for `default_rows_per_shard(row_bytes)`.
+        rows_per_shard: 0 for `default_rows_per_shard(row_bytes)`, and fewer where rows are wide.
         row_bytes: estimated bytes per output row.
         previous: the files of an earlier plan; an unchanged file keeps its cuts, if they cover
             all its rows, and is not counted again.
@@ -128,6 +128,8 @@ def plan_inputs(
             output column.
         StorageError: a store failed.
     """
+    passing, texts = {*columns, *optional}, {*text_columns, *list_columns}
+    limits = None if rows_per_shard else ByteLimits(passing, texts, row_bytes)
     rows_per_shard = rows_per_shard or default_rows_per_shard(row_bytes)
     tested = where_columns(where)
     needed = tuple(dict.fromkeys([*optional, *columns, *text_columns, *list_columns, *tested]))
@@ -138,7 +140,8 @@ def plan_inputs(
             bad.add(file, InputError(reason, hint="repair the file, or leave it out of the inputs"))
     unopened = {f for f in listed if schema is not None and (f.uri, f.version) in covered}
     opened = [f for f in listed if f not in unopened and f not in bad]
-    summaries = _inspect_all(opened, needed, rows_per_shard, bad)
+    inspected = _of_each(opened, lambda file: inspect(file, needed, rows_per_shard), bad)
+    summaries = {file: summary for file, summary in inspected if summary is not None}
     known_bad = -1
     while known_bad < len(bad):  # a bad file has no say in the schema of the others
         known_bad = len(bad)
@@ -157,14 +160,17 @@ def plan_inputs(
             widen=widen and not known_bad,
         )
     known = {file: covered.get((file.uri, file.version)) for file in listed if file not in bad}
+    new = [file for file, earlier in known.items() if earlier is None]
+    cuts = dict(_of_each(new, lambda f: _cuts(f, summaries[f], rows_per_shard, limits), bad))
     files = [
-        _plan_file(file, earlier, summaries.get(file), rows_per_shard, where)
+        _plan_file(file, earlier, summaries.get(file), cuts.get(file) or (), where)
         for file, earlier in known.items()
+        if file not in bad
     ]
     if where:
         check_where(where, pa.schema([planned_schema.field(name) for name in tested]))
-        new = {file.uri for file, earlier in known.items() if earlier is None}
-        files = _with_selected_rows(files, new, planned_schema, rows_per_shard, bad)
+        sizes = {f.uri: cut_bytes(cuts[f] or (), summaries[f].sizes, limits) for f in new}
+        files = _with_selected_rows(files, sizes, planned_schema, rows_per_shard, bad)
     files.sort(key=_part_order)
     return PlannedInputs(tuple(files), planned_schema, partition, bad.reasons())
 
@@ -184,29 +190,27 @@ def _covered(
     }
 
 
-def _inspect_all(
-    listed: Sequence[ListedFile], columns: Sequence[str], rows_per_shard: int, bad: BadFiles
-) -> dict[ListedFile, FileSummary]:
-    found = _of_each(listed, lambda file: inspect(file, columns, rows_per_shard), bad)
-    return {file: summary for file, summary in found if summary is not None}
-
-
 def _with_selected_rows(
     files: Sequence[tuple[InputFile, tuple[Cut, ...]]],
-    new: Collection[str],
+    new: Mapping[str, Sequence[int]],
     schema: pa.Schema,
     rows_per_shard: int,
     bad: BadFiles,
 ) -> list[tuple[InputFile, tuple[Cut, ...]]]:
-    """The files with the cuts of their selected rows, which are counted of the `new` ones."""
+    """The files with the cuts of their selected rows, which are counted of the `new` ones.
+
+    `new` is the bytes of each of their cuts, by URI.
+    """
     cuts = dict(files)
     counted = [file for file in cuts if file.uri in new]
     for file, counts in _of_each(counted, lambda f: selected_rows(f, cuts[f], schema), bad):
-        cuts[file] = tuple(merged_cuts(cuts[file], counts or (), rows_per_shard))
+        cuts[file] = tuple(merged_cuts(cuts[file], counts or (), rows_per_shard, new[file.uri]))
     return [(file, file_cuts) for file, file_cuts in cuts.items() if file not in bad]
 
 
-def merged_cuts(cuts: Sequence[Cut], selected: Sequence[int], rows_per_shard: int) -> list[Cut]:
+def merged_cuts(
+    cuts: Sequence[Cut], selected: Sequence[int], rows_per_shard: int, sizes: Sequence[int] = ()
+) -> list[Cut]:
     """Cuts that follow each other as one, while it has at most `rows_per_shard` selected rows.
 
     Every row of the file is in one of them; none if no row is selected.
@@ -215,14 +219,18 @@ def merged_cuts(cuts: Sequence[Cut], selected: Sequence[int], rows_per_shard: in
         cuts: of a whole file, in order.
         selected: how many rows of each are selected.
         rows_per_shard: as many or more than a cut has.
+        sizes: bytes of each cut, whose selected rows are taken to have their share.
     """
-    merged: list[Cut] = []
-    for cut, rows in zip(cuts, selected, strict=True) if any(selected) else ():
-        if merged and merged[-1].rows + rows <= rows_per_shard:
-            first = merged[-1]
+    merged, total = list[Cut](), 0.0
+    for index, (cut, rows) in enumerate(zip(cuts, selected, strict=True) if any(selected) else ()):
+        size = sizes[index] * rows / cut.rows if sizes else 0.0
+        fits = total + size <= PART_MAX_BYTES
+        if merged and fits and merged[-1].rows + rows <= rows_per_shard:
+            first, total = merged[-1], total + size
             merged[-1] = replace(first, rows=first.rows + rows, extent=cut.end - first.first_row)
         else:
             merged.append(replace(cut, rows=rows, extent=cut.rows))
+            total = size
     return merged
 
 
@@ -255,7 +263,7 @@ def _plan_file(
     listed: ListedFile,
     earlier: tuple[InputFile, Sequence[Cut]] | None,
     summary: FileSummary | None,
-    rows_per_shard: int,
+    cuts: Sequence[Cut],
     where: str,
 ) -> tuple[InputFile, tuple[Cut, ...]]:
     rows = earlier[0].rows if earlier else summary.rows if summary else 0
@@ -271,19 +279,20 @@ def _plan_file(
         partition=listed.partition,
         where=where,
     )
-    if earlier:
-        return file, tuple(earlier[1])
-    return file, tuple(_cuts(summary, rows_per_shard)) if summary else ()
+    return file, tuple(earlier[1] if earlier else cuts)
 
 
-def _cuts(summary: FileSummary, rows_per_shard: int) -> list[Cut]:
+def _cuts(
+    file: ListedFile, summary: FileSummary, rows_per_shard: int, limits: ByteLimits | None
+) -> list[Cut]:
     cuts = cut_file(summary.rows, summary.row_groups, rows_per_shard)
-    if summary.row_groups is not None:
+    if summary.row_groups is None:
+        offsets = zip(cuts, summary.offsets, strict=True)
+        cuts = [Cut(cut.first_row, cut.rows, offset) for cut, offset in offsets]
+    if limits is None or summary.sizes is None:
         return cuts
-    return [
-        Cut(cut.first_row, cut.rows, offset)
-        for cut, offset in zip(cuts, summary.offsets, strict=True)
-    ]
+    read = [f for f in summary.schema if f.name in limits.kept or f.name in limits.texts]
+    return divided(cuts, summary.sizes, limits, lambda c: measure(file, c, pa.schema(read)))
 
 
 def _part_order(planned: tuple[InputFile, tuple[Cut, ...]]) -> str:

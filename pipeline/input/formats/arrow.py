@@ -7,11 +7,14 @@ held at a time.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from pipeline.input.compact import compact
 from pipeline.input.formats.base import (
     ContentError,
     FileSummary,
@@ -20,6 +23,8 @@ from pipeline.input.formats.base import (
     overlaps,
     select_fields,
 )
+from pipeline.input.formats.sizes import BATCH_BYTES, SizeCounter
+from pipeline.packing import Int64Array
 from pipeline.spec import Cut
 from pipeline.store.directory import OpenedFile
 from pipeline.store.uris import absolute, is_local
@@ -27,6 +32,9 @@ from pipeline.store.uris import absolute, is_local
 _FILE_MAGIC = b"ARROW1"
 _FEATHER_V1_MAGIC = b"FEA1"
 _NOT_READABLE = "not a readable Arrow file"
+# Numbers of the fields of the footer that list blocks, and what a block is.
+_DICTIONARIES, _RECORD_BATCHES = 2, 3
+_BLOCK = np.dtype([("offset", "<i8"), ("metadata", "<i4"), ("", "<i4"), ("body", "<i8")])
 
 
 def open_arrow(file: OpenedFile) -> Reader:
@@ -77,12 +85,32 @@ class ArrowFileReader:
             reader = self._open(())
             for index in range(reader.num_record_batches):
                 groups.append(reader.get_batch(index).num_rows)
+            dictionaries, batches = self._stored_bytes()
+        sizes = SizeCounter(columns or ())
+        shared = int(dictionaries.sum())  # a batch may name any of their entries
+        for rows, stored in zip(groups, batches.tolist(), strict=True):
+            most = dict.fromkeys(columns or (), stored + shared)
+            sizes.add(rows, most, exact=False, apart=True)
         return FileSummary(
             schema=select_fields(self._schema, columns),
             columns=tuple(self._schema.names),
             rows=sum(groups),
             row_groups=tuple(groups),
+            sizes=sizes.sizes(),
         )
+
+    def _stored_bytes(self) -> tuple[Int64Array, Int64Array]:
+        """Bytes of each dictionary batch and of each record batch, of all their columns.
+
+        They are in the footer, a table of https://github.com/apache/arrow/blob/main/format/File.fbs,
+        which pyarrow does not hand out.
+        """
+        end = len(_FILE_MAGIC) + 4
+        self._file.seek(-end, 2)
+        (size,) = struct.unpack("<i", self._file.read(4))
+        self._file.seek(-end - size, 2)
+        footer = self._file.read(size)
+        return _blocks(footer, _DICTIONARIES), _blocks(footer, _RECORD_BATCHES)
 
     def batches(
         self, cuts: Sequence[Cut], schema: pa.Schema, batch_rows: int
@@ -115,13 +143,18 @@ class ArrowStreamReader:
 
     def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
         """Read the stream once."""
+        groups, sizes = [], SizeCounter(columns or ())
         with content_errors(_NOT_READABLE):
-            groups = tuple(batch.num_rows for batch in self._read(()))
+            for batch in self._read(columns or ()):
+                groups.append(batch.num_rows)
+                read = {name: batch.column(name).nbytes for name in batch.schema.names}
+                sizes.add(batch.num_rows, read, apart=True)
         return FileSummary(
             schema=select_fields(self._schema, columns),
             columns=tuple(self._schema.names),
             rows=sum(groups),
-            row_groups=groups,
+            row_groups=tuple(groups),
+            sizes=sizes.sizes(),
         )
 
     def batches(
@@ -141,5 +174,22 @@ class ArrowStreamReader:
 def _slices(
     batch: pa.RecordBatch, first: int, batch_rows: int
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    for start in range(0, batch.num_rows, batch_rows):
-        yield first + start, batch.slice(start, batch_rows)
+    """A batch in slices of at most `batch_rows` rows, fewer where they are wide."""
+    fitting = BATCH_BYTES * batch.num_rows // max(1, batch.nbytes)
+    step = max(1, min(batch_rows, fitting))
+    for start in range(0, batch.num_rows, step):
+        yield first + start, compact(batch.slice(start, step))
+
+
+def _blocks(footer: bytes, field: int) -> Int64Array:
+    """Bytes of the bodies that a field of the footer, a FlatBuffers table, lists."""
+    (table,) = struct.unpack_from("<I", footer)
+    (distance,) = struct.unpack_from("<i", footer, table)
+    entries, position = table - distance, 4 + 2 * field
+    (length,) = struct.unpack_from("<H", footer, entries)
+    offset = struct.unpack_from("<H", footer, entries + position)[0] if position < length else 0
+    if not offset:
+        return np.zeros(0, dtype=np.int64)
+    vector = table + offset + struct.unpack_from("<I", footer, table + offset)[0]
+    (count,) = struct.unpack_from("<I", footer, vector)
+    return np.frombuffer(footer, _BLOCK, count, vector + 4)["body"]

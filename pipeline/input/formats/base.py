@@ -10,6 +10,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from pipeline.errors import BeiJobsError
+from pipeline.input.formats.sizes import Sizes
 from pipeline.spec import Cut
 
 _DETAIL_MAX_CHARS = 200
@@ -30,6 +31,7 @@ class FileSummary:
     offsets: tuple[int, ...] = ()  # bytes of uncompressed text before each shard's first row
     # JSONL: column → the row that gave it its type
     type_rows: Mapping[str, int] = field(default_factory=dict)
+    sizes: Sizes | None = field(default=None, compare=False)  # of the requested columns
 
 
 class Reader(Protocol):

@@ -74,20 +74,22 @@ class CsvReader:
 
     def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
         """Count rows, check their number of fields and collect shard offsets in one pass."""
-        offsets = ShardOffsets(rows_per_shard)
+        sized = [name for name in columns or () if self._header.count(name) == 1]
+        offsets = ShardOffsets(rows_per_shard, sized)
         for block in self._without_header(
             text_blocks(TextStream(self._file, self._compression), self)
         ):
             check_utf8(block, offsets.rows)
             _check_escapes(block, offsets.rows)
-            self._parse(block, 0, len(block), offsets.rows, self._header[:1])
-            offsets.add(block)
+            rows = self._parse(block, 0, len(block), offsets.rows, sized or self._header[:1])
+            offsets.add(block, {name: rows.column(name).nbytes for name in sized})
         schema = pa.schema([(name, pa.string()) for name in self._header])
         return FileSummary(
             schema=select_fields(schema, columns),
             columns=self._header,
             rows=offsets.rows,
             offsets=tuple(offsets.offsets),
+            sizes=offsets.sizes,
         )
 
     @staticmethod

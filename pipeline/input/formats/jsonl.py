@@ -65,17 +65,17 @@ class JsonLinesReader:
 
     def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
         """Count rows, infer types and collect shard offsets in one pass."""
-        offsets, types = ShardOffsets(rows_per_shard), _Types(columns)
+        offsets, types = ShardOffsets(rows_per_shard, columns or ()), _Types(columns)
         for block in text_blocks(TextStream(self._file, self._compression), self):
             check_utf8(block, offsets.rows)
-            types.add(_cleaned(block), offsets.rows)
-            offsets.add(block)
+            offsets.add(block, types.add(_cleaned(block), offsets.rows))
         return FileSummary(
             schema=types.schema(),
             columns=tuple(types.names),
             rows=offsets.rows,
             offsets=tuple(offsets.offsets),
             type_rows=types.rows,
+            sizes=offsets.sizes,
         )
 
     def batches(
@@ -162,23 +162,30 @@ class _Types:
     def schema(self) -> pa.Schema:
         return pa.schema(list(self._types.items()))
 
-    def add(self, block: TextBlock, first_row: int) -> None:
+    def add(self, block: TextBlock, first_row: int) -> dict[str, int]:
+        """Widen the types by those of a block; returns the bytes in memory of its columns."""
         rows = [_object(bytes(block.records(i, i + 1)), first_row + i) for i in range(len(block))]
         for row in rows:
             self.names.update(dict.fromkeys(row))
-        for name in self.names if self._columns is None else self._columns:
-            if name in self.names:
-                self._widen(name, [row.get(name) for row in rows], first_row)
+        wanted = self.names if self._columns is None else self._columns
+        return {
+            name: self._widen(name, [row.get(name) for row in rows], first_row)
+            for name in wanted
+            if name in self.names
+        }
 
-    def _widen(self, name: str, values: list[Any], first_row: int) -> None:
-        known = self._types.get(name, pa.null())
+    def _widen(self, name: str, values: list[Any], first_row: int) -> int:
+        known, size = self._types.get(name, pa.null()), 0
         try:
-            wide = merged_type(pa.array(values).type, known)
+            array = pa.array(values)
+            wide, size = merged_type(array.type, known), array.nbytes
         except (pa.ArrowException, ValueError, OverflowError):
             wide = None
         if wide is None or wide != known or any(map(_repeats, values)):
             wide = self._widen_by_rows(name, values, first_row)
+            size = size or pa.array(values, wide).nbytes
         self._types[name] = wide
+        return size
 
     def _widen_by_rows(self, name: str, values: list[Any], first_row: int) -> pa.DataType:
         """The same, one by one, so that the row is known that has another type."""

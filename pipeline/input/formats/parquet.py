@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.input.compact import compact
 from pipeline.input.formats.base import FileSummary, content_errors, overlaps, select_fields
+from pipeline.input.formats.parquet_sizes import leaf_columns, parquet_sizes
+from pipeline.input.formats.sizes import BATCH_BYTES
 from pipeline.spec import Cut
 from pipeline.store.directory import OpenedFile
 from pipeline.store.uris import is_local
@@ -17,12 +21,15 @@ from pipeline.store.uris import is_local
 # request to a store costs more.
 _BUFFER_BYTES = 1 << 20
 _REMOTE_BUFFER_BYTES = 8 << 20
+# Rows decoded at once: few, since the footer does not say where in a row group the wide ones are.
+_DECODED_ROWS = 64
 
 
 class ParquetReader:
     """One Parquet file; see `Reader`."""
 
     def __init__(self, file: OpenedFile) -> None:
+        self._file = file
         with content_errors("not a readable Parquet file"):
             self._parquet = pq.ParquetFile(
                 pa.PythonFile(file, mode="r"),
@@ -37,12 +44,13 @@ class ParquetReader:
         self._groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
     def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
-        """Use the footer alone."""
+        """Use the footer, and a few rows of columns in which it may hide much."""
         return FileSummary(
             schema=select_fields(self._schema, columns),
             columns=tuple(self._schema.names),
             rows=sum(self._groups),
             row_groups=tuple(self._groups),
+            sizes=parquet_sizes(self._file, self._parquet, columns or ()),
         )
 
     def batches(
@@ -60,11 +68,40 @@ class ParquetReader:
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         where = f"row group {index} (rows {first}-{first + self._groups[index] - 1})"
         with content_errors(where):
+            fitting = BATCH_BYTES * self._groups[index] // max(1, self._stored(index, columns))
+            even = batch_rows // math.ceil(batch_rows / _DECODED_ROWS)
             batches = self._parquet.iter_batches(
-                batch_rows, row_groups=[index], columns=columns, use_threads=False
+                max(1, min(even, fitting)),
+                row_groups=[index],
+                columns=columns,
+                use_threads=False,
             )
-            for batch in batches:
+            for batch in _joined(map(compact, batches), batch_rows):
                 yield first, batch
                 first += batch.num_rows
                 if first >= last.end:
                     return
+
+    def _stored(self, index: int, columns: list[str]) -> int:
+        """Bytes of some columns in a row group."""
+        group = self._parquet.metadata.row_group(index)
+        leaves = leaf_columns(self._schema, columns)
+        return sum(
+            group.column(number).total_uncompressed_size
+            for numbers in leaves.values()
+            for number in numbers
+        )
+
+
+def _joined(batches: Iterable[pa.RecordBatch], batch_rows: int) -> Iterator[pa.RecordBatch]:
+    """Batches of up to `batch_rows` rows, fewer where they are wide."""
+    held: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in batches:
+        if held and (rows + batch.num_rows > batch_rows or size + batch.nbytes > BATCH_BYTES):
+            yield pa.concat_batches(held)
+            held, rows, size = [], 0, 0
+        held.append(batch)
+        rows, size = rows + batch.num_rows, size + batch.nbytes
+    if held:
+        yield pa.concat_batches(held)
