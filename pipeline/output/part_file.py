@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.errors import StorageError
+from pipeline.input.compact import compact
 from pipeline.store.directory import Directory
 
 _PREFIX = "bei."
@@ -50,17 +51,25 @@ def encode_part(table: pa.Table, values: Mapping[str, object]) -> memoryview:
     placeholder = secrets.token_hex(_DIGEST_CHARS // 2)
     metadata = {_PREFIX + key: _text(value) for key, value in values.items()}
     metadata[_PREFIX + _CHECKSUM] = placeholder
-    table = table.replace_schema_metadata(metadata)
+    batches = map(compact, table.to_batches())
+    table = pa.Table.from_batches(batches, table.schema).replace_schema_metadata(metadata)
+    # A buffer that grows would be copied, and for a moment there would be two of them.
+    size = pa.MockOutputStream()
+    _write(table, size)
     # Not BytesIO: a view that outlives its BytesIO crashes Python 3.12 (cpython#111049).
-    sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(unify_dictionaries=True)
-    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
-        writer.write_table(table)
-    data = memoryview(sink.getvalue()).cast("B")
+    buffer = pa.allocate_buffer(size.size())
+    _write(table, pa.FixedSizeBufferWriter(buffer))
+    data = memoryview(buffer).cast("B")
     positions = _positions(data, placeholder)
     _fill(data, positions, b"0" * _DIGEST_CHARS)
     _fill(data, positions, hashlib.sha256(data).hexdigest().encode())
     return data
+
+
+def _write(table: pa.Table, sink: pa.NativeFile) -> None:
+    options = pa.ipc.IpcWriteOptions(unify_dictionaries=True)
+    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
+        writer.write_table(table)
 
 
 def checksum_holds(data: bytes, info: PartInfo) -> bool:
@@ -68,8 +77,13 @@ def checksum_holds(data: bytes, info: PartInfo) -> bool:
     claimed = info.values.get(_CHECKSUM, "")
     if not re.fullmatch(r"[0-9a-f]{64}", claimed):
         return False
-    zeroed = data.replace(claimed.encode(), b"0" * _DIGEST_CHARS)
-    return hashlib.sha256(zeroed).hexdigest() == claimed
+    view, hashed, start = memoryview(data), hashlib.sha256(), 0
+    for position in _positions(view, claimed):
+        hashed.update(view[start:position])
+        hashed.update(b"0" * _DIGEST_CHARS)
+        start = position + _DIGEST_CHARS
+    hashed.update(view[start:])
+    return hashed.hexdigest() == claimed
 
 
 def read_info(directory: Directory, name: str) -> PartInfo:
