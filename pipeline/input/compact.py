@@ -40,6 +40,8 @@ def _compact(array: pa.Array) -> pa.Array:
         return _joined(array)
     if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
         return array.cast(_without_views(kind)).cast(kind)
+    if not pa.types.is_struct(kind):  # a cast takes the values of all lists, also of a slice
+        array = pa.concat_arrays([array, array.slice(0, 0)])
     try:
         return array.cast(_without_views(kind)).cast(kind)
     except (pa.ArrowException, NotImplementedError):

@@ -7,14 +7,13 @@ held at a time.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from pipeline.input.compact import compact
+from pipeline.input.formats.arrow_footer import read_stored
 from pipeline.input.formats.base import (
     ContentError,
     FileSummary,
@@ -24,7 +23,6 @@ from pipeline.input.formats.base import (
     select_fields,
 )
 from pipeline.input.formats.sizes import BATCH_BYTES, SizeCounter
-from pipeline.packing import Int64Array
 from pipeline.spec import Cut
 from pipeline.store.directory import OpenedFile
 from pipeline.store.uris import absolute, is_local
@@ -32,9 +30,6 @@ from pipeline.store.uris import absolute, is_local
 _FILE_MAGIC = b"ARROW1"
 _FEATHER_V1_MAGIC = b"FEA1"
 _NOT_READABLE = "not a readable Arrow file"
-# Numbers of the fields of the footer that list blocks, and what a block is.
-_DICTIONARIES, _RECORD_BATCHES = 2, 3
-_BLOCK = np.dtype([("offset", "<i8"), ("metadata", "<i4"), ("", "<i4"), ("body", "<i8")])
 
 
 def open_arrow(file: OpenedFile) -> Reader:
@@ -54,9 +49,14 @@ def _source(file: OpenedFile) -> Any:
 
 
 def _options(schema: pa.Schema, columns: Sequence[str]) -> Any:
-    """Read the bodies of these columns only; `included_fields` takes an empty list as all."""
+    """Read the bodies of these columns only; an empty list would be taken as all."""
+    return pa.ipc.IpcReadOptions(included_fields=_indices(schema, columns), use_threads=False)
+
+
+def _indices(schema: pa.Schema, columns: Sequence[str]) -> list[int]:
+    """The numbers of columns; of none, that of a narrow one."""
     indices = [i for i, name in enumerate(schema.names) if name in columns]
-    return pa.ipc.IpcReadOptions(included_fields=indices or [_cheapest(schema)], use_threads=False)
+    return indices or [_cheapest(schema)]
 
 
 def _cheapest(schema: pa.Schema) -> int:
@@ -74,9 +74,17 @@ class ArrowFileReader:
         self._file = file
         with content_errors(_NOT_READABLE):
             self._schema = pa.ipc.open_file(_source(file)).schema
+            self._stored = read_stored(file)
+        self._mapped = is_local(file.uri) and not self._stored.compressed
 
     def _open(self, columns: Sequence[str]) -> Any:
+        if self._mapped:  # pyarrow would copy the batch to read some of its columns only
+            return pa.ipc.open_file(_source(self._file))
         return pa.ipc.open_file(_source(self._file), options=_options(self._schema, columns))
+
+    def _batch(self, reader: Any, index: int, columns: Sequence[str]) -> pa.RecordBatch:
+        batch = reader.get_batch(index)
+        return batch.select(_indices(self._schema, columns)) if self._mapped else batch
 
     def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
         """Use the headers of the record batches and the bodies of one narrow column."""
@@ -85,12 +93,12 @@ class ArrowFileReader:
             reader = self._open(())
             for index in range(reader.num_record_batches):
                 groups.append(reader.get_batch(index).num_rows)
-            dictionaries, batches = self._stored_bytes()
-        sizes = SizeCounter(columns or ())
-        shared = int(dictionaries.sum())  # a batch may name any of their entries
-        for rows, stored in zip(groups, batches.tolist(), strict=True):
-            most = dict.fromkeys(columns or (), stored + shared)
-            sizes.add(rows, most, exact=False, apart=True)
+        sizes, wanted = SizeCounter(columns or ()), columns or ()
+        for rows, stored in zip(groups, self._stored.batches.tolist(), strict=True):
+            # Of all columns together, and a batch may name any entry of a dictionary.
+            most = stored + self._stored.dictionaries
+            shares = dict.fromkeys(wanted, most // max(1, len(wanted)))
+            sizes.add(rows, shares, exact=False, apart=True)
         return FileSummary(
             schema=select_fields(self._schema, columns),
             columns=tuple(self._schema.names),
@@ -98,19 +106,6 @@ class ArrowFileReader:
             row_groups=tuple(groups),
             sizes=sizes.sizes(),
         )
-
-    def _stored_bytes(self) -> tuple[Int64Array, Int64Array]:
-        """Bytes of each dictionary batch and of each record batch, of all their columns.
-
-        They are in the footer, a table of https://github.com/apache/arrow/blob/main/format/File.fbs,
-        which pyarrow does not hand out.
-        """
-        end = len(_FILE_MAGIC) + 4
-        self._file.seek(-end, 2)
-        (size,) = struct.unpack("<i", self._file.read(4))
-        self._file.seek(-end - size, 2)
-        footer = self._file.read(size)
-        return _blocks(footer, _DICTIONARIES), _blocks(footer, _RECORD_BATCHES)
 
     def batches(
         self, cuts: Sequence[Cut], schema: pa.Schema, batch_rows: int
@@ -122,7 +117,8 @@ class ArrowFileReader:
             with content_errors(f"record batch {index} (from row {first})"):
                 rows = counter.get_batch(index).num_rows
                 if overlaps(first, rows, cuts):
-                    yield from _slices(reader.get_batch(index), first, batch_rows)
+                    batch = self._batch(reader, index, schema.names)
+                    yield from _slices(batch, first, batch_rows)
             first += rows
             if first >= cuts[-1].end:
                 return
@@ -179,17 +175,3 @@ def _slices(
     step = max(1, min(batch_rows, fitting))
     for start in range(0, batch.num_rows, step):
         yield first + start, compact(batch.slice(start, step))
-
-
-def _blocks(footer: bytes, field: int) -> Int64Array:
-    """Bytes of the bodies that a field of the footer, a FlatBuffers table, lists."""
-    (table,) = struct.unpack_from("<I", footer)
-    (distance,) = struct.unpack_from("<i", footer, table)
-    entries, position = table - distance, 4 + 2 * field
-    (length,) = struct.unpack_from("<H", footer, entries)
-    offset = struct.unpack_from("<H", footer, entries + position)[0] if position < length else 0
-    if not offset:
-        return np.zeros(0, dtype=np.int64)
-    vector = table + offset + struct.unpack_from("<I", footer, table + offset)[0]
-    (count,) = struct.unpack_from("<I", footer, vector)
-    return np.frombuffer(footer, _BLOCK, count, vector + 4)["body"]

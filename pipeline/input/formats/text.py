@@ -153,7 +153,8 @@ class ShardOffsets:
         """The next block; `sizes` are the bytes in memory of its columns."""
         firsts = range(-self.rows % self._step, len(block), self._step)
         self.offsets += [block.offset + block.start(row) for row in firsts]
-        bounds = sorted({0, *firsts, len(block)})
+        wide = len(block.data) > 2 * _BLOCK_BYTES  # it grew for a long record
+        bounds = range(len(block) + 1) if wide else sorted({0, *firsts, len(block)})
         for start, stop in itertools.pairwise(bounds):
             share = (block.start(stop) - block.start(start)) / block.start(len(block))
             self._counter.add(
