@@ -33,6 +33,8 @@ _BLOCK_ROWS = 16_384
 # Text and outputs of a block, whatever its number of rows: bounds the memory for long documents
 # and for wide vectors.
 _BLOCK_BYTES = 32 * 2**20
+# Blocks that wait between two stages have about so many bytes at most, and one of any size may.
+QUEUED_BYTES = _BLOCK_BYTES
 
 
 class Watch(Protocol):
@@ -67,6 +69,11 @@ class Block:
     tokens: Tokens  # of these
     results: RowResults
     number: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """What its rows hold in memory."""
+        return int(self.rows.nbytes)
 
 
 class RowPlaces:
@@ -136,6 +143,9 @@ def _groups(
     slices: list[ShardSlice] = []
     rows, size, target_rows = 0, 0, _FIRST_BLOCK_ROWS
     for shard_slice in read_slices(run, shards, fates):
+        if slices and shard_slice.rows is not None and shard_slice.rows.nbytes > _BLOCK_BYTES:
+            yield slices  # a row of such a size is a block of its own
+            slices, rows, size = [], 0, 0
         slices.append(shard_slice)
         if shard_slice.rows is not None:
             rows += shard_slice.rows.num_rows
@@ -170,15 +180,28 @@ def _block(
     if not results.plain:
         columns = rows.select(dict.fromkeys(task.columns_read(run.spec)))
         texts = columns.take(pa.array(results.computed))
-    block = Block(tuple(slices), rows, texts, no_tokens(0, {}), results, number)
+    held = tuple(_taken_from(rows, slices))
+    slices.clear()  # whoever made the list still refers to it, and would hold what was read
+    del batches, table
+    block = Block(held, rows, texts, no_tokens(0, {}), results, number)
     if not texts.num_rows:
         return block
     key = f"block-{number}"
-    watch.begin(key, RowPlaces(slices).of(results.computed))
+    watch.begin(key, RowPlaces(block.slices).of(results.computed))
     with stage_times.during("tokenize"):
         block = replace(block, tokens=task.tokenize(texts))
     watch.end(key)
     return block
+
+
+def _taken_from(rows: pa.RecordBatch, slices: Sequence[ShardSlice]) -> Iterator[ShardSlice]:
+    """The slices with their part of `rows`, so that what was read is not held twice."""
+    start = 0
+    for item in slices:
+        if computed_slices([item]):
+            item = replace(item, rows=rows.slice(start, len(item.numbers)))
+            start += len(item.numbers)
+        yield item
 
 
 def _no_rows(schema: pa.Schema) -> pa.RecordBatch:

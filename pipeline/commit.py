@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
+from pipeline.blocks import QUEUED_BYTES
 from pipeline.encode import Computed
 from pipeline.encoder.engine import Engine
 from pipeline.errors import BeiJobsError, InputError
@@ -28,6 +29,7 @@ from pipeline.output.provenance import of_run, of_shard
 from pipeline.output.quarantine import write_quarantine
 from pipeline.output.run import Run
 from pipeline.part_rows import RowBuilder
+from pipeline.prefetch import BytesQueue
 from pipeline.slices import Fate, ShardSlice, computed_slices, unchanged
 from pipeline.spec import Shard, ShardResult
 from pipeline.stage_times import stage_times
@@ -86,7 +88,9 @@ class Committer:
         self._unsafe = UnsafeRows()
         self._pieces = itertools.count()
         self._last_save = self._last_asked = time.monotonic()
-        self._blocks: queue.Queue[Computed | None] = queue.Queue(_BLOCKS_BEHIND)
+        self._blocks: queue.Queue[Computed | None] = BytesQueue(
+            _BLOCKS_BEHIND, QUEUED_BYTES, lambda item: 0 if item is None else item.nbytes
+        )
         self._results: queue.Queue[ShardResult] = queue.Queue()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="commit", daemon=True)
@@ -153,6 +157,7 @@ class Committer:
                 # Rows of an incomplete block come because `save_now` asked for them.
                 if not item.complete or time.monotonic() - self._last_save > SAVE_SECONDS:
                     self._save_all()
+                del item  # not held while the next one is computed
             self._save_all()
         except BaseException as error:  # raised in the caller's thread by its next call
             self._error = error
@@ -238,6 +243,7 @@ class Committer:
             write_quarantine(self._output, self._run, shard, output.failed_rows())
         values = self._provenance | of_shard(shard, result, resumed=output.resumed)
         data = encode_part(table, values, shard.output_format)
+        del table  # a client of a store may copy the data once more
         committed_here = self._output.commit(shard.part, data)
         if committed_here:
             retract_if_unwanted(self._output, self._run, shard.part)

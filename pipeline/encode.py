@@ -26,6 +26,11 @@ class Computed:
     rows: BoolArray  # [U] the tokenized rows that are new since the block was last returned
     complete: bool  # whether these are the last ones
 
+    @property
+    def nbytes(self) -> int:
+        """What it holds in memory."""
+        return self.block.nbytes + int(self.outputs.nbytes)
+
 
 class _Pending:
     """A block whose batches are being computed."""

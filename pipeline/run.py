@@ -14,7 +14,7 @@ from contextlib import closing
 import numpy as np
 import pyarrow as pa
 
-from pipeline.blocks import NoWatch, Watch, read_blocks
+from pipeline.blocks import QUEUED_BYTES, NoWatch, Watch, read_blocks
 from pipeline.commit import Committer
 from pipeline.encode import encode
 from pipeline.encoder.engine import Engine
@@ -103,13 +103,14 @@ def run_shards(
             Committer(
                 output, run, engine, task, attempt, held, saved=saved, refused=refused, log=log
             ) as committer,
-            prefetch(tokenized, _BLOCKS_AHEAD) as ahead,
+            prefetch(tokenized, _BLOCKS_AHEAD, QUEUED_BYTES, lambda block: block.nbytes) as ahead,
         ):
             for computed in encode(
                 engine, ahead, task, budget, should_stop, on_batch,
                 watch=recorded, save_now=committer.save_now,
             ):  # fmt: skip
                 committer.add(computed)
+                del computed  # not held while the next one is computed
                 yield from committer.finished()
             yield from committer.close()
 

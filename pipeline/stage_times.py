@@ -63,6 +63,7 @@ class StageTimes:
             if item is _END:
                 return
             yield item  # type: ignore[misc]
+            del item  # not held while the next one is made
 
     def abandon(self) -> None:
         """Nothing is in a stage any more, such as after an error."""

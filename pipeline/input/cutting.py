@@ -1,4 +1,4 @@
-"""Inputs → shards, from file footers alone (text formats: one streaming pass)."""
+"""Inputs → shards, from file footers (text formats: one streaming pass); wide rows are measured."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import pyarrow as pa
 
 from pipeline.errors import AccessDenied, BeiJobsError, InputError
 from pipeline.input.bad_files import BadFiles, add_other_formats
+from pipeline.input.byte_cuts import PART_MAX_BYTES, ByteLimits, cut_bytes, divided
 from pipeline.input.discovery import ListedFile, discover
 from pipeline.input.formats import FileSummary
 from pipeline.input.ignored import IgnoredFiles
-from pipeline.input.reading import inspect, selected_rows
+from pipeline.input.reading import inspect, measure, selected_rows
 from pipeline.input.schema import common_schema, named_columns
 from pipeline.input.search import Search
 from pipeline.input.table_file import ReadTable, read_tables
@@ -24,7 +25,6 @@ from pipeline.spec import Cut, InputFile, Shard
 from pipeline.store.uris import is_local
 
 DEFAULT_ROWS_PER_SHARD = 16_384
-_SHARD_MAX_BYTES = 256 << 20
 _FOOTER_THREADS = 16
 
 _File = TypeVar("_File", ListedFile, InputFile)
@@ -53,7 +53,7 @@ class PlannedInputs:
 
 def default_rows_per_shard(bytes_per_row: int) -> int:
     """16,384 rows, or fewer if their output would exceed 256 MiB."""
-    return max(1, min(DEFAULT_ROWS_PER_SHARD, _SHARD_MAX_BYTES // max(1, bytes_per_row)))
+    return max(1, min(DEFAULT_ROWS_PER_SHARD, PART_MAX_BYTES // max(1, bytes_per_row)))
 
 
 def cut_file(rows: int, row_groups: Sequence[int] | None, rows_per_shard: int) -> list[Cut]:
@@ -116,7 +116,7 @@ def plan_inputs(
             these names.
         list_columns: names of columns of lists of texts; likewise, list<large_string>.
         optional: columns that pass through if all files have them, such as the default id.
-        rows_per_shard: 0 for `default_rows_per_shard(row_bytes)`.
+        rows_per_shard: 0 for `default_rows_per_shard(row_bytes)`, and fewer where rows are wide.
         row_bytes: estimated bytes per output row.
         previous: the files of an earlier plan; an unchanged file keeps its cuts, if they cover
             all its rows, and is not counted again.
@@ -137,6 +137,8 @@ def plan_inputs(
             output column.
         StorageError: a store failed.
     """
+    passing, texts = {*columns, *optional}, {*text_columns, *list_columns}
+    limits = None if rows_per_shard else ByteLimits(passing, texts, row_bytes)
     rows_per_shard = rows_per_shard or default_rows_per_shard(row_bytes)
     tested = where_columns(where)
     named = [*optional, *columns, *named_columns(columns, ()), *text_columns, *list_columns]
@@ -159,6 +161,7 @@ def plan_inputs(
     known.update(schema.names if schema is not None else ())
     columns, free = named_columns(columns, known), named_columns(free, known)
     known_bad, planned_before = -1, {uri for uri, _ in previous or {}}
+    cuts: dict[ListedFile, list[Cut] | None] = {}
     while known_bad < len(bad):  # a bad file has no say in the schema of the others
         known_bad = len(bad)
         planned_schema, partition = common_schema(
@@ -178,15 +181,22 @@ def plan_inputs(
         earlier = {
             file: covered.get((file.uri, file.version)) for file in listed if file not in bad
         }
+        new = [file for file, kept in earlier.items() if kept is None]
+        cuts |= _of_each(
+            [file for file in new if file not in cuts],
+            lambda f: _cuts(f, summaries[f], rows_per_shard, limits),
+            bad,
+        )
         files = [
-            _plan_file(file, cuts, summaries.get(file), rows_per_shard, where)
-            for file, cuts in earlier.items()
+            _plan_file(file, kept, summaries.get(file), cuts.get(file) or (), where)
+            for file, kept in earlier.items()
+            if file not in bad
         ]
         if where and known_bad == len(bad):
             check_where(where, pa.schema([planned_schema.field(name) for name in tested]))
         if known_bad == len(bad) and any(file.selects for file, _ in files):
-            new = {file.uri for file, cuts in earlier.items() if cuts is None}
-            files = _with_selected_rows(files, new, planned_schema, rows_per_shard, bad)
+            sizes = {f.uri: cut_bytes(cuts[f] or (), summaries[f].sizes, limits) for f in new}
+            files = _with_selected_rows(files, sizes, planned_schema, rows_per_shard, bad)
     files.sort(key=_part_order)
     tables = read_tables(file.table for file in listed if file.table)
     return PlannedInputs(
@@ -218,20 +228,25 @@ def _covered(
 
 def _with_selected_rows(
     files: Sequence[tuple[InputFile, tuple[Cut, ...]]],
-    new: Collection[str],
+    new: Mapping[str, Sequence[int]],
     schema: pa.Schema,
     rows_per_shard: int,
     bad: BadFiles,
 ) -> list[tuple[InputFile, tuple[Cut, ...]]]:
-    """The files with the cuts of their selected rows, which are counted of the `new` ones."""
+    """The files with the cuts of their selected rows, which are counted of the `new` ones.
+
+    `new` is the bytes of each of their cuts, by URI.
+    """
     cuts = dict(files)
     counted = [file for file in cuts if file.selects and file.uri in new]
     for file, counts in _of_each(counted, lambda f: selected_rows(f, cuts[f], schema), bad):
-        cuts[file] = tuple(merged_cuts(cuts[file], counts or (), rows_per_shard))
+        cuts[file] = tuple(merged_cuts(cuts[file], counts or (), rows_per_shard, new[file.uri]))
     return [(file, file_cuts) for file, file_cuts in cuts.items() if file not in bad]
 
 
-def merged_cuts(cuts: Sequence[Cut], selected: Sequence[int], rows_per_shard: int) -> list[Cut]:
+def merged_cuts(
+    cuts: Sequence[Cut], selected: Sequence[int], rows_per_shard: int, sizes: Sequence[int] = ()
+) -> list[Cut]:
     """Cuts that follow each other as one, while it has at most `rows_per_shard` selected rows.
 
     Every row of the file is in one of them; none if no row is selected.
@@ -240,14 +255,18 @@ def merged_cuts(cuts: Sequence[Cut], selected: Sequence[int], rows_per_shard: in
         cuts: of a whole file, in order.
         selected: how many rows of each are selected.
         rows_per_shard: as many or more than a cut has.
+        sizes: bytes of each cut, whose selected rows are taken to have their share.
     """
-    merged: list[Cut] = []
-    for cut, rows in zip(cuts, selected, strict=True) if any(selected) else ():
-        if merged and merged[-1].rows + rows <= rows_per_shard:
-            first = merged[-1]
+    merged, total = list[Cut](), 0.0
+    for index, (cut, rows) in enumerate(zip(cuts, selected, strict=True) if any(selected) else ()):
+        size = sizes[index] * rows / cut.rows if sizes else 0.0
+        fits = total + size <= PART_MAX_BYTES
+        if merged and fits and merged[-1].rows + rows <= rows_per_shard:
+            first, total = merged[-1], total + size
             merged[-1] = replace(first, rows=first.rows + rows, extent=cut.end - first.first_row)
         else:
             merged.append(replace(cut, rows=rows, extent=cut.rows))
+            total = size
     return merged
 
 
@@ -280,7 +299,7 @@ def _plan_file(
     listed: ListedFile,
     earlier: tuple[InputFile, Sequence[Cut]] | None,
     summary: FileSummary | None,
-    rows_per_shard: int,
+    cuts: Sequence[Cut],
     where: str,
 ) -> tuple[InputFile, tuple[Cut, ...]]:
     rows = earlier[0].rows if earlier else summary.rows if summary else 0
@@ -299,19 +318,20 @@ def _plan_file(
         table=listed.table.text if listed.table else "",
         deleted=listed.table.deleted if listed.table else "",
     )
-    if earlier:
-        return file, tuple(earlier[1])
-    return file, tuple(_cuts(summary, rows_per_shard)) if summary else ()
+    return file, tuple(earlier[1] if earlier else cuts)
 
 
-def _cuts(summary: FileSummary, rows_per_shard: int) -> list[Cut]:
+def _cuts(
+    file: ListedFile, summary: FileSummary, rows_per_shard: int, limits: ByteLimits | None
+) -> list[Cut]:
     cuts = cut_file(summary.rows, summary.row_groups, rows_per_shard)
-    if summary.row_groups is not None:
+    if summary.row_groups is None:
+        offsets = zip(cuts, summary.offsets, strict=True)
+        cuts = [Cut(cut.first_row, cut.rows, offset) for cut, offset in offsets]
+    if limits is None or summary.sizes is None:
         return cuts
-    return [
-        Cut(cut.first_row, cut.rows, offset)
-        for cut, offset in zip(cuts, summary.offsets, strict=True)
-    ]
+    read = [f for f in summary.schema if f.name in limits.kept or f.name in limits.texts]
+    return divided(cuts, summary.sizes, limits, lambda c: measure(file, c, pa.schema(read)))
 
 
 def _part_order(planned: tuple[InputFile, tuple[Cut, ...]]) -> str:

@@ -15,6 +15,7 @@ from pipeline.input.discovery import ListedFile, discover
 from pipeline.input.file_format import TEXT_FORMATS
 from pipeline.input.formats import ContentError, FileSummary, Reader, open_reader
 from pipeline.input.formats.content import checked_compression
+from pipeline.input.formats.sizes import BATCH_BYTES, SizeCounter, Sizes
 from pipeline.input.table_file import TableReader, deleted_rows
 from pipeline.input.where import selected_by, where_columns
 from pipeline.packing import Int64Array
@@ -27,6 +28,7 @@ __all__ = [
     "ListedFile",
     "discover",
     "inspect",
+    "measure",
     "read",
     "read_numbered",
     "selected_rows",
@@ -36,6 +38,9 @@ _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 # Rows whose columns of an expression are read at once.
 _SELECTED_AT_ONCE = 16_384
+
+# Rows that are measured at once.
+_MEASURED_AT_ONCE = 1024
 
 # The hint of every InputChanged.
 SUBMIT_AGAIN = "submit again to plan the new version of the file"
@@ -72,6 +77,31 @@ def inspect(listed: ListedFile, columns: Sequence[str] | None, rows_per_shard: i
         return replace(summary, compression=compression)
 
 
+def measure(listed: ListedFile, cuts: Sequence[Cut], schema: pa.Schema) -> list[Sizes]:
+    """Read the rows of some cuts to know the sizes of their columns.
+
+    Args:
+        listed: the file.
+        cuts: of this file, in order.
+        schema: the columns, with the types of the file.
+
+    Raises:
+        InputChanged, InputError, StorageError: as of `inspect`.
+    """
+    counters = [SizeCounter(schema.names) for _ in cuts]
+    with _reading(listed) as file:
+        reader: Reader | TableReader = open_reader(file, listed.format, listed.compression)
+        if listed.table is not None:
+            reader = TableReader(file, listed.table.text)
+        for first, batch in reader.batches(cuts, schema, _MEASURED_AT_ONCE):
+            for index, _, rows in _split_at_cuts(cuts, first, batch):
+                for piece in _narrow(rows):
+                    sizes = {name: piece.column(name).nbytes for name in schema.names}
+                    counters[index].add(piece.num_rows, sizes)
+        _check_version(listed, file)
+    return [counter.sizes() for counter in counters]
+
+
 def read(
     file: InputFile, cuts: Sequence[Cut], schema: pa.Schema, batch_rows: int
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -94,7 +124,7 @@ def read_numbered(
         file: as planned.
         cuts: of this file, in order; rows between them are skipped.
         schema: the planned columns, among them those of `file.where`; hive keys come from the path.
-        batch_rows: the largest number of rows in a batch.
+        batch_rows: the largest number of rows in a batch; of wide ones there are fewer.
 
     Yields:
         (index into `cuts`, [rows] their numbers in the file, batch with exactly `schema`); no batch
@@ -120,8 +150,11 @@ def read_numbered(
                 if index != last:
                     _check_version(file, opened)
                     last = index
-                yield index, numbers[: unread[index]], planned.slice(0, unread[index])
-                unread[index] -= min(unread[index], len(numbers))
+                numbers = numbers[: unread[index]]
+                unread[index] -= len(numbers)
+                for rows in _narrow(planned.slice(0, len(numbers))):
+                    yield index, numbers[: rows.num_rows], rows
+                    numbers = numbers[rows.num_rows :]
         _check_version(file, opened)
 
 
@@ -250,6 +283,16 @@ def _split_at_cuts(
         start, stop = max(first, cut.first_row), min(end, cut.end)
         if start < stop:
             yield index, start, batch.slice(start - first, stop - start)
+
+
+def _narrow(rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Rows in slices of at most BATCH_BYTES, or of one row."""
+    if rows.num_rows < 2 or rows.nbytes <= BATCH_BYTES:
+        yield rows
+        return
+    half = rows.num_rows // 2
+    yield from _narrow(rows.slice(0, half))
+    yield from _narrow(rows.slice(half))
 
 
 def _planned(batch: pa.RecordBatch, row: int, schema: pa.Schema, file: InputFile) -> pa.RecordBatch:

@@ -121,8 +121,16 @@ class TableFile:
             if problem := column.problem or _mismatch(column, reader.schema):
                 raise ContentError(f"column {column.name!r} of the table: {problem}")
         schema = pa.schema([(column.name, column.kind) for column in self.columns])
-        summary = reader.summarize([], rows_per_shard)
-        return replace(summary, schema=schema, columns=self.snapshot.columns)
+        stored = {
+            reader.schema.field(place).name: column.name
+            for column in self.columns
+            if (place := column.find(reader.schema)) is not None
+        }
+        summary = reader.summarize(list(stored), rows_per_shard)
+        sizes = summary.sizes and summary.sizes.renamed(stored)
+        return replace(
+            summary, schema=schema, columns=self.snapshot.columns, large_from={}, sizes=sizes
+        )
 
 
 class TableReader:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.errors import StorageError
+from pipeline.input.compact import compact
 from pipeline.output.part_format import FORMATS, format_of
 from pipeline.spec import OutputFormat, part_format
 from pipeline.store.directory import Directory
@@ -55,7 +56,8 @@ def encode_part(
     placeholder = secrets.token_hex(_DIGEST_CHARS // 2)
     metadata = {_PREFIX + key: _text(value) for key, value in values.items()}
     metadata[_PREFIX + _CHECKSUM] = placeholder
-    # Not BytesIO: a view that outlives its BytesIO crashes Python 3.12 (cpython#111049).
+    batches = map(compact, table.to_batches())
+    table = pa.Table.from_batches(batches, table.schema)
     data = memoryview(FORMATS[output_format].write(table, metadata)).cast("B")
     positions = _positions(data, placeholder)
     _fill(data, positions, b"0" * _DIGEST_CHARS)
@@ -68,17 +70,13 @@ def checksum_holds(data: bytes, info: PartInfo) -> bool:
     claimed = info.values.get(_CHECKSUM, "")
     if not re.fullmatch(r"[0-9a-f]{64}", claimed):
         return False
-    digest, view, start = (
-        hashlib.sha256(),
-        memoryview(data),
-        0,
-    )  # a copy would take twice the memory
-    for match in re.finditer(claimed.encode(), data):
-        digest.update(view[start : match.start()])
-        digest.update(b"0" * _DIGEST_CHARS)
-        start = match.end()
-    digest.update(view[start:])
-    return digest.hexdigest() == claimed
+    view, hashed, start = memoryview(data), hashlib.sha256(), 0
+    for position in _positions(view, claimed):
+        hashed.update(view[start:position])
+        hashed.update(b"0" * _DIGEST_CHARS)
+        start = position + _DIGEST_CHARS
+    hashed.update(view[start:])
+    return hashed.hexdigest() == claimed
 
 
 def read_info(directory: Directory, name: str) -> PartInfo:

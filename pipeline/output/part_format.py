@@ -50,11 +50,13 @@ class _Arrow:
 
     def write(self, table: pa.Table, metadata: Mapping[str, str]) -> pa.Buffer:
         table = table.replace_schema_metadata(dict(metadata))
-        sink = pa.BufferOutputStream()
-        options = pa.ipc.IpcWriteOptions(unify_dictionaries=True)
-        with pa.ipc.new_file(sink, table.schema, options=options) as writer:
-            writer.write_table(table)
-        return sink.getvalue()
+        # A buffer that grows would be copied, and for a moment there would be two of them.
+        size = pa.MockOutputStream()
+        _write_ipc(table, size)
+        # Not BytesIO: a view that outlives its BytesIO crashes Python 3.12 (cpython#111049).
+        buffer = pa.allocate_buffer(size.size())
+        _write_ipc(table, pa.FixedSizeBufferWriter(buffer))
+        return buffer
 
     def schema(self, file: object) -> pa.Schema:
         with pa.ipc.open_file(file) as reader:
@@ -69,6 +71,12 @@ class _Arrow:
 
     def holds(self, kind: pa.DataType) -> bool:
         return True
+
+
+def _write_ipc(table: pa.Table, sink: pa.NativeFile) -> None:
+    options = pa.ipc.IpcWriteOptions(unify_dictionaries=True)
+    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
+        writer.write_table(table)
 
 
 class _Parquet:

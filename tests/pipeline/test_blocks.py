@@ -110,6 +110,17 @@ def test_a_shard_with_a_bad_row_fails_alone_and_all_others_are_whole(
             assert rows[shard.id] == list(numbers)
 
 
+def test_a_block_holds_its_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(Source(7), monkeypatch)
+    given = shards(file("a", 40), [10, 30])
+    (block,) = read_blocks(RUN, given, TASK, 4, KNOWN)
+    values = block.rows["row"].buffers()[1]
+    for piece in block.slices:
+        assert piece.rows is not None
+        assert piece.rows["row"].buffers()[1].address == values.address
+    assert sum(piece.rows.num_rows for piece in block.slices if piece.rows) == 40
+
+
 def test_a_file_that_changed_meanwhile_takes_its_last_shard_down(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

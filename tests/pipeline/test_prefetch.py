@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Iterator
 
 import pytest
 
-from pipeline.prefetch import map_in_order, prefetch
+from pipeline.prefetch import BytesQueue, map_in_order, prefetch
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +77,43 @@ def test_an_error_of_the_consumer_is_not_hidden_by_one_of_the_producer() -> None
 
     with pytest.raises(KeyError):
         consume()
+
+
+def test_a_queue_is_full_by_bytes_before_it_is_by_items() -> None:
+    waiting = BytesQueue[bytes](3, 10, len)
+    waiting.put(b"123456789", block=False)
+    waiting.put(b"1", block=False)  # there were fewer bytes than the limit
+    with pytest.raises(queue.Full):
+        waiting.put(b"", block=False)
+    assert waiting.get(block=False) == b"123456789"
+    waiting.put(b"a larger one than the limit", block=False)
+    with pytest.raises(queue.Full):
+        waiting.put(b"", block=False)
+    assert [waiting.get(block=False), waiting.get(block=False)] == [
+        b"1", b"a larger one than the limit",
+    ]  # fmt: skip
+    for item in (b"", b"", b""):
+        waiting.put(item, block=False)
+    with pytest.raises(queue.Full):
+        waiting.put(b"", block=False)
+
+
+def test_fewer_large_items_than_small_ones_are_made_ahead() -> None:
+    made: list[int] = []
+    two_are_made = threading.Event()
+
+    def produce() -> Iterator[int]:
+        for number in range(10):
+            made.append(number)
+            if number == 2:
+                two_are_made.set()
+            yield number
+
+    with prefetch(produce(), 5, 8, lambda number: 8) as items:
+        assert next(items) == 0
+        assert two_are_made.wait(10)  # one waits, and the next one is made
+        assert next(items) == 1
+        assert len(made) <= 4
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

@@ -34,8 +34,8 @@ A file that is refused is skipped, and the job ends with exit code 3; where more
 files are (`--max-bad-files`), nothing is computed.
 
 Suffixes: `.parquet` and `.pq`; `.arrow`, `.arrows`, `.feather` and `.ipc`; `.jsonl`, `.ndjson` and
-`.json`; `.csv`; `.tsv`. Others, and what a suffix may have behind it, are rows of the tables. A file
-without a suffix is told by its first bytes; `--format` says what any file is.
+`.json`; `.csv`; `.tsv`. Others, and what a suffix may have behind it, are rows of the tables. A
+file without a suffix is told by its first bytes; `--format` says what any file is.
 """
 FORMATS: dict[str, Callable[[], Iterator[Sample]]] = {
     "Parquet": parquet_samples,

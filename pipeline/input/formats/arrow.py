@@ -12,6 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.input.compact import compact
+from pipeline.input.formats.arrow_footer import read_stored
 from pipeline.input.formats.base import (
     ContentError,
     FileSummary,
@@ -20,6 +22,7 @@ from pipeline.input.formats.base import (
     overlaps,
     select_fields,
 )
+from pipeline.input.formats.sizes import BATCH_BYTES, SizeCounter
 from pipeline.spec import Cut
 from pipeline.store.directory import OpenedFile
 from pipeline.store.uris import absolute, is_local
@@ -46,9 +49,14 @@ def _source(file: OpenedFile) -> Any:
 
 
 def _options(schema: pa.Schema, columns: Sequence[str]) -> Any:
-    """Read the bodies of these columns only; `included_fields` takes an empty list as all."""
+    """Read the bodies of these columns only; an empty list would be taken as all."""
+    return pa.ipc.IpcReadOptions(included_fields=_indices(schema, columns), use_threads=False)
+
+
+def _indices(schema: pa.Schema, columns: Sequence[str]) -> list[int]:
+    """The numbers of columns; of none, that of a narrow one."""
     indices = [i for i, name in enumerate(schema.names) if name in columns]
-    return pa.ipc.IpcReadOptions(included_fields=indices or [_cheapest(schema)], use_threads=False)
+    return indices or [_cheapest(schema)]
 
 
 def _cheapest(schema: pa.Schema) -> int:
@@ -66,9 +74,17 @@ class ArrowFileReader:
         self._file = file
         with content_errors(_NOT_READABLE):
             self._schema = pa.ipc.open_file(_source(file)).schema
+            self._stored = read_stored(file)
+        self._mapped = is_local(file.uri) and not self._stored.compressed
 
     def _open(self, columns: Sequence[str]) -> Any:
+        if self._mapped:  # pyarrow would copy the batch to read some of its columns only
+            return pa.ipc.open_file(_source(self._file))
         return pa.ipc.open_file(_source(self._file), options=_options(self._schema, columns))
+
+    def _batch(self, reader: Any, index: int, columns: Sequence[str]) -> pa.RecordBatch:
+        batch = reader.get_batch(index)
+        return batch.select(_indices(self._schema, columns)) if self._mapped else batch
 
     def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
         """Use the headers of the record batches and the bodies of one narrow column."""
@@ -77,11 +93,18 @@ class ArrowFileReader:
             reader = self._open(())
             for index in range(reader.num_record_batches):
                 groups.append(reader.get_batch(index).num_rows)
+        sizes, wanted = SizeCounter(columns or ()), columns or ()
+        for rows, stored in zip(groups, self._stored.batches.tolist(), strict=True):
+            # Of all columns together, and a batch may name any entry of a dictionary.
+            most = stored + self._stored.dictionaries
+            shares = dict.fromkeys(wanted, most // max(1, len(wanted)))
+            sizes.add(rows, shares, exact=False, apart=True)
         return FileSummary(
             schema=select_fields(self._schema, columns),
             columns=tuple(self._schema.names),
             rows=sum(groups),
             row_groups=tuple(groups),
+            sizes=sizes.sizes(),
         )
 
     def batches(
@@ -94,7 +117,8 @@ class ArrowFileReader:
             with content_errors(f"record batch {index} (from row {first})"):
                 rows = counter.get_batch(index).num_rows
                 if overlaps(first, rows, cuts):
-                    yield from _slices(reader.get_batch(index), first, batch_rows)
+                    batch = self._batch(reader, index, schema.names)
+                    yield from _slices(batch, first, batch_rows)
             first += rows
             if first >= cuts[-1].end:
                 return
@@ -115,13 +139,18 @@ class ArrowStreamReader:
 
     def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
         """Read the stream once."""
+        groups, sizes = [], SizeCounter(columns or ())
         with content_errors(_NOT_READABLE):
-            groups = tuple(batch.num_rows for batch in self._read(()))
+            for batch in self._read(columns or ()):
+                groups.append(batch.num_rows)
+                read = {name: batch.column(name).nbytes for name in batch.schema.names}
+                sizes.add(batch.num_rows, read, apart=True)
         return FileSummary(
             schema=select_fields(self._schema, columns),
             columns=tuple(self._schema.names),
             rows=sum(groups),
-            row_groups=groups,
+            row_groups=tuple(groups),
+            sizes=sizes.sizes(),
         )
 
     def batches(
@@ -141,5 +170,8 @@ class ArrowStreamReader:
 def _slices(
     batch: pa.RecordBatch, first: int, batch_rows: int
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    for start in range(0, batch.num_rows, batch_rows):
-        yield first + start, batch.slice(start, batch_rows)
+    """A batch in slices of at most `batch_rows` rows, fewer where they are wide."""
+    fitting = BATCH_BYTES * batch.num_rows // max(1, batch.nbytes)
+    step = max(1, min(batch_rows, fitting))
+    for start in range(0, batch.num_rows, step):
+        yield first + start, compact(batch.slice(start, step))

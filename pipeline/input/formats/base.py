@@ -11,6 +11,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from pipeline.errors import BeiJobsError
+from pipeline.input.formats.sizes import Sizes
 from pipeline.spec import Cut
 
 _DETAIL_MAX_CHARS = 200
@@ -34,6 +35,7 @@ class FileSummary:
     type_rows: Mapping[str, int] = field(default_factory=dict)
     # column of integers → a row up to which each is at most EXACT; of Arrow not known
     large_from: Mapping[str, int] = field(default_factory=dict)
+    sizes: Sizes | None = field(default=None, compare=False)  # of the requested columns
 
 
 class Reader(Protocol):

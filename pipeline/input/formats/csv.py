@@ -88,7 +88,8 @@ class CsvReader:
 
     def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
         """Count rows, check their number of fields and collect shard offsets in one pass."""
-        offsets, invalid = ShardOffsets(rows_per_shard), InvalidRows()
+        sized = [name for name in columns or () if self._header.count(name) == 1]
+        offsets, invalid = ShardOffsets(rows_per_shard, sized), InvalidRows()
         for block in self._without_header(
             text_blocks(TextStream(self._file, self._compression), self)
         ):
@@ -96,8 +97,8 @@ class CsvReader:
             readable = with_question_marks(block) if invalid.add(block, offsets.rows) else block
             if not self._escape:
                 _check_escapes(block, offsets.rows, _between(self._delimiter, _QUOTED))
-            self._parse(readable, 0, len(block), offsets.rows, self._header[:1])
-            offsets.add(block)
+            rows = self._parse(readable, 0, len(block), offsets.rows, sized or self._header[:1])
+            offsets.add(block, {name: rows.column(name).nbytes for name in sized})
         invalid.check(offsets.rows)
         schema = pa.schema([(name, pa.string()) for name in self._header])
         return FileSummary(
@@ -105,6 +106,7 @@ class CsvReader:
             columns=self._header,
             rows=offsets.rows,
             offsets=tuple(offsets.offsets),
+            sizes=offsets.sizes,
         )
 
     def _without_header(self, blocks: Iterator[TextBlock]) -> Iterator[TextBlock]:

@@ -76,10 +76,11 @@ class JsonLinesReader:
 
     def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
         """Count rows, infer types and collect shard offsets in one pass."""
-        offsets, types, invalid = ShardOffsets(rows_per_shard), _Types(columns), InvalidRows()
+        offsets, types = ShardOffsets(rows_per_shard, columns or ()), _Types(columns)
+        invalid = InvalidRows()
         for block in text_blocks(TextStream(self._file, self._compression), self):
-            types.add(_cleaned(block), offsets.rows, invalid=invalid.add(block, offsets.rows))
-            offsets.add(block)
+            bad = invalid.add(block, offsets.rows)
+            offsets.add(block, types.add(_cleaned(block), offsets.rows, invalid=bad))
         invalid.check(offsets.rows)
         return FileSummary(
             schema=types.schema(),
@@ -88,6 +89,7 @@ class JsonLinesReader:
             offsets=tuple(offsets.offsets),
             type_rows=types.rows,
             large_from=types.large,
+            sizes=offsets.sizes,
         )
 
     def batches(
@@ -183,16 +185,18 @@ class _Types:
     def schema(self) -> pa.Schema:
         return pa.schema(list(self._types.items()))
 
-    def add(self, block: TextBlock, first_row: int, *, invalid: bool) -> None:
+    def add(self, block: TextBlock, first_row: int, *, invalid: bool) -> dict[str, int]:
+        """Widen the types by those of a block; returns the bytes in memory of its columns."""
         rows = [_object(bytes(block.records(i, i + 1)), first_row + i) for i in range(len(block))]
         for row in rows:
             self.names.update(dict.fromkeys(filter(is_text, row) if invalid else row))
+        sizes = {}
         for name in self.names if self._columns is None else self._columns:
             if name in self.names:
                 values = [row.get(name) for row in rows]
-                self._widen(
-                    name, _readable(values, name, first_row) if invalid else values, first_row
-                )
+                values = _readable(values, name, first_row) if invalid else values
+                sizes[name] = self._widen(name, values, first_row)
+        return sizes
 
     def _note_large(self, name: str, values: list[Any], first_row: int) -> None:
         for row, value in enumerate(values, first_row):
@@ -207,18 +211,21 @@ class _Types:
                 f"float may hold, but is {kind} in row {self.rows[name]}"
             )
 
-    def _widen(self, name: str, values: list[Any], first_row: int) -> None:
-        known = self._types.get(name, pa.null())
+    def _widen(self, name: str, values: list[Any], first_row: int) -> int:
+        known, size = self._types.get(name, pa.null()), 0
         if name not in self.large:
             self._note_large(name, values, first_row)
         try:
-            wide = merged_type(pa.array(values).type, known)
+            array = pa.array(values)
+            wide, size = merged_type(array.type, known), array.nbytes
         except (pa.ArrowException, ValueError, OverflowError):
             wide = None
         if wide is None or wide != known or any(map(_repeats, values)):
             wide = self._widen_by_rows(name, values, first_row)
+            size = size or pa.array(values, wide).nbytes
         self._refuse_rounding(name, wide)
         self._types[name] = wide
+        return size
 
     def _widen_by_rows(self, name: str, values: list[Any], first_row: int) -> pa.DataType:
         """The same, one by one, so that the row is known that has another type."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.input.compact import compact
 from pipeline.input.formats.base import FileSummary, content_errors, overlaps, select_fields
 from pipeline.input.formats.parquet_dictionaries import dictionaries, read_strings
 from pipeline.input.formats.parquet_footer import check_columns, read_footer
+from pipeline.input.formats.parquet_sizes import leaf_columns, parquet_sizes
+from pipeline.input.formats.sizes import BATCH_BYTES
 from pipeline.input.types import EXACT
 from pipeline.spec import Cut
 from pipeline.store.directory import OpenedFile
@@ -21,6 +25,8 @@ from pipeline.store.uris import is_local
 # request to a store costs more.
 _BUFFER_BYTES = 1 << 20
 _REMOTE_BUFFER_BYTES = 8 << 20
+# Rows decoded at once: few, since the footer does not say where in a row group the wide ones are.
+_DECODED_ROWS = 64
 
 
 class ParquetReader:
@@ -43,7 +49,7 @@ class ParquetReader:
         self._groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
     def summarize(self, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
-        """Use the footer alone."""
+        """Use the footer, and a few rows of columns in which it may hide much."""
         check_columns(self._parquet, self._is_signed, columns)
         return FileSummary(
             schema=select_fields(self.schema, columns),
@@ -51,6 +57,7 @@ class ParquetReader:
             rows=sum(self._groups),
             row_groups=tuple(self._groups),
             large_from=self._large_from(columns),
+            sizes=parquet_sizes(self._file, self._parquet, columns or ()),
         )
 
     def _large_from(self, columns: Sequence[str] | None) -> dict[str, int]:
@@ -85,7 +92,7 @@ class ParquetReader:
         done = first
         with content_errors(where):
             try:
-                for batch in self._batches(index, columns, batch_rows):
+                for batch in _joined(self._batches(index, columns, batch_rows), batch_rows):
                     yield done, batch
                     done += batch.num_rows
                     if done >= last.end:
@@ -97,12 +104,16 @@ class ParquetReader:
                     if done <= row < last.end:
                         yield row, batch
 
-    def _batches(
-        self, index: int, columns: Sequence[str], batch_rows: int
-    ) -> Iterator[pa.RecordBatch]:
-        return self._parquet.iter_batches(  # type: ignore[no-any-return]
-            batch_rows, row_groups=[index], columns=columns, use_threads=False
+    def _batches(self, index: int, columns: list[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
+        fitting = BATCH_BYTES * self._groups[index] // max(1, self._stored(index, columns))
+        even = batch_rows // math.ceil(batch_rows / _DECODED_ROWS)
+        batches = self._parquet.iter_batches(
+            max(1, min(even, fitting)),
+            row_groups=[index],
+            columns=columns,
+            use_threads=False,
         )
+        return map(compact, batches)
 
     def _with_strings(
         self, index: int, first: int, columns: list[str], names: list[str], batch_rows: int
@@ -121,3 +132,27 @@ class ParquetReader:
             ]
             yield first + offset, pa.RecordBatch.from_arrays(arrays, columns)
             offset += batch.num_rows
+
+    def _stored(self, index: int, columns: list[str]) -> int:
+        """Bytes of some columns in a row group."""
+        group = self._parquet.metadata.row_group(index)
+        leaves = leaf_columns(self.schema, columns)
+        return sum(
+            group.column(number).total_uncompressed_size
+            for numbers in leaves.values()
+            for number in numbers
+        )
+
+
+def _joined(batches: Iterable[pa.RecordBatch], batch_rows: int) -> Iterator[pa.RecordBatch]:
+    """Batches of up to `batch_rows` rows, fewer where they are wide."""
+    held: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in batches:
+        if held and (rows + batch.num_rows > batch_rows or size + batch.nbytes > BATCH_BYTES):
+            yield pa.concat_batches(held)
+            held, rows, size = [], 0, 0
+        held.append(batch)
+        rows, size = rows + batch.num_rows, size + batch.nbytes
+    if held:
+        yield pa.concat_batches(held)

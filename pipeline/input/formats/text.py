@@ -6,7 +6,8 @@ they share is here. Memory is bounded by one text block, which grows only for a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.input.formats.base import ContentError, content_errors, overlaps
+from pipeline.input.formats.sizes import SizeCounter, Sizes
 from pipeline.input.formats.xz import XzStream
 from pipeline.packing import Int64Array
 from pipeline.spec import Cut
@@ -137,17 +139,39 @@ def check_utf8(block: TextBlock, first_row: int) -> None:
 
 
 class ShardOffsets:
-    """Collects the byte offset of every `rows_per_shard`-th row, block by block."""
+    """Collects the byte offset of every `rows_per_shard`-th row and sizes, block by block.
 
-    def __init__(self, rows_per_shard: int) -> None:
+    Args:
+        rows_per_shard: see `Reader.summarize`.
+        columns: whose sizes are known.
+    """
+
+    def __init__(self, rows_per_shard: int, columns: Sequence[str]) -> None:
         self._step = rows_per_shard
+        self._counter = SizeCounter(columns)
         self.rows = 0
         self.offsets: list[int] = []
 
-    def add(self, block: TextBlock) -> None:
+    def add(self, block: TextBlock, sizes: Mapping[str, int]) -> None:
+        """The next block; `sizes` are the bytes in memory of its columns."""
         firsts = range(-self.rows % self._step, len(block), self._step)
         self.offsets += [block.offset + block.start(row) for row in firsts]
+        wide = len(block.data) > 2 * _BLOCK_BYTES  # it grew for a long record
+        bounds = range(len(block) + 1) if wide else sorted({0, *firsts, len(block)})
+        for start, stop in itertools.pairwise(bounds):
+            share = (block.start(stop) - block.start(start)) / block.start(len(block))
+            self._counter.add(
+                stop - start,
+                {name: round(size * share) for name, size in sizes.items()},
+                offset=block.offset + block.start(start),
+                apart=start in firsts,
+            )
         self.rows += len(block)
+
+    @property
+    def sizes(self) -> Sizes:
+        """Of all blocks; every `rows_per_shard`-th row begins a stretch."""
+        return self._counter.sizes()
 
 
 def blocks_of_cuts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,6 +81,25 @@ def test_a_changed_byte_is_seen(kind: OutputFormat, where: int, change: int) -> 
     data[where % len(data)] ^= change
 
     assert not checksum_holds(bytes(data), info)
+
+
+def test_the_checksum_is_taken_without_a_copy_of_the_part() -> None:
+    data = bytes(encode_part(pa.table({"text": ["x" * 1000] * 20_000}), VALUES))
+    info = parse_info("part.arrow", data)
+    tracemalloc.start()
+    assert checksum_holds(data, info)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < len(data) / 10
+
+
+@pytest.mark.parametrize("kind", [pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+def test_a_part_holds_the_values_of_its_own_rows(kind: pa.DataType) -> None:
+    values = pa.array([f"{number} " * 100 for number in range(5000)]).cast(kind)
+    some = pa.table({"text": values}).slice(4000, 100)
+    data = encode_part(some, VALUES)
+    assert len(data) < 100_000
+    assert pa.ipc.open_file(data).read_all()["text"].to_pylist() == some["text"].to_pylist()
 
 
 @BOTH
