@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import deltalake
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -182,6 +183,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "rows.jsonl": lambda p: write_jsonl(p, table(bodies())),
     "skewed.jsonl": lambda p: write_jsonl(p, table(skewed())),
     "rows.csv": lambda p: write_csv(p, table(bodies())),
+    "table.delta": lambda p: deltalake.write_deltalake(p, table(bodies())),
 }  # fmt: skip
 
 
