@@ -116,7 +116,7 @@ ROWS, WIDTH = 300, 40_000
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(byte_cuts, "PART_MAX_BYTES", PART)
     monkeypatch.setattr(byte_cuts, "_TRUSTED_BYTES", PART // 4)
-    monkeypatch.setattr(byte_cuts, "_DIVIDED_BYTES", PART // 2)
+    monkeypatch.setattr(byte_cuts, "_DIVIDED_BYTES", PART // 4)
     monkeypatch.setattr(cutting, "PART_MAX_BYTES", PART)
     for module in (sizes_module, reading):
         monkeypatch.setattr(module, "BATCH_BYTES", 1 << 16)
