@@ -225,6 +225,22 @@ def test_no_part_of_any_format_is_larger_than_the_bound(tmp_path: Path, name: st
 
 
 @pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_wide_rows_are_found_in_a_row_group_of_many_shards(tmp_path: Path, suffix: str) -> None:
+    """Its footer says what all rows take together, and not that the first ones take most of it."""
+    path, count = tmp_path / f"rows.{suffix}", 40_000
+    body = [*bodies()[:140], *["narrow"] * (count - 140)]
+    rows = pa.table({"id": range(count), "text": ["a"] * count, "body": body})
+    {"parquet": lambda p, t: pq.write_table(t, p), "arrow": write_ipc}[suffix](path, rows)
+    planned = plan(path)
+    assert max(map(stored, parts_of(planned))) < 1.1 * PART
+    old = {cut.first_row for cut in cut_file(count, [count], 16_384)}
+    cuts = planned.files[0][1]
+    assert old < {cut.first_row for cut in cuts}
+    assert sum(cut.rows for cut in cuts) == count
+
+
+@pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("name", ["one row group.parquet", "plain.arrow", "rows.jsonl"])
 def test_a_batch_that_is_read_is_bounded_too(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
