@@ -19,7 +19,7 @@ PART_MAX_BYTES = 256 << 20
 # Estimates are good enough where even rows of four times the size would fit.
 _TRUSTED_BYTES = PART_MAX_BYTES // 4
 # The rows of a cut that is divided go into parts of at most this size.
-_DIVIDED_BYTES = PART_MAX_BYTES // 2
+_DIVIDED_BYTES = PART_MAX_BYTES // 4
 
 
 @dataclass(frozen=True, slots=True)

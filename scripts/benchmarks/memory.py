@@ -1,6 +1,7 @@
 """Peak memory of a job must grow neither with its rows nor with what they carry along.
 
-One corpus, then the same ten times over; then, in two formats, few rows that keep a wide column.
+One corpus, then the same ten times over; then few rows that keep a wide column: as JSON Lines, as
+Parquet with pages of 1 MiB, and as Parquet with pages of 1,024 rows, which pyarrow writes.
 Each job is a process of its own; its peak is what the kernel counted (ru_maxrss). The model's is
 that of a job of one row.
 """
@@ -53,8 +54,9 @@ def run(options: argparse.Namespace, command: str) -> str:
             name = f"{said['rows']['done']:,} rows, {peak / first:.2f} of the first"
             rate = said["rows"]["done"] / said["seconds"]
             rows.append([name, peak, peak - model, _largest_part(said), rate])
-        for suffix in ("jsonl", "parquet"):
-            corpus = Path(folder) / f"wide-{suffix}.{suffix}"
+        for kind in ("jsonl", "parquet", "pyarrow.parquet"):
+            corpus = Path(folder) / kind / f"wide.{kind}"
+            corpus.parent.mkdir()
             # Another process: a child's peak begins with what its parent holds.
             code = "import sys; from benchmarks.memory import write_wide; write_wide(*sys.argv[1:])"
             made = [str(corpus), str(options.wide_rows), str(options.wide_bytes)]
@@ -62,7 +64,7 @@ def run(options: argparse.Namespace, command: str) -> str:
             environment = {**os.environ, "PYTHONPATH": paths}
             subprocess.run([sys.executable, "-c", code, *made], env=environment, check=True)
             said, peak = _submit(corpus, options, ["--keep", "body"])
-            name = f"{options.wide_rows:,} rows of {options.wide_bytes:,} bytes kept, {suffix}"
+            name = f"{options.wide_rows:,} rows of {options.wide_bytes:,} bytes kept, {kind}"
             rate = said["rows"]["done"] / said["seconds"]
             rows.append([name, peak, peak - model, _largest_part(said), rate])
     columns = ["job", "peak MiB", "above the model", "largest part MiB", "rows/s"]
@@ -70,12 +72,14 @@ def run(options: argparse.Namespace, command: str) -> str:
 
 
 def write_wide(corpus: str, rows: str, size: str) -> None:
-    """Rows with a short text and a long one that is only kept, as pyarrow writes them."""
+    """Rows with a short text and a long one that is only kept."""
     rng = np.random.default_rng(0)
     texts = [f"text {row}" for row in range(int(rows))]
     bodies = [rng.bytes(int(size) // 2).hex() for _ in texts]
     if corpus.endswith(".parquet"):
-        pq.write_table(pa.table({"text": texts, "body": bodies}), corpus)
+        rows_at_once = 1024 if "pyarrow" in corpus else 8
+        pq.write_table(pa.table({"text": texts, "body": bodies}), corpus,
+                       write_batch_size=rows_at_once)  # fmt: skip
         return
     with Path(corpus).open("w") as file:
         for text, body in zip(texts, bodies, strict=True):

@@ -45,7 +45,7 @@ def a_sixteenth(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in [
         (byte_cuts, "PART_MAX_BYTES", PART),
         (byte_cuts, "_TRUSTED_BYTES", PART // 4),
-        (byte_cuts, "_DIVIDED_BYTES", PART // 2),
+        (byte_cuts, "_DIVIDED_BYTES", PART // 4),
         (cutting, "PART_MAX_BYTES", PART),
         (blocks, "_BLOCK_BYTES", BLOCK),
         *((module, "BATCH_BYTES", BATCH) for module in (arrow, parquet, reading, sizes)),

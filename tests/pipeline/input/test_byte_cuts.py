@@ -117,7 +117,7 @@ ROWS, WIDTH = 300, 40_000
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(byte_cuts, "PART_MAX_BYTES", PART)
     monkeypatch.setattr(byte_cuts, "_TRUSTED_BYTES", PART // 4)
-    monkeypatch.setattr(byte_cuts, "_DIVIDED_BYTES", PART // 2)
+    monkeypatch.setattr(byte_cuts, "_DIVIDED_BYTES", PART // 4)
     monkeypatch.setattr(cutting, "PART_MAX_BYTES", PART)
     for module in (sizes_module, reading):
         monkeypatch.setattr(module, "BATCH_BYTES", 1 << 16)
@@ -224,6 +224,22 @@ def test_no_part_of_any_format_is_larger_than_the_bound(tmp_path: Path, name: st
     read_back = [row for part in parts for batch in part for row in batch["body"].to_pylist()]
     if isinstance(read_back[0], str):
         assert read_back == expected
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_wide_rows_are_found_in_a_row_group_of_many_shards(tmp_path: Path, suffix: str) -> None:
+    """Its footer says what all rows take together, and not that the first ones take most of it."""
+    path, count = tmp_path / f"rows.{suffix}", 40_000
+    body = [*bodies()[:140], *["narrow"] * (count - 140)]
+    rows = pa.table({"id": range(count), "text": ["a"] * count, "body": body})
+    {"parquet": lambda p, t: pq.write_table(t, p), "arrow": write_ipc}[suffix](path, rows)
+    planned = plan(path)
+    assert max(map(stored, parts_of(planned))) < 1.1 * PART
+    old = {cut.first_row for cut in cut_file(count, [count], 16_384)}
+    cuts = planned.files[0][1]
+    assert old < {cut.first_row for cut in cuts}
+    assert sum(cut.rows for cut in cuts) == count
 
 
 @pytest.mark.usefixtures("small_parts")
