@@ -295,7 +295,7 @@ def _matches(uri: str, root: str) -> Iterator[ObjectInfo]:
         }
         base = filesystem(root)[1]
     for path, info in infos.items():
-        name = path[len(base) :].strip("/")
+        name = path[len(base) :].removeprefix("/").rstrip("/")  # a key may hold "//"
         if info is not None:
             yield ObjectInfo(name, info.size, info.version)
         else:

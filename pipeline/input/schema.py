@@ -258,8 +258,7 @@ def _type_in(
     if times == 0:
         raise InputError(
             f"{redact(file.uri)} has no column {name!r}; it has {', '.join(summary.columns)}",
-            hint="name the columns with --text-column (to rerank, --query-column and "
-            "--documents-column or --document-column), --id-column, --keep and --where",
+            hint=_columns_hint(file, summary.columns),
         )
     if times > 1:
         raise InputError(
@@ -270,6 +269,20 @@ def _type_in(
     if task_type is not None:
         _refuse_other_than(task_type, kind, f"{redact(file.uri)}: column {name!r}")
     return kind
+
+
+def _columns_hint(file: ListedFile, columns: Sequence[str]) -> str:
+    """What to do about a column that a file lacks: its header may be cut at the wrong character."""
+    if file.is_csv and len(columns) == 1:
+        for char, word in {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}.items():
+            if char in columns[0]:
+                given = {"\t": "tsv", ",": "csv"}.get(char)
+                remedy = f"give --format {given}" if given else "write it again with commas"
+                return f"its columns seem to be separated by {word}: {remedy}"
+    return (
+        "name the columns with --text-column (to rerank, --query-column and "
+        "--documents-column or --document-column), --id-column, --keep and --where"
+    )
 
 
 def _merged(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from stat import S_ISREG
 
 from pipeline.errors import AccessDenied, InputError, NotFound
@@ -26,8 +26,8 @@ from pipeline.input.ignored import (
     UNKNOWN_SUFFIX,
     IgnoredFiles,
 )
-from pipeline.store.directory import ObjectInfo
-from pipeline.store.uris import is_local, redact
+from pipeline.store.directory import ObjectInfo, file_info
+from pipeline.store.uris import is_local, is_web, redact
 
 _THREADS = 16
 
@@ -86,7 +86,7 @@ class Search:
         """
         named = [
             (uri, info, kind)
-            for info in infos
+            for info in (_with_sizes(root, infos) if is_web(root) else infos)
             if (kind := self._by_name(uri := f"{root.rstrip('/')}/{info.name}", info)) is not None
         ]
         told = self._contents([(uri, info) for uri, info, kind in named if kind[0] in _ASK])
@@ -135,3 +135,16 @@ class Search:
         remote = not all(is_local(uri) for uri, _ in files)
         with ThreadPoolExecutor(_THREADS if remote else 1) as pool:
             return dict(zip((uri for uri, _ in files), pool.map(content, files), strict=True))
+
+
+def _with_sizes(root: str, infos: Sequence[ObjectInfo]) -> list[ObjectInfo]:
+    """Files that the page of a web server lists, with size and version, which it does not tell."""
+
+    def asked(info: ObjectInfo) -> ObjectInfo:
+        try:
+            return replace(file_info(f"{root.rstrip('/')}/{info.name}"), name=info.name)
+        except (AccessDenied, NotFound):  # which is said when it is to be read
+            return replace(info, size=1)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(asked, infos))

@@ -96,6 +96,22 @@ class TestFormat:
         assert other.code == 1
         assert "was read as tsv by an earlier run" in other.err
 
+    @pytest.mark.parametrize(
+        ("name", "separator", "said"),
+        [
+            ("a.csv", "\t", "separated by tabs: give --format tsv"),
+            ("a.tsv", ",", "separated by commas: give --format csv"),
+            ("a.csv", ";", "separated by semicolons: write it again with commas"),
+        ],
+    )
+    def test_a_file_with_other_separators_says_what_to_do(
+        self, submit: Bei, tmp_path: Path, name: str, separator: str, said: str
+    ) -> None:
+        (tmp_path / name).write_text(f"id{separator}text\n1{separator}a\n")
+        refused = submit(tmp_path / name)
+        assert (refused.code, len(refused.screen)) == (1, 2)
+        assert said in refused.err
+
 
 class TestNames:
     @pytest.mark.parametrize(
@@ -210,7 +226,7 @@ class TestKeys:
         bucket = s3.make_bucket()
         put_key(s3, bucket, "data/e//a.jsonl", JSONL)
         put_key(s3, bucket, "data/e/", b"")
-        for argument in ("data", "data/", "data/e//a.jsonl"):
+        for argument in ("data", "data/", "data/e//a.jsonl", "data/**", "data/e/**"):
             assert rows_of(f"s3://{bucket}/{argument}") == ROWS
         put_key(s3, bucket, "data/b.jsonl", JSONL)
         assert len(rows_of(f"s3://{bucket}/data")) == 80
@@ -269,7 +285,11 @@ class Files(BaseHTTPRequestHandler):
 @pytest.fixture
 def web_files() -> Iterator[str]:
     """The URI of a server of a.jsonl and a.parquet."""
-    handler = type("Handler", (Files,), {"bodies": {"a.jsonl": JSONL, "a.parquet": parquet()}})
+    bodies = {"a.jsonl": JSONL, "a.parquet": parquet()}
+    bodies[""] = "".join(
+        f'<a href="{name}">{name}</a>' for name in [*bodies, "gone.jsonl"]
+    ).encode()
+    handler = type("Handler", (Files,), {"bodies": bodies})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -286,6 +306,14 @@ class TestWeb:
         self, web_files: str, able: str, name: str
     ) -> None:
         assert rows_of(f"{web_files}/{able}/{name}") == ROWS
+
+    @pytest.mark.parametrize("able", ["ranges", "no-length"])
+    def test_a_page_that_lists_files_without_their_sizes(self, web_files: str, able: str) -> None:
+        folder = f"{web_files}/{able}"
+        assert rows_of(f"{folder}/*.parquet") == ROWS
+        listed = discover([f"{folder}/*.jsonl"])
+        assert [file.path for file in listed] == ["a.jsonl", "gone.jsonl"]
+        assert listed[:1] == discover([f"{folder}/a.jsonl"])  # of one version, however it is named
 
     def test_a_job_needs_an_output_elsewhere(
         self, submit: Bei, web_files: str, tmp_path: Path

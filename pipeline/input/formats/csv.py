@@ -72,9 +72,9 @@ class CsvReader:
         for block in text_blocks(TextStream(self._file, self._compression), self):
             with content_errors("the header line"):
                 text = bytes(block.records(0, 1)).decode("utf-8").lstrip("\r\n")
-            lines = io.StringIO(text, newline="")
-            reader = csv.reader(lines, delimiter=self._delimiter, escapechar=self._escape or None)
-            return tuple(next(reader))
+                lines = io.StringIO(text, newline="")
+                escape = self._escape or None
+                return tuple(next(csv.reader(lines, delimiter=self._delimiter, escapechar=escape)))
         raise ContentError("there is no header line")
 
     def record_ends(self, data: bytes) -> Int64Array:
