@@ -16,6 +16,7 @@ from pipeline.input.ignored import IgnoredFiles
 from pipeline.input.schema import named_columns
 from pipeline.input.where import canonical_where, where_columns
 from pipeline.output.certificate import Certificate, find_certificate
+from pipeline.output.kept_precision import kept_precision
 from pipeline.output.manifest import newest_finished, sweep
 from pipeline.output.output import Output
 from pipeline.output.part_format import refuse_columns
@@ -183,8 +184,21 @@ def draft(request: Request, cache_dir: Path, card: ModelCard | None = None) -> D
     refuse_columns(spec.output_format, kept_schema(spec, planned.schema))
     plan = _plan(request, spec, planned, output, previous)
     guard_output(output, previous.plan, plan, prune=request.prune)
-    certificate = find_certificate(cache_dir, spec)
+    certificate = _certificate(request, spec, output, cache_dir)
     return Draft(request, output, last, previous, inputs, card, planned, spec, plan, certificate)
+
+
+def _certificate(
+    request: Request, spec: JobSpec, output: Output, cache_dir: Path
+) -> Certificate | None:
+    """The certificate of the model, in the precision that the output keeps if that is known."""
+    certificate = find_certificate(cache_dir, spec)
+    if certificate is None or spec.precision != "auto":
+        return certificate
+    kept = kept_precision(output, absolute(request.reuse_from) if request.reuse_from else "")
+    if kept is None or kept.value == certificate.precision:
+        return certificate
+    return find_certificate(cache_dir, spec.computed_in(kept.value))
 
 
 def _start(drafted: Draft, say: Callable[[str], None]) -> Prepared | None:
