@@ -23,6 +23,8 @@ from pipeline.spec import NUMERICS_VERSION, JobSpec, digest
 
 logger = logging.getLogger(__name__)
 
+# Once `auto` was float32 on every CPU: what was proved then is not of what it chooses now.
+_AUTO = "auto, by a trial on a CPU"
 _FOLDER = "certificates"
 _MAX_BYTES = 64 * 1024
 _MAX_CHARS = 400
@@ -108,8 +110,9 @@ class Certificate:
 def certificate_key(spec: JobSpec) -> str:
     """16 hex digits over what a certificate of a job's model depends on."""
     model, versions = spec.model, software_versions()
+    precision = _AUTO if spec.precision == "auto" else spec.precision
     return digest(
-        model.sha256, model.fingerprint, spec.encoder, spec.task, spec.precision,
+        model.sha256, model.fingerprint, spec.encoder, spec.task, precision,
         NUMERICS_VERSION, versions,
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from typing import get_args
 
 from pipeline.choice import Choice
 from pipeline.errors import NotFound
+from pipeline.output.open_shards import piece_precision
 from pipeline.output.output import Output
 from pipeline.output.part_file import read_info
 from pipeline.output.run import Run, now
@@ -25,7 +26,7 @@ _FILE = "_bei/precision.json"
 def kept_precision(output: Output, reuse_from: str = "") -> Choice[str] | None:
     """The precision that an output began with, or else that of the output whose rows it copies.
 
-    Earlier versions wrote it only into their parts. None if nothing is computed yet.
+    Earlier versions wrote it only into their parts and pieces. None if nothing is computed yet.
 
     Args:
         output: of a job with `--precision auto`.
@@ -74,12 +75,17 @@ def _stored(output: Output) -> str | None:
 def _of_parts(output: Output) -> str | None:
     part = min(output.committed(), default=None)
     if part is None:
-        return None
+        precision = piece_precision(output)
+        return precision if _is_precision(precision) else None  # a damaged piece is not used
     with output.intact(part):
         return _checked(read_info(output.directory, part).values["precision"])
 
 
 def _checked(precision: object) -> str:
-    if precision not in get_args(Precision) or precision == "auto":
+    if not _is_precision(precision):
         raise ValueError(f"{str(precision)[:40]!r} is no precision")
     return str(precision)
+
+
+def _is_precision(value: object) -> bool:
+    return value in get_args(Precision) and value != "auto"

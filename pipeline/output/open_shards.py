@@ -237,6 +237,15 @@ def delete_pieces(output: Output, names: Iterable[str]) -> None:
             output.directory.delete(name)
 
 
+def piece_precision(output: Output) -> str | None:
+    """The precision of the first piece that can be read; None if there is none."""
+    for names in piece_names(output).values():
+        for name in names:
+            with suppress(StorageError, KeyError):
+                return read_info(output.directory, name).values["precision"]
+    return None
+
+
 def sweep_pieces(output: Output) -> None:
     """Delete all pieces: of a finished run every part is there."""
     for item in list(output.directory.list(OPEN, recursive=True)):

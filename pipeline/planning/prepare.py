@@ -10,29 +10,30 @@ import pyarrow as pa
 
 from pipeline.choice import Choices
 from pipeline.encoder.card import ModelCard
-from pipeline.errors import InputError, OutputConflict
-from pipeline.input.cutting import PlannedInputs, plan_inputs
+from pipeline.input.cutting import PlannedInputs
 from pipeline.input.ignored import IgnoredFiles
 from pipeline.input.schema import named_columns
-from pipeline.input.where import canonical_where, where_columns
+from pipeline.input.where import where_columns
 from pipeline.output.certificate import Certificate, find_certificate
+from pipeline.output.kept_precision import kept_precision
 from pipeline.output.manifest import newest_finished, sweep
 from pipeline.output.output import Output
 from pipeline.output.part_format import refuse_columns
-from pipeline.output.plan import Plan, make_plan
+from pipeline.output.plan import Plan
 from pipeline.output.run import KEYED_FORMAT, Run, kept_schema
 from pipeline.planning.changes import record_of
-from pipeline.planning.check_request import check_request, passing_columns
+from pipeline.planning.check_request import check_request
 from pipeline.planning.choices import planning_choices, table_choices
 from pipeline.planning.default_output import default_output
 from pipeline.planning.guards import guard_output
 from pipeline.planning.make_spec import as_begun, make_spec, resolve_model
 from pipeline.planning.match_rows import match_rows
-from pipeline.planning.previous import Previous, limited
+from pipeline.planning.plan_request import all_inputs, plan_request, planned_inputs, where_of
+from pipeline.planning.previous import Previous
 from pipeline.request import Request
-from pipeline.spec import MAX_FAILED_ROWS, JobSpec, schema_hash
-from pipeline.store.uris import absolute, redact
-from pipeline.tasks import find_task, reserved_columns
+from pipeline.spec import MAX_FAILED_ROWS, JobSpec
+from pipeline.store.uris import absolute
+from pipeline.tasks import find_task
 
 # That of this version, and that of earlier ones, which allowed fewer failed rows.
 _DEFAULT_BUDGETS = {MAX_FAILED_ROWS, "1%"}
@@ -133,7 +134,7 @@ class Draft:
     @property
     def columns_read(self) -> pa.Schema:
         """The columns of texts, and those that select rows."""
-        needed = {*self.texts, *where_columns(_where(self.request))}
+        needed = {*self.texts, *where_columns(where_of(self.request))}
         return pa.schema([field for field in self.schema if field.name in needed])
 
     @property
@@ -175,16 +176,29 @@ def draft(request: Request, cache_dir: Path, card: ModelCard | None = None) -> D
     check_request(request)
     output = Output(request.output or default_output(request.inputs, request.task))
     last = output.latest()
-    inputs = _inputs(request, last, output)
+    inputs = all_inputs(request, last, output)
     card = card or resolve_model(request, cache_dir)
-    previous, planned = _planned(request, inputs, card, output, last)
+    previous, planned = planned_inputs(request, inputs, card, output, last)
     request = replace(request, keep=named_columns(request.keep, planned.schema.names))
     spec = as_begun(make_spec(request, card, planned), request, last)
     refuse_columns(spec.output_format, kept_schema(spec, planned.schema))
-    plan = _plan(request, spec, planned, output, previous)
+    plan = plan_request(request, spec, planned, output, previous)
     guard_output(output, previous.plan, plan, prune=request.prune)
-    certificate = find_certificate(cache_dir, spec)
+    certificate = _certificate(request, spec, output, cache_dir)
     return Draft(request, output, last, previous, inputs, card, planned, spec, plan, certificate)
+
+
+def _certificate(
+    request: Request, spec: JobSpec, output: Output, cache_dir: Path
+) -> Certificate | None:
+    """The certificate of the model, in the precision that the output keeps if that is known."""
+    certificate = find_certificate(cache_dir, spec)
+    if certificate is None or spec.precision != "auto":
+        return certificate
+    kept = kept_precision(output, absolute(request.reuse_from) if request.reuse_from else "")
+    if kept is None or kept.value == certificate.precision:
+        return certificate
+    return find_certificate(cache_dir, spec.computed_in(kept.value))
 
 
 def _start(drafted: Draft, say: Callable[[str], None]) -> Prepared | None:
@@ -203,113 +217,6 @@ def _start(drafted: Draft, say: Callable[[str], None]) -> Prepared | None:
     sweep(output)
     ignored = drafted.planned.ignored
     return Prepared(output, run, plan, drafted.card, drafted.choices, finished, ignored)
-
-
-def _inputs(request: Request, last: Run | None, output: Output) -> tuple[str, ...]:
-    """The INPUT arguments of this run, after those of the last run with --add.
-
-    Raises:
-        OutputConflict: the output has other inputs, and neither --add nor --replace was given.
-    """
-    given = tuple(dict.fromkeys(absolute(uri) for uri in request.inputs))
-    if last is None or set(given) == set(last.inputs) or request.replace:
-        return given
-    if request.add:
-        return (*last.inputs, *(uri for uri in given if uri not in last.inputs))
-    earlier = ", ".join(redact(uri) for uri in last.inputs)
-    raise OutputConflict(
-        f"{redact(output.uri)} holds the results of other inputs: {earlier}",
-        hint="give --add to keep them, --replace to drop them, or another --output",
-    )
-
-
-def _planned(
-    request: Request, inputs: tuple[str, ...], card: ModelCard, output: Output, last: Run | None
-) -> tuple[Previous, PlannedInputs]:
-    """The inputs, and the run whose cuts and columns they keep."""
-    previous = Previous.of(output, last)
-    planned = _plan_inputs(request, inputs, card, previous, last)
-    if not (previous.damaged and planned.skipped):
-        return previous, planned
-    # What the last run failed for had a say in its types: without it, they may be those before.
-    finished = newest_finished(output)
-    base = finished[0] if finished else None
-    before = replace(Previous.of(output, base), damaged=previous.damaged)
-    again = _plan_inputs(request, inputs, card, before, base)
-    return (before, again) if again.schema != planned.schema else (previous, planned)
-
-
-def _plan_inputs(
-    request: Request,
-    inputs: tuple[str, ...],
-    card: ModelCard,
-    previous: Previous,
-    last: Run | None,
-) -> PlannedInputs:
-    task = find_task(request.task)
-    return plan_inputs(
-        inputs,
-        file_format=request.format or "",
-        columns=passing_columns(request),
-        optional=() if request.id_column else ("id",),
-        text_columns=task.text_columns(request),
-        list_columns=task.list_columns(request),
-        output_columns=reserved_columns(),
-        rows_per_shard=request.rows_per_shard or 0,
-        row_bytes=task.row_bytes(request, card),
-        previous=previous.cuts,
-        schema=_fixed_schema(request, last),
-        max_bad_files=request.max_bad_files,
-        damaged=previous.damaged,
-        where=_where(request),
-        csv_escape=request.csv_escape or "",
-        free=[name for name in request.keep if name != request.id_column],
-        # Parts without row keys cannot be copied, and a limit may keep rows of an earlier file.
-        widen=last is not None and last.keyed and request.limit is None,
-    )
-
-
-def _where(request: Request) -> str:
-    return canonical_where(request.where) if request.where else ""
-
-
-def _fixed_schema(request: Request, last: Run | None) -> pa.Schema | None:
-    """The schema that the output was planned with; None if this request needs other columns.
-
-    Such a request is refused by name when the output is claimed.
-    """
-    task = find_task(request.task)
-    if last is None:
-        return None
-    planned = replace(request, keep=named_columns(request.keep, last.columns.names))
-    if not {*passing_columns(planned), *task.columns_read(request)} <= set(last.columns.names):
-        return None
-    return last.columns
-
-
-def _plan(
-    request: Request,
-    spec: JobSpec,
-    planned: PlannedInputs,
-    output: Output,
-    previous: Previous,
-) -> Plan:
-    files = [(file, list(cuts)) for file, cuts in planned.files]
-    reading = (_where(request), request.csv_escape or "")
-    if request.limit is not None:
-        files = limited(files, request.limit, previous.done(output, *reading))
-    kept = previous.kept(output, {uri for uri, _ in planned.skipped}, *reading)
-    files = [*(item for item in files if item[0].uri not in kept), *kept.values()]
-    schema = schema_hash(kept_schema(spec, planned.schema))
-    plan = make_plan(files, space=spec.space, schema=schema, output_format=spec.output_format)
-    if not len(plan):
-        skipped = f", and {planned.skipped[0][1]}" if planned.skipped else ""
-        raise InputError(
-            f"no rows in {', '.join(redact(absolute(uri)) for uri in request.inputs)}{skipped}",
-            hint="check that these are the intended files"
-            + (", and that --where selects rows" if request.where else ""),
-        )
-    return plan
 
 
 def _match(drafted: Draft, stored_format: int, say: Callable[[str], None]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from corpora import GOLDENS, TINY, parts, write_parquet
 from pipeline.encoder.bfloat16_gain import bfloat16_gain
 from pipeline.encoder.card import open_card
 from pipeline.encoder.precision import choose_precision
+from workers.device_main import _Sender
 
 Chip = Callable[[float], None]
 
@@ -78,6 +80,49 @@ def test_an_output_of_an_earlier_version_goes_on_in_the_precision_of_its_parts(
     assert submit(corpus, "--output", output, "--json").json["rows"]["reused"] == 4
     assert precisions(bei, output) == ["float32"]
     assert json.loads((output / "_bei/precision.json").read_text())["precision"] == "float32"
+
+
+def test_an_output_that_an_earlier_version_stopped_before_its_first_part_loses_no_row(
+    submit: Bei, bei: Bei, chip: Chip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, output = write_parquet(tmp_path / "c.parquet", 40), tmp_path / "out"
+    stop, batch = threading.Event(), _Sender.batch
+
+    def compute_then_interrupt(self: _Sender, rows: int, tokens: int) -> None:
+        batch(self, rows, tokens)
+        stop.set()
+
+    words = (corpus, "--output", output, "--token-budget", 100, "--json")
+    with monkeypatch.context() as patch:
+        patch.setattr(_Sender, "batch", compute_then_interrupt)
+        patch.setattr("workers.stop_signals.Stop.is_set", lambda self: stop.is_set())
+        assert submit(*words).code == 130
+    assert list((output / "_bei/open").glob("*/*.arrow"))
+    assert not parts(output)
+    (output / "_bei/precision.json").unlink()
+    chip(8.0)
+    done = submit(*words)
+    assert done.json["choices"]["precision"]["reason"] == "the output began with it"
+    assert precisions(bei, output) == ["float32"]
+
+
+def test_a_certificate_of_another_precision_proves_nothing_of_an_output(
+    submit: Bei, bei: Bei, chip: Chip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BEI_JOBS_CACHE_DIR", str(tmp_path / "own-cache"))
+    corpus, output = tmp_path / "corpus", tmp_path / "out"
+    write_parquet(corpus / "0.parquet", 4)
+    assert submit(corpus, "--output", output).code == 0
+    chip(8.0)
+    assert bei("check", TINY, "--rows", 1).code == 0
+    write_parquet(corpus / "1.parquet", 4, seed=1)
+    assert submit(corpus, "--output", output, "--json").json["certificate"] is None
+    other = submit(corpus, "--output", tmp_path / "new", "--json")
+    assert other.json["certificate"]["precision"] == "bfloat16"
+    assert bei("check", TINY, "--rows", 1, "--precision", "float32").code == 0
+    write_parquet(corpus / "2.parquet", 4, seed=2)
+    again = submit(corpus, "--output", output, "--json")
+    assert again.json["certificate"]["precision"] == "float32"
 
 
 def test_rows_are_copied_from_another_output_in_its_precision(
