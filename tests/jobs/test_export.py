@@ -197,6 +197,20 @@ def test_a_directory_with_files_of_others_is_never_overwritten(
     assert everything(place) == {f"{dest.rstrip('/')}/diary.txt"}
 
 
+def test_an_export_of_a_first_part_without_its_end_says_what_to_do(
+    bei: Bei, finished: Path, place: Path, tmp_path: Path
+) -> None:
+    output = Path(shutil.copytree(finished, tmp_path / "copy"))
+    first = output / parts(output)[0]
+    first.write_bytes(first.read_bytes()[:-20])
+
+    failed = bei("export", output, place / "out.parquet")
+    assert failed.code == 1
+    assert first.name in failed.screen[0]
+    assert f"bei-jobs verify {output}" in failed.screen[1]
+    assert everything(place) == set()
+
+
 @pytest.mark.parametrize("dest", DESTS)
 @pytest.mark.parametrize("damage", [harm, Path.unlink, lambda part: part.write_bytes(b"")])
 def test_an_export_of_a_broken_output_leaves_nothing(
