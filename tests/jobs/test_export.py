@@ -329,6 +329,51 @@ def test_an_export_that_the_next_night_would_read_is_refused(
     assert bei("export", output, tmp_path / "new.parquet").code == 0
 
 
+def test_a_link_leads_no_export_to_the_output_or_the_input(
+    submit: Bei, bei: Bei, tmp_path: Path
+) -> None:
+    corpus = write_parquet(tmp_path / "data/c.parquet", 5)
+    output = tmp_path / "out.embed"
+    (tmp_path / "to_data").symlink_to(corpus.parent)
+    (tmp_path / "to_output").symlink_to(output)
+    assert submit(corpus.parent, "--output", output, "--output-format", "parquet").code == 0
+
+    for source in (output, tmp_path / "to_output"):
+        for dest in ("to_data/new.parquet", "to_output/new.parquet", "out.embed/new.parquet"):
+            refused = bei("export", source, tmp_path / dest)
+            assert refused.code == 2, refused
+            assert "DEST outside of" in refused.screen[1]
+    assert everything(corpus.parent) == {"c.parquet"}
+    assert bei("verify", output).code == 0
+
+
+def test_an_export_into_another_output_is_refused(
+    submit: Bei, bei: Bei, finished: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.embed"
+    corpus = write_parquet(tmp_path / "c.parquet", 5)
+    assert submit(corpus, "--output", output, "--output-format", "parquet").code == 0
+    for dest in ("new.parquet", "new.npy"):
+        refused = bei("export", finished, output / dest)
+        assert refused.code == 2, refused
+        assert "within another output" in refused.screen[0]
+    assert bei("verify", output).code == 0
+
+
+def test_names_that_differ_by_case_alone_are_no_columns_of_delta(
+    submit: Bei, bei: Bei, place: Path, tmp_path: Path
+) -> None:
+    rows = pa.table({"id": ["1"], "text": ["one"], "Day": [1], "day": [2]})
+    pq.write_table(rows, tmp_path / "c.parquet")
+    output = tmp_path / "out.embed"
+    words = ("--output", output, "--keep", "Day", "--keep", "day")
+    assert submit(tmp_path / "c.parquet", *words).code == 0
+    refused = bei("export", output, place / "out.delta")
+    assert refused.code == 2
+    assert "'Day' and 'day'" in refused.screen[0]
+    assert everything(place) == set()
+
+
 def test_an_output_without_a_finished_run_is_refused(bei: Bei, tmp_path: Path) -> None:
     refused = bei("export", tmp_path / "none", tmp_path / "out.npy")
     assert (refused.code, everything(tmp_path)) == (1, set())

@@ -301,7 +301,7 @@ class TestDelta:
         assert str(table) in refused.screen[0]
 
     def test_the_stack_of_a_library_is_not_shown(self) -> None:
-        problem = "Json error: Truncated record\n   0: <unknown>\n   1: clone3\n             at x.S:81"
+        problem = "Json error: Truncated record\n   0: <unknown>\n   1: clone3\n"
         assert unreadable("t", "Delta", problem).message.endswith("Json error: Truncated record")
 
     def test_a_feature_that_is_not_known_is_refused_by_name(self, table: Path, submit: Bei) -> None:
