@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.errors import StorageError
+from pipeline.errors import StorageError, UsageError
 from pipeline.export.columns import common_type, fitting_schema
 from pipeline.export.destination import Destination
 from pipeline.export.library import load_library
@@ -45,6 +45,7 @@ def write_delta(
     deltalake = load_library("deltalake", dest)
     schema = fitting_schema(rows.schema, dest, _delta_type, deltalake.Schema.from_arrow)
     schema = schema.remove_metadata()
+    _refuse_same_names(schema, dest)
     options = None if is_local(dest.uri) else object_store_options(dest.uri)
     export = uuid.uuid4().hex  # no version has a file of another one's name
     place = nullcontext(dest.uri) if replaces else new_directory(dest.uri, overwrite=False)
@@ -68,6 +69,19 @@ def write_delta(
         for new, old in zip(schema, rows.schema, strict=True)
         if new.type != old.type
     }
+
+
+def _refuse_same_names(schema: pa.Schema, dest: Destination) -> None:
+    """Delta does not tell names apart by case."""
+    seen: dict[str, str] = {}
+    for name in schema.names:
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            raise UsageError(
+                f"{redact(dest.uri)}: a Delta table has no columns {other!r} and {name!r} at once: "
+                "their names differ by case alone",
+                hint="export --to parquet, which keeps both",
+            )
 
 
 def _added(deltalake: Any, directory: Directory, name: str, rows: int) -> Any:

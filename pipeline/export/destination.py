@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from fsspec.core import has_magic
@@ -16,7 +16,7 @@ from pipeline.output.output import Output
 from pipeline.output.run import Run
 from pipeline.store.directory import Directory, file_info
 from pipeline.store.new_file import exists
-from pipeline.store.uris import absolute, is_local, redact, refuse_credentials
+from pipeline.store.uris import absolute, is_local, is_web, redact, refuse_credentials
 
 ExportFormat = Literal["parquet", "npy", "lance", "delta"]
 
@@ -93,13 +93,20 @@ def refuse_own_files(dest: Destination, output: Output, run: Run, inputs: Sequen
     Raises:
         UsageError: the next submit would read the export, or the export overwrite an input.
     """
-    if _is_within(dest.uri, output.uri):
+    real = replace(dest, uri=_real(dest.uri, is_file=dest.is_file))
+    if _is_within(real.uri, _real(output.uri)):
         raise UsageError(
             f"{redact(dest.uri)} is within the output itself",
             hint="give a DEST outside of it: its files are those of jobs",
         )
-    read = next((uri for uri in run.inputs if _reads(uri, dest)), None)
-    read = read or next((uri for uri in inputs if _is_within(uri, dest.uri)), None)
+    folder = dest.uri.rpartition("/")[0]
+    if dest.is_file and folder and not is_web(folder) and Output(folder).begun():
+        raise UsageError(
+            f"{redact(dest.uri)} is within another output, whose readers would take it for a part",
+            hint="give a DEST outside of it: its files are those of jobs",
+        )
+    read = next((uri for uri in run.inputs if _reads(uri, dest) or _reads(_real(uri), real)), None)
+    read = read or next((uri for uri in inputs if _is_within(_real(uri), real.uri)), None)
     if read is not None:
         raise UsageError(
             f"{redact(dest.uri)} is where the job reads its input, {redact(read)}",
@@ -118,6 +125,14 @@ def _reads(given: str, dest: Destination) -> bool:
     pattern = re.compile(glob_translate(given)) if has_magic(given) else None
     matches = pattern and (pattern.match(dest.uri) or pattern.match(written))
     return _is_within(dest.uri, given) or bool(matches)
+
+
+def _real(uri: str, *, is_file: bool = False) -> str:
+    """A path without links; that of a file that is written, which takes the place of a link."""
+    if not is_local(uri):
+        return uri
+    folder, name = os.path.split(uri) if is_file else (uri, "")
+    return os.path.join(os.path.realpath(folder), name).rstrip("/")
 
 
 def _is_within(uri: str, folder: str) -> bool:

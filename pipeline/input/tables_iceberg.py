@@ -132,11 +132,21 @@ def _files(
             raise unreadable(uri, "Iceberg", f"{file.file_path} is {file.file_format.value}")
         spec = table.specs()[file.spec_id]
         values: dict[str, str | None] = {}
+        of_file = columns
         for place, one in enumerate(spec.fields):
             if str(one.transform) == "identity" and (source := by_id.get(one.source_id)):
-                values[source.name] = _text(pa.scalar(file.partition[place], source.kind))
+                try:
+                    values[source.name] = _text(pa.scalar(file.partition[place], source.kind))
+                except (pa.ArrowException, ValueError) as error:
+                    of_file = _refused(of_file, source, f"its partition cannot be read: {error}")
         info = file_of(uri, name_below(uri, file.file_path, table.location()), infos)
-        yield info, TableFile(snapshot, columns, values, packed_rows(deletes.of(task)))
+        yield info, TableFile(snapshot, of_file, values, packed_rows(deletes.of(task)))
+
+
+def _refused(
+    columns: tuple[TableColumn, ...], refused: TableColumn, problem: str
+) -> tuple[TableColumn, ...]:
+    return tuple(replace(one, problem=problem) if one is refused else one for one in columns)
 
 
 def _columns(table: Table) -> tuple[TableColumn, ...]:

@@ -15,6 +15,8 @@ _SCHEMES = {
     "s3a": "s3", "s3n": "s3", "gcs": "gs", "abfss": "abfs", "wasb": "abfs", "wasbs": "abfs",
     "az": "abfs",
 }  # fmt: skip
+# What Rust appends to a message.
+_BACKTRACE = re.compile(r"\n\s*0: |\n\s*This error occurred with the following context")
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
 
 
@@ -70,7 +72,8 @@ def not_installed(table: str, kind: str, package: str) -> UsageError:
 
 def unreadable(table: str, kind: str, problem: object) -> InputError:
     """The error where a library or this version cannot read a table."""
-    text = " ".join(str(problem).split())[:300]
+    message = _BACKTRACE.split(str(problem))[0]
+    text = " ".join(message.split())[:300]
     return InputError(
         f"the {kind} table {redact(table)} cannot be read as it is: {text}",
         hint="rewrite it with the engine that wrote it, or write its rows to Parquet and submit "

@@ -21,6 +21,7 @@ from pipeline.input.compact import compact
 from pipeline.output.part_format import FORMATS, format_of
 from pipeline.spec import OutputFormat, part_format
 from pipeline.store.directory import Directory
+from pipeline.store.uris import redact
 
 _PREFIX = "bei."
 _DIGEST_CHARS = 64  # hex digits of a SHA-256
@@ -86,7 +87,7 @@ def read_info(directory: Directory, name: str) -> PartInfo:
         StorageError: the object is not a readable file of its format.
     """
     with directory.open(name) as file:
-        return _info(name, file)
+        return _info(name, file, f"run `bei-jobs verify {redact(directory.uri)}`")
 
 
 def parse_info(name: str, data: bytes) -> PartInfo:
@@ -107,12 +108,13 @@ def read_rows(name: str, data: bytes) -> pa.Table:
     return format_of(name).read(pa.BufferReader(data))
 
 
-def _info(name: str, file: object) -> PartInfo:
+def _info(name: str, file: object, hint: str = "") -> PartInfo:
     try:
         schema = format_of(name).schema(file)
     except (pa.ArrowException, OSError) as error:
         kind = part_format(name).capitalize()
-        raise StorageError(f"{name} is not a readable {kind} file: {error}") from error
+        problem = " ".join(str(error).split())
+        raise StorageError(f"{name} is not a readable {kind} file: {problem}", hint=hint) from error
     values = {
         key.decode().removeprefix(_PREFIX): value.decode()
         for key, value in (schema.metadata or {}).items()

@@ -197,6 +197,20 @@ def test_a_directory_with_files_of_others_is_never_overwritten(
     assert everything(place) == {f"{dest.rstrip('/')}/diary.txt"}
 
 
+def test_an_export_of_a_first_part_without_its_end_says_what_to_do(
+    bei: Bei, finished: Path, place: Path, tmp_path: Path
+) -> None:
+    output = Path(shutil.copytree(finished, tmp_path / "copy"))
+    first = output / parts(output)[0]
+    first.write_bytes(first.read_bytes()[:-20])
+
+    failed = bei("export", output, place / "out.parquet")
+    assert failed.code == 1
+    assert first.name in failed.screen[0]
+    assert f"bei-jobs verify {output}" in failed.screen[1]
+    assert everything(place) == set()
+
+
 @pytest.mark.parametrize("dest", DESTS)
 @pytest.mark.parametrize("damage", [harm, Path.unlink, lambda part: part.write_bytes(b"")])
 def test_an_export_of_a_broken_output_leaves_nothing(
@@ -313,6 +327,51 @@ def test_an_export_that_the_next_night_would_read_is_refused(
         assert "DEST outside of" in refused.screen[1]
     assert (everything(tmp_path / "data"), corpus.read_bytes()) == ({"c.parquet"}, before)
     assert bei("export", output, tmp_path / "new.parquet").code == 0
+
+
+def test_a_link_leads_no_export_to_the_output_or_the_input(
+    submit: Bei, bei: Bei, tmp_path: Path
+) -> None:
+    corpus = write_parquet(tmp_path / "data/c.parquet", 5)
+    output = tmp_path / "out.embed"
+    (tmp_path / "to_data").symlink_to(corpus.parent)
+    (tmp_path / "to_output").symlink_to(output)
+    assert submit(corpus.parent, "--output", output, "--output-format", "parquet").code == 0
+
+    for source in (output, tmp_path / "to_output"):
+        for dest in ("to_data/new.parquet", "to_output/new.parquet", "out.embed/new.parquet"):
+            refused = bei("export", source, tmp_path / dest)
+            assert refused.code == 2, refused
+            assert "DEST outside of" in refused.screen[1]
+    assert everything(corpus.parent) == {"c.parquet"}
+    assert bei("verify", output).code == 0
+
+
+def test_an_export_into_another_output_is_refused(
+    submit: Bei, bei: Bei, finished: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.embed"
+    corpus = write_parquet(tmp_path / "c.parquet", 5)
+    assert submit(corpus, "--output", output, "--output-format", "parquet").code == 0
+    for dest in ("new.parquet", "new.npy"):
+        refused = bei("export", finished, output / dest)
+        assert refused.code == 2, refused
+        assert "within another output" in refused.screen[0]
+    assert bei("verify", output).code == 0
+
+
+def test_names_that_differ_by_case_alone_are_no_columns_of_delta(
+    submit: Bei, bei: Bei, place: Path, tmp_path: Path
+) -> None:
+    rows = pa.table({"id": ["1"], "text": ["one"], "Day": [1], "day": [2]})
+    pq.write_table(rows, tmp_path / "c.parquet")
+    output = tmp_path / "out.embed"
+    words = ("--output", output, "--keep", "Day", "--keep", "day")
+    assert submit(tmp_path / "c.parquet", *words).code == 0
+    refused = bei("export", output, place / "out.delta")
+    assert refused.code == 2
+    assert "'Day' and 'day'" in refused.screen[0]
+    assert everything(place) == set()
 
 
 def test_an_output_without_a_finished_run_is_refused(bei: Bei, tmp_path: Path) -> None:

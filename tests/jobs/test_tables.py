@@ -34,6 +34,8 @@ from tables import (
     upload,
 )
 
+from pipeline.input.tables_paths import unreadable
+
 pytestmark = pytest.mark.usefixtures("device_in_this_process")
 
 DAY = datetime.date(2024, 5, 6)
@@ -298,6 +300,10 @@ class TestDelta:
         assert problem in refused.screen[0]
         assert str(table) in refused.screen[0]
 
+    def test_the_stack_of_a_library_is_not_shown(self) -> None:
+        problem = "Json error: Truncated record\n   0: <unknown>\n   1: clone3\n"
+        assert unreadable("t", "Delta", problem).message.endswith("Json error: Truncated record")
+
     def test_a_feature_that_is_not_known_is_refused_by_name(self, table: Path, submit: Bei) -> None:
         table.mkdir()
         pq.write_table(rows_of(0), table / "a.parquet")
@@ -454,6 +460,19 @@ class TestIceberg:
         for path in data_paths(table):  # as Hive writes them
             pq.write_table(pq.read_table(path, partitioning=None).drop_columns(["day", "n"]), path)
         check(tmp_path / "t", expected)
+
+    def test_a_partition_that_cannot_be_read_refuses_its_column_alone(
+        self, catalog: Folder, check: Callable[..., Any], submit: Bei, tmp_path: Path
+    ) -> None:
+        schema = pa.schema({"id": pa.string(), "text": pa.string(), "at": pa.time64("us")})
+        table = catalog.create_table("t", schema)
+        with table.update_spec() as change:
+            change.add_identity("at")
+        table.append(rows_of(0, 3, at=pa.array([1, None, 2], pa.time64("us"))))
+        refused = submit(tmp_path / "t", "--keep", "at")
+        assert refused.code == 1
+        assert "'at'" in refused.err
+        check(tmp_path / "t", table.scan().to_arrow().drop_columns(["at"]))
 
     def test_a_struct_may_gain_a_field_and_another_field_of_the_same_name_is_refused(
         self, catalog: Folder, check: Callable[..., Any], submit: Bei, tmp_path: Path
