@@ -82,7 +82,7 @@ def test_rows_that_were_planned_and_never_computed_cannot_be_dropped(
 ) -> None:
     out = tmp_path / "out"
     with monkeypatch.context() as patch:  # the first run never computes a row
-        patch.setattr("jobs.run_job.run_here", lambda *_: 1)
+        patch.setattr("jobs.run_job.run_here", lambda *_, **__: 1)
         submit(folder, "--output", out)
 
     tried = submit(folder, "--output", out, "--limit", 2)
@@ -101,7 +101,7 @@ def test_files_that_vanish_in_two_steps_still_count_as_dropped(
     assert submit(folder, "--output", out).code == 0  # a, c, d: 30 rows each
     (folder / "d.jsonl").unlink()
     with monkeypatch.context() as patch:  # the run that drops d never gets to its end
-        patch.setattr("jobs.run_job.run_here", lambda *_: 1)
+        patch.setattr("jobs.run_job.run_here", lambda *_, **__: 1)
         submit(folder, "--output", out)
     (folder / "c.jsonl").unlink()
 

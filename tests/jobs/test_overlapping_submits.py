@@ -36,7 +36,7 @@ def planned(output: Path, monkeypatch: pytest.MonkeyPatch) -> Planned:
 
     def submitted(*words: object) -> Outcome:
         with monkeypatch.context() as patch:
-            patch.setattr("jobs.run_job.run_here", lambda plan, *_: plan() and 0)
+            patch.setattr("jobs.run_job.run_here", lambda plan, *_, **__: plan() and 0)
             done = typed("submit", *words, "--output", output, "--model", TINY, "--device", "cpu")
         assert done.code == 0, done.err
         return done
