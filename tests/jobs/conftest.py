@@ -27,6 +27,13 @@ def own_machine(tmp_path: Path, checkpoint_cache: Path, monkeypatch: pytest.Monk
     forget_the_user(monkeypatch, tmp_path / "state", checkpoint_cache)
 
 
+@pytest.fixture(autouse=True)
+def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`plan` measures for seconds how fast a model is."""
+    monkeypatch.setattr("workers.calibrate.SECONDS", 0.0)
+    monkeypatch.setattr("workers.calibrate.WARM_UP_SECONDS", 0.0)
+
+
 @pytest.fixture
 def bei(capsys: pytest.CaptureFixture[str]) -> Bei:
     """Type `bei-jobs WORDS…`."""

@@ -25,12 +25,6 @@ RERANKER, TAGGER = GOLDENS / "bge_reranker_xlmr", GOLDENS / "ner_bert"
 Plan = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture(autouse=True)
-def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.calibrate.SECONDS", 0.0)
-    monkeypatch.setattr("workers.calibrate.WARM_UP_SECONDS", 0.0)
-
-
 def everything(folder: Path) -> dict[str, int]:
     """Every file and folder, and when it was changed."""
     return {str(path): path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
