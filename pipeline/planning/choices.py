@@ -8,7 +8,7 @@ from pipeline.choice import Choice, Choices
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.checkpoint import is_hub_name
 from pipeline.encoder.checkpoint.hub import DEFAULT_PACKAGE
-from pipeline.input.cutting import DEFAULT_ROWS_PER_SHARD, default_rows_per_shard
+from pipeline.input.cuts import DEFAULT_ROWS_PER_SHARD, default_rows_per_shard
 from pipeline.input.table_file import ReadTable
 from pipeline.output.source_columns import SOURCE_NAMES
 from pipeline.request import Request

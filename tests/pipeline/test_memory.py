@@ -24,7 +24,7 @@ from prepared import prepared_run
 from pipeline import blocks
 from pipeline.encoder.checkpoint.checkpoint import resolve
 from pipeline.encoder.engine import Engine
-from pipeline.input import byte_cuts, cutting, reading
+from pipeline.input import byte_cuts, cuts, reading
 from pipeline.input.formats import arrow, parquet, sizes
 from pipeline.planning.prepare import Prepared
 from pipeline.run import run_shards
@@ -46,7 +46,7 @@ def a_sixteenth(monkeypatch: pytest.MonkeyPatch) -> None:
         (byte_cuts, "PART_MAX_BYTES", PART),
         (byte_cuts, "_TRUSTED_BYTES", PART // 4),
         (byte_cuts, "_DIVIDED_BYTES", PART // 4),
-        (cutting, "PART_MAX_BYTES", PART),
+        (cuts, "PART_MAX_BYTES", PART),
         (blocks, "_BLOCK_BYTES", BLOCK),
         *((module, "BATCH_BYTES", BATCH) for module in (arrow, parquet, reading, sizes)),
     ]:

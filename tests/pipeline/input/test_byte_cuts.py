@@ -20,9 +20,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.input import byte_cuts, cutting, reading
+from pipeline.input import byte_cuts, cuts, reading
 from pipeline.input.byte_cuts import ByteLimits, divided
-from pipeline.input.cutting import PlannedInputs, cut_file, merged_cuts, plan_inputs
+from pipeline.input.cuts import cut_file, merged_cuts
+from pipeline.input.cutting import PlannedInputs, plan_inputs
 from pipeline.input.formats import sizes as sizes_module
 from pipeline.input.formats.sizes import Sizes
 from pipeline.input.reading import read
@@ -118,7 +119,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(byte_cuts, "PART_MAX_BYTES", PART)
     monkeypatch.setattr(byte_cuts, "_TRUSTED_BYTES", PART // 4)
     monkeypatch.setattr(byte_cuts, "_DIVIDED_BYTES", PART // 4)
-    monkeypatch.setattr(cutting, "PART_MAX_BYTES", PART)
+    monkeypatch.setattr(cuts, "PART_MAX_BYTES", PART)
     for module in (sizes_module, reading):
         monkeypatch.setattr(module, "BATCH_BYTES", 1 << 16)
     monkeypatch.setattr("pipeline.input.formats.parquet.BATCH_BYTES", 1 << 16)

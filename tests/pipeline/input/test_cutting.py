@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputError
 from pipeline.input import cutting
-from pipeline.input.cutting import PlannedInputs, cut_file, default_rows_per_shard, plan_inputs
+from pipeline.input.cuts import cut_file, default_rows_per_shard
+from pipeline.input.cutting import PlannedInputs, plan_inputs
 from pipeline.input.reading import discover
 from pipeline.spec import Cut, InputFile, Shard
 from pipeline.store.directory import Directory

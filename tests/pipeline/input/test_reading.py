@@ -22,7 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import AccessDenied, InputChanged, InputError, StorageError
-from pipeline.input.cutting import cut_file, plan_inputs
+from pipeline.input.cuts import cut_file
+from pipeline.input.cutting import plan_inputs
 from pipeline.input.formats import text as text_format
 from pipeline.input.reading import ListedFile, discover, inspect, read
 from pipeline.spec import Cut, InputFile

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError, UsageError
-from pipeline.input.cutting import PlannedInputs, merged_cuts, plan_inputs
+from pipeline.input.cuts import merged_cuts
+from pipeline.input.cutting import PlannedInputs, plan_inputs
 from pipeline.input.formats import parquet as parquet_format
 from pipeline.input.reading import read_numbered
 from pipeline.input.where import canonical_where, where_columns
