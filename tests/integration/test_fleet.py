@@ -257,7 +257,9 @@ def test_a_worker_whose_span_ends_while_redis_is_away_takes_the_next_one_afterwa
     out = tmp_path / "out"
     worker = fleet.start()
     job = submit_slow(fleet, slow, out)
-    until(lambda: fleet.leases(job) and worker.remembers(), "a span under way")
+    until(lambda: fleet.leases(job) and worker.remembers(), "a span that is held")
+    # Before its device is ready, a span that cannot ask Redis is not begun.
+    until(lambda: list(out.glob("_bei/runs/1/canary-*.json")), "a span under way")
     before = len(parts(out))
     server.kill()
     until(lambda: len(parts(out)) > before, "a commit while Redis is away")
