@@ -66,4 +66,4 @@ def _on_cpu(config: EncoderConfig, measure: Callable[[], float] | None) -> Choic
     measured = f"this CPU multiplies {gain:.1f} times as fast in bfloat16"
     if gain < _LEAST_GAIN:
         return Choice("float32", f"{measured}; bfloat16 is taken from {_LEAST_GAIN} on")
-    return Choice("bfloat16", f"{measured} as in float32, which --precision float32 gives")
+    return Choice("bfloat16", f"{measured} as in float32")
