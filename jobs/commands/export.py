@@ -25,7 +25,7 @@ def _bytes(_: click.Context, __: click.Parameter, value: str | None) -> int | No
         return None
     size = re.fullmatch(r"(\d+) ?([KMG]?I?)B?", value.upper())
     if size is None or size[2] not in _UNITS or not int(size[1]):
-        raise click.BadParameter(f"{value!r} is no size: give one such as 256MB or 1GiB")
+        raise click.BadParameter(f"{value!r} is not a size: give one such as 256MB or 1GiB")
     return int(size[1]) * _UNITS[size[2]]
 
 

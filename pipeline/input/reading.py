@@ -90,9 +90,7 @@ def measure(listed: ListedFile, cuts: Sequence[Cut], schema: pa.Schema) -> list[
     """
     counters = [SizeCounter(schema.names) for _ in cuts]
     with _reading(listed) as file:
-        reader: Reader | TableReader = open_reader(file, listed.format, listed.compression)
-        if listed.table is not None:
-            reader = TableReader(file, listed.table.text)
+        reader = _reader(file, listed, listed.table.text if listed.table else "")
         for first, batch in reader.batches(cuts, schema, _MEASURED_AT_ONCE):
             for index, _, rows in _split_at_cuts(cuts, first, batch):
                 for piece in _narrow(rows):
@@ -139,7 +137,7 @@ def read_numbered(
         return
     stored = pa.schema([f for f in schema if f.name not in dict(file.partition)])
     with _reading(file) as opened:
-        reader = _reader(opened, file)
+        reader = _reader(opened, file, file.table)
         last, unread = 0, [cut.rows for cut in cuts]
         ranges = _with_selected_rows(reader, file, cuts, schema) if file.where else cuts
         for first, batch in reader.batches(ranges, stored, batch_rows):
@@ -235,9 +233,9 @@ def _chosen(
         return numbers[chosen], (table.to_batches() or [batch.slice(0, 0)])[0]
 
 
-def _reader(opened: OpenedFile, file: InputFile) -> Reader | TableReader:
-    if file.table:
-        return TableReader(opened, file.table)
+def _reader(opened: OpenedFile, file: InputFile | ListedFile, table: str) -> Reader | TableReader:
+    if table:
+        return TableReader(opened, table)
     return open_reader(opened, file.format, file.compression, file.csv_escape)
 
 

@@ -26,7 +26,8 @@ from pipeline.store.uris import is_local
 _BUFFER_BYTES = 1 << 20
 _REMOTE_BUFFER_BYTES = 8 << 20
 # Rows decoded at once: few, since the footer does not say where in a row group the wide ones are.
-_DECODED_ROWS = 64
+# Of narrow rows, 256 at once are read half as fast as all, and 64 a sixth as fast.
+_DECODED_ROWS = 256
 
 
 class ParquetReader:
