@@ -11,7 +11,7 @@ _SHOWN = 5
 HIDDEN = "hidden name"
 OUTPUT = "an output of bei-jobs"
 UNKNOWN_SUFFIX = "unknown suffix"
-NOT_ROWS = "no rows by its content"
+NOT_ROWS = "its content is not rows"
 NO_FILE = "not a regular file"
 EMPTY = "empty"
 

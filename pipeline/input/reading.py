@@ -67,14 +67,26 @@ def inspect(listed: ListedFile, columns: Sequence[str] | None, rows_per_shard: i
             f"{redact(listed.uri)} is an empty file", hint="write it again or leave it out"
         )
     with _reading(listed) as file:
-        compression = checked_compression(file, listed.format)
-        if listed.table is not None:
-            summary = listed.table.summarize(file, rows_per_shard)
-        else:
+        if listed.format in TEXT_FORMATS:
+            compression = checked_compression(file, listed.format)
             reader = open_reader(file, listed.format, compression, listed.csv_escape)
-            summary = reader.summarize(columns, rows_per_shard)
+            summary = replace(reader.summarize(columns, rows_per_shard), compression=compression)
+        else:
+            summary = _of_footer(listed, file, columns, rows_per_shard)
         _check_version(listed, file)
-        return replace(summary, compression=compression)
+        return summary
+
+
+def _of_footer(
+    listed: ListedFile, file: OpenedFile, columns: Sequence[str] | None, rows_per_shard: int
+) -> FileSummary:
+    try:
+        if listed.table is not None:
+            return listed.table.summarize(file, rows_per_shard)
+        return open_reader(file, listed.format, "").summarize(columns, rows_per_shard)
+    except ContentError:
+        checked_compression(file, listed.format)  # what it is instead, which says more
+        raise
 
 
 def measure(listed: ListedFile, cuts: Sequence[Cut], schema: pa.Schema) -> list[Sizes]:

@@ -168,7 +168,7 @@ def _text(value: pa.Scalar) -> str | None:
         return None
     text: str = value.cast(pa.string()).as_py()
     if not pa.scalar(text).cast(value.type).equals(value):
-        raise ValueError(f"{text!r} of type {value.type} is no value of a partition")
+        raise ValueError(f"{text!r} of type {value.type} is not the value of a partition")
     return text
 
 

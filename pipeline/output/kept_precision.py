@@ -83,7 +83,7 @@ def _of_parts(output: Output) -> str | None:
 
 def _checked(precision: object) -> str:
     if not _is_precision(precision):
-        raise ValueError(f"{str(precision)[:40]!r} is no precision")
+        raise ValueError(f"{str(precision)[:40]!r} is not a precision")
     return str(precision)
 
 

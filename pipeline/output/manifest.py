@@ -112,9 +112,8 @@ def require_finished(output: Output) -> tuple[Run, Manifest]:
     """
     if (finished := newest_finished(output)) is None:
         uri = redact(output.uri)
-        raise NotFound(
-            f"{uri} holds no finished job", hint=f"see its status with `bei-jobs status {uri}`"
-        )
+        hint = f"check the path, and see its status with `bei-jobs status {uri}`"
+        raise NotFound(f"{uri} holds no finished job", hint=hint)
     return finished
 
 
