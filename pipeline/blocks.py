@@ -20,8 +20,8 @@ from pipeline.known_rows import KnownRows, RowResults
 from pipeline.output.row_ranges import Places, Rows
 from pipeline.output.run import Run
 from pipeline.prefetch import map_in_order
+from pipeline.shards import Shard
 from pipeline.slices import Fates, ShardSlice, computed_slices, read_slices
-from pipeline.spec import Shard
 from pipeline.stage_times import stage_times
 from pipeline.tasks import Task
 from pipeline.tokenize.texts import Tokens, no_tokens

@@ -30,8 +30,8 @@ from pipeline.output.quarantine import write_quarantine
 from pipeline.output.run import Run
 from pipeline.part_rows import RowBuilder
 from pipeline.prefetch import BytesQueue
+from pipeline.shards import Shard, ShardResult
 from pipeline.slices import Fate, ShardSlice, computed_slices, unchanged
-from pipeline.spec import Shard, ShardResult
 from pipeline.stage_times import stage_times
 from pipeline.tasks.base import Task
 

@@ -25,7 +25,8 @@ from pipeline.output.part_format import format_of
 from pipeline.output.run import Run
 from pipeline.packing import Int8Array, Int64Array
 from pipeline.row_keys import KEY_FIELD, row_keys
-from pipeline.spec import ROW_COLUMNS, Shard
+from pipeline.shards import Shard
+from pipeline.spec import ROW_COLUMNS
 from pipeline.store.uris import is_local
 from pipeline.tasks import Task
 

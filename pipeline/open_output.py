@@ -14,8 +14,8 @@ from pipeline.output.open_shards import OPEN, ROW_FIELD, Piece
 from pipeline.output.row_ranges import Mask, Rows, ranges_of
 from pipeline.packing import Int8Array
 from pipeline.part_rows import OutputRows
+from pipeline.shards import Shard
 from pipeline.slices import ShardSlice, computed_slices
-from pipeline.spec import Shard
 
 # Shard id → its pieces, with their rows.
 Saved = Mapping[str, Sequence[tuple[Piece, pa.Table]]]

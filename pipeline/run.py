@@ -31,8 +31,9 @@ from pipeline.output.suspects import ShardWork
 from pipeline.packing import Int8Array
 from pipeline.part_rows import part_schema
 from pipeline.prefetch import prefetch
+from pipeline.shards import Shard, ShardResult
 from pipeline.slices import Fate
-from pipeline.spec import OnBatch, Shard, ShardResult
+from pipeline.spec import OnBatch
 from pipeline.tasks import Task, make_task
 
 logger = logging.getLogger(__name__)

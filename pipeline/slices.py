@@ -16,7 +16,7 @@ from pipeline.input.reading import SUBMIT_AGAIN
 from pipeline.output.row_ranges import Rows
 from pipeline.output.run import Run
 from pipeline.packing import Int8Array
-from pipeline.spec import Shard
+from pipeline.shards import Shard
 from pipeline.store.directory import file_info
 
 # Rows read at once: few enough that even long documents need little memory.

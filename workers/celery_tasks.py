@@ -19,7 +19,8 @@ from pipeline.errors import BeiJobsError, BrokerError, OutputConflict
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.output.run import Run
-from pipeline.spec import NUMERICS_VERSION, schema_hash, shard_id
+from pipeline.shards import shard_id
+from pipeline.spec import NUMERICS_VERSION, schema_hash
 from pipeline.store.uris import redact
 from workers.broker import Broker
 from workers.celery_app import send

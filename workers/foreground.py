@@ -21,7 +21,8 @@ from pipeline.output.plan import Plan
 from pipeline.output.run import Run
 from pipeline.output.status import JobStatus, failure_reason, job_status
 from pipeline.planning.prepare import Prepared
-from pipeline.spec import JobSpec, ShardResult
+from pipeline.shards import ShardResult
+from pipeline.spec import JobSpec
 from pipeline.store.uris import redact
 from workers.known_jobs import JobRef, KnownJobs
 from workers.local import LocalDevice, LocalRun, compute_missing

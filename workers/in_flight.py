@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.output.row_ranges import Places, Rows, union
-from pipeline.spec import Shard
+from pipeline.shards import Shard
 from pipeline.store.uris import redact
 
 

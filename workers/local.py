@@ -16,7 +16,8 @@ from pipeline.errors import BeiJobsError
 from pipeline.output.output import MAX_ATTEMPTS, Output
 from pipeline.output.plan import Plan, Span
 from pipeline.output.run import Run
-from pipeline.spec import OnBatch, ShardResult
+from pipeline.shards import ShardResult
+from pipeline.spec import OnBatch
 from workers.device_counters import Counters
 from workers.device_process import DeviceProcess, DeviceThread
 from workers.engine_cache import EngineCache

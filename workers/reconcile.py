@@ -22,7 +22,8 @@ from pipeline.output.plan import Plan, Span
 from pipeline.output.run import Run
 from pipeline.output.state import mark_queued
 from pipeline.output.status import failure_reason
-from pipeline.spec import NUMERICS_VERSION, ShardResult
+from pipeline.shards import ShardResult
+from pipeline.spec import NUMERICS_VERSION
 from workers.broker import Broker
 from workers.messages import FINALIZE_JOB, RUN_SPAN, Message, queue_of
 from workers.span_ledger import Outstanding

@@ -33,7 +33,8 @@ from pipeline.output.plan import Plan
 from pipeline.output.repaired import good_rows, repaired_shards
 from pipeline.output.run import Run
 from pipeline.output.suspects import OpenShard, ShardWork
-from pipeline.spec import OnBatch, ShardResult, failure_budget
+from pipeline.shards import ShardResult
+from pipeline.spec import OnBatch, failure_budget
 from workers.device_counters import DeviceCounters
 from workers.device_main import Event, Order
 from workers.device_process import DeviceDied

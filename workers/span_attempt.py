@@ -25,7 +25,7 @@ from pipeline.errors import (
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan, Span
 from pipeline.output.run import Run
-from pipeline.spec import ShardResult
+from pipeline.shards import ShardResult
 from pipeline.store.uris import is_local
 from workers.broker import Broker
 from workers.lease_keeper import LeaseKeeper

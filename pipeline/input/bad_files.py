@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.errors import BeiJobsError, InputError
 from pipeline.input.discovery import ListedFile
-from pipeline.spec import InputFile, failure_budget
+from pipeline.shards import InputFile
+from pipeline.spec import failure_budget
 from pipeline.store.uris import redact
 
 _REASONS_SHOWN = 3

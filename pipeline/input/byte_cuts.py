@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.input.formats.sizes import Sizes
 from pipeline.packing import Int64Array
-from pipeline.spec import Cut
+from pipeline.shards import Cut
 
 PART_MAX_BYTES = 256 << 20
 # Estimates are good enough where even rows of four times the size would fit.

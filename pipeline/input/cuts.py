@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pipeline.input.byte_cuts import PART_MAX_BYTES
-from pipeline.spec import Cut
+from pipeline.shards import Cut
 
 DEFAULT_ROWS_PER_SHARD = 16_384
 

@@ -15,7 +15,7 @@ from pipeline.input.cuts import cut_file, merged_cuts
 from pipeline.input.discovery import ListedFile
 from pipeline.input.formats import FileSummary
 from pipeline.input.reading import measure, selected_rows
-from pipeline.spec import Cut, InputFile
+from pipeline.shards import Cut, InputFile
 from pipeline.store.uris import is_local
 
 _FOOTER_THREADS = 16

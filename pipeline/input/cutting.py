@@ -19,7 +19,7 @@ from pipeline.input.schema import common_schema, named_columns
 from pipeline.input.search import Search
 from pipeline.input.table_file import ReadTable, read_tables
 from pipeline.input.where import check_where, where_columns
-from pipeline.spec import Cut, InputFile, Shard
+from pipeline.shards import Cut, InputFile, Shard
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from pipeline.input.local_files import file_or_link, files_below, real_path
 from pipeline.input.search import Search
 from pipeline.input.table_file import TableFile
 from pipeline.input.tables import TABLE_FOLDERS, refuse_tables, table_files
-from pipeline.spec import CSV_FORMATS, TABLE_MARK
+from pipeline.shards import CSV_FORMATS, TABLE_MARK
 from pipeline.store.directory import Directory, ObjectInfo, file_info
 from pipeline.store.object_info import info_version, is_folder
 from pipeline.store.retry import call

@@ -19,7 +19,7 @@ from pipeline.input.formats.sizes import BATCH_BYTES, SizeCounter, Sizes
 from pipeline.input.table_file import TableReader, deleted_rows
 from pipeline.input.where import selected_by, where_columns
 from pipeline.packing import Int64Array
-from pipeline.spec import Cut, InputFile
+from pipeline.shards import Cut, InputFile
 from pipeline.store.directory import OpenedFile
 from pipeline.store.uris import redact
 

@@ -18,7 +18,8 @@ from pipeline.input.formats.base import ContentError, FileSummary
 from pipeline.input.formats.parquet import ParquetReader
 from pipeline.input.types import merged_type
 from pipeline.packing import Int64Array
-from pipeline.spec import Cut, digest
+from pipeline.shards import Cut
+from pipeline.spec import digest
 from pipeline.store.directory import OpenedFile
 from pipeline.store.uris import redact
 

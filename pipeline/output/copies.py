@@ -26,7 +26,8 @@ from pipeline.output.output import Output, is_part
 from pipeline.output.part_format import format_of
 from pipeline.output.run import Run
 from pipeline.row_keys import KEY_FIELD
-from pipeline.spec import NUMERICS_VERSION, Shard
+from pipeline.shards import Shard
+from pipeline.spec import NUMERICS_VERSION
 from pipeline.store.directory import Directory
 from pipeline.store.parquet_bytes import from_parquet, to_parquet
 from pipeline.store.uris import absolute, is_local, redact

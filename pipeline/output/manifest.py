@@ -28,7 +28,8 @@ from pipeline.output.output import Output
 from pipeline.output.part_file import PartInfo, read_info
 from pipeline.output.plan import Plan, row_values, table_of
 from pipeline.output.run import Run, now
-from pipeline.spec import failure_budget, part_format
+from pipeline.shards import part_format
+from pipeline.spec import failure_budget
 from pipeline.store.directory import ObjectInfo
 from pipeline.store.parquet_bytes import from_parquet, to_parquet
 from pipeline.store.uris import redact

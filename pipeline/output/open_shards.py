@@ -37,7 +37,8 @@ from pipeline.output.part_file import (
 from pipeline.output.plan import Plan
 from pipeline.output.row_ranges import NO_ROWS, Places, Rows, ranges_of, rows_in, union
 from pipeline.output.run import Run
-from pipeline.spec import NUMERICS_VERSION, Shard
+from pipeline.shards import Shard
+from pipeline.spec import NUMERICS_VERSION
 
 logger = logging.getLogger(__name__)
 

@@ -32,7 +32,8 @@ from pipeline.output.failures import note_failure
 from pipeline.output.identity import difference, format_in, identity_of, refuse_other
 from pipeline.output.plan import Plan
 from pipeline.output.run import FORMAT_VERSION, KEYED_FORMAT, RUNS, Run, kept_schema, now
-from pipeline.spec import JobSpec, OutputFormat, ShardResult, part_format
+from pipeline.shards import ShardResult, part_format
+from pipeline.spec import JobSpec, OutputFormat
 from pipeline.store.directory import Directory, ObjectInfo
 from pipeline.store.uris import redact, refuse_credentials
 

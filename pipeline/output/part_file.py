@@ -19,7 +19,8 @@ import pyarrow as pa
 from pipeline.errors import StorageError
 from pipeline.input.compact import compact
 from pipeline.output.part_format import FORMATS, format_of
-from pipeline.spec import OutputFormat, part_format
+from pipeline.shards import part_format
+from pipeline.spec import OutputFormat
 from pipeline.store.directory import Directory
 from pipeline.store.uris import redact
 

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
-from pipeline.spec import OutputFormat, part_format
+from pipeline.shards import part_format
+from pipeline.spec import OutputFormat
 
 _ARROW_SCHEMA = b"ARROW:schema"
 _TEXTS = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())

@@ -16,16 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.spec import (
-    Cut,
-    InputFile,
-    OutputFormat,
-    Shard,
-    digest_of_names,
-    part_format,
-    part_name,
-    shard_ids,
-)
+from pipeline.shards import Cut, InputFile, Shard, part_format, part_name, shard_ids
+from pipeline.spec import OutputFormat, digest_of_names
 from pipeline.store.parquet_bytes import from_parquet, to_parquet
 
 # A span is about this fraction of a job, so that workers are evenly loaded.

@@ -6,7 +6,8 @@ from pipeline.encoder.card import ModelCard
 from pipeline.encoder.engine import Engine
 from pipeline.output.run import Run, now
 from pipeline.output.versions import software_versions
-from pipeline.spec import NUMERICS_VERSION, Shard, ShardResult, schema_hash
+from pipeline.shards import Shard, ShardResult
+from pipeline.spec import NUMERICS_VERSION, schema_hash
 from pipeline.store.uris import redact
 
 

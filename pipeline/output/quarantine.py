@@ -7,7 +7,7 @@ import pyarrow as pa
 from pipeline.output.output import Output, quarantine_name
 from pipeline.output.readable import readable
 from pipeline.output.run import Run
-from pipeline.spec import Shard
+from pipeline.shards import Shard
 from pipeline.store.parquet_bytes import to_parquet
 from pipeline.store.uris import redact
 

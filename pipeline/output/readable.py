@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.spec import part_format
+from pipeline.shards import part_format
 
 _NOT_IN_POLARS = (
     pa.types.is_list_view,

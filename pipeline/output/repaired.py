@@ -21,7 +21,8 @@ from pipeline.output.part_file import read_info, read_rows
 from pipeline.output.plan import Plan
 from pipeline.output.row_ranges import ranges_of
 from pipeline.output.run import Run
-from pipeline.spec import NUMERICS_VERSION, Shard, schema_hash, shard_id
+from pipeline.shards import Shard, shard_id
+from pipeline.spec import NUMERICS_VERSION, schema_hash
 from pipeline.store.parquet_bytes import from_parquet
 
 logger = logging.getLogger(__name__)

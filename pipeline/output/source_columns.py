@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.output.row_ranges import Rows
-from pipeline.spec import InputFile, Shard
+from pipeline.shards import InputFile, Shard
 from pipeline.store.uris import redact
 
 # A part is of one file, whose name it holds once.

@@ -17,7 +17,7 @@ from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.output.run import Run
 from pipeline.output.state import open_state, read_checked
-from pipeline.spec import ShardResult
+from pipeline.shards import ShardResult
 
 logger = logging.getLogger(__name__)
 

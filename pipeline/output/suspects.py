@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline.output.open_shards import Death, Piece
 from pipeline.output.row_ranges import Mask, Rows
-from pipeline.spec import Shard
+from pipeline.shards import Shard
 
 # Deaths after which a row is suspect, and deaths alone after which it is guilty. One alone may be
 # chance: a machine that was switched off.

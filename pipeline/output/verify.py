@@ -22,7 +22,8 @@ from pipeline.output.run import Run
 from pipeline.output.source_columns import SOURCE_NAMES, source_problems
 from pipeline.prefetch import map_in_order
 from pipeline.row_keys import KEY_FIELD, row_keys
-from pipeline.spec import ROW_COLUMNS, Shard, schema_hash, shard_id
+from pipeline.shards import Shard, shard_id
+from pipeline.spec import ROW_COLUMNS, schema_hash
 from pipeline.store.uris import redact
 from pipeline.tasks import find_task
 

@@ -14,7 +14,7 @@ from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.output.record import Changes, Record
 from pipeline.output.run import Run
-from pipeline.spec import InputFile
+from pipeline.shards import InputFile
 
 _NAMES_KEPT = 5
 # The version of a local file: size, mtime_ns and ctime_ns. Renaming changes the last one alone.

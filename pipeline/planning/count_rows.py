@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.planning.match_rows import Found, UInt64Array
-from pipeline.spec import Shard
+from pipeline.shards import Shard
 from pipeline.tasks import Task
 
 BoolArray = npt.NDArray[np.bool_]

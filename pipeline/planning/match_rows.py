@@ -27,7 +27,7 @@ from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.prefetch import map_in_order
 from pipeline.row_keys import KEY_BYTES, row_keys
-from pipeline.spec import Shard, part_format
+from pipeline.shards import Shard, part_format
 from pipeline.store.directory import Directory
 
 # New rows that are matched at once, and earlier rows that are held for it: 24 bytes each.

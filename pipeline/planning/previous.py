@@ -11,7 +11,7 @@ from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.output.run import Run
 from pipeline.planning.damaged import Damaged, damaged_files
-from pipeline.spec import Cut, InputFile
+from pipeline.shards import Cut, InputFile
 
 # A planned file and some of its cuts.
 FileCuts = tuple[InputFile, list[Cut]]

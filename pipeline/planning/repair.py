@@ -17,7 +17,8 @@ from pipeline.output.output import QUARANTINE, Output, quarantine_name
 from pipeline.output.plan import Plan, make_plan
 from pipeline.output.run import Run, now
 from pipeline.planning.changes import record_of
-from pipeline.spec import Cut, schema_hash
+from pipeline.shards import Cut
+from pipeline.spec import schema_hash
 from pipeline.store.uris import redact
 
 

@@ -20,7 +20,7 @@ from corpora import parts
 from pipeline.output.output import Output
 from pipeline.output.part_file import encode_part, read_info
 from pipeline.output.plan import Plan, make_plan
-from pipeline.spec import Cut
+from pipeline.shards import Cut
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from pipeline.blocks import read_blocks
 from pipeline.errors import InputChanged, InputError
 from pipeline.known_rows import RowResults
 from pipeline.row_keys import KEY_FIELD
+from pipeline.shards import Cut, InputFile, Shard
 from pipeline.slices import ShardSlice
-from pipeline.spec import Cut, InputFile, Shard
 
 SCHEMA = pa.schema([("row", pa.int64())])
 RUN: Any = SimpleNamespace(columns=SCHEMA)

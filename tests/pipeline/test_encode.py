@@ -15,8 +15,8 @@ from pipeline.blocks import Block
 from pipeline.encode import encode
 from pipeline.known_rows import RowResults
 from pipeline.row_keys import KEY_FIELD
+from pipeline.shards import Cut, InputFile, Shard
 from pipeline.slices import ShardSlice
-from pipeline.spec import Cut, InputFile, Shard
 from pipeline.tokenize.texts import Tokens
 
 SHARD = Shard(InputFile("c", "c", "1", 1, 40, "parquet"), Cut(0, 40), "ab" * 8)

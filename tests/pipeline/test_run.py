@@ -26,7 +26,7 @@ from pipeline.output.part_file import read_info
 from pipeline.output.quarantine import write_quarantine
 from pipeline.planning.prepare import Prepared
 from pipeline.run import run_shards
-from pipeline.spec import ShardResult
+from pipeline.shards import ShardResult
 from pipeline.tasks.embed import Embed
 
 

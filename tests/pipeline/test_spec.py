@@ -8,7 +8,8 @@ import json
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.spec import NOT_IDENTITY, InputFile, JobSpec, ModelIdentity, failure_budget
+from pipeline.shards import InputFile
+from pipeline.spec import NOT_IDENTITY, JobSpec, ModelIdentity, failure_budget
 
 MODEL = ModelIdentity("m", "", "aa", "bb")
 SPEC = JobSpec(task="embed", model=MODEL)

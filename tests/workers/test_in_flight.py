@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.spec import Cut, InputFile, Shard
+from pipeline.shards import Cut, InputFile, Shard
 from workers.in_flight import InFlight, in_words
 
 FILE = InputFile("s3://b/c.parquet", "c.parquet", "1", 1, 100, "parquet")

@@ -23,7 +23,8 @@ from pipeline.output.output import MAX_ATTEMPTS, Output
 from pipeline.output.part_file import read_info
 from pipeline.output.verify import verify
 from pipeline.planning.prepare import Prepared
-from pipeline.spec import ModelIdentity, OnBatch, ShardResult
+from pipeline.shards import ShardResult
+from pipeline.spec import ModelIdentity, OnBatch
 from workers.local import LocalRun, compute_missing, open_devices
 from workers.settings import Settings
 

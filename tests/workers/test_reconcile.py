@@ -13,7 +13,7 @@ from planned import Job, MakeJob, Queued
 from pipeline.output.output import MAX_ATTEMPTS
 from pipeline.output.plan import Span
 from pipeline.output.status import job_status
-from pipeline.spec import ShardResult
+from pipeline.shards import ShardResult
 from workers import reconcile as module
 from workers.broker import Broker, WorkerInfo
 from workers.celery_tasks import MessageHandler

@@ -23,7 +23,7 @@ from pipeline.input.formats.base import (
     select_fields,
 )
 from pipeline.input.formats.sizes import BATCH_BYTES, SizeCounter
-from pipeline.spec import Cut
+from pipeline.shards import Cut
 from pipeline.store.directory import OpenedFile
 from pipeline.store.uris import absolute, is_local
 

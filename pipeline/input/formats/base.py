@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.errors import BeiJobsError
 from pipeline.input.formats.sizes import Sizes
-from pipeline.spec import Cut
+from pipeline.shards import Cut
 
 _DETAIL_MAX_CHARS = 200
 

@@ -30,7 +30,7 @@ from pipeline.input.formats.text import (
     text_blocks,
 )
 from pipeline.packing import Int64Array
-from pipeline.spec import Cut
+from pipeline.shards import Cut
 from pipeline.store.directory import OpenedFile
 
 # Nothing backtracks, so that an unclosed quote does not match at all. Repeated groups are

@@ -37,7 +37,7 @@ from pipeline.input.formats.text import (
 )
 from pipeline.input.types import EXACT, merged_type
 from pipeline.packing import Int64Array
-from pipeline.spec import Cut
+from pipeline.shards import Cut
 from pipeline.store.directory import OpenedFile
 
 _BLANK = frozenset(b" \t\r\n")

@@ -16,7 +16,7 @@ from pipeline.input.formats.parquet_footer import check_columns, read_footer
 from pipeline.input.formats.parquet_sizes import leaf_columns, parquet_sizes
 from pipeline.input.formats.sizes import BATCH_BYTES
 from pipeline.input.types import EXACT
-from pipeline.spec import Cut
+from pipeline.shards import Cut
 from pipeline.store.directory import OpenedFile
 from pipeline.store.uris import is_local
 

@@ -18,7 +18,7 @@ from pipeline.input.formats.base import ContentError, content_errors, overlaps
 from pipeline.input.formats.sizes import SizeCounter, Sizes
 from pipeline.input.formats.xz import XzStream
 from pipeline.packing import Int64Array
-from pipeline.spec import Cut
+from pipeline.shards import Cut
 from pipeline.store.directory import OpenedFile
 
 _BLOCK_BYTES = 1 << 20

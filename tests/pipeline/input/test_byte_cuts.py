@@ -27,7 +27,7 @@ from pipeline.input.cutting import PlannedInputs, plan_inputs
 from pipeline.input.formats import sizes as sizes_module
 from pipeline.input.formats.sizes import Sizes
 from pipeline.input.reading import read
-from pipeline.spec import Cut
+from pipeline.shards import Cut
 
 MIB = 1 << 20
 LIMITS = ByteLimits(kept={"body"}, texts={"text"}, row_bytes=0)

@@ -19,7 +19,7 @@ from pipeline.input.cutting import plan_inputs
 from pipeline.input.formats import text as text_format
 from pipeline.input.reading import read
 from pipeline.output.plan import Plan, make_plan
-from pipeline.spec import Cut, InputFile, shard_id
+from pipeline.shards import Cut, InputFile, shard_id
 
 Rows = list[tuple[str, ...]]
 QUOTING = [csv.QUOTE_ALL, csv.QUOTE_MINIMAL, csv.QUOTE_NONE]

@@ -15,7 +15,7 @@ from pipeline.input import cutting
 from pipeline.input.cuts import cut_file, default_rows_per_shard
 from pipeline.input.cutting import PlannedInputs, plan_inputs
 from pipeline.input.reading import discover
-from pipeline.spec import Cut, InputFile, Shard
+from pipeline.shards import Cut, InputFile, Shard
 from pipeline.store.directory import Directory
 
 WRITTEN = ("embedding", "n_tokens", "truncated", "error")

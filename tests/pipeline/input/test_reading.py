@@ -26,7 +26,7 @@ from pipeline.input.cuts import cut_file
 from pipeline.input.cutting import plan_inputs
 from pipeline.input.formats import text as text_format
 from pipeline.input.reading import ListedFile, discover, inspect, read
-from pipeline.spec import Cut, InputFile
+from pipeline.shards import Cut, InputFile
 from pipeline.store.directory import Directory, file_info
 
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.large_string())])

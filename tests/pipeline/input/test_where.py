@@ -22,7 +22,7 @@ from pipeline.input.cutting import PlannedInputs, plan_inputs
 from pipeline.input.formats import parquet as parquet_format
 from pipeline.input.reading import read_numbered
 from pipeline.input.where import canonical_where, where_columns
-from pipeline.spec import Cut, InputFile
+from pipeline.shards import Cut, InputFile
 
 
 def plan(uri: object, where: str, **options: Any) -> PlannedInputs:
@@ -334,7 +334,7 @@ def test_the_canonical_text_means_the_same(where: str) -> None:
 
 
 def test_an_expression_is_part_of_what_names_a_shard() -> None:
-    from pipeline.spec import shard_id
+    from pipeline.shards import shard_id
 
     def named(where: str, **cut: int) -> str:
         file = InputFile("/a", "a", "1", 1, 20, "parquet", where=where)

@@ -24,7 +24,8 @@ from pipeline.output.part_file import encode_part
 from pipeline.output.plan import Plan, make_plan
 from pipeline.output.run import Run
 from pipeline.output.status import job_status
-from pipeline.spec import Cut, InputFile, JobSpec, ModelIdentity, ShardResult
+from pipeline.shards import Cut, InputFile, ShardResult
+from pipeline.spec import JobSpec, ModelIdentity
 
 COLUMNS = pa.schema([("id", pa.string()), ("text", pa.large_string())])
 SPEC = JobSpec(task="embed", model=ModelIdentity("m", "", "aa", "bb"), id_column="id")

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.output.plan import Plan, Span, make_plan
-from pipeline.spec import Cut, InputFile, Shard, digest, shard_id
+from pipeline.shards import Cut, InputFile, Shard, shard_id
+from pipeline.spec import digest
 from pipeline.store.parquet_bytes import from_parquet
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.output.open_shards import Death, Piece
 from pipeline.output.row_ranges import Rows, ranges_of, rows_in
 from pipeline.output.suspects import OpenShard, ShardWork
-from pipeline.spec import Cut, InputFile, Shard
+from pipeline.shards import Cut, InputFile, Shard
 
 FILE = InputFile("c.parquet", "c.parquet", "1", 1, 10_000, "parquet")
 

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.output.plan import Plan, make_plan
 from pipeline.planning.changes import changes_between
-from pipeline.spec import Cut, InputFile
+from pipeline.shards import Cut, InputFile
 
 
 def plan(**files: tuple[int, str]) -> Plan:
