@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from pipeline.errors import UsageError
 from pipeline.export.destination import Destination
+from pipeline.input.types import map_types
 from pipeline.store.uris import redact
 
 
@@ -16,24 +17,6 @@ def common_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
         return pa.large_list(kind.value_field)
     return pa.string() if pa.types.is_string_view(kind) else kind
-
-
-def map_types(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
-    """A type with `change` applied to it, and to all types within."""
-    kind = change(kind)
-
-    def inner(field: pa.Field) -> pa.Field:
-        return field.with_type(map_types(field.type, change))
-
-    if pa.types.is_struct(kind):
-        return pa.struct([inner(field) for field in kind.fields])
-    if pa.types.is_map(kind):
-        return pa.map_(inner(kind.key_field), inner(kind.item_field))
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(inner(kind.value_field), kind.list_size)
-    if pa.types.is_list(kind):
-        return pa.list_(inner(kind.value_field))
-    return pa.large_list(inner(kind.value_field)) if pa.types.is_large_list(kind) else kind
 
 
 def fitting_schema(

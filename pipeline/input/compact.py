@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.input.types import map_types
+
 
 def compact(batch: pa.RecordBatch) -> pa.RecordBatch:
     """The batch with the values that its rows refer to, and no others."""
@@ -78,22 +80,10 @@ def _is_list_view(kind: pa.DataType) -> bool:
 
 def _without_views(kind: pa.DataType) -> pa.DataType:
     """The same type with plain strings instead of views, at any depth."""
+    return map_types(kind, _plain)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_string_view(kind):
         return pa.large_string()
-    if pa.types.is_binary_view(kind):
-        return pa.large_binary()
-    if pa.types.is_struct(kind):
-        return pa.struct([_field_without_views(field) for field in kind])
-    if pa.types.is_map(kind):
-        return pa.map_(_field_without_views(kind.key_field), _field_without_views(kind.item_field))
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(_field_without_views(kind.value_field), kind.list_size)
-    if pa.types.is_list(kind):
-        return pa.list_(_field_without_views(kind.value_field))
-    if pa.types.is_large_list(kind):
-        return pa.large_list(_field_without_views(kind.value_field))
-    return kind
-
-
-def _field_without_views(field: pa.Field) -> pa.Field:
-    return field.with_type(_without_views(field.type))
+    return pa.large_binary() if pa.types.is_binary_view(kind) else kind

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pyarrow as pa
 
 # From here on, floats are further apart than integers, and pyarrow casts none of these.
@@ -83,3 +85,21 @@ def is_texts(kind: pa.DataType) -> bool:
 def _is_list(kind: pa.DataType) -> bool:
     kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     return any(is_kind(kind) for is_kind in kinds)
+
+
+def map_types(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    """A type with `change` applied to it, and to all types within."""
+    kind = change(kind)
+
+    def inner(field: pa.Field) -> pa.Field:
+        return field.with_type(map_types(field.type, change))
+
+    if pa.types.is_struct(kind):
+        return pa.struct([inner(field) for field in kind.fields])
+    if pa.types.is_map(kind):
+        return pa.map_(inner(kind.key_field), inner(kind.item_field))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(inner(kind.value_field), kind.list_size)
+    if pa.types.is_list(kind):
+        return pa.list_(inner(kind.value_field))
+    return pa.large_list(inner(kind.value_field)) if pa.types.is_large_list(kind) else kind
