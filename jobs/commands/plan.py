@@ -18,7 +18,7 @@ from pipeline.output.record import KINDS
 from pipeline.store.uris import absolute, redact
 
 if TYPE_CHECKING:
-    from pipeline.choice import Choices
+    from pipeline.choice import Choice, Choices
     from pipeline.planning.estimate import Estimate
     from pipeline.planning.prepare import Draft
     from workers.rates import Rate
@@ -55,7 +55,6 @@ def command(
     """
     from jobs.display import Display
     from jobs.progress_bar import ProgressBar
-    from pipeline.output.kept_precision import kept_precision
     from pipeline.planning.estimate import estimate
     from pipeline.planning.prepare import draft
     from workers.devices import device_choices, find_devices
@@ -71,10 +70,7 @@ def command(
     if broker and not quiet:
         click.echo("the time is that of this machine: no worker of the broker is asked", err=True)
     spec = drafted.spec
-    kept = None
-    if spec.precision == "auto":
-        other = drafted.request.reuse_from
-        kept = kept_precision(drafted.output, absolute(other) if other else "")
+    kept = _kept_precision(drafted)
     precision = kept.value if kept else spec.precision
     rows = drafted.plan.rows
     with ProgressBar(rows, quiet=quiet or rows < _BAR_ROWS) as bar:
@@ -99,6 +95,16 @@ def command(
             click.echo(f"  {line}")
         click.echo(f"  output    {redact(drafted.output.uri)}, nothing is written yet")
     return 0
+
+
+def _kept_precision(drafted: Draft) -> Choice[str] | None:
+    """The precision that the output keeps, where the user names none."""
+    from pipeline.output.kept_precision import kept_precision
+
+    if drafted.spec.precision != "auto":
+        return None
+    other = drafted.request.reuse_from
+    return kept_precision(drafted.output, absolute(other) if other else "")
 
 
 def _rate(
