@@ -9,6 +9,7 @@ from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.checkpoint import is_hub_name
 from pipeline.encoder.checkpoint.hub import DEFAULT_PACKAGE
 from pipeline.input.cuts import DEFAULT_ROWS_PER_SHARD, default_rows_per_shard
+from pipeline.input.cutting import PlannedInputs
 from pipeline.input.table_file import ReadTable
 from pipeline.output.source_columns import SOURCE_NAMES
 from pipeline.request import Request
@@ -50,6 +51,16 @@ def table_choices(tables: Sequence[ReadTable]) -> dict[str, Choice[object]]:
     if not tables:
         return {}
     return {"table": Choice("; ".join(map(str, tables)), "the current one")}
+
+
+def without_effect(request: Request, planned: PlannedInputs) -> dict[str, Choice[object]]:
+    """Options about formats that no input has: each is named, so that it is not silent."""
+    found: dict[str, Choice[object]] = {}
+    if request.csv_escape and not any(file.is_csv for file, _ in planned.files):
+        found["csv-escape"] = Choice(request.csv_escape, "no effect: no input is CSV")
+    if request.format and planned.tables:
+        found["format"] = Choice(request.format, "no effect on tables: their files are Parquet")
+    return found
 
 
 def model_choices(card: ModelCard) -> dict[str, Choice[object]]:

@@ -23,7 +23,7 @@ from pipeline.output.plan import Plan
 from pipeline.output.run import KEYED_FORMAT, Run, kept_schema
 from pipeline.planning.changes import record_of
 from pipeline.planning.check_request import check_request
-from pipeline.planning.choices import planning_choices, table_choices
+from pipeline.planning.choices import planning_choices, table_choices, without_effect
 from pipeline.planning.default_output import default_output
 from pipeline.planning.guards import guard_output
 from pipeline.planning.make_spec import as_begun, make_spec, resolve_model
@@ -141,7 +141,8 @@ class Draft:
     def choices(self) -> Choices:
         """What planning chose, by option."""
         chosen = planning_choices(self.request, self.spec, self.card, self.output.uri)
-        return {**table_choices(self.planned.tables), **chosen}
+        unused = without_effect(self.request, self.planned)
+        return {**table_choices(self.planned.tables), **chosen, **unused}
 
     def joined(self) -> tuple[Run, bool] | None:
         """The last run, if this is the same one, and whether it is finished."""

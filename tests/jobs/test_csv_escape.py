@@ -72,3 +72,15 @@ def test_what_is_no_escape_character_is_refused(submit: Bei, corpus: Path, value
     refused = submit(corpus, "--csv-escape", value)
     assert refused.code == 2
     assert "--csv-escape" in refused.screen[0]
+
+
+def test_where_no_input_is_csv_it_says_that_it_has_no_effect(
+    submit: Bei, bei: Bei, corpus: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "a"}\n')
+    words = ("--csv-escape", BACKSLASH, "--model", TINY, "--json")
+    told = bei("plan", rows, *words).json["choices"]["csv-escape"]
+    assert told == {"value": BACKSLASH, "reason": "no effect: no input is CSV"}
+    assert submit(rows, *words).json["choices"]["csv-escape"] == told
+    assert "csv-escape" not in bei("plan", corpus, *words).json["choices"]

@@ -109,10 +109,11 @@ class TestDelta:
         version = {"uri": str(table), "format": "Delta", "version": "version 4", "files": 3}
         assert done["files"]["tables"] == [version]
         assert "version 4, 3 files" in done["choices"]["table"]["value"]
-        again = submit(
-            table, "--output", output, "--keep", "n", "--keep", "day", "--json"
-        )  # fmt: skip
+        assert "format" not in done["choices"]
+        words = (table, "--output", output, "--keep", "n", "--keep", "day", "--json")
+        again = submit(*words, "--format", "parquet")
         assert (again.json["run"], again.json["rows"]["computed"]) == (1, 0)
+        assert "no effect on tables" in again.json["choices"]["format"]["reason"]
 
     def test_the_values_of_partitions_have_their_types(
         self, table: Path, check: Callable[..., Any]
