@@ -57,6 +57,11 @@ def choose_precision(
     )
 
 
+def between_products(config: EncoderConfig, gain: Callable[[], float]) -> str:
+    """What int8 computes in between its products: bfloat16 where `auto` would be that."""
+    return "float32" if config.foreign or config.static else _on_cpu(config, gain).value
+
+
 def _on_cpu(config: EncoderConfig, measure: Callable[[], float] | None) -> Choice[str]:
     if config.foreign:
         return Choice("float32", "on a CPU, transformers computes this model in float32")
