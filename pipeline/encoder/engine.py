@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from pipeline.choice import Choices
-from pipeline.encoder.bfloat16_gain import bfloat16_gain
 from pipeline.encoder.card import ModelCard
+from pipeline.encoder.cpu_trials import bfloat16_gain
 from pipeline.encoder.cuda_graphs import CudaGraphs
 from pipeline.encoder.device.devices import find_device
 from pipeline.encoder.device.out_of_memory import is_out_of_memory

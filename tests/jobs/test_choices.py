@@ -134,7 +134,8 @@ def test_models_says_what_a_job_would_be_given_here(bei: Bei) -> None:
     said = bei("models", TINY)
     told = bei("models", TINY, "--json").json["choices"]
 
-    assert told.keys() == {"device", "precision", "token-budget"}
+    assert told.keys() == {"device", "precision", "int8", "token-budget"}
+    assert told["int8"]["value"] in ("faster", "slower", "impossible here")
     for name, choice in told.items():
         assert f"{choice['value']}: {choice['reason']}" in said.out
         assert re.search(rf"^{name} ", said.out, re.MULTILINE)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.encoder.model.activations import activate_
-from pipeline.encoder.model.int8 import Channels
+from pipeline.encoder.model.int8_passes import MAX_INT8, TINY, Channels
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -23,8 +23,7 @@ Int8 = npt.NDArray[np.int8]
 # The bits of a row in memory: int32 of float32, uint16 of bfloat16.
 Bits = npt.NDArray[np.int32] | npt.NDArray[np.uint16]
 
-_MAX = np.float32(127.0)
-_TINY = np.float32(1e-30)
+_MAX, _TINY = np.float32(MAX_INT8), np.float32(TINY)
 _ABSOLUTE = np.int32(0x7FFFFFFF)
 _INFINITY = np.int32(0x7F800000)
 _NAN = np.uint16(0x7FC0)

@@ -13,8 +13,9 @@ from corpora import ROOT
 from torch import Tensor
 
 from pipeline.encoder.model import int8_products
-from pipeline.encoder.model.int8 import Int8Linear, Passes, TorchPasses, fastest_passes
+from pipeline.encoder.model.int8 import Int8Linear, fastest_passes
 from pipeline.encoder.model.int8_compiled import CompiledPasses
+from pipeline.encoder.model.int8_passes import Passes, TorchPasses
 from pipeline.encoder.model.int8_products import (
     PRODUCTS,
     ProductType,
