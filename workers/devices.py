@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.choice import Choice, Choices
 from pipeline.encoder.card import ModelCard
-from pipeline.encoder.precision import choose_precision
+from pipeline.encoder.precision import choose_precision, gains_by_narrow_products
 from pipeline.errors import UsageError
 from pipeline.planning.choices import model_choices, revision_choice
 
@@ -89,7 +89,7 @@ def local_choices(card: ModelCard, *, revision: str | None, cache_dir: Path) -> 
         "auto", card.config, first, lambda: bfloat16_gain(card.config, cache_dir)
     )
     choices: dict[str, Choice[object]] = {**device_choices(devices), "precision": precision}
-    if first == "cpu" and not (card.config.foreign or card.config.static):
+    if first == "cpu" and gains_by_narrow_products(card.config):
         choices["int8"] = _int8_choice(card, cache_dir)
     choices["token-budget"] = choose_token_budget(find_device(first), card.config, precision.value)
     choices |= model_choices(card)
