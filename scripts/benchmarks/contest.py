@@ -21,8 +21,8 @@ NOTES = (
     "Medians of interleaved repeats; tokens/s counts real tokens. Matrix rate: measured in turn "
     "with the runs, in the engine's precision. x library: against the first peer; x strongest "
     "default: against the fastest of those that somebody gets without an option. Agreement with "
-    "float32: the least cosine of a vector, or the largest difference of a score; peak MiB: above "
-    "what the loaded models hold."
+    "float32, the library's: the least cosine of a vector, or the largest difference of a score; "
+    "peak MiB: above what the loaded models hold."
 )
 # Until the threads of the engine before have stopped waiting for work: OpenMP's spin.
 _REST_S = 0.25
@@ -87,9 +87,17 @@ def hold(
     if tokenized:
         contenders += [_tokenized(engine, case.inputs) for engine in ours]
     rates = _take_turns(contenders, case, repeats)
-    notes = [f"float32 for the agreement: {by}", *_ratios(contenders)]
-    notes += [f"left out: {'; '.join(left_out)}"] if left_out else []
+    notes = [*_ratios(contenders), *(f"left out: {name}" for name in left_out)]
+    notes += [f"float32 is that of {by}"] if by != library_name(case.task) else []
     return Outcome(_rows(contenders, work, rates), notes)
+
+
+def listed(notes: Sequence[tuple[str, str]]) -> list[str]:
+    """A line for each note, with the cases that it is about."""
+    cases: dict[str, list[str]] = {}
+    for case, note in notes:
+        cases.setdefault(note, []).append(case)
+    return [f"- {note} ({'; '.join(found)})" for note, found in cases.items()]
 
 
 def open_ours(
@@ -198,14 +206,14 @@ def _rows(contenders: list[Contender], work: Work, rates: dict[str, float]) -> l
 
 def _ratios(contenders: list[Contender]) -> list[str]:
     """Default against default, and best against best."""
-    notes = []
+    notes: dict[str, str] = {}
     for what, among in (
-        ("default against default", [c for c in contenders if c.default]),
         ("best against best", contenders),
+        ("default against default", [c for c in contenders if c.default]),
     ):
         mine = _strongest([c for c in among if c.kind == "ours"])
         theirs = _strongest([c for c in among if c.kind == "peer"])
         if mine and theirs:
             times = ratio(theirs.seconds, mine.seconds)
-            notes.append(f"{what}: {mine.name} is {times:.2f} x {theirs.name}")
-    return notes
+            notes[f"{mine.name} is {times:.2f} x {theirs.name}"] = what
+    return [f"{what}: {ratios}" for ratios, what in notes.items()]

@@ -28,7 +28,7 @@ from benchmarks.common import (
     repeated,
     table,
 )  # fmt: skip
-from benchmarks.contest import COLUMNS, NOTES, Outcome, hold, open_ours
+from benchmarks.contest import COLUMNS, NOTES, Outcome, hold, listed, open_ours
 from benchmarks.ours import Ours
 from benchmarks.peers import Case
 from benchmarks.shapes import ENCODERS, SHAPES, checkpoint_of, texts_of_length
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace, command: str) -> str:
     """Measure every case and return the table."""
     columns = ["model", "lengths", *COLUMNS]
     rows: list[list[object]] = []
-    notes: list[str] = []
+    notes: list[tuple[str, str]] = []
     with tempfile.TemporaryDirectory() as name:
         for shape in [options.model] if options.model else options.shapes.split(","):
             for lengths, outcome in cases_of(shape, Path(name), options):
@@ -83,8 +83,16 @@ def run(options: argparse.Namespace, command: str) -> str:
                 new = [[*words, *row] for row in outcome.rows]
                 print(table(columns, new), file=sys.stderr, flush=True)  # a cut run has these
                 rows += new
-                notes += [f"- {words[0]}, {lengths}: {note}" for note in outcome.notes]
-    lines = [header(command, options.device), "", table(columns, rows), "", NOTES, "", *notes]
+                notes += [(f"{words[0]}, {lengths}", note) for note in outcome.notes]
+    lines = [
+        header(command, options.device),
+        "",
+        table(columns, rows),
+        "",
+        NOTES,
+        "",
+        *listed(notes),
+    ]
     return "\n".join(lines)
 
 
@@ -148,8 +156,14 @@ def _inputs(ours: Ours, lengths: str, source: list[str], tokens: int) -> list[An
         inputs = list(zip([*queries[1:], queries[0]], source, strict=True))
     mean = float(ours.lengths(inputs[::50]).mean())
     wanted = max(1, int(tokens / mean))
-    step = max(1, len(inputs) // wanted)
-    return repeated(inputs[::step], wanted)
+    chosen = repeated(inputs[:: max(1, len(inputs) // wanted)], wanted)
+    if ours.task == "embed":
+        return chosen
+    # The libraries cut other ends of pairs, and a long text where we tag all of it.
+    whole = ours.whole(chosen)
+    if not whole.any():
+        raise SystemExit("every text is longer than --max-length")
+    return [row for row, fits in zip(chosen, whole, strict=True) if fits]
 
 
 def _halves(text: str) -> tuple[str, str]:

@@ -87,10 +87,20 @@ class Ours:
         """Tokens of each sequence."""
         return np.concatenate([tokens.lengths for _, tokens in self._windows(inputs)])
 
+    def whole(self, inputs: Inputs) -> np.ndarray:
+        """Whether each row is read as it is: neither cut nor in several pieces."""
+        return np.concatenate([
+            (tokens.n_tokens <= self._spec.max_length) & ~tokens.truncated
+            for _, tokens in self._windows(inputs)
+        ])  # fmt: skip
+
     def _windows(self, inputs: Inputs) -> Iterator[tuple[pa.RecordBatch, Tokens]]:
         for start in range(0, len(inputs), _WINDOW_ROWS):
             rows = self._rows(inputs[start : start + _WINDOW_ROWS])
-            yield rows, self._task.tokenize(rows)
+            tokens = self._task.tokenize(rows)
+            if tokens.errors:  # others would compute it all the same
+                raise SystemExit(f"a row cannot be measured: {next(iter(tokens.errors.values()))}")
+            yield rows, tokens
 
     def _rows(self, inputs: Inputs) -> pa.RecordBatch:
         if self.task != "rerank":
