@@ -160,6 +160,9 @@ class Display:
         self.show_choices(choices)
         self._open_bar()
 
+    def warned(self, line: str) -> None:
+        self.warn(line)
+
     def batch(self, rows: int, tokens: int) -> None:
         self._open_bar().add(rows, tokens)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.packing import Int32Array, Int64Array
+from pipeline.tokenize.ids import InvalidText, utf8
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -45,11 +46,14 @@ class Speller:
         self._tokenizer = tokenizer
         self._known: dict[str, bytes] = {}  # word → its ids, int32
 
-    def encode(self, texts: list[str]) -> tuple[Int32Array, Int64Array]:
-        """Token ids of all texts in a row, and the number of tokens of each."""
+    def encode(self, texts: pa.LargeStringArray, shorten: int = 0) -> tuple[Int32Array, Int64Array]:
+        """As of `ids.Ids`; nothing is shortened."""
         words, words_before = _words(texts)
         encoded = words.dictionary_encode()
-        spelled = self._spell(encoded.dictionary.to_pylist())
+        try:
+            spelled = self._spell(encoded.dictionary.to_pylist())
+        except UnicodeDecodeError as error:
+            raise InvalidText from error
         ids = np.frombuffer(b"".join(spelled), dtype=np.int32)
         sizes = np.fromiter(map(len, spelled), dtype=np.int64, count=len(spelled)) // 4
         starts = np.cumsum(sizes) - sizes
@@ -71,18 +75,17 @@ class Speller:
         return [known[word] for word in words]
 
 
-def _words(texts: list[str]) -> tuple[pa.LargeStringArray, Int64Array]:
+def _words(texts: pa.LargeStringArray) -> tuple[pa.LargeStringArray, Int64Array]:
     """The words of all texts in a row, each with the space after it; and the number of words before
     each text, and before the end.
     """
-    flat = pa.array(texts, pa.large_string())
-    text = flat.buffers()[2] or pa.py_buffer(b"")
-    offsets = np.frombuffer(flat.buffers()[1], dtype=np.int64)[: len(texts) + 1]
-    data = np.frombuffer(text, dtype=np.uint8)[: offsets[-1]]
+    offsets, data = utf8(texts)
     is_last = np.zeros(len(data), dtype=np.bool_)  # bytes that end a word
     for space in _SPACES:
         is_last |= data == ord(space)
     is_last[offsets[offsets > 0] - 1] = True
     bounds = np.concatenate([[0], np.flatnonzero(is_last) + 1])
-    words = pa.LargeStringArray.from_buffers(len(bounds) - 1, pa.py_buffer(bounds), text)
+    words = pa.LargeStringArray.from_buffers(
+        len(bounds) - 1, pa.py_buffer(bounds), pa.py_buffer(data)
+    )
     return words, np.searchsorted(bounds, offsets)

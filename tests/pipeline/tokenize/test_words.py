@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from corpora import GOLDENS
 from tokenizers import AddedToken, Tokenizer, normalizers
@@ -51,7 +52,7 @@ def test_two_thousand_odd_texts_have_the_tokenizers_own_tokens(normalizer: dict[
     speller = Speller(tokenizer)
     expected = [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
     for _ in range(2):  # the second time from memory
-        ids, lengths = speller.encode(texts)
+        ids, lengths = speller.encode(pa.array(texts, pa.large_string()))
         assert lengths.tolist() == [len(e) for e in expected]
         assert ids.tolist() == [i for e in expected for i in e]
 
@@ -59,9 +60,9 @@ def test_two_thousand_odd_texts_have_the_tokenizers_own_tokens(normalizer: dict[
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.tokenize.words._REMEMBERED", 10)
     speller, texts = Speller(bare()), odd_texts(200)
-    first = speller.encode(texts)
+    first = speller.encode(pa.array(texts, pa.large_string()))
     assert len(speller._known) <= 10
-    np.testing.assert_array_equal(speller.encode(texts)[0], first[0])
+    np.testing.assert_array_equal(speller.encode(pa.array(texts, pa.large_string()))[0], first[0])
 
 
 def test_a_tokenizer_with_special_tokens_or_a_token_over_a_space_is_not_spelled() -> None:
