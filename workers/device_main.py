@@ -257,7 +257,7 @@ def execute(
             engines.drop(engine)
             raise
         proven = jobs.proven(run, engine, sender.warn)
-        sender(("loaded", choices if proven is None else {**choices, "tokenizer": proven.choice}))
+        sender(("loaded", choices if proven is None else {**choices, "token-ids": proven.choice}))
         for result in run_shards(
             run,
             list(plan.shards(order.indexes)),
