@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.packing import Int32Array, Int64Array
+from pipeline.tokenize.shorten import is_far_over, shorten
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -74,6 +75,17 @@ def surrounded(
         is_text[places] = False
     whole[is_text] = ids
     return whole
+
+
+def shortened(texts: pa.LargeStringArray, limit: int) -> pa.LargeStringArray:
+    """The texts, those far over a limit cut as `shorten` does it; the limit 0 cuts none.
+
+    Raises:
+        UnicodeDecodeError: a text is not UTF-8, where one is cut.
+    """
+    if not limit or not is_far_over(int(np.diff(utf8(texts)[0]).max(initial=0)), limit):
+        return texts
+    return pa.array([shorten(text, limit) for text in texts.to_pylist()], pa.large_string())
 
 
 def utf8(texts: pa.LargeStringArray) -> tuple[Int64Array, npt.NDArray[np.uint8]]:

@@ -12,6 +12,11 @@ _WORD = re.compile(r"[A-Za-z0-9][^ \t\n\r]*[ \t\n\r]")
 _LONG_TEXT_CHARS_PER_TOKEN = 12
 
 
+def is_far_over(characters: int, max_length: int) -> bool:
+    """Whether a text of so many characters, or bytes, may be worth cutting."""
+    return characters > max_length * _LONG_TEXT_CHARS_PER_TOKEN
+
+
 def shorten(text: str, max_length: int) -> str:
     """Cut a text far over the limit after `max_length` + 1 words, each at least one token.
 
@@ -19,7 +24,7 @@ def shorten(text: str, max_length: int) -> str:
     than the limit is kept, so that the row still counts as truncated. The result is exact if
     `texts.splits_at_ascii_space` holds.
     """
-    if len(text) <= max_length * _LONG_TEXT_CHARS_PER_TOKEN:
+    if not is_far_over(len(text), max_length):
         return text
     last = next(itertools.islice(_WORD.finditer(text), max_length, None), None)
     return text if last is None else text[: last.end()]

@@ -99,7 +99,8 @@ class TextTokenizer:
         self._cut_first = truncate == "right" and splits
         self._special = special_tokens(tokenizer)
         self._ids = None if self._special is None else ids
-        if splits and spells_by_words(tokenizer):
+        by_words = splits and self._special is not None and spells_by_words(tokenizer)
+        if by_words and (ids is None or self._room == max_length):
             self._ids = Speller(tokenizer)
         self.uses_ids = self._ids is not None and self._ids is ids
         if truncate != "error" and self._ids is None:
