@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import click
@@ -161,7 +162,8 @@ class Display:
         self._open_bar()
 
     def warned(self, line: str) -> None:
-        self.warn(line)
+        with nullcontext() if self.bar is None else self.bar.aside():
+            self.warn(line)
 
     def batch(self, rows: int, tokens: int) -> None:
         self._open_bar().add(rows, tokens)

@@ -21,6 +21,7 @@ from pipeline.tokenize.texts import (
     splits_at_ascii_space,
     text_room,
 )
+from pipeline.tokenize.words import Speller, spells_by_words
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -116,8 +117,11 @@ class PairTokenizer:
         self._max_length = max_length
         self._truncate = truncate
         self._typed = typed
+        splits = splits_at_ascii_space(tokenizer)
+        if ids is None and splits and spells_by_words(tokenizer):
+            ids = Speller(tokenizer)
         self._by = ids
-        self._cut_first = truncate == "right" and splits_at_ascii_space(tokenizer)
+        self._cut_first = truncate == "right" and splits
 
     def encode(
         self,
