@@ -93,7 +93,7 @@ def write_checkpoint(folder: Path, shape: str, texts: list[str], device: str) ->
         _write_table(path, settings, texts)
         return path
     (path / "1_Pooling").mkdir(parents=True)
-    _write_weights(path, settings, dtype, device)
+    write_weights(path, settings, dtype, device)
     tokenizer = _tokenizer(texts)
     tokenizer.save(str(path / "tokenizer.json"))
     names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), SPECIAL, strict=True))
@@ -130,7 +130,7 @@ def _write_table(path: Path, settings: dict[str, Any], texts: list[str]) -> None
     ])  # fmt: skip
 
 
-def _write_weights(path: Path, settings: dict[str, Any], dtype: torch.dtype, device: str) -> None:
+def write_weights(path: Path, settings: dict[str, Any], dtype: torch.dtype, device: str) -> None:
     """Draw every tensor of the model that transformers builds for a config."""
     import transformers
 
