@@ -1,9 +1,9 @@
 """The host alone: how many texts a second a job takes where its device takes no time.
 
-Everything of a job but the device's work is done (`benchmarks.host_process`): Parquet is read, texts
-are tokenized, packed and launched, vectors are taken back, parts written and committed. CPU time is
-counted by stage and thread, so that other work on the machine disturbs it little; of several runs
-the least of each stage counts.
+Everything of a job but the device's work is done (`benchmarks.host_process`): Parquet is read,
+texts are tokenized, packed and launched, vectors are taken back, parts written and committed. CPU
+time is counted by stage and thread, so that other work on the machine disturbs it little; of
+several runs the least of each stage counts.
 
 What more cores would do is extrapolated, not measured: the bounds are printed, and the least of
 them is the expectation. A stage is taken to hold Python's lock for its whole CPU time unless it is
@@ -44,10 +44,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `scripts/bench host`."""
     parser.add_argument("--texts", type=Path, default=EXAMPLES, help="Parquet with a text column")
     parser.add_argument("--rows", type=int, default=100_000, help="the texts are varied for more")
-    parser.add_argument("--tokens", type=int, default=68, help="texts are cut to so many on average")
+    parser.add_argument("--tokens", type=int, default=68, help="of a text on average")
     parser.add_argument("--tokenizer", default=DEFAULT_MODEL, help="a checkpoint")
-    parser.add_argument("--vectors", default="384:float32,384:float16,768:float32,1024:float32",
-                        help="dimensions:dtype, comma-separated; the first on each of --cores")  # fmt: skip
+    parser.add_argument(
+        "--vectors",
+        default="384:float32,384:float16,768:float32,1024:float32",
+        help="dimensions:dtype, comma-separated; the first on each of --cores",
+    )
     parser.add_argument("--cores", default="1,2", help="comma-separated")
     parser.add_argument("--of", type=int, default=16, help="cores to extrapolate to")
     parser.add_argument("--repeats", type=int, default=3)

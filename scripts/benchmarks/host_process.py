@@ -33,8 +33,8 @@ from pipeline.encoder.cuda_graphs import CudaGraphs
 from pipeline.encoder.engine import Engine
 from pipeline.input.formats.parquet import ParquetReader
 from pipeline.known_rows import KnownRows
-from pipeline.output.manifest import finalise
 from pipeline.output import part_file
+from pipeline.output.manifest import finalise
 from pipeline.output.output import Output
 from pipeline.output.part_format import FORMATS
 from pipeline.part_rows import RowBuilder
@@ -159,6 +159,19 @@ def _stage_of(thread: str) -> str:
     return next(found, "other threads")
 
 
+class _Outputs:
+    """The outputs of a graph, which a device copies without the host."""
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        self._rows = rows
+
+    def __getitem__(self, some: slice) -> _Outputs:
+        return _Outputs(self._rows[some])
+
+    def clone(self) -> torch.Tensor:
+        return self._rows
+
+
 class _InstantEngine(Engine):
     """An engine whose device has always just finished."""
 
@@ -172,11 +185,10 @@ class _InstantEngine(Engine):
         self.head = lambda hidden, packed: hidden[: len(packed.offsets) - 1]  # type: ignore[assignment]
         torch.cuda.Stream = lambda device: None  # type: ignore[assignment,misc]
         torch.cuda.graph_pool_handle = lambda: None
-        cuda_graphs.capture = lambda work, *_: (SimpleNamespace(replay=lambda: None), work())
+        replay = SimpleNamespace(replay=lambda: None)
+        cuda_graphs.capture = lambda work, *_: (replay, _Outputs(work()))
         limit = self.config.max_length
-        self.graphs = CudaGraphs(
-            self.outputs, self._torch_device, per_token=False, limit=limit
-        )
+        self.graphs = CudaGraphs(self.outputs, self._torch_device, per_token=False, limit=limit)
 
 
 class _Engines:
