@@ -200,7 +200,8 @@ def _bounds(found: _Measured, of: int) -> str:
 def _limits(found: _Measured, of: int) -> dict[str, float]:
     """Texts a second that each part of the host allows."""
     threads = {name: found.us(*stages) for name, (_, stages) in THREADS.items()}
-    threads["tokenizes"] /= _TOKENIZING_THREADS
+    # Each waits for its own block, which all cores tokenize.
+    threads["tokenizes"] = (threads["tokenizes"] + found.us(TOKENIZERS) / of) / _TOKENIZING_THREADS
     limits = {f"the thread that {name}": 1e6 / us for name, us in threads.items()}
     limits["Python's lock"] = 1e6 / found.locked
     limits[f"all {of} cores at work"] = of * 1e6 / found.total

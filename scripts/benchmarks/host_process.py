@@ -62,6 +62,7 @@ _CALLS: tuple[tuple[Any, str, str], ...] = (
     (pipeline.encode, "pack", "sort and pack"),
     (pipeline.encode, "gather", "gather batches"),
     (CudaGraphs, "run", "fill a graph's shape"),
+    (pipeline.encode._Pending, "put", "put outputs in order"),
     (RowBuilder, "build", "build columns"),
     (pipeline.commit, "encode_part", "encode parts"),
     (type(FORMATS["arrow"]), "write", "write Arrow IPC"),
@@ -78,7 +79,8 @@ THREADS: dict[str, tuple[str, tuple[str, ...]]] = {
     "tokenizes": ("map", ("tokenize, in Python", "tokenizes: the rest")),
     "launches": (
         "MainThread",
-        ("sort and pack", "gather batches", "fill a graph's shape", "launches: the rest"),
+        ("sort and pack", "gather batches", "fill a graph's shape", "put outputs in order",
+         "launches: the rest"),
     ),
     "commits": (
         "commit",
@@ -86,9 +88,12 @@ THREADS: dict[str, tuple[str, tuple[str, ...]]] = {
          "commits: the rest"),
     ),
 }  # fmt: skip
-#: Stages that compute outside of Python's lock, but for moments.
-UNLOCKED = {TOKENIZERS, PARENT, "decode Parquet", "write Arrow IPC", "SHA-256 of parts",
-            "create files"}  # fmt: skip
+#: Stages that compute outside of Python's lock, but for moments: numpy's loops over vectors, and
+#: all that Arrow, OpenSSL, tokenizers and the system do.
+UNLOCKED = {
+    PARENT, TOKENIZERS, "decode Parquet", "put outputs in order", "build columns",
+    "write Arrow IPC", "SHA-256 of parts", "create files",
+}  # fmt: skip
 
 
 class Clock:
