@@ -127,7 +127,6 @@ class Duplicates:
         rows = range(number * _BLOCK, number * _BLOCK + len(keys))
         with self._lock:
             self._places.update(zip(keys, rows, strict=True))
-            self._places.pop(b"", None)
             self._keys[number] = keys
             self._evicted[number] = gone = []
             while len(self._keys) > 1 and self._bytes() > self._limit:

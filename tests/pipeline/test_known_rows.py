@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.known_rows import Duplicates, KnownRows, Origin, RowResults
 from pipeline.output.copies import Copies
-from pipeline.row_keys import row_keys
+from pipeline.row_keys import key_values, row_keys
 
 PART = "part-c.parquet-00000000-{:012}-0123456789abcdef.arrow"
 
@@ -50,6 +50,14 @@ def found(of: RowResults, own: pa.Table, duplicates: Duplicates) -> list[str]:
 
 Text = st.integers(0, 12).map(str)
 Texts = st.lists(st.none() | Text, max_size=12)
+
+
+@given(Texts, st.data())
+def test_the_values_of_keys_are_those_of_their_array(texts: list[str | None], data: Any) -> None:
+    start = data.draw(st.integers(0, len(texts)))
+    keys = row_keys(batch(texts), ("text",))[start:]
+
+    assert key_values(keys) == [key or b"" for key in keys.to_pylist()]
 
 
 @settings(deadline=None)
