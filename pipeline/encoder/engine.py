@@ -23,6 +23,7 @@ from torch import Tensor
 from pipeline.choice import Choices
 from pipeline.encoder.bfloat16_gain import bfloat16_gain
 from pipeline.encoder.card import ModelCard
+from pipeline.encoder.choose_fused import choose_fused
 from pipeline.encoder.cuda_graphs import CudaGraphs
 from pipeline.encoder.device.devices import find_device
 from pipeline.encoder.device.out_of_memory import is_out_of_memory
@@ -59,7 +60,7 @@ class Engine:
         precision: float32, float16, bfloat16 or int8.
         token_budget: tokens per batch where the user sets none.
         chosen_precision: the same with the reason for it.
-        choices: the precision and the token budget, each with the reason for it.
+        choices: precision, token budget, and fused kernels of a GPU, each with the reason for it.
         quantization: the scheme of int8 and its error on this model's weights; else "".
         per_token: whether outputs belong to tokens, not to sequences.
         output_size: width of an output: dimensions of a vector, or number of classes.
@@ -115,10 +116,11 @@ class Engine:
         self.precision = chosen.value
         with self.lane.placed():
             self.forward = self.load(self.precision)
+            fused = choose_fused(self.forward, self.head)
         budget = choose_token_budget(self._torch_device, card.config, self.precision)
         self.token_budget = budget.value
         self.chosen_precision = chosen
-        self.choices: Choices = {"precision": chosen, "token-budget": budget}
+        self.choices: Choices = {"precision": chosen, "token-budget": budget, **fused}
         self.quantization = ""
         if self.precision == "int8":
             error = int8_error(self.forward, self.load("float32"), card.config)
@@ -154,8 +156,8 @@ class Engine:
         """Compute batches in order.
 
         A sequence whose values are not finite is computed again in float32, unless that is the
-        engine's precision. If they still are not
-        finite, or if it has no tokens, its values are NaN and the caller decides what to do.
+        engine's precision. If they still are not finite, or if it has no tokens, its values are NaN
+        and the caller decides what to do.
 
         Args:
             batches: consumed a few ahead of the results.
