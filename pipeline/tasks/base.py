@@ -20,6 +20,7 @@ from pipeline.encoder.checkpoint.config_values import HeadKind
 from pipeline.packing import Int64Array
 from pipeline.request import Request
 from pipeline.spec import JobSpec, Truncate
+from pipeline.tokenize.ids import Ids
 from pipeline.tokenize.texts import Tokens
 
 if TYPE_CHECKING:
@@ -70,15 +71,20 @@ class Task(ABC):
     bei_route: ClassVar[str]
     # Whether the model has one output per token, [T, width], or per sequence, [S, width].
     per_token: ClassVar[bool] = False
+    # Whether `ids`, as given, are what it reads.
+    uses_ids: bool = False
 
     @abstractmethod
-    def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, ids: Ids | None = None
+    ) -> None:
         """Bind the task to a job.
 
         Args:
             spec: the job.
             card: its model.
             tokenizer: that of the model, owned by the task from here on.
+            ids: tokenizes as `tokenizer` does; tasks that can, use it in its place.
 
         Raises:
             UsageError: an option does not fit the model, such as a limit below its special tokens.

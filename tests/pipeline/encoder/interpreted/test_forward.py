@@ -9,19 +9,21 @@ import numpy as np
 import pytest
 from corpora import GOLDENS
 from fixtures_encoder import open_engine
+from fixtures_gpu import HalfLinear
 
 from pipeline.choice import Choices
 from pipeline.encoder import engine as engine_module
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.engine import Engine
+from pipeline.encoder.model import encoder
 from pipeline.encoder.model.fused_kernels import FUSED
 from pipeline.packing import Batch, gather
 
 NAMES = sorted(p.name for p in GOLDENS.iterdir() if p.is_dir())
 # As far as a golden may be from its reference, in units of the largest value.
 TOLERANCE = 2e-4
-# Least cosine of random weights: one rounding of bfloat16 that went the other way is 0.4 %.
-LEAST = {"float16": 0.99999, "bfloat16": 0.999}
+# Least cosine of random weights: few roundings go the other way.
+LEAST = {"float16": 0.99999, "bfloat16": 0.9998}
 
 Golden = Callable[[str], Checkpoint]
 
@@ -65,7 +67,11 @@ def test_every_layout_gives_its_rows(name: str, golden: Golden) -> None:
     ["bert_mean", "modernbert_cls", "gte_qwen2", "nomic_old_config", "qwen3_causal_last",
      "nemotron_llama", "embeddinggemma"],
 )  # fmt: skip
-def test_and_in_16_bits(name: str, precision: str, golden: Golden) -> None:
+def test_and_in_16_bits(
+    name: str, precision: str, golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A GPU's product: it is rounded before the residual is added, and oneDNN's is not.
+    monkeypatch.setattr(encoder, "make_linear", lambda weight, bias, **_: HalfLinear(weight, bias))
     if name == "embeddinggemma" and precision == "float16":
         pytest.skip("overflows in float16, and is refused")
     checkpoint = golden(name)
