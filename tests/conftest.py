@@ -23,6 +23,7 @@ pytest_plugins = [
     "faulty_s3",
     "fixtures_emulators",
     "fixtures_encoder",
+    "fixtures_gpu",
     "fixtures_hub",
     "fixtures_redis",
     "fixtures_s3",

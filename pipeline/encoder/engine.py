@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pipeline.choice import Choices
 from pipeline.encoder.card import ModelCard
+from pipeline.encoder.choose_fused import choose_fused
 from pipeline.encoder.cpu_trials import bfloat16_gain
 from pipeline.encoder.cuda_graphs import CudaGraphs
 from pipeline.encoder.device.devices import find_device
@@ -60,7 +61,7 @@ class Engine:
         precision: float32, float16, bfloat16 or int8.
         token_budget: tokens per batch where the user sets none.
         chosen_precision: the same with the reason for it.
-        choices: the precision and the token budget, each with the reason for it.
+        choices: precision, token budget, and fused kernels of a GPU, each with the reason for it.
         quantization: the scheme of int8 and its error on this model's weights; else "".
         per_token: whether outputs belong to tokens, not to sequences.
         output_size: width of an output: dimensions of a vector, or number of classes.
@@ -87,8 +88,7 @@ class Engine:
         Args:
             card: from `open_card`.
             device: a torch device.
-            precision: of the encoder; pooling and heads are always float32. `auto`: see
-                `choose_precision`. int8: on a CPU.
+            precision: of the encoder, see `choose_precision`; heads are always float32.
             dimensions: leading dimensions of a vector to keep, None for all.
             normalize: whether vectors have unit length, None for what the checkpoint does.
             prompt_tokens: leading tokens of every sequence that belong to the prompt
@@ -113,17 +113,17 @@ class Engine:
         gain = functools.partial(bfloat16_gain, card.config, cache_dir)
         chosen = choose_precision(precision, card.config, device, gain)
         self.precision = chosen.value
-        self._between = "float32"
-        if self.precision == "int8":
-            self._between = between_products(card.config, gain)
+        int8 = self.precision == "int8"
+        self._between = between_products(card.config, gain) if int8 else "float32"
         with self.lane.placed():
             self.forward = self.load(self.precision)
+            fused = choose_fused(self.forward, self.head)
         budget = choose_token_budget(self._torch_device, card.config, self.precision)
         self.token_budget = budget.value
         self.chosen_precision = chosen
-        self.choices: Choices = {"precision": chosen, "token-budget": budget}
+        self.choices: Choices = {"precision": chosen, "token-budget": budget, **fused}
         self.quantization = ""
-        if self.precision == "int8":
+        if int8:
             error = int8_error(self.forward, self.load("float32"), card.config)
             self.quantization = f"{INT8_SCHEME}, {self._between} between them; {error}"
         self.graphs: CudaGraphs | None = None
@@ -157,8 +157,8 @@ class Engine:
         """Compute batches in order.
 
         A sequence whose values are not finite is computed again in float32, unless that is the
-        engine's precision. If they still are not
-        finite, or if it has no tokens, its values are NaN and the caller decides what to do.
+        engine's precision. If they still are not finite, or if it has no tokens, its values are NaN
+        and the caller decides what to do.
 
         Args:
             batches: consumed a few ahead of the results.

@@ -14,6 +14,7 @@ from pipeline.store.uris import redact
 def of_run(run: Run, engine: Engine, attempt: str) -> dict[str, object]:
     """The values that all parts of one attempt share."""
     spec = run.spec
+    fused = engine.choices.get("fused-kernels")
     return {
         "job": run.job,
         "run": run.n,
@@ -36,6 +37,7 @@ def of_run(run: Run, engine: Engine, attempt: str) -> dict[str, object]:
         "versions": software_versions(),
         **({"labels": list(engine.card.labels)} if spec.all_labels else {}),
         **({"quantization": engine.quantization} if engine.quantization else {}),
+        **({"fused_kernels": fused.value} if fused and fused.value != "none" else {}),
     }
 
 

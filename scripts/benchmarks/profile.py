@@ -8,6 +8,9 @@ Python, and the compiled passes of int8.
 Two shares of the machine's matrix rate, in the engine's own precision: of the whole forward pass
 (timed without the profiler, attention counted), and of its products alone. All products of the
 model are counted, even those that a last layer leaves out.
+
+On a GPU each model has two rows, without fused kernels and with those that the trial chose when it
+was loaded; what the trial measured of each is below the table.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ import argparse
 import re
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +33,19 @@ from benchmarks.models import MODELS
 from benchmarks.shapes import SHAPES, checkpoint_of
 from pipeline.encoder.card import open_card
 from pipeline.encoder.engine import Engine
+from pipeline.encoder.model.heads import SentenceHead
+from pipeline.encoder.model.kernels import PLAIN
 from pipeline.packing import Batch, gather
 
 # Kind → what its operators (CPU) and kernels (CUDA) are called; the first that fits.
 _KINDS = {
     "attention": r"attention|flash|fmha|softmax|bmm|baddbmm",
     "products": r"linear_pointwise|addmm|aten::mm|_int_mm|gemm|cutlass|nvjet|xmma|cublas",
-    "norms": r"layer_norm|rms_norm|LayerNorm|RMSNorm|RowwiseMoments",
-    "activations": r"gelu|silu|GeluCUDA|silu_kernel",
-    "pooling and gathering": r"index|embedding|segment_reduce|gather|scatter|repeat_interleave",
-    "sums and products by element": r"add|mul|sub|div|elementwise",
+    "norms": r"fused_norm|layer_norm|rms_norm|LayerNorm|RMSNorm|RowwiseMoments",
+    "activations": r"fused_gate|gelu|silu|GeluCUDA|silu_kernel",
+    "pooling and gathering": r"fused_pool|index|embedding|segment_reduce|gather|scatter|"
+    r"repeat_interleave",
+    "sums and products by element": r"fused_rotate|add|mul|sub|div|elementwise",
     "copies": r"copy|Memcpy|cat|clone|contiguous",
 }
 _RUNS = 3
@@ -57,19 +65,38 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, command: str) -> str:
     """Profile each shape in each precision and return the table."""
     torch.set_num_threads(1)
-    rows = []
+    rows, trials = [], []
     for shape in [options.model] if options.model else options.shapes.split(","):
         with tempfile.TemporaryDirectory() as folder:
             source = read_texts(EXAMPLES, 3000)
             path = checkpoint_of(shape, Path(folder), source, options.device)
             for precision in options.precision.split(","):
                 engine = Engine(open_card(str(path)), device=options.device, precision=precision)
-                rows.append([shape if shape in SHAPES else path.name, *_profile(engine, options)])
+                name = shape if shape in SHAPES else path.name
+                choice = engine.choices.get("fused-kernels")
+                if choice is not None:
+                    trials.append(f"{name}, {engine.precision}: {choice.value}; {choice.reason}")
+                    with _in_torch(engine):
+                        rows.append([f"{name}, none fused", *_profile(engine, options)])
+                rows.append([name, *_profile(engine, options)])
     columns = [
         "model", "precision", "tokens/s", "of matrix rate", "products, of matrix rate",
         *_KINDS, "other",
     ]  # fmt: skip
-    return header(command, options.device) + "\n\n" + table(columns, rows)
+    return "\n\n".join([header(command, options.device), table(columns, rows), *trials])
+
+
+@contextmanager
+def _in_torch(engine: Engine) -> Iterator[None]:
+    """Without the kernels that the trial chose."""
+    forward, head = engine.forward, engine.head
+    chosen, forward.kernels = forward.kernels, PLAIN
+    if isinstance(head, SentenceHead):
+        head.pooled = PLAIN.pooled
+    yield
+    forward.kernels = chosen
+    if isinstance(head, SentenceHead):
+        head.pooled = chosen.pooled
 
 
 def _profile(engine: Engine, options: argparse.Namespace) -> list[object]:

@@ -15,9 +15,10 @@ from pipeline.encoder.architecture.encoder_config import Reads
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN
 from pipeline.encoder.checkpoint.safetensors_headers import MatchedTensors
-from pipeline.encoder.model.encoder import Encoder, load_weights
+from pipeline.encoder.model.encoder import Encoder
 from pipeline.encoder.model.heads import ClassifierHead, LogitsHead, SentenceHead, TokenLogitHead
 from pipeline.encoder.model.packed_batch import PackedBatch
+from pipeline.encoder.model.read_weights import load_weights
 from pipeline.encoder.model.token_table import TokenTable
 from pipeline.errors import CheckpointError, UsageError
 
