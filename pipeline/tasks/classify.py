@@ -33,6 +33,7 @@ from pipeline.tasks.pairs import (
     takes_instruction,
 )
 from pipeline.tasks.scores import sigmoid, softmax
+from pipeline.tokenize.pair_chunks import Pairs
 from pipeline.tokenize.texts import TextTokenizer, Tokens, text_values
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Classify(Task):
         }
     )
     output_columns = frozenset({"labels", "scores"})
+    chunkings = ("pool",)
     bei_route = "/predict"
 
     def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
@@ -74,7 +76,12 @@ class Classify(Task):
         self._tokenize = (
             _texts(TextTokenizer(tokenizer, spec.max_length, spec.truncate), spec.text_column)
             if spec.document_column is None
-            else _pairs(spec, card, tokenizer, spec.document_column)
+            else tokenize_pairs(
+                spec,
+                card,
+                pair_tokenizer(spec, card, tokenizer, joined=True),
+                spec.document_column,
+            )
         )
 
     @classmethod
@@ -175,10 +182,10 @@ def _texts(tokenizer: TextTokenizer, column: str) -> Callable[[pa.RecordBatch], 
     return tokenize
 
 
-def _pairs(
-    spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, document_column: str
+def tokenize_pairs(
+    spec: JobSpec, card: ModelCard, pairs: Pairs, document_column: str
 ) -> Callable[[pa.RecordBatch], Tokens]:
-    pairs = pair_tokenizer(spec, card, tokenizer, joined=True)
+    """What turns rows with a query and a document into sequences."""
     prefix = "" if takes_instruction(card) else spec.prompt
 
     def tokenize(rows: pa.RecordBatch) -> Tokens:

@@ -36,6 +36,7 @@ from pipeline.tasks.pairs import (
     takes_instruction,
 )
 from pipeline.tasks.scores import ACTIVATIONS
+from pipeline.tokenize.pair_chunks import Pairs
 from pipeline.tokenize.texts import Tokens, text_values
 
 if TYPE_CHECKING:
@@ -67,13 +68,14 @@ class Rerank(Task):
         }
     )
     output_columns = frozenset({"score", "scores", "ranking"})
+    chunkings = ("pool",)
     bei_route = "/rerank"
 
     def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
         self._spec = spec
         self._activate = ACTIVATIONS["Identity"] if spec.raw_scores else _activation(card)
         self._prefix = "" if takes_instruction(card) else spec.prompt
-        self._tokenizer = pair_tokenizer(
+        self._tokenizer: Pairs = pair_tokenizer(
             spec, card, tokenizer, joined=bool(card.cross_encoder.score_tokens)
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import UsageError
-from pipeline.packing import Int8Array, Int32Array, Int64Array
+from pipeline.packing import Int8Array, Int32Array, Int64Array, Spans
 from pipeline.spec import Truncate
+from pipeline.tokenize.chunks import Chunks
+from pipeline.tokenize.encodings import lost_tokens
 from pipeline.tokenize.words import Speller, spells_by_words
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ class Tokens:
     # [T, 2], start and end (exclusive) in characters of the row's text, if the task needs them; -1
     # for tokens whose output is not used: special ones, and all but one copy of repeated ones.
     char_spans: Int32Array | None = None
+    cut: Int32Array | None = None  # [R], tokens that truncation left out; None: none
+    chunks: Chunks | None = None  # where a row has several
+    spans: Spans | None = None  # what outputs are pooled from, chunk by chunk
 
     @property
     def lengths(self) -> Int64Array:
@@ -58,6 +63,20 @@ class Tokens:
     @property
     def rows(self) -> int:
         return int(self.n_tokens.shape[0])
+
+
+def output_rows(tokens: Tokens, *, per_token: bool) -> Int64Array:
+    """The row that each output belongs to."""
+    if tokens.spans is not None:
+        return np.repeat(tokens.row_of, np.diff(tokens.spans.bounds))
+    return tokens.token_rows if per_token else tokens.row_of
+
+
+def output_bounds(tokens: Tokens, *, per_token: bool) -> Int64Array | None:
+    """The first output of each sequence, [S + 1]; None where each has one."""
+    if tokens.spans is not None:
+        return tokens.spans.bounds
+    return tokens.offsets if per_token else None
 
 
 def no_tokens(rows: int, errors: dict[int, str]) -> Tokens:
@@ -87,7 +106,7 @@ class TextTokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer, max_length: int, truncate: Truncate) -> None:
-        text_room(tokenizer, max_length)
+        self._special = max_length - text_room(tokenizer, max_length)
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._truncate = truncate
@@ -111,7 +130,7 @@ class TextTokenizer:
         if self._speller is not None:
             ids, lengths = self._speller.encode(given)
             return self._cut(len(texts), np.array(rows, dtype=np.int64), ids, lengths, errors)
-        encodings = self._encode(given)
+        encodings, left_out = self._encode(given)
         for row, encoding in zip(rows, encodings, strict=True):
             if problem := self._problem(len(encoding)):
                 errors[row] = problem
@@ -120,12 +139,19 @@ class TextTokenizer:
             for row, encoding in zip(rows, encodings, strict=True)
             if row not in errors
         ]
-        return _collect(len(texts), valid, errors)
+        lost = np.zeros(len(texts), dtype=np.int32)
+        for row, encoding, share in zip(rows, encodings, left_out, strict=True):
+            lost[row] = lost_tokens(encoding, self._special, share)
+        return replace(_collect(len(texts), valid, errors), cut=lost)
 
-    def _encode(self, texts: list[str]) -> list[Encoding]:
-        if self._cut_first:
-            texts = [shorten(text, self._max_length) for text in texts]
-        return self._tokenizer.encode_batch_fast(texts)
+    def _encode(self, texts: list[str]) -> tuple[list[Encoding], list[float]]:
+        """The encodings, and the characters left out before for each one that was not."""
+        if not self._cut_first:
+            return self._tokenizer.encode_batch_fast(texts), [0.0] * len(texts)
+        short = [shorten(text, self._max_length) for text in texts]
+        sizes = zip(texts, short, strict=True)
+        left_out = [len(text) / len(start) - 1 if text else 0.0 for text, start in sizes]
+        return self._tokenizer.encode_batch_fast(short), left_out
 
     def _cut(
         self,
@@ -149,7 +175,10 @@ class TextTokenizer:
             kept &= ranks < np.repeat(first + limit, lengths)
             ids = ids[kept & np.repeat(valid, lengths)]
         sizes = np.minimum(lengths, limit)[valid]
-        return assemble(count, rows[valid], sizes, ids, over[valid], errors)
+        lost = np.zeros(count, dtype=np.int32)
+        lost[rows[valid]] = np.maximum(lengths[valid] - limit, 0)
+        found = assemble(count, rows[valid], sizes, ids, over[valid], errors)
+        return replace(found, cut=lost)
 
     def _problem(self, size: int) -> str:
         if size == 0:
