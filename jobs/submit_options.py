@@ -93,8 +93,8 @@ _OPTIONS = (
     option(
         "--chunk-tokens",
         type=click.IntRange(min=1),
-        help="Maximum of a chunk, prompt and special tokens included. Default: 256, or with pool "
-        "the model's.",
+        help="Maximum of a chunk, prompt and special tokens included. Default: 256; late-chunk: "
+        "at most a quarter of --max-length; pool: all of it.",
     ),
     option(
         "--chunk-overlap",

@@ -96,8 +96,7 @@ def chunk_fields(request: Request, max_length: int) -> dict[str, Any]:
     """
     if not request.chunking:
         return {}
-    default = min(CHUNK_TOKENS, max_length) if request.chunking in ROW_PER_CHUNK else max_length
-    tokens, overlap = request.chunk_tokens or default, request.chunk_overlap or 0
+    tokens, overlap = _chunk_tokens(request, max_length), request.chunk_overlap or 0
     if tokens > max_length:
         raise UsageError(
             f"--chunk-tokens {tokens} is more than --max-length {max_length}",
@@ -116,19 +115,28 @@ def chunk_fields(request: Request, max_length: int) -> dict[str, Any]:
     }
 
 
-def chunk_bytes(request: Request) -> int:
+def _chunk_tokens(request: Request, max_length: int) -> int:
+    if request.chunk_tokens is not None:
+        return request.chunk_tokens
+    if request.chunking == "late-chunk":  # of which a sequence should hold several
+        return max(1, min(CHUNK_TOKENS, max_length // 4))
+    return min(CHUNK_TOKENS, max_length) if request.chunking == "chunk" else max_length
+
+
+def chunk_bytes(request: Request, card: ModelCard) -> int:
     """Bytes of text that a row of a part stands for at least; 0: there is a row for each text."""
     if request.chunking not in ROW_PER_CHUNK:
         return 0
-    return bytes_of_chunk(request.chunk_tokens or CHUNK_TOKENS, request.chunk_overlap or 0)
+    tokens = _chunk_tokens(request, request.max_length or card.default_max_length)
+    return bytes_of_chunk(tokens, request.chunk_overlap or 0)
 
 
 def chunk_choices(request: Request, spec: JobSpec) -> dict[str, Choice[object]]:
     """The settings of chunks that the user left open."""
     found: dict[str, Choice[object]] = {}
     if spec.chunking and request.chunk_tokens is None:
-        whole = spec.chunk_tokens == spec.max_length
-        reason = "as many as a sequence has" if whole else "a few paragraphs"
+        reasons = {spec.max_length: "the model's limit", CHUNK_TOKENS: "a few paragraphs"}
+        reason = reasons.get(spec.chunk_tokens or 0, "a quarter of the model's limit")
         found["chunk-tokens"] = Choice(spec.chunk_tokens, reason)
     if spec.chunking and request.chunk_overlap is None:
         found["chunk-overlap"] = Choice(spec.chunk_overlap, "chunks follow each other")

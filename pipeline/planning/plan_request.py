@@ -111,7 +111,7 @@ def _plan_inputs(
         output_columns=reserved_columns(request.chunking),
         rows_per_shard=request.rows_per_shard or 0,
         row_bytes=task.row_bytes(request, card),
-        chunk_bytes=chunk_bytes(request),
+        chunk_bytes=chunk_bytes(request, card),
         previous=previous.cuts,
         schema=_fixed_schema(request, last),
         max_bad_files=request.max_bad_files,

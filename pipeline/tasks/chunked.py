@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.encoder.card import ModelCard
-from pipeline.encoder.tokenizer import prompt_tokens
 from pipeline.packing import Int64Array
 from pipeline.spec import CHUNK_FIELDS, HELD_FIELDS, JobSpec
 from pipeline.tasks.base import BoolArray, Float32Array, Task, lists
@@ -112,6 +111,8 @@ class LateChunkedEmbed(ChunkedEmbed):
     """As ChunkedEmbed, but that each chunk is pooled from the states of the whole text's tokens."""
 
     def _make_chunker(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> ChunkTokenizer:
+        from pipeline.encoder.tokenizer import prompt_tokens  # with the library of tokenizers
+
         skipped = 0
         if spec.prompt and not card.modules.include_prompt:
             skipped = prompt_tokens(tokenizer, spec.prompt)
@@ -167,6 +168,7 @@ class PooledClassify(Classify):
 
     def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
         super().__init__(spec, card, tokenizer)
+        self._regression = card.config.regression
         if spec.document_column is None:
             chunker = _chunk_tokenizer(spec, tokenizer)
             column = spec.text_column
@@ -179,7 +181,7 @@ class PooledClassify(Classify):
     def columns(
         self, rows: pa.RecordBatch, tokens: Tokens, outputs: Float32Array, failed: BoolArray
     ) -> list[pa.Array]:
-        if self._independent:
+        if self._independent and not self._regression:
             found = np.unique(tokens.row_of)
             firsts = np.searchsorted(tokens.row_of, found)
             values = np.maximum.reduceat(outputs, firsts) if len(found) else outputs
