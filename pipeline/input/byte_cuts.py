@@ -36,8 +36,9 @@ class ByteLimits:
     chunk_bytes: int = 0
 
     def least(self, sizes: Sizes) -> Int64Array:
-        """What is in memory of each stretch at least, [S]: input and no result."""
-        return sizes.of({*self.kept, *self.texts})
+        """What is in memory of each stretch at least, [S]: input, and results that grow with it."""
+        least = sizes.of({*self.kept, *self.texts})
+        return np.maximum(least, self._part(sizes)) if self.chunk_bytes else least
 
     def bytes(self, sizes: Sizes) -> Int64Array:
         """Of each stretch, [S]: of its part or of its texts, whichever is more."""

@@ -269,6 +269,24 @@ def test_pool_is_the_mean_of_the_chunks_weighted_by_their_tokens(
     assert np.allclose(np.linalg.norm(units, axis=1), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "binary"])
+def test_small_vectors_of_chunks_are_those_of_their_texts(
+    dtype: str, night: Callable[..., Outcome], bei: Bei, tmp_path: Path
+) -> None:
+    night("chunk", output="whole")
+    night("chunk", "--output-dtype", dtype)
+    small, whole = (read_output(bei, tmp_path / name) for name in ("out", "whole"))
+    good = [vector for vector in whole["embedding"].to_pylist() if vector]
+    values = np.array([vector for vector in small["embedding"].to_pylist() if vector])
+    if dtype == "binary":
+        assert np.array_equal(values, np.packbits(np.array(good) > 0, axis=1))
+        return
+    scales = np.array(
+        [scale for scale in small["embedding_scale"].to_pylist() if scale is not None]
+    )
+    assert np.allclose(values * scales[:, None], good, atol=0.01)
+
+
 @pytest.mark.parametrize("destination", ["vectors.npy", "out.parquet", "folder/"])
 def test_an_export_has_a_row_for_each_chunk(
     destination: str, night: Callable[..., Outcome], bei: Bei, tmp_path: Path
