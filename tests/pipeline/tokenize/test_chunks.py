@@ -101,6 +101,16 @@ def test_a_chunk_ends_after_a_sentence_else_after_a_word() -> None:
     assert cut('"Go now!" She left us. He too.', 7) == ['"Go now!"', "She left us. He too."]
 
 
+@pytest.mark.parametrize("name", ["roberta_mean", "modernbert_cls"])
+def test_no_chunk_ends_within_a_character_of_several_tokens(name: str) -> None:
+    text = "👩🚀🌍" * 20
+    starts, ends = spans(name, text)
+    assert len(starts) > 2 * len(text)
+    for size in range(9, 20):
+        chunks = cut_chunks(text, starts, ends, size, 0)
+        assert "".join(text[chunk.start : chunk.end] for chunk in chunks) == text
+
+
 def test_an_overlap_begins_with_a_sentence_else_with_a_word() -> None:
     assert cut("Aa bb cc dd. Ee ff. Gg hh ii. Jj kk.", 9, 4) == [
         "Aa bb cc dd. Ee ff.", "Ee ff. Gg hh ii.", "Gg hh ii. Jj kk.",
@@ -121,6 +131,16 @@ def test_each_chunk_is_in_one_window_with_the_most_context(sizes: list[int], siz
         assert all(first <= chunk.first and chunk.stop <= stop for chunk in owned)
     if total <= size:
         assert len(windows) == 1
+
+    def context(chunk: Chunk, first: int, stop: int) -> int:
+        left = chunk.first - first if first else total
+        return min(left, stop - chunk.stop if stop < total else total)
+
+    for first, stop, owned in windows:
+        for chunk in owned:
+            others = [w for w in windows if w[0] <= chunk.first and chunk.stop <= w[1]]
+            best = max(context(chunk, *other[:2]) for other in others)
+            assert context(chunk, first, stop) == best
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
