@@ -15,7 +15,7 @@ from pipeline.packing import Batch, gather, pack
 from pipeline.spec import OnBatch
 from pipeline.stage_times import stage_times
 from pipeline.tasks.base import BoolArray, Float32Array, Task
-from pipeline.tokenize.texts import output_bounds
+from pipeline.tokenize.outputs import output_bounds
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ from pipeline.packing import Int8Array
 from pipeline.row_keys import KEY_FIELD, row_keys
 from pipeline.slices import ShardSlice, computed_slices
 from pipeline.tasks.base import NON_FINITE, BoolArray, Task
-from pipeline.tokenize.texts import no_tokens, output_rows
+from pipeline.tokenize.outputs import output_rows
+from pipeline.tokenize.texts import no_tokens
 
 FLOAT16_OVERFLOW = "a value of the vector is more than --output-dtype float16 can hold"
 

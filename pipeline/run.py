@@ -31,6 +31,7 @@ from pipeline.output.suspects import ShardWork
 from pipeline.packing import Int8Array
 from pipeline.part_rows import held_schema
 from pipeline.prefetch import prefetch
+from pipeline.proven_tokens import ProvenTokens
 from pipeline.shards import Shard, ShardResult
 from pipeline.slices import Fate
 from pipeline.spec import OnBatch
@@ -59,6 +60,7 @@ def run_shards(
     watch: Watch | None = None,
     duplicates: Duplicates | None = None,
     task: Task | None = None,
+    proven: ProvenTokens | None = None,
 ) -> Iterator[ShardResult]:
     """Compute shards and commit each part as soon as its last row is computed.
 
@@ -79,6 +81,7 @@ def run_shards(
         watch: told which rows are being tokenized and computed.
         duplicates: results of earlier calls for the same run and engine.
         task: of the run, bound to the engine's model; None to bind it now.
+        proven: tokenizes the rows in place of the task; None for nothing.
 
     Raises:
         EncodeError: the device failed in a way that a smaller batch does not fix.
@@ -99,13 +102,14 @@ def run_shards(
         tokenized = read_blocks(
             run, shards, task, engine.output_size, known,
             threads=threads, fates=fates, watch=recorded,
+            tokenize=None if proven is None else proven.tokenize,
         )  # fmt: skip
-        with (
-            Committer(
-                output, run, engine, task, attempt, held, saved=saved, refused=refused, log=log
-            ) as committer,
-            prefetch(tokenized, _BLOCKS_AHEAD, QUEUED_BYTES, lambda block: block.nbytes) as ahead,
-        ):
+        committer = Committer(
+            output, run, engine, task, attempt, held, saved=saved, refused=refused, log=log,
+            tokenizer=lambda: None if proven is None else proven.used,
+        )  # fmt: skip
+        waiting = prefetch(tokenized, _BLOCKS_AHEAD, QUEUED_BYTES, lambda block: block.nbytes)
+        with committer, waiting as ahead:
             for computed in encode(
                 engine, ahead, task, budget, should_stop, on_batch,
                 watch=recorded, save_now=committer.save_now,

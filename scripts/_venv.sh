@@ -46,6 +46,18 @@ ensure_venv() {
   export PATH="$PWD/.venv/bin:$PATH"
 }
 
+# A `tokenizers` of its own, which cannot stand beside the one of transformers.
+ensure_tokenizers_1() {
+  local want=1.0.0rc3 folder=.venv/tokenizers-1
+  if [ "$(cat $folder/version 2>/dev/null)" = "$want" ]; then return; fi
+  if python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+    --target $folder "tokenizers==$want" >&2; then
+    echo "$want" >$folder/version
+  else
+    echo "Installing tokenizers $want failed: its tests will not run." >&2
+  fi
+}
+
 # Azurite, which stands for Azure in the tests, is a package of npm, and npm is in the environment.
 # The date settles the versions of what it needs.
 ensure_azurite() {

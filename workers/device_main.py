@@ -6,6 +6,7 @@ Events, in the order in which they are sent:
     ("begin", (key, Places))              something is done to these rows from now on …
     ("end", key)                          … until now
     ("batch", (rows, tokens))             a batch was computed
+    ("warning", str)                      a line for the user: something is done in another way
     ("result", ShardResult)               a shard has ended
     ("usage", Usage)                      what the process used, from time to time
     ("over", None | BeiJobsError | str)   the order is over; a str is an exception that names no row
@@ -43,11 +44,13 @@ from pipeline.stage_times import stage_times
 from pipeline.store.sections import Stores, configure
 from workers.engine_cache import EngineCache
 from workers.logs import LogFormat, set_context, start_logging
+from workers.settings import Tokenizing
 from workers.usage import UsageMeter
 
 if TYPE_CHECKING:
     from pipeline.encoder.engine import Engine
     from pipeline.known_rows import Duplicates
+    from pipeline.proven_tokens import ProvenTokens
     from pipeline.tasks import Task
 
 logger = logging.getLogger(__name__)
@@ -75,7 +78,9 @@ class Order:
 class Jobs:
     """The run and the plan of the job at hand, and results that its next rows may share."""
 
-    def __init__(self) -> None:
+    def __init__(self, tokenizing: Tokenizing | None = None) -> None:
+        self._tokenizing = tokenizing
+        self._proven: tuple[Run, ProvenTokens] | None = None
         self._key: object = None
         self._job: tuple[Run, Plan, Duplicates] | None = None
         self._kept: tuple[Run, Choice[str]] | None = None  # of the last run with --precision auto
@@ -111,6 +116,25 @@ class Jobs:
         if kept is None:
             kept = engines.get(run.spec, device, card).chosen_precision
         return keep_precision(output, run, kept)
+
+    def proven(self, run: Run, engine: Engine, warn: Callable[[str], None]) -> ProvenTokens | None:
+        """What tokenizes the rows of a run in processes; None where the task itself does."""
+        from pipeline.proven_tokens import ProvenTokens
+        from pipeline.tokenize.processes import TokenizerProcesses
+
+        if self._tokenizing is None:
+            return None
+        if self._proven is not None and self._proven[0] == run:
+            self._proven[1].warn = warn
+            return self._proven[1]
+        if self._proven is not None:
+            self._proven[1].close()
+        count = self._tokenizing.count(engine.device)
+        processes = TokenizerProcesses(count, self._tokenizing.library)
+        opened = ProvenTokens.open(run.spec, engine.card, processes, warn)
+        self._proven = run, opened
+        logger.info("%s: %s", opened.choice.value, opened.choice.reason)
+        return opened
 
     def check_canary(self, output: Output, run: Run, engine: Engine, task: Task) -> None:
         """Once for each run and loaded engine.
@@ -149,6 +173,9 @@ class _Sender:
         if _meter.due():
             self.usage()
 
+    def warn(self, line: str) -> None:
+        self(("warning", line))
+
     def usage(self) -> None:
         if self.engine is not None:
             self(("usage", _meter.read(self.engine)))
@@ -161,6 +188,7 @@ def serve(
     log_format: LogFormat,
     levels: dict[str, int],
     stores: Stores,
+    tokenizing: Tokenizing | None,
 ) -> None:
     """The main function of a device's process."""
     configure(stores)
@@ -175,7 +203,7 @@ def serve(
     threading.Thread(target=_receive, args=(link, orders, stop), daemon=True).start()
     import pipeline.run  # noqa: F401  # torch, while the parent still plans
 
-    engines, jobs = EngineCache(cache_dir), Jobs()
+    engines, jobs = EngineCache(cache_dir), Jobs(tokenizing)
     while (order := orders.get()) is not None:
         execute(order, device, engines, link.send, stop.is_set, jobs)
     # Without the exit handlers of libraries, which may hang on a broken device.
@@ -228,7 +256,8 @@ def execute(
         except CanaryDiffers:
             engines.drop(engine)
             raise
-        sender(("loaded", choices))
+        proven = jobs.proven(run, engine, sender.warn)
+        sender(("loaded", choices if proven is None else {**choices, "token-ids": proven.choice}))
         for result in run_shards(
             run,
             list(plan.shards(order.indexes)),
@@ -241,6 +270,7 @@ def execute(
             watch=sender,
             duplicates=duplicates,
             task=task,
+            proven=proven,
         ):
             sender(("result", result))
             sender.usage()

@@ -22,6 +22,7 @@ from workers.device_counters import DeviceCounters
 from workers.device_main import Event, Jobs, Order, execute, serve
 from workers.engine_cache import EngineCache
 from workers.logs import log_format
+from workers.settings import Tokenizing
 
 # How often a parent looks whether it should stop.
 _TICK_SECONDS = 0.1
@@ -46,13 +47,21 @@ class DeviceProcess:
         device: such as "cpu" or "cuda:1".
         cache_dir: of downloaded checkpoints.
         batch_seconds: without an event for this long, it is taken for hung and killed.
+        tokenizing: how its tokenizer processes are started; None for none.
     """
 
-    def __init__(self, device: str, cache_dir: Path | None, batch_seconds: float) -> None:
+    def __init__(
+        self,
+        device: str,
+        cache_dir: Path | None,
+        batch_seconds: float,
+        tokenizing: Tokenizing | None = None,
+    ) -> None:
         self.device = device
         self.counters = DeviceCounters()
         self._cache_dir = cache_dir
         self._batch_seconds = batch_seconds
+        self._tokenizing = tokenizing
         self._process: SpawnProcess | None = None
         self._link: Connection | None = None
 
@@ -73,6 +82,7 @@ class DeviceProcess:
                     log_format(),
                     _log_levels(),
                     configured(),
+                    self._tokenizing,
                 ),
                 name=f"bei-jobs {self.device}",
                 daemon=True,  # ends with this process

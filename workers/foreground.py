@@ -50,6 +50,10 @@ class Observer(Protocol):
         """The engine of a device is loaded, with these choices."""
         ...
 
+    def warned(self, line: str) -> None:
+        """A device does something in another way than it was asked to."""
+        ...
+
     def batch(self, rows: int, tokens: int) -> None:
         """Rows and tokens that just came back from a device."""
         ...
@@ -181,6 +185,7 @@ def _run_to_end(
                     lambda unwanted=unwanted: stop.is_set() or unwanted.is_set(),  # type: ignore[misc]
                     on_batch,
                     on_choices,
+                    observer.warned,
                     prepared.card,
                 )
                 for result in compute_missing(output, run, plan, local):

@@ -37,6 +37,7 @@ class LocalRun:
     should_stop: Callable[[], bool]
     on_batch: OnBatch
     on_choices: Callable[[Choices], None] = lambda choices: None  # for each loaded engine
+    on_warning: Callable[[str], None] = logger.warning
     card: ModelCard | None = None  # of the model, if it was just read
 
 
@@ -64,7 +65,7 @@ def open_devices(
     devices = tuple(
         DeviceThread(name, EngineCache(settings.cache_dir))
         if in_memory
-        else DeviceProcess(name, settings.cache_dir, settings.batch_seconds)
+        else DeviceProcess(name, settings.cache_dir, settings.batch_seconds, settings.tokenizing)
         for name in names
     )
     for device, counted in zip(devices, counters or (), strict=False):
@@ -107,7 +108,7 @@ def compute_missing(output: Output, run: Run, plan: Plan, local: LocalRun) -> It
 def _run_once(
     output: Output, run: Run, plan: Plan, missing: Sequence[int], local: LocalRun
 ) -> Generator[ShardResult, None, None]:
-    calls = Calls(local.should_stop, local.on_batch, local.on_choices)
+    calls = Calls(local.should_stop, local.on_batch, local.on_choices, local.on_warning)
     if len(local.devices) > 1 and len(missing) > 1:
         yield from _on_devices(output, run, plan, missing, local, calls)
     elif missing:
@@ -129,7 +130,7 @@ class _Shared:
 
     def calls(self) -> Calls:
         """The caller's, for several threads."""
-        return Calls(self.should_stop, self._on_batch, self._on_choices)
+        return Calls(self.should_stop, self._on_batch, self._on_choices, self._on_warning)
 
     def should_stop(self) -> bool:
         """Whether no device should begin another batch."""
@@ -142,6 +143,10 @@ class _Shared:
     def _on_choices(self, choices: Choices) -> None:
         with self._lock:
             self._calls.on_choices(choices)
+
+    def _on_warning(self, line: str) -> None:
+        with self._lock:
+            self._calls.on_warning(line)
 
 
 def _on_devices(

@@ -9,6 +9,7 @@ that are not finite; its lane passes batches through the device.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,8 +22,8 @@ import torch
 from torch import Tensor
 
 from pipeline.choice import Choices
-from pipeline.encoder.bfloat16_gain import bfloat16_gain
 from pipeline.encoder.card import ModelCard
+from pipeline.encoder.cpu_trials import bfloat16_gain
 from pipeline.encoder.cuda_graphs import CudaGraphs
 from pipeline.encoder.device.devices import find_device
 from pipeline.encoder.device.out_of_memory import is_out_of_memory
@@ -32,7 +33,7 @@ from pipeline.encoder.model.int8 import INT8_SCHEME
 from pipeline.encoder.model.int8_error import int8_error
 from pipeline.encoder.model.load import ForwardPass, HeadOptions, open_model
 from pipeline.encoder.model.packed_batch import PackedBatch, pack_batch
-from pipeline.encoder.precision import choose_precision
+from pipeline.encoder.precision import between_products, choose_precision
 from pipeline.errors import EncodeError, Interrupted, UsageError
 from pipeline.packing import Batch, gather
 
@@ -111,10 +112,12 @@ class Engine:
         self.head = self._model.head
         self.output_size = self.head.output_size
         self.per_token = card.head == "token_classifier"
-        chosen = choose_precision(
-            precision, card.config, device, lambda: bfloat16_gain(card.config, cache_dir)
-        )
+        gain = functools.partial(bfloat16_gain, card.config, cache_dir)
+        chosen = choose_precision(precision, card.config, device, gain)
         self.precision = chosen.value
+        self._between = "float32"
+        if self.precision == "int8":
+            self._between = between_products(card.config, gain)
         with self.lane.placed():
             self.forward = self.load(self.precision)
         budget = choose_token_budget(self._torch_device, card.config, self.precision)
@@ -124,7 +127,7 @@ class Engine:
         self.quantization = ""
         if self.precision == "int8":
             error = int8_error(self.forward, self.load("float32"), card.config)
-            self.quantization = f"{INT8_SCHEME}; {error}"
+            self.quantization = f"{INT8_SCHEME}, {self._between} between them; {error}"
         self.graphs: CudaGraphs | None = None
         if self.forward.capturable and not late_chunks:  # a graph's shapes know no spans
             limit = self.config.max_length if self.config.position_table else None
@@ -148,7 +151,7 @@ class Engine:
 
     def load(self, precision: str) -> ForwardPass:
         """The encoder in any precision, on the engine's device."""
-        return self._model.load(precision)
+        return self._model.load(precision, self._between)
 
     def run(
         self, batches: Iterable[Batch], should_stop: Callable[[], bool] | None = None

@@ -40,10 +40,13 @@ def of_run(run: Run, engine: Engine, attempt: str) -> dict[str, object]:
     }
 
 
-def of_shard(shard: Shard, result: ShardResult, *, resumed: int = 0) -> dict[str, object]:
+def of_shard(
+    shard: Shard, result: ShardResult, *, resumed: int = 0, tokenizer: str | None = None
+) -> dict[str, object]:
     """The values of one part: its rows and their counts.
 
-    `resumed` is the number of rows that an earlier attempt had computed.
+    `resumed` is the number of rows that an earlier attempt had computed; `tokenizer`, what made
+    tokens of rows where that is not the library of `versions`.
     """
     return {
         "shard": shard.id,
@@ -61,6 +64,7 @@ def of_shard(shard: Shard, result: ShardResult, *, resumed: int = 0) -> dict[str
         "seconds": result.seconds,
         "written": now(),
         **({"resumed": resumed} if resumed else {}),
+        **({"tokenizer": tokenizer} if tokenizer else {}),
     }
 
 

@@ -14,6 +14,7 @@ from pipeline.tasks.classify import Classify
 from pipeline.tasks.embed import Embed
 from pipeline.tasks.rerank import Rerank
 from pipeline.tasks.tag import Tag
+from pipeline.tokenize.ids import Ids
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -64,14 +65,14 @@ def task_of(card: ModelCard, name: str | None = None) -> type[Task]:
     return task
 
 
-def make_task(spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> Task:
-    """The task of a spec, bound to its model.
+def make_task(spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, ids: Ids | None = None) -> Task:
+    """The task of a spec, bound to its model; for the arguments, see `Task`.
 
     Raises:
         UsageError: an option does not fit the model, such as a limit below its special tokens.
     """
     task = CHUNKED.get((spec.task, spec.chunking), find_task(spec.task))
-    return task(spec, card, tokenizer)
+    return task(spec, card, tokenizer, ids)
 
 
 def reserved_columns(chunking: Chunking = "") -> frozenset[str]:

@@ -20,6 +20,7 @@ from pipeline.encoder.checkpoint.config_values import HeadKind
 from pipeline.packing import Int64Array
 from pipeline.request import Request
 from pipeline.spec import Chunking, JobSpec, Truncate
+from pipeline.tokenize.ids import Ids
 from pipeline.tokenize.texts import Tokens
 
 if TYPE_CHECKING:
@@ -74,15 +75,20 @@ class Task(ABC):
     per_token: ClassVar[bool] = False
     # Bytes of text with which a further output comes; 0: a row has one, whatever its text.
     output_text_bytes: int = 0
+    # Whether `ids`, as given, are what it reads.
+    uses_ids: bool = False
 
     @abstractmethod
-    def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, ids: Ids | None = None
+    ) -> None:
         """Bind the task to a job.
 
         Args:
             spec: the job.
             card: its model.
             tokenizer: that of the model, owned by the task from here on.
+            ids: tokenizes as `tokenizer` does; tasks that can, use it in its place.
 
         Raises:
             UsageError: an option does not fit the model, such as a limit below its special tokens.

@@ -23,6 +23,7 @@ from pipeline.tasks.rerank import Rerank
 from pipeline.tasks.scores import softmax
 from pipeline.tokenize.chunk_texts import ChunkTokenizer
 from pipeline.tokenize.chunks import Chunks, bytes_of_chunk
+from pipeline.tokenize.ids import Ids
 from pipeline.tokenize.pair_chunks import ChunkedPairs, Pairs
 from pipeline.tokenize.texts import Tokens, text_values
 
@@ -72,8 +73,10 @@ class ChunkedEmbed(Embed):
 
     output_columns = Embed.output_columns | HELD_NAMES
 
-    def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
-        super().__init__(spec, card, tokenizer)
+    def __init__(
+        self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, ids: Ids | None = None
+    ) -> None:
+        super().__init__(spec, card, tokenizer)  # without `ids`, which say nothing of places
         self._chunker = self._make_chunker(spec, card, tokenizer)
         self.output_text_bytes = _output_text_bytes(spec)
 
@@ -122,8 +125,10 @@ class LateChunkedEmbed(ChunkedEmbed):
 class PooledEmbed(Embed):
     """Text → the mean of its chunks' vectors, weighted by their tokens."""
 
-    def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
-        super().__init__(spec, card, tokenizer)
+    def __init__(
+        self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, ids: Ids | None = None
+    ) -> None:
+        super().__init__(spec, card, tokenizer)  # without `ids`, which say nothing of places
         unit = card.gives_unit_length(spec.dimensions)
         self._unit = unit if spec.normalize is None else spec.normalize
         self._chunker = _chunk_tokenizer(spec, tokenizer)
@@ -146,8 +151,10 @@ class PooledEmbed(Embed):
 class PooledRerank(Rerank):
     """Query and documents → the best score of each document's chunks."""
 
-    def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
-        super().__init__(spec, card, tokenizer)
+    def __init__(
+        self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, ids: Ids | None = None
+    ) -> None:
+        super().__init__(spec, card, tokenizer)  # without `ids`, which say nothing of places
         self._tokenizer = _chunked_pairs(spec, self._tokenizer, tokenizer)
 
     def columns(
@@ -166,8 +173,10 @@ class PooledClassify(Classify):
     best; else probabilities, logits or regressions are means, weighted by tokens.
     """
 
-    def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
-        super().__init__(spec, card, tokenizer)
+    def __init__(
+        self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, ids: Ids | None = None
+    ) -> None:
+        super().__init__(spec, card, tokenizer)  # without `ids`, which say nothing of places
         self._regression = card.config.regression
         if spec.document_column is None:
             chunker = _chunk_tokenizer(spec, tokenizer)

@@ -15,7 +15,8 @@ from pipeline.packing import Int8Array
 from pipeline.request import Request
 from pipeline.spec import JobSpec, OutputDtype
 from pipeline.tasks.base import BoolArray, Float32Array, Task
-from pipeline.tokenize.texts import TextTokenizer, Tokens, text_values
+from pipeline.tokenize.ids import Ids
+from pipeline.tokenize.texts import TextTokenizer, Tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -38,11 +39,14 @@ class Embed(Task):
     chunkings = ("chunk", "late-chunk", "pool")
     bei_route = "/v1/embeddings"
 
-    def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, ids: Ids | None = None
+    ) -> None:
         self._spec = spec
         self._width = spec.dimensions or card.dimensions
         _check_binary(spec.output_dtype, self._width)
-        self._tokenizer = TextTokenizer(tokenizer, spec.max_length, spec.truncate)
+        self._tokenizer = TextTokenizer(tokenizer, spec.max_length, spec.truncate, ids)
+        self.uses_ids = self._tokenizer.uses_ids
 
     @classmethod
     def check_model(cls, request: Request, card: ModelCard) -> None:
@@ -88,10 +92,8 @@ class Embed(Task):
         return int(width * value_bytes[request.output_dtype]) + _OTHER_BYTES
 
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
-        texts, invalid = text_values(rows.column(self._spec.text_column))
-        tokens = self._tokenizer.encode(texts, self._spec.prompt)
-        tokens.errors.update(invalid)
-        return tokens
+        column = rows.column(self._spec.text_column)
+        return self._tokenizer.encode_column(column, self._spec.prompt)
 
     def fields(self) -> list[pa.Field]:
         value_type, width = _storage_type(self._spec.output_dtype, self._width)

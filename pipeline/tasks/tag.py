@@ -25,6 +25,7 @@ from pipeline.tasks.aggregation import (
 )
 from pipeline.tasks.base import BoolArray, Float32Array, Task, lists
 from pipeline.tasks.scores import softmax
+from pipeline.tokenize.ids import Ids
 from pipeline.tokenize.long_texts import LongTextTokenizer
 from pipeline.tokenize.texts import Tokens, text_values
 
@@ -73,7 +74,9 @@ class Tag(Task):
     bei_route = "/predict_tokens"
     per_token = True
 
-    def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, ids: Ids | None = None
+    ) -> None:
         self._spec = spec
         self._vocabulary = tokenizer
         self._labels = Labels(card.labels)

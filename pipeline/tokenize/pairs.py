@@ -7,19 +7,22 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.errors import CheckpointError
 from pipeline.packing import Int8Array, Int32Array, Int64Array
 from pipeline.spec import Truncate
 from pipeline.tokenize.encodings import lost_by_row
+from pipeline.tokenize.ids import Ids
+from pipeline.tokenize.shorten import left_out, shorten
 from pipeline.tokenize.texts import (
     NO_TOKENS,
     Tokens,
     assemble,
-    shorten,
     splits_at_ascii_space,
     text_room,
 )
+from pipeline.tokenize.words import Speller, spells_by_words
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -92,13 +95,20 @@ class PairTokenizer:
         max_length: the most tokens in a pair, special tokens included.
         truncate: which end of the document is cut, or `error` to refuse the row.
         typed: whether the model distinguishes the two texts by token types.
+        ids: tokenizes as `tokenizer` does, and is used in its place.
 
     Raises:
         UsageError: the limit leaves no room for text.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, max_length: int, truncate: Truncate, *, typed: bool
+        self,
+        tokenizer: Tokenizer,
+        max_length: int,
+        truncate: Truncate,
+        *,
+        typed: bool,
+        ids: Ids | None = None,
     ) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -108,7 +118,11 @@ class PairTokenizer:
         self._max_length = max_length
         self._truncate = truncate
         self._typed = typed
-        self._cut_first = truncate == "right" and splits_at_ascii_space(tokenizer)
+        splits = splits_at_ascii_space(tokenizer)
+        if ids is None and splits and spells_by_words(tokenizer):
+            ids = Speller(tokenizer)
+        self._by = ids
+        self._cut_first = truncate == "right" and splits
 
     def encode(
         self,
@@ -140,13 +154,16 @@ class PairTokenizer:
             kept = self._kept(body, self._room - len(query))
             lost = len(body) - len(kept)
             if lost and self._cut_first:
-                text = documents[i] or ""
-                start = shorten(text, self._max_length)
-                lost += round(len(body) * (len(text) / len(start) - 1))
+                lost += round(len(body) * left_out(documents[i] or "", self._max_length))
             pairs.append((row, query, kept, lost))
         return self._collect(len(queries), [p for p in pairs if p[0] not in errors], errors)
 
     def _ids(self, texts: Sequence[str | None]) -> list[Int32Array]:
+        if self._by is not None:
+            ids, lengths = self._by.encode(pa.array(texts, pa.large_string()))
+            return [
+                ids[end - size : end] for end, size in zip(lengths.cumsum(), lengths, strict=True)
+            ]
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 

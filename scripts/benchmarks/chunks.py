@@ -25,7 +25,8 @@ from pipeline.encoder.engine import Engine
 from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.packing import gather, pack
 from pipeline.tokenize.chunk_texts import ChunkTokenizer
-from pipeline.tokenize.texts import TextTokenizer, Tokens, output_bounds
+from pipeline.tokenize.outputs import output_bounds
+from pipeline.tokenize.texts import TextTokenizer, Tokens
 
 _REPEATS = 3
 _DEEP = 10

@@ -109,10 +109,11 @@ class Encoder:
 
         Args:
             config: sizes and settings.
-            weights: by bei-jobs' own names, in `dtype` on `device`.
+            weights: by bei-jobs' own names, on `device`, in `dtype`; float32 where they are
+                quantized.
             device: where to compute.
             dtype: of weights and activations.
-            quantize: multiply 8-bit integers; everything else stays float32.
+            quantize: multiply 8-bit integers; everything else is computed in `dtype`.
             reads: what the head reads; if one token per sequence, the last layer computes nothing
                 after its attention for the others.
         """
@@ -127,6 +128,7 @@ class Encoder:
             for layer in range(config.layers)
             if config.has_experts(layer)
         }
+        self._weights = {name: tensor.to(dtype) for name, tensor in self._weights.items()}
         if config.norm == "rms_plus_one":
             for name in [n for n in self._weights if n.endswith("norm.weight")]:
                 self._weights[name] = 1.0 + self._weights[name].float()

@@ -44,7 +44,7 @@ _DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
-    "int8": torch.float32,  # of everything except the products
+    "int8": torch.float32,  # what is quantized
 }
 # bei-jobs' own names of the head's tensors; all others are the encoder's.
 _HEAD_TENSORS = ("projection", "head_dense", "head_norm", "classifier", "lm_head")
@@ -75,7 +75,8 @@ class Model:
     """A loaded head, and a function that loads the encoder."""
 
     head: Head
-    load: Callable[[str], ForwardPass]  # precision → encoder
+    # precision, dtype between the products of int8 → encoder
+    load: Callable[[str, str], ForwardPass]
 
 
 def open_model(card: ModelCard, device: torch.device, options: HeadOptions) -> Model:
@@ -101,13 +102,14 @@ def open_model(card: ModelCard, device: torch.device, options: HeadOptions) -> M
         if card.head == "embedding":
             head = _sentence_head(card, weights, device, options)
 
-    def load(precision: str) -> ForwardPass:
+    def load(precision: str, between: str) -> ForwardPass:
+        quantize = precision == "int8"
         return Encoder(
             card.config,
             _weights(matched, device, precision, of_head=False),
             device,
-            _DTYPES[precision],
-            quantize=precision == "int8",
+            _DTYPES[between if quantize else precision],
+            quantize=quantize,
             reads=head.reads,
         )
 
@@ -122,7 +124,7 @@ def _transformers(card: ModelCard, device: torch.device, options: HeadOptions) -
     if card.head == "embedding":
         head = _sentence_head(card, {}, device, options)
 
-    def load(precision: str) -> ForwardPass:
+    def load(precision: str, between: str) -> ForwardPass:
         if precision == "int8":
             raise UsageError(
                 f"{card.name} is computed by transformers, for which bei-jobs has no int8",
@@ -138,7 +140,7 @@ def _static(
 ) -> Model:
     """A table of token vectors."""
 
-    def load(precision: str) -> ForwardPass:
+    def load(precision: str, between: str) -> ForwardPass:
         if precision == "int8":
             raise UsageError(
                 f"{card.name} is a table of token vectors: it multiplies nothing, so int8 would "
