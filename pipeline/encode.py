@@ -43,12 +43,13 @@ class _Pending:
         row_of = block.tokens.row_of
         self._sequences_left = len(block.tokens.lengths)
         self._left_of_row = np.bincount(row_of, minlength=block.tokens.rows)
-        self._firsts = np.unique(row_of, return_index=True)[1]
         self._outputs: Float32Array | None = None
         self._returned = np.zeros(block.tokens.rows, dtype=np.bool_)
         self._places = RowPlaces(block.slices)
-        self._sharing = block.results.sharing()
-        self.copied = len(block.results.keys) - int(self._sharing.sum())
+        sharing = block.results.sharing()
+        # [S] how many rows count as done with a sequence: those of a row's first one
+        self._rows_of_sequence = np.where(np.diff(row_of, prepend=-1) > 0, sharing[row_of], 0)
+        self.copied = len(block.results.keys) - int(sharing.sum())
 
     @property
     def complete(self) -> bool:
@@ -65,7 +66,8 @@ class _Pending:
 
     def places_of(self, batch: Batch) -> Places:
         """The rows that have a sequence in the batch."""
-        rows = np.unique(self.block.tokens.row_of[batch.sequences])
+        rows = np.sort(self.block.tokens.row_of[batch.sequences])
+        rows = rows[np.diff(rows, prepend=-1) > 0]
         return self._places.of(self.block.results.computed[rows])
 
     def put(self, batch: Batch, result: Float32Array) -> int:
@@ -89,8 +91,7 @@ class _Pending:
             self._outputs[batch.sequences] = result
         self._sequences_left -= len(batch)
         np.subtract.at(self._left_of_row, tokens.row_of[batch.sequences], 1)
-        firsts = np.isin(batch.sequences, self._firsts, assume_unique=True)
-        return int(self._sharing[tokens.row_of[batch.sequences[firsts]]].sum())
+        return int(self._rows_of_sequence[batch.sequences].sum())
 
 
 def _complete(pending: deque[_Pending], on_batch: OnBatch) -> Iterator[Computed]:

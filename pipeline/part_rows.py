@@ -146,7 +146,9 @@ class RowBuilder:
         failed = np.zeros(tokens.rows, dtype=np.bool_)
         failed[list(errors)] = True
         absent = failed if computed.complete else failed | ~computed.rows
-        reasons = pa.array([errors.get(row) for row in range(tokens.rows)], pa.string())
+        reasons = pa.nulls(tokens.rows, pa.string())
+        if errors:
+            reasons = pa.array([errors.get(row) for row in range(tokens.rows)], pa.string())
         arrays = [
             *self._task.columns(block.texts, tokens, outputs, absent),
             pa.array(tokens.n_tokens),

@@ -32,6 +32,9 @@ class PartFormat(Protocol):
     def write(self, table: pa.Table, metadata: Mapping[str, str]) -> pa.Buffer:
         """A file with the rows; `metadata` is in it as it is."""
 
+    def metadata_in(self, data: memoryview) -> list[slice]:
+        """Where the metadata is in a file that `write` made."""
+
     def schema(self, file: object) -> pa.Schema:
         """The columns as `write` got them, and the metadata. Reads the end of a file alone."""
 
@@ -59,6 +62,11 @@ class _Arrow:
         _write_ipc(table, pa.FixedSizeBufferWriter(buffer))
         return buffer
 
+    def metadata_in(self, data: memoryview) -> list[slice]:
+        # Magic, marker and size, then the schema's message; the footer, its size and magic.
+        message, footer = _integer(data[12:16]), _integer(data[-10:-6])
+        return [slice(16, 16 + message), slice(len(data) - 10 - footer, len(data))]
+
     def schema(self, file: object) -> pa.Schema:
         with pa.ipc.open_file(file) as reader:
             return reader.schema
@@ -72,6 +80,10 @@ class _Arrow:
 
     def holds(self, kind: pa.DataType) -> bool:
         return True
+
+
+def _integer(data: memoryview) -> int:
+    return int.from_bytes(data, "little")
 
 
 def _write_ipc(table: pa.Table, sink: pa.NativeFile) -> None:
@@ -108,6 +120,9 @@ class _Parquet:
             writer.write_table(table)
             writer.add_key_value_metadata(dict(metadata))
         return sink.getvalue()
+
+    def metadata_in(self, data: memoryview) -> list[slice]:
+        return [slice(len(data) - 8 - _integer(data[-8:-4]), len(data))]  # the footer
 
     def schema(self, file: object) -> pa.Schema:
         # As in `from_parquet`, no other thread reads: it might outlive the interpreter.

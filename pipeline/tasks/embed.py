@@ -105,9 +105,11 @@ class Embed(Task):
     def columns(
         self, rows: pa.RecordBatch, tokens: Tokens, outputs: Float32Array, failed: BoolArray
     ) -> list[pa.Array]:
-        vectors = np.zeros((tokens.rows, self._width), dtype=np.float32)
-        vectors[tokens.row_of] = outputs
-        vectors[failed] = 0
+        vectors = outputs
+        if failed.any() or len(outputs) != tokens.rows:
+            vectors = np.zeros((tokens.rows, self._width), dtype=np.float32)
+            vectors[tokens.row_of] = outputs
+            vectors[failed] = 0
         dtype = self._spec.output_dtype
         if dtype == "int8":
             values, scales = quantize_int8(vectors)

@@ -135,7 +135,7 @@ def write_checkpoint(folder: Path, shape: str, texts: list[str], device: str) ->
         _write_table(path, made.config, texts)
         return path
     path.mkdir(parents=True)
-    _write_weights(path, made, device)
+    write_weights(path, made, device)
     _tokenizer(texts, typed=made.config["model_type"] == "bert").save(str(path / "tokenizer.json"))
     names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), SPECIAL, strict=True))
     _write(path / "tokenizer_config.json", {
@@ -180,7 +180,7 @@ def _write_table(path: Path, settings: dict[str, Any], texts: list[str]) -> None
     ])  # fmt: skip
 
 
-def _write_weights(path: Path, shape: Shape, device: str) -> None:
+def write_weights(path: Path, shape: Shape, device: str) -> None:
     """Draw every tensor of the model that transformers builds for a config."""
     import transformers
 
