@@ -24,7 +24,7 @@ from jobs.options import (
     read_job_file,
 )
 from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL
-from pipeline.request import Request
+from pipeline.request import LongTexts, Request
 from pipeline.spec import (
     MAX_FAILED_ROWS,
     Aggregation,
@@ -85,11 +85,28 @@ _OPTIONS = (
         "--max-length", type=click.IntRange(min=1), help="Maximum tokens. Default: the model's."
     ),
     option(
+        "--long-texts",
+        type=choice(LongTexts),
+        help="What becomes of a text over the limit. Default: it is cut, mostly at the end, as the "
+        "tokenizer says.",
+    ),
+    option(
+        "--chunk-tokens",
+        type=click.IntRange(min=1),
+        help="Maximum of a chunk, prompt and special tokens included. Default: 256; late-chunk: "
+        "at most a quarter of --max-length; pool: all of it.",
+    ),
+    option(
+        "--chunk-overlap",
+        type=click.IntRange(min=0),
+        help="Tokens that a chunk shares with the one before. Default: 0.",
+    ),
+    option(
         "--truncate",
         type=choice(Truncate),
         default="right",
         show_default=True,
-        help="Which end of a long text is cut. Without it, the side that the tokenizer names.",
+        help="Earlier name of --long-texts cut-end, cut-start and error.",
     ),
     option(
         "--dimensions", type=click.IntRange(min=1), help="Keep the first N dimensions (Matryoshka)."

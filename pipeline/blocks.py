@@ -164,9 +164,11 @@ def _groups(
 
 def _memory_bytes(rows: pa.RecordBatch, task: Task, width: int) -> int:
     """Estimated memory of rows: their text and their float32 outputs."""
-    text: int = rows.nbytes
-    # A token stands for about four bytes of text and has `width` outputs of four bytes.
-    return text + (text * width if task.per_token else rows.num_rows * width * 4)
+    text = int(rows.nbytes)
+    if task.per_token:  # a token is about four bytes of text and has `width` outputs of four bytes
+        return text + text * width
+    further = text // task.output_text_bytes if task.output_text_bytes else 0
+    return int(text + (rows.num_rows + further) * width * 4)
 
 
 def _block(

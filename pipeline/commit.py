@@ -242,6 +242,8 @@ class Committer:
             deduplicated=output.count(Origin.DUPLICATE, table),
             seconds=round(output.seconds, 3),
         )
+        table, lost = self._run.form.to_part(table)
+        result = replace(result, chunks=lost.chunks, cut=lost.cut)
         if result.failed:
             write_quarantine(self._output, self._run, shard, output.failed_rows())
         values = self._provenance | of_shard(

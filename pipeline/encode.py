@@ -15,6 +15,7 @@ from pipeline.packing import Batch, gather, pack
 from pipeline.spec import OnBatch
 from pipeline.stage_times import stage_times
 from pipeline.tasks.base import BoolArray, Float32Array, Task
+from pipeline.tokenize.outputs import output_bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,8 @@ class Computed:
     """Rows of a block whose outputs are there."""
 
     block: Block
-    outputs: Float32Array  # [S, width] or, with an output per token, [T, width], in block order
+    # [S, width] or, with an output per token or span, [T, width] or [K, width]; in block order
+    outputs: Float32Array
     rows: BoolArray  # [U] the tokenized rows that are new since the block was last returned
     complete: bool  # whether these are the last ones
 
@@ -37,7 +39,7 @@ class _Pending:
 
     def __init__(self, block: Block, per_token: bool) -> None:
         self.block = block
-        self._per_token = per_token
+        self._bounds = output_bounds(block.tokens, per_token=per_token)
         row_of = block.tokens.row_of
         self._sequences_left = len(block.tokens.lengths)
         self._left_of_row = np.bincount(row_of, minlength=block.tokens.rows)
@@ -78,13 +80,12 @@ class _Pending:
         tokens = self.block.tokens
         result = result.reshape(result.shape[0], -1)
         if self._outputs is None:
-            size = tokens.ids.shape[0] if self._per_token else tokens.lengths.shape[0]
+            size = len(tokens.lengths) if self._bounds is None else self._bounds[-1]
             self._outputs = np.zeros((size, result.shape[1]), dtype=np.float32)
-        if self._per_token:
-            for start, stop, sequence in zip(
-                batch.cu_seqlens[:-1], batch.cu_seqlens[1:], batch.sequences, strict=True
-            ):
-                first = tokens.offsets[sequence]
+        if self._bounds is not None:
+            bounds = batch.cu_seqlens if batch.spans is None else batch.spans.bounds
+            for start, stop, sequence in zip(bounds[:-1], bounds[1:], batch.sequences, strict=True):
+                first = self._bounds[sequence]
                 self._outputs[first : first + stop - start] = result[start:stop]
         else:
             self._outputs[batch.sequences] = result
@@ -147,7 +148,7 @@ def encode(
             for index, sequences in enumerate(pack(tokens.lengths, token_budget)):
                 if should_stop():
                     return
-                batch = gather(tokens.ids, tokens.offsets, sequences, tokens.type_ids)
+                batch = gather(tokens.ids, tokens.offsets, sequences, tokens.type_ids, tokens.spans)
                 launched.append(f"batch-{block.number}-{index}")
                 if watch is not None:
                     watch.begin(launched[-1], one.places_of(batch))

@@ -27,7 +27,7 @@ from pipeline.output.run import Run
 from pipeline.packing import Int8Array, Int64Array
 from pipeline.row_keys import KEY_FIELD, key_values, row_keys
 from pipeline.shards import Shard
-from pipeline.spec import ROW_COLUMNS
+from pipeline.spec import CUT_FIELD, ROW_COLUMNS
 from pipeline.store.uris import is_local
 from pipeline.tasks import Task
 
@@ -87,8 +87,8 @@ def rows_held(row_bytes: int) -> int:
 
 
 def result_schema(task: Task) -> pa.Schema:
-    """The columns of a part that depend on its texts alone, but for the key."""
-    return pa.schema([*task.fields(), *ROW_COLUMNS])
+    """The columns of a row that depend on its texts alone, but for the key, as they are held."""
+    return pa.schema([*task.fields(), *ROW_COLUMNS, CUT_FIELD])
 
 
 class Duplicates:

@@ -18,17 +18,17 @@ from pipeline.output.source_columns import SOURCE_FIELDS, source_columns
 from pipeline.packing import Int8Array
 from pipeline.row_keys import KEY_FIELD, row_keys
 from pipeline.slices import ShardSlice, computed_slices
-from pipeline.spec import ROW_COLUMNS
 from pipeline.tasks.base import NON_FINITE, BoolArray, Task
+from pipeline.tokenize.outputs import output_rows
 from pipeline.tokenize.texts import no_tokens
 
 FLOAT16_OVERFLOW = "a value of the vector is more than --output-dtype float16 can hold"
 
 
-def part_schema(run: Run, task: Task) -> pa.Schema:
-    """The columns of the parts of a run."""
+def held_schema(run: Run, task: Task) -> pa.Schema:
+    """The columns of the rows of a run as they are held; see `pipeline.output.chunk_rows`."""
     last = [KEY_FIELD] if run.keyed else []
-    return pa.schema([*run.kept, *task.fields(), *ROW_COLUMNS, *last])
+    return pa.schema([*run.kept, *result_schema(task), *last])
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class RowBuilder:
         self._task = task
         self._duplicates = duplicates
         self._results = result_schema(task)
-        self._schema = part_schema(run, task)
+        self._schema = held_schema(run, task)
 
     def build(self, computed: Computed) -> OutputRows:
         """The output rows of a block, or of what is there of it."""
@@ -135,7 +135,7 @@ class RowBuilder:
         """
         block, outputs, tokens = computed.block, computed.outputs, computed.block.tokens
         errors = dict(tokens.errors)
-        row_of_output = tokens.token_rows if self._task.per_token else tokens.row_of
+        row_of_output = output_rows(tokens, per_token=self._task.per_token)
         if outputs.shape[0] != row_of_output.shape[0]:  # no batch of the block is computed
             outputs = np.zeros((row_of_output.shape[0], outputs.shape[1]), dtype=np.float32)
         if self._run.spec.output_dtype == "float16":
@@ -154,6 +154,7 @@ class RowBuilder:
             pa.array(tokens.n_tokens),
             pa.array(tokens.truncated),
             reasons,
+            pa.array(np.zeros(tokens.rows, np.int32) if tokens.cut is None else tokens.cut),
         ]
         return pa.Table.from_arrays(arrays, schema=self._results)
 

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from pipeline.spec import (
     MAX_FAILED_ROWS,
     Aggregation,
+    Chunking,
     InputFormat,
     OutputDtype,
     OutputFormat,
     Precision,
     Truncate,
 )
+
+LongTexts = Literal["cut-end", "cut-start", "error", "chunk", "late-chunk", "pool"]
+# The policies that cut a text or refuse it, under the names of --truncate.
+_ENDS: dict[LongTexts, Truncate] = {"cut-end": "right", "cut-start": "left", "error": "error"}
+_CHUNKINGS: dict[LongTexts, Chunking] = {
+    "chunk": "chunk",
+    "late-chunk": "late-chunk",
+    "pool": "pool",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +45,10 @@ class Request:
     prompt: str | None = None
     instruction: str | None = None
     max_length: int | None = None
+    long_texts: LongTexts | None = None  # None: as `truncate` says
     truncate: Truncate | None = None  # None: the side that the model's tokenizer names
+    chunk_tokens: int | None = None
+    chunk_overlap: int | None = None
     dimensions: int | None = None
     output_dtype: OutputDtype = "float32"
     output_format: OutputFormat | None = None  # None: that of the output, or arrow
@@ -55,6 +69,18 @@ class Request:
     reuse_from: str | None = None
     max_failed_rows: str = MAX_FAILED_ROWS
     max_bad_files: str = "50%"
+
+    @property
+    def end(self) -> Truncate | None:
+        """Which end of a long text is cut; None: the side that the model's tokenizer names."""
+        if self.long_texts is None:
+            return self.truncate
+        return _ENDS.get(self.long_texts, "right")
+
+    @property
+    def chunking(self) -> Chunking:
+        """How a long text is read as a whole; "": it is cut."""
+        return "" if self.long_texts is None else _CHUNKINGS.get(self.long_texts, "")
 
     def is_default(self, name: str) -> bool:
         """Whether an option has its default value."""

@@ -29,7 +29,7 @@ from pipeline.output.row_ranges import Places
 from pipeline.output.run import Run
 from pipeline.output.suspects import ShardWork
 from pipeline.packing import Int8Array
-from pipeline.part_rows import part_schema
+from pipeline.part_rows import held_schema
 from pipeline.prefetch import prefetch
 from pipeline.proven_tokens import ProvenTokens
 from pipeline.shards import Shard, ShardResult
@@ -140,20 +140,20 @@ def _read_saved(
     output: Output, run: Run, task: Task, engine: Engine, works: Mapping[str, ShardWork]
 ) -> Saved:
     """The rows of the pieces that this engine may continue: those of its own precision."""
-    schema = part_schema(run, task).append(ROW_FIELD)
+    schema = held_schema(run, task).append(ROW_FIELD)
     saved = {}
     for shard, work in works.items():
         fitting = (piece for piece in work.pieces if piece.precision == engine.precision)
-        tables = ((piece, _read(output, piece, schema)) for piece in fitting)
+        tables = ((piece, _read(output, run, piece, schema)) for piece in fitting)
         saved[shard] = [(piece, table) for piece, table in tables if table is not None]
     return saved
 
 
-def _read(output: Output, piece: Piece, schema: pa.Schema) -> pa.Table | None:
+def _read(output: Output, run: Run, piece: Piece, schema: pa.Schema) -> pa.Table | None:
     if piece.name.startswith(OPEN):
-        return read_piece_table(output, piece, schema)
+        return read_piece_table(output, run, piece, schema)
     try:
-        table = read_good_rows(output, piece)
+        table = read_good_rows(output, run, piece)
     except (StorageError, pa.ArrowException, OSError) as error:
         logger.warning("%s is not used: %s", piece.name, error)
         return None

@@ -23,6 +23,8 @@ from pipeline.errors import UsageError
 NUMERICS_VERSION = 1
 
 Truncate = Literal["right", "left", "error"]
+# Those that read all of a text; "": it is cut, see Truncate.
+Chunking = Literal["", "chunk", "late-chunk", "pool"]
 OutputDtype = Literal["float32", "float16", "int8", "binary"]
 OutputFormat = Literal["arrow", "parquet"]
 Precision = Literal["auto", "float32", "float16", "bfloat16", "int8"]
@@ -40,6 +42,21 @@ ROW_COLUMNS = (
     pa.field("error", pa.string()),
 )
 
+# Of a row in chunks, before its other results, as it is held: see `pipeline.output.chunk_rows`.
+HELD_FIELDS = (
+    pa.field("chunk_start", pa.list_(pa.int32())),
+    pa.field("chunk_end", pa.list_(pa.int32())),
+    pa.field("chunk_tokens", pa.list_(pa.int32())),
+)
+# The same in a part. `chunk` is null where there is an error.
+CHUNK_FIELDS = (
+    pa.field("chunk", pa.int32()),
+    pa.field("chunk_start", pa.int32()),
+    pa.field("chunk_end", pa.int32()),
+)
+# After `error`, of rows that are held; null where it is not known.
+CUT_FIELD = pa.field("_tokens_cut", pa.int32())
+
 # Fields of JobSpec that affect how the work is done, but no value of the result.
 NOT_IDENTITY = frozenset({
     "id_column", "keep", "source_columns", "output_format",
@@ -48,7 +65,10 @@ NOT_IDENTITY = frozenset({
 
 # Fields of JobSpec that came after 0.1.0: no part of its JSON and its space where they have these
 # values, so that these stay what they were.
-_LATER = {"all_labels": False, "output_format": "arrow", "source_columns": False}
+_LATER = {
+    "all_labels": False, "output_format": "arrow", "source_columns": False,
+    "chunking": "", "chunk_tokens": None, "chunk_overlap": None, "chunk_rules": None,
+}  # fmt: skip
 # How many rows may fail by default: a sample has a blank text or two, and 1% of it is below one.
 MAX_FAILED_ROWS = "1% or 100"
 
@@ -85,6 +105,10 @@ class JobSpec:
     prompt: str = ""
     max_length: int = 512
     truncate: Truncate = "right"
+    chunking: Chunking = ""
+    chunk_tokens: int | None = None  # of a chunk at most, all of these only with `chunking`
+    chunk_overlap: int | None = None  # tokens
+    chunk_rules: int | None = None  # `CHUNK_RULES` of `pipeline.tokenize.chunks`
     dimensions: int | None = None
     output_dtype: OutputDtype = "float32"
     normalize: bool | None = None  # None: as the checkpoint's module files say
@@ -100,11 +124,14 @@ class JobSpec:
 
     def __post_init__(self) -> None:
         _check_choice("truncate", self.truncate, Truncate)
+        _check_choice("long-texts", self.chunking, Chunking)
         _check_choice("output-dtype", self.output_dtype, OutputDtype)
         _check_choice("output-format", self.output_format, OutputFormat)
         _check_choice("precision", self.precision, Precision)
         _check_choice("aggregation", self.aggregation, Aggregation)
-        for name in ("max_length", "dimensions", "top_k", "token_budget", "rows_per_shard"):
+        for name in (
+            "max_length", "chunk_tokens", "dimensions", "top_k", "token_budget", "rows_per_shard",
+        ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
                 option = name.replace("_", "-")
@@ -118,6 +145,11 @@ class JobSpec:
         # The digests identify the weights and files; name and revision only say where from.
         identity["model"] = [self.model.sha256, self.model.fingerprint]
         return digest(identity, NUMERICS_VERSION)
+
+    @property
+    def has_chunk_rows(self) -> bool:
+        """Whether a part has a row for each chunk of a text."""
+        return self.chunking in ("chunk", "late-chunk")
 
     def computed_in(self, precision: str) -> Self:
         """The same job in a precision that was chosen for it."""

@@ -160,6 +160,8 @@ def _report(
         },
         "lengths": [{"up_to": most, "rows": rows} for most, rows in found.lengths],
         "truncated": found.truncated,
+        **({"tokens_cut": found.cut} if found.truncated and found.cut is not None else {}),
+        **({"chunks": found.chunks} if found.chunks else {}),
         "blank": found.blank,
         "shards": found.shards,
         "bytes": found.bytes,
@@ -199,6 +201,11 @@ def _page(
         f"changed files {_share(found.blank, found.read)} blank, "
         f"{_share(found.deduplicated, found.read)} duplicates"
     )
+    about = "" if found.exact else "about "
+    if found.truncated and found.cut:
+        yield f"cut off   {about}{found.cut:,} tokens of {found.truncated:,} truncated texts"
+    if found.chunks:
+        yield f"chunks    {about}{found.chunks:,} rows in the output"
     yield f"shards    {found.shards:,}, {found.missing:,} to write; {_size(found.bytes)} in all"
     if rate is not None and seconds is not None:
         yield (

@@ -81,6 +81,7 @@ class Engine:
         dimensions: int | None = None,
         normalize: bool | None = None,
         prompt_tokens: int = 0,
+        late_chunks: bool = False,
         cache_dir: Path | None = None,
     ) -> None:
         """Load the model.
@@ -93,6 +94,7 @@ class Engine:
             normalize: whether vectors have unit length, None for what the checkpoint does.
             prompt_tokens: leading tokens of every sequence that belong to the prompt
                 (`tokenizer.prompt_tokens`); omitted from pooling where the checkpoint says so.
+            late_chunks: whether batches have spans, each of which gives an output.
             cache_dir: where the trial behind `auto` is kept; None to repeat it.
 
         Raises:
@@ -105,7 +107,7 @@ class Engine:
         self._torch_device = find_device(device)
         self.lane = make_lane(self._torch_device)
         self._model = open_model(
-            card, self._torch_device, HeadOptions(dimensions, normalize, prompt_tokens)
+            card, self._torch_device, HeadOptions(dimensions, normalize, prompt_tokens, late_chunks)
         )
         self.head = self._model.head
         self.output_size = self.head.output_size
@@ -127,7 +129,7 @@ class Engine:
             error = int8_error(self.forward, self.load("float32"), card.config)
             self.quantization = f"{INT8_SCHEME}, {self._between} between them; {error}"
         self.graphs: CudaGraphs | None = None
-        if self.forward.capturable:
+        if self.forward.capturable and not late_chunks:  # a graph's shapes know no spans
             limit = self.config.max_length if self.config.position_table else None
             self.graphs = CudaGraphs(
                 self.outputs, self._torch_device, per_token=self.per_token, limit=limit
@@ -167,7 +169,7 @@ class Engine:
         Yields:
             Each batch with its outputs: of an embedding model [S, output_size]; of a sequence
             classifier [S, classes], or [S] with a single class; of a token classifier
-            [T, classes].
+            [T, classes]; of late chunks, [K, output_size].
 
         Raises:
             EncodeError: a batch cannot be computed on this device.
@@ -252,7 +254,7 @@ class Engine:
             outputs = self.graphs.run(batch)
             if outputs is not None:
                 return outputs
-        packed = pack_batch(batch, self._torch_device)
+        packed = pack_batch(batch, self._torch_device, batch.spans)
         return self.head(forward(packed), packed)
 
     def outputs(self, packed: PackedBatch) -> Tensor:
@@ -272,8 +274,9 @@ class Engine:
         if np.isfinite(outputs).all():
             return np.empty(0, dtype=np.int64)
         finite = np.isfinite(outputs).reshape(outputs.shape[0], -1).all(axis=1)
-        if self.per_token:
-            owner = np.repeat(np.arange(len(batch)), np.diff(batch.cu_seqlens))
+        bounds = batch.output_bounds(per_token=self.per_token)
+        if bounds is not None:
+            owner = np.repeat(np.arange(len(batch)), np.diff(bounds))
             return np.unique(owner[~finite])
         return np.flatnonzero(~finite & (np.diff(batch.cu_seqlens) > 0))
 
@@ -282,11 +285,11 @@ class Engine:
         if self.precision != "float32" and self._exact is None:
             logger.warning("values overflow in %s: loading float32 as well", self.precision)
             self._exact = self.load("float32")
-        offsets = batch.cu_seqlens
+        bounds = batch.output_bounds(per_token=self.per_token)
         for sequence in broken:
             target = slice(int(sequence), int(sequence) + 1)
-            if self.per_token:
-                target = slice(int(offsets[sequence]), int(offsets[sequence + 1]))
+            if bounds is not None:
+                target = slice(int(bounds[sequence]), int(bounds[sequence + 1]))
             exact: Outputs = np.full_like(outputs[target], np.nan)
             if self._exact is not None:
                 single = _select(batch, np.array([sequence]))
@@ -296,4 +299,5 @@ class Engine:
 
 def _select(batch: Batch, sequences: npt.NDArray[np.int64]) -> Batch:
     """Some sequences of a batch as a batch of their own."""
-    return gather(batch.ids, batch.cu_seqlens.astype(np.int64), sequences, batch.type_ids)
+    offsets = batch.cu_seqlens.astype(np.int64)
+    return gather(batch.ids, offsets, sequences, batch.type_ids, batch.spans)

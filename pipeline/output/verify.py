@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pipeline.errors import BeiJobsError, NotFound, StorageError
 from pipeline.input.reading import read_numbered
 from pipeline.input.where import where_columns
+from pipeline.output.chunk_rows import chunk_problems, first_chunks
 from pipeline.output.manifest import listed_for, read_parts, require_finished
 from pipeline.output.output import Output
 from pipeline.output.part_file import PartInfo, checksum_holds, parse_info, read_rows
@@ -158,10 +159,17 @@ class _PartChecker:
             problems.append(problem)
         else:
             results = table.column_names[len(self._kept) : -len(self._last)]
-            problems += [*_rows(shard, info, table), *_values(results, table)]
+            problems += _values(results, table)
+            damaged = [*unreadable(part, data, table)]
+            if self._run.spec.has_chunk_rows:
+                problems += chunk_problems(table, [f.name for f in (*self._kept, *self._last)])
+                if info.values.get("chunks") != str(table.num_rows):
+                    problems.append(f"its metadata says {info.values.get('chunks')} chunks, but it "
+                                    f"holds {table.num_rows} rows")  # fmt: skip
+                table = first_chunks(table)
+            problems += _rows(shard, info, table)
             if self._run.spec.source_columns:
                 problems += source_problems(shard, table)
-            damaged = [*unreadable(part, data, table)]
             problems += damaged or _compared_with_input(self._run, shard, table)
         return part, info.schema, table.num_rows, [f"{part}: {problem}" for problem in problems]
 

@@ -11,6 +11,7 @@ from pipeline.errors import UsageError
 from pipeline.input.cutting import PlannedInputs
 from pipeline.output.run import Run
 from pipeline.output.source_columns import SOURCE_NAMES
+from pipeline.planning.long_texts import check_late_chunks, chunk_fields
 from pipeline.request import Request
 from pipeline.spec import JobSpec, ModelIdentity, Precision
 from pipeline.tasks import find_task, task_of
@@ -27,6 +28,7 @@ def resolve_model(request: Request, cache_dir: Path) -> ModelCard:
     model = os.path.abspath(request.model) if os.path.isdir(request.model) else request.model
     card = open_card(model, request.revision, cache_dir=cache_dir)
     task_of(card, request.task).check_model(request, card)
+    check_late_chunks(request, card)
     return card
 
 
@@ -39,6 +41,7 @@ def make_spec(request: Request, card: ModelCard, planned: PlannedInputs) -> JobS
     """
     id_column = request.id_column or ("id" if "id" in planned.schema.names else None)
     keep = (*request.keep, *(k for k in planned.partition if k not in request.keep))
+    max_length = _max_length(request, card)
     return JobSpec(
         task=request.task,
         model=model_identity(card),
@@ -51,8 +54,9 @@ def make_spec(request: Request, card: ModelCard, planned: PlannedInputs) -> JobS
         keep=keep,
         source_columns=id_column is None and not set(keep).intersection(SOURCE_NAMES),
         prompt=find_task(request.task).prompt(request, card),
-        max_length=_max_length(request, card),
+        max_length=max_length,
         truncate=find_task(request.task).truncate(request, card),
+        **chunk_fields(request, max_length),
         dimensions=request.dimensions,
         output_dtype=request.output_dtype,
         output_format=request.output_format or "arrow",

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from pipeline.encoder.card import ModelCard
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.row_keys import KEY_FIELD
-from pipeline.spec import ROW_COLUMNS, JobSpec
+from pipeline.spec import ROW_COLUMNS, Chunking, JobSpec
 from pipeline.tasks.base import Task
+from pipeline.tasks.chunked import CHUNKED, HELD_NAMES
 from pipeline.tasks.classify import Classify
 from pipeline.tasks.embed import Embed
 from pipeline.tasks.rerank import Rerank
@@ -70,10 +71,12 @@ def make_task(spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, ids: Ids | N
     Raises:
         UsageError: an option does not fit the model, such as a limit below its special tokens.
     """
-    return find_task(spec.task)(spec, card, tokenizer, ids)
+    task = CHUNKED.get((spec.task, spec.chunking), find_task(spec.task))
+    return task(spec, card, tokenizer, ids)
 
 
-def reserved_columns() -> frozenset[str]:
+def reserved_columns(chunking: Chunking = "") -> frozenset[str]:
     """The columns that a job may write; no column that passes through may have such a name."""
     names = {field.name for field in (*ROW_COLUMNS, KEY_FIELD)}
+    names |= HELD_NAMES if chunking else frozenset()
     return frozenset(names.union(*(task.output_columns for task in TASKS.values())))

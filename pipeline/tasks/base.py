@@ -19,7 +19,7 @@ from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.config_values import HeadKind
 from pipeline.packing import Int64Array
 from pipeline.request import Request
-from pipeline.spec import JobSpec, Truncate
+from pipeline.spec import Chunking, JobSpec, Truncate
 from pipeline.tokenize.ids import Ids
 from pipeline.tokenize.texts import Tokens
 
@@ -67,10 +67,14 @@ class Task(ABC):
     options: ClassVar[frozenset[str]]
     # Every column that the task may write, besides ROW_COLUMNS.
     output_columns: ClassVar[frozenset[str]]
+    # Which policies that read all of a text it has, in the order of Chunking.
+    chunkings: ClassVar[tuple[Chunking, ...]] = ()
     # The route of a BEI or BEI-Bert server for the same task.
     bei_route: ClassVar[str]
     # Whether the model has one output per token, [T, width], or per sequence, [S, width].
     per_token: ClassVar[bool] = False
+    # Bytes of text with which a further output comes; 0: a row has one, whatever its text.
+    output_text_bytes: int = 0
     # Whether `ids`, as given, are what it reads.
     uses_ids: bool = False
 
@@ -143,7 +147,7 @@ class Task(ABC):
     @classmethod
     def truncate(cls, request: Request, card: ModelCard) -> Truncate:
         """Which end of a long text is cut: as given, or as the model's tokenizer says."""
-        return request.truncate or card.truncation_side
+        return request.end or card.truncation_side
 
     @classmethod
     def choices(cls, request: Request, card: ModelCard) -> Choices:

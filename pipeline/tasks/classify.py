@@ -34,6 +34,7 @@ from pipeline.tasks.pairs import (
 )
 from pipeline.tasks.scores import sigmoid, softmax
 from pipeline.tokenize.ids import Ids
+from pipeline.tokenize.pair_chunks import Pairs
 from pipeline.tokenize.texts import TextTokenizer, Tokens
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Classify(Task):
         }
     )
     output_columns = frozenset({"labels", "scores"})
+    chunkings = ("pool",)
     bei_route = "/predict"
 
     def __init__(
@@ -79,7 +81,8 @@ class Classify(Task):
             self.uses_ids = texts.uses_ids
             self._tokenize = _texts(texts, spec.text_column)
         else:
-            self._tokenize = _pairs(spec, card, tokenizer, spec.document_column)
+            pairs = pair_tokenizer(spec, card, tokenizer, joined=True)
+            self._tokenize = tokenize_pairs(spec, card, pairs, spec.document_column)
 
     @classmethod
     def accepts(cls, card: ModelCard) -> bool:
@@ -176,10 +179,10 @@ def _texts(tokenizer: TextTokenizer, column: str) -> Callable[[pa.RecordBatch], 
     return tokenize
 
 
-def _pairs(
-    spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, document_column: str
+def tokenize_pairs(
+    spec: JobSpec, card: ModelCard, pairs: Pairs, document_column: str
 ) -> Callable[[pa.RecordBatch], Tokens]:
-    pairs = pair_tokenizer(spec, card, tokenizer, joined=True)
+    """What turns rows with a query and a document into sequences."""
     prefix = "" if takes_instruction(card) else spec.prompt
 
     def tokenize(rows: pa.RecordBatch) -> Tokens:

@@ -36,6 +36,7 @@ class Embed(Task):
         {"text_column", "prompt", "prompt_name", "dimensions", "output_dtype", "normalize"}
     )
     output_columns = frozenset({"embedding", "embedding_scale"})
+    chunkings = ("chunk", "late-chunk", "pool")
     bei_route = "/v1/embeddings"
 
     def __init__(
@@ -65,7 +66,8 @@ class Embed(Task):
             raise UsageError(
                 f"--truncate left would cut the prompt off long texts, and the pooling of "
                 f"{request.model} would then skip that many tokens of the text",
-                hint="use --truncate right or error, or --prompt '' for no prompt",
+                hint="use --truncate right or error (--long-texts cut-end or error), or "
+                "--prompt '' for no prompt",
             )
         return prompt
 

@@ -37,6 +37,7 @@ from pipeline.tasks.pairs import (
 )
 from pipeline.tasks.scores import ACTIVATIONS
 from pipeline.tokenize.ids import Ids
+from pipeline.tokenize.pair_chunks import Pairs
 from pipeline.tokenize.pairs import PairTokenizer
 from pipeline.tokenize.texts import Tokens, text_values
 
@@ -69,6 +70,7 @@ class Rerank(Task):
         }
     )
     output_columns = frozenset({"score", "scores", "ranking"})
+    chunkings = ("pool",)
     bei_route = "/rerank"
 
     def __init__(
@@ -77,7 +79,7 @@ class Rerank(Task):
         self._spec = spec
         self._activate = ACTIVATIONS["Identity"] if spec.raw_scores else _activation(card)
         self._prefix = "" if takes_instruction(card) else spec.prompt
-        self._tokenizer = pair_tokenizer(
+        self._tokenizer: Pairs = pair_tokenizer(
             spec, card, tokenizer, joined=bool(card.cross_encoder.score_tokens), ids=ids
         )
         self.uses_ids = ids is not None and isinstance(self._tokenizer, PairTokenizer)

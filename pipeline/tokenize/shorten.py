@@ -28,3 +28,8 @@ def shorten(text: str, max_length: int) -> str:
         return text
     last = next(itertools.islice(_WORD.finditer(text), max_length, None), None)
     return text if last is None else text[: last.end()]
+
+
+def left_out(text: str, max_length: int) -> float:
+    """Characters that `shorten` cuts off a text, for each one that it keeps."""
+    return len(text) / len(shorten(text, max_length)) - 1 if text else 0.0

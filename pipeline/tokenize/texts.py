@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,10 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import UsageError
-from pipeline.packing import Int8Array, Int32Array, Int64Array
+from pipeline.packing import Int8Array, Int32Array, Int64Array, Spans
 from pipeline.spec import Truncate
+from pipeline.tokenize.chunks import Chunks
+from pipeline.tokenize.encodings import lost_tokens
 from pipeline.tokenize.ids import Ids, InvalidText, special_tokens, surrounded
-from pipeline.tokenize.shorten import shorten
+from pipeline.tokenize.shorten import left_out, shorten
 from pipeline.tokenize.words import Speller, spells_by_words
 
 if TYPE_CHECKING:
@@ -40,6 +42,9 @@ class Tokens:
     # [T, 2], start and end (exclusive) in characters of the row's text, if the task needs them; -1
     # for tokens whose output is not used: special ones, and all but one copy of repeated ones.
     char_spans: Int32Array | None = None
+    cut: Int32Array | None = None  # [R], tokens that truncation left out; None: none
+    chunks: Chunks | None = None  # where a row has several
+    spans: Spans | None = None  # what outputs are pooled from, chunk by chunk
 
     @property
     def lengths(self) -> Int64Array:
@@ -128,7 +133,8 @@ class TextTokenizer:
             return self._by_ids(self._ids, pa.array(texts, pa.large_string()), prompt)
         errors = {row: NULL_TEXT for row, text in enumerate(texts) if text is None}
         rows = [row for row, text in enumerate(texts) if text is not None]
-        encodings = self._encode([prompt + text for text in texts if text is not None])
+        given = [prompt + text for text in texts if text is not None]
+        encodings = self._encode(given)
         for row, encoding in zip(rows, encodings, strict=True):
             if problem := self._problem(len(encoding)):
                 errors[row] = problem
@@ -137,7 +143,16 @@ class TextTokenizer:
             for row, encoding in zip(rows, encodings, strict=True)
             if row not in errors
         ]
-        return _collect(len(texts), valid, errors)
+        lost = np.zeros(len(texts), dtype=np.int32)
+        special = self._max_length - self._room
+        for row, encoding, text in zip(rows, encodings, given, strict=True):
+            if encoding.overflowing:
+                lost[row] = lost_tokens(encoding, special, self._left_out(text))
+        return replace(_collect(len(texts), valid, errors), cut=lost)
+
+    def _left_out(self, text: str) -> float:
+        """Characters that were cut off before tokenizing, for each one that was not."""
+        return left_out(text, self._max_length) if self._cut_first else 0.0
 
     def _encode(self, texts: list[str]) -> list[Encoding]:
         if self._cut_first:
@@ -153,7 +168,12 @@ class TextTokenizer:
             first = pa.scalar(prompt, pa.large_string())
             texts = pc.binary_join_element_wise(first, texts, pa.scalar("", pa.large_string()))
         ids, lengths = by.encode(texts, self._max_length if self._cut_first else 0)
-        return self._cut(len(column), rows, ids, lengths, errors)
+        tokens = self._cut(len(column), rows, ids, lengths, errors)
+        assert tokens.cut is not None
+        for at in np.flatnonzero(tokens.cut[rows]) if self._cut_first else ():
+            share = self._left_out(texts[int(at)].as_py())
+            tokens.cut[rows[at]] += round(int(lengths[at]) * share)
+        return tokens
 
     def _cut(
         self,
@@ -180,7 +200,10 @@ class TextTokenizer:
         sizes = np.minimum(lengths, room)[valid]
         if self._special is not None:
             ids = surrounded(ids, sizes, *self._special)
-        return assemble(count, rows[valid], sizes + special, ids, over[valid], errors)
+        found = assemble(count, rows[valid], sizes + special, ids, over[valid], errors)
+        lost = np.zeros(count, dtype=np.int32)
+        lost[rows[valid]] = np.maximum(lengths[valid] - room, 0)
+        return replace(found, cut=lost)
 
     def _problem(self, size: int) -> str:
         if size == 0:

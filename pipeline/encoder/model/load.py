@@ -17,6 +17,7 @@ from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN
 from pipeline.encoder.checkpoint.safetensors_headers import MatchedTensors
 from pipeline.encoder.model.encoder import Encoder
 from pipeline.encoder.model.heads import ClassifierHead, LogitsHead, SentenceHead, TokenLogitHead
+from pipeline.encoder.model.late_chunks import LateChunkHead
 from pipeline.encoder.model.packed_batch import PackedBatch
 from pipeline.encoder.model.read_weights import load_weights
 from pipeline.encoder.model.token_table import TokenTable
@@ -67,6 +68,7 @@ class HeadOptions:
     dimensions: int | None = None
     normalize: bool | None = None
     prompt_tokens: int = 0
+    late_chunks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,15 +156,16 @@ def _static(
 
 def _sentence_head(
     card: ModelCard, weights: dict[str, Tensor], device: torch.device, options: HeadOptions
-) -> SentenceHead:
-    return SentenceHead(
+) -> SentenceHead | LateChunkHead:
+    head = SentenceHead(
         card,
         weights,
         device,
         dimensions=options.dimensions,
         normalize=options.normalize,
-        prompt_tokens=options.prompt_tokens,
+        prompt_tokens=0 if options.late_chunks else options.prompt_tokens,
     )
+    return LateChunkHead(head) if options.late_chunks else head
 
 
 def _logit_rows(card: ModelCard, matched: MatchedTensors, device: torch.device) -> Tensor:
