@@ -16,9 +16,8 @@ from pipeline.output.readable import invalid_rows, readable
 from pipeline.output.run import Run
 from pipeline.output.source_columns import SOURCE_FIELDS, source_columns
 from pipeline.packing import Int8Array
-from pipeline.row_keys import KEY_FIELD, row_keys
+from pipeline.row_keys import KEY_FIELD, ROW_COLUMNS, row_keys
 from pipeline.slices import ShardSlice, computed_slices
-from pipeline.spec import ROW_COLUMNS
 from pipeline.tasks.base import NON_FINITE, BoolArray, Task
 from pipeline.tokenize.texts import no_tokens
 

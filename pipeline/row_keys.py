@@ -18,6 +18,12 @@ import pyarrow as pa
 
 KEY_BYTES = 16
 KEY_FIELD = pa.field("row_key", pa.binary(KEY_BYTES))
+# The last columns of every part besides the key, whatever the task.
+ROW_COLUMNS = (
+    pa.field("n_tokens", pa.int32()),
+    pa.field("truncated", pa.bool_()),
+    pa.field("error", pa.string()),
+)
 
 
 def row_keys(rows: pa.RecordBatch, columns: Sequence[str]) -> pa.FixedSizeBinaryArray:

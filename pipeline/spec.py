@@ -12,11 +12,12 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, cast, get_args
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
 from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Increase it if the numbers that a spec produces change on purpose, with the reason here.
 # 1: first release.
@@ -32,13 +33,6 @@ Aggregation = Literal["none", "simple", "first", "average", "max"]
 
 # Called with the rows and the tokens of each computed batch, and with copied rows and 0 tokens.
 OnBatch = Callable[[int, int], None]
-
-# The last columns of every part, whatever the task.
-ROW_COLUMNS = (
-    pa.field("n_tokens", pa.int32()),
-    pa.field("truncated", pa.bool_()),
-    pa.field("error", pa.string()),
-)
 
 # Fields of JobSpec that affect how the work is done, but no value of the result.
 NOT_IDENTITY = frozenset({
@@ -150,6 +144,8 @@ def schema_hash(schema: pa.Schema) -> str:
 
     The types are those that Arrow IPC reads back: of a map, Parquet knows other names of its parts.
     """
+    import pyarrow as pa  # not needed to read the options of a command
+
     stored = pa.ipc.read_schema(schema.serialize())
     return digest([[f.name, str(f.type)] for f in stored])
 

@@ -16,12 +16,16 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.store.sections import configured
 from workers.device_counters import DeviceCounters
-from workers.device_main import Event, Jobs, Order, execute, serve
-from workers.engine_cache import EngineCache
+from workers.device_start import serve
 from workers.logs import log_format
+
+if TYPE_CHECKING:
+    from workers.device_main import Event, Order
+    from workers.engine_cache import EngineCache
 
 # How often a parent looks whether it should stop.
 _TICK_SECONDS = 0.1
@@ -187,6 +191,8 @@ class DeviceThread:
 
     def run(self, order: Order, should_stop: Callable[[], bool]) -> Iterator[Event]:
         """As of DeviceProcess; it cannot die."""
+        from workers.device_main import Jobs, execute
+
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         abandoned = threading.Event()
 

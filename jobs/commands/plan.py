@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.bei_config import bei_config_choices
+from jobs.bei_option import bei_config_choices
 from jobs.options import option
 from jobs.record import files_json, tables_json
 from jobs.submit_options import make_request, submit_options

@@ -18,7 +18,6 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.errors import JobFailed, NotFound
 from pipeline.output.changed_rows import changed_rows
@@ -238,6 +237,8 @@ def _listed_parts(output: Output, plan: Plan) -> pa.Table:
 
 def listed_for(plan: Plan, listed: pa.Table) -> pa.Table:
     """The rows of a part list in the order of a plan's shards; nulls where a part is not listed."""
+    import pyarrow.compute as pc  # what only reads totals does without
+
     return listed.take(pc.index_in(plan.table["part"], value_set=listed["part"]))
 
 
@@ -255,6 +256,8 @@ def _part_values(item: ObjectInfo, info: PartInfo) -> tuple[Any, ...]:
 
 
 def _totals(run: Run, parts: pa.Table) -> Manifest:
+    import pyarrow.compute as pc
+
     def total(name: str, table: pa.Table = parts) -> int:
         return int(pc.sum(table[name]).as_py() or 0)
 

@@ -29,8 +29,8 @@ from pipeline.planning.count_rows import BoolArray, Counter, Repeats, Totals
 from pipeline.planning.match_rows import Found, find_rows, parts_to_search
 from pipeline.planning.prepare import Draft
 from pipeline.prefetch import map_in_order
+from pipeline.row_keys import ROW_COLUMNS
 from pipeline.shards import Shard
-from pipeline.spec import ROW_COLUMNS
 from pipeline.store.directory import ObjectInfo
 from pipeline.tasks import find_task, make_task
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.encoder.card import ModelCard
 from pipeline.errors import CheckpointError, UsageError
-from pipeline.row_keys import KEY_FIELD
-from pipeline.spec import ROW_COLUMNS, JobSpec
+from pipeline.row_keys import KEY_FIELD, ROW_COLUMNS
+from pipeline.spec import JobSpec
 from pipeline.tasks.base import Task
 from pipeline.tasks.classify import Classify
 from pipeline.tasks.embed import Embed

@@ -25,7 +25,8 @@ from pipeline.output.verify import verify
 from pipeline.planning.prepare import Prepared
 from pipeline.shards import ShardResult
 from pipeline.spec import ModelIdentity, OnBatch
-from workers.local import LocalRun, compute_missing, open_devices
+from workers.local import LocalRun, compute_missing
+from workers.open_devices import open_devices
 from workers.settings import Settings
 
 

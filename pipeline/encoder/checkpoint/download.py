@@ -15,11 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fsspec
-
 from pipeline.encoder.checkpoint.archive import ROOT_FILES, unpack
 from pipeline.encoder.checkpoint.choose_weights import is_small, weights_to_fetch
 from pipeline.errors import CheckpointError
+from pipeline.store.clients import register
 from pipeline.store.sections import configured
 from pipeline.store.uris import redact
 
@@ -121,9 +120,17 @@ def _bare(uri: str) -> str:
 def _version(uri: str) -> list[str]:
     """The files' names, sizes and versions as the store lists them now."""
     with _store_errors(uri):
-        fs, path = fsspec.core.url_to_fs(uri, **configured().options(uri))
+        fs, path = _opened(uri)
         listing = {path: fs.info(path)} if is_archive(uri) else fs.find(path, detail=True)
         return sorted(_identity(info) for info in listing.values())
+
+
+def _opened(uri: str) -> tuple[Any, str]:
+    """The file system of a URI and the path in it."""
+    from fsspec.core import url_to_fs  # takes a moment to import
+
+    register()
+    return url_to_fs(uri, **configured().options(uri))  # type: ignore[no-any-return]
 
 
 def _identity(info: dict[str, Any]) -> str:
@@ -138,7 +145,7 @@ def download_files(uri: str, target: Path, scratch: Path) -> None:
     Raises:
         CheckpointError: there is no checkpoint at the URI, or its archive is unsafe or damaged.
     """
-    fs, path = fsspec.core.url_to_fs(uri, **configured().options(uri))
+    fs, path = _opened(uri)
     if is_archive(uri):
         archive = scratch / "archive"
         fs.get_file(path, str(archive))

