@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.options import json_option, option
-from jobs.summary import choices_json
 from pipeline.request import TASK_NAMES
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ def command(model: str | None, task: str | None, revision: str | None, as_json: 
     if model is None:
         _list(as_json)
         return
+    from jobs.summary import choices_json
     from pipeline.encoder.card import open_card
     from pipeline.tasks import task_of
     from workers.devices import local_choices

@@ -11,10 +11,7 @@ import click
 
 from jobs.bei_option import bei_config_choices
 from jobs.options import option
-from jobs.record import files_json, tables_json
 from jobs.submit_options import make_request, submit_options
-from jobs.summary import choices_json
-from pipeline.output.record import KINDS
 from pipeline.store.uris import absolute, redact
 
 if TYPE_CHECKING:
@@ -56,6 +53,8 @@ def command(
     """
     from jobs.display import Display
     from jobs.progress_bar import ProgressBar
+    from jobs.record import files_json, tables_json
+    from jobs.summary import choices_json
     from pipeline.planning.estimate import estimate
     from pipeline.planning.prepare import draft
     from workers.devices import device_choices, find_devices
@@ -153,6 +152,8 @@ def _report(
     found: Estimate, rate: Rate | None, seconds: float | None, price: float | None
 ) -> dict[str, Any]:
     """The JSON object; of `rows` and `tokens`, what the run would report."""
+    from pipeline.output.record import KINDS
+
     return {
         "files": {
             "total": found.files,
