@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -184,6 +184,26 @@ def _place(staged: Path, cache: Path) -> Path:
         if not placed.is_dir():  # otherwise another process was first, with the same bytes
             raise
     return placed
+
+
+def sha256_of(file: Path, digests: Path) -> str:
+    """Digest of a file, remembered by its path, size and modification time.
+
+    Args:
+        file: what to hash.
+        digests: the folder of remembered digests; one that cannot be written only costs time.
+    """
+    real = file.resolve()
+    status = real.stat()
+    key = f"{real}\0{status.st_size}\0{status.st_mtime_ns}"
+    memo = digests / hashlib.sha256(key.encode()).hexdigest()
+    if memo.is_file() and len(remembered := memo.read_text(encoding="ascii").strip()) == 64:
+        return remembered
+    with real.open("rb") as handle:
+        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    with suppress(OSError):
+        write_atomically(memo, found)
+    return found
 
 
 def digest(*parts: str) -> str:
