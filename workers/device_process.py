@@ -10,9 +10,12 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -20,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.store.sections import configured
 from workers.device_counters import DeviceCounters
-from workers.device_start import serve
+from workers.device_start import PARENTS_SIGNALS, serve
 from workers.logs import log_format
 
 if TYPE_CHECKING:
@@ -81,7 +84,8 @@ class DeviceProcess:
                 name=f"bei-jobs {self.device}",
                 daemon=True,  # ends with this process
             )
-            self._process.start()
+            with _signals_blocked():
+                self._process.start()
             other.close()
             self._link = link
 
@@ -220,6 +224,17 @@ class DeviceThread:
 
     def close(self) -> None:
         """Do nothing: no order is running."""
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A context in which a Ctrl-C waits: a process that starts in it ignores it from the first."""
+    resource_tracker.ensure_running()  # which unblocks signals when it starts a process itself
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _log_levels() -> dict[str, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import multiprocessing
 import os
 import queue
 import signal
@@ -23,6 +24,8 @@ from workers.logs import LogFormat, set_context, start_logging
 if TYPE_CHECKING:
     from workers.device_main import Order
 
+#: The parent decides what they mean; a process of a device is started with them blocked.
+PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -37,8 +40,9 @@ def serve(
     """The main function of a device's process."""
     configure(stores)
     _die_with_parent()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the parent decides
+    for number in PARENTS_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PARENTS_SIGNALS)
     if levels or log_format == "json":
         start_logging(log_format, levels)
     set_context(device=device)
@@ -84,3 +88,6 @@ def _die_with_parent() -> None:
     """Have the kernel kill this process when its parent dies, even inside a call that hangs."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid != os.getppid():
+        os._exit(1)  # it died before
