@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from jobs.bei_config import read_bei_config
+from jobs.bei_option import read_bei_config
 from jobs.options import (
     Function,
     broker_option,
@@ -23,8 +23,7 @@ from jobs.options import (
     quiet_option,
     read_job_file,
 )
-from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL
-from pipeline.request import LongTexts, Request
+from pipeline.request import DEFAULT_MODEL, TASK_NAMES, LongTexts, Request
 from pipeline.spec import (
     MAX_FAILED_ROWS,
     Aggregation,
@@ -34,7 +33,6 @@ from pipeline.spec import (
     Precision,
     Truncate,
 )
-from pipeline.tasks import TASKS
 
 _OPTIONS = (
     click.argument("inputs", nargs=-1, metavar="INPUT...", required=False),
@@ -54,7 +52,7 @@ _OPTIONS = (
         expose_value=False,
         help="config.yaml of a BEI or BEI-Bert deployment; sets model, task and token budget.",
     ),
-    option("--task", type=click.Choice(list(TASKS)), default="embed", show_default=True),
+    option("--task", type=click.Choice(TASK_NAMES), default="embed", show_default=True),
     option("--model", default=DEFAULT_MODEL, show_default=True, help="Hub name, directory or URI."),
     option("--revision", help="Branch, tag or commit of a model on the hub."),
     option("--output", metavar="URI", help="Default: next to the input, such as corpus.embed."),

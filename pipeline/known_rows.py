@@ -25,9 +25,9 @@ from pipeline.output.output import Output
 from pipeline.output.part_format import format_of
 from pipeline.output.run import Run
 from pipeline.packing import Int8Array, Int64Array
+from pipeline.part_columns import CUT_FIELD, ROW_COLUMNS
 from pipeline.row_keys import KEY_FIELD, key_values, row_keys
 from pipeline.shards import Shard
-from pipeline.spec import CUT_FIELD, ROW_COLUMNS
 from pipeline.store.uris import is_local
 from pipeline.tasks import Task
 

@@ -24,6 +24,9 @@ _CHUNKINGS: dict[LongTexts, Chunking] = {
     "late-chunk": "late-chunk",
     "pool": "pool",
 }
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+#: The names in `pipeline.tasks.TASKS`, which takes longer to import than a command line to read.
+TASK_NAMES = ("embed", "rerank", "classify", "tag")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,11 +12,12 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, cast, get_args
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
 from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Increase it if the numbers that a spec produces change on purpose, with the reason here.
 # 1: first release.
@@ -34,28 +35,6 @@ Aggregation = Literal["none", "simple", "first", "average", "max"]
 
 # Called with the rows and the tokens of each computed batch, and with copied rows and 0 tokens.
 OnBatch = Callable[[int, int], None]
-
-# The last columns of every part, whatever the task.
-ROW_COLUMNS = (
-    pa.field("n_tokens", pa.int32()),
-    pa.field("truncated", pa.bool_()),
-    pa.field("error", pa.string()),
-)
-
-# Of a row in chunks, before its other results, as it is held: see `pipeline.output.chunk_rows`.
-HELD_FIELDS = (
-    pa.field("chunk_start", pa.list_(pa.int32())),
-    pa.field("chunk_end", pa.list_(pa.int32())),
-    pa.field("chunk_tokens", pa.list_(pa.int32())),
-)
-# The same in a part. `chunk` is null where there is an error.
-CHUNK_FIELDS = (
-    pa.field("chunk", pa.int32()),
-    pa.field("chunk_start", pa.int32()),
-    pa.field("chunk_end", pa.int32()),
-)
-# After `error`, of rows that are held; null where it is not known.
-CUT_FIELD = pa.field("_tokens_cut", pa.int32())
 
 # Fields of JobSpec that affect how the work is done, but no value of the result.
 NOT_IDENTITY = frozenset({
@@ -182,6 +161,8 @@ def schema_hash(schema: pa.Schema) -> str:
 
     The types are those that Arrow IPC reads back: of a map, Parquet knows other names of its parts.
     """
+    import pyarrow as pa  # not needed to read the options of a command
+
     stored = pa.ipc.read_schema(schema.serialize())
     return digest([[f.name, str(f.type)] for f in stored])
 

@@ -95,7 +95,7 @@ def devices_end_with_the_session() -> Iterator[None]:
 def no_new_process_for_each_job(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process takes seconds to import torch: jobs in the foreground share those of others."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr("workers.local.DeviceProcess", Resident.take)
+    monkeypatch.setattr("workers.open_devices.DeviceProcess", Resident.take)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def device_in_this_process(
     ) -> DeviceThread:
         return DeviceThread(name, EngineCache(cache_dir))
 
-    monkeypatch.setattr("workers.local.DeviceProcess", device)
+    monkeypatch.setattr("workers.open_devices.DeviceProcess", device)
 
 
 @pytest.fixture(params=["local", "memory", "s3", "azure", "gcs"])

@@ -17,18 +17,11 @@ the pipe closes.
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
-import queue
-import signal
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.choice import Choice, Choices
@@ -41,9 +34,8 @@ from pipeline.output.row_ranges import Places
 from pipeline.output.run import Run
 from pipeline.output.suspects import ShardWork
 from pipeline.stage_times import stage_times
-from pipeline.store.sections import Stores, configure
 from workers.engine_cache import EngineCache
-from workers.logs import LogFormat, set_context, start_logging
+from workers.logs import set_context
 from workers.settings import Tokenizing
 from workers.usage import UsageMeter
 
@@ -54,8 +46,6 @@ if TYPE_CHECKING:
     from pipeline.tasks import Task
 
 logger = logging.getLogger(__name__)
-
-_PR_SET_PDEATHSIG = 1
 
 Event = tuple[str, Any]
 
@@ -181,53 +171,6 @@ class _Sender:
             self(("usage", _meter.read(self.engine)))
 
 
-def serve(
-    link: Connection,
-    device: str,
-    cache_dir: Path | None,
-    log_format: LogFormat,
-    levels: dict[str, int],
-    stores: Stores,
-    tokenizing: Tokenizing | None,
-) -> None:
-    """The main function of a device's process."""
-    configure(stores)
-    _die_with_parent()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the parent decides
-    if levels or log_format == "json":
-        start_logging(log_format, levels)
-    set_context(device=device)
-    orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
-    stop = threading.Event()
-    threading.Thread(target=_receive, args=(link, orders, stop), daemon=True).start()
-    import pipeline.run  # noqa: F401  # torch, while the parent still plans
-
-    engines, jobs = EngineCache(cache_dir), Jobs(tokenizing)
-    while (order := orders.get()) is not None:
-        execute(order, device, engines, link.send, stop.is_set, jobs)
-    # Without the exit handlers of libraries, which may hang on a broken device.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
-
-
-def _receive(
-    link: Connection, orders: queue.SimpleQueue[Order | None], stop: threading.Event
-) -> None:
-    try:
-        while (item := link.recv()) != "quit":
-            if item == "stop":
-                stop.set()
-            else:
-                stop.clear()
-                orders.put(item)
-    except (EOFError, OSError):
-        os._exit(1)  # the parent is gone, and nobody would take the results
-    stop.set()
-    orders.put(None)
-
-
 def execute(
     order: Order,
     device: str,
@@ -281,9 +224,3 @@ def execute(
         logger.debug("%s", order.output, exc_info=error)
         outcome = f"{type(error).__name__}: {error}"
     sender(("over", outcome))
-
-
-def _die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies, even inside a call that hangs."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -6,12 +6,13 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.choice import Choice, Choices
-from pipeline.encoder.card import ModelCard
-from pipeline.encoder.precision import choose_precision, gains_by_narrow_products
 from pipeline.errors import UsageError
-from pipeline.planning.choices import model_choices, revision_choice
+
+if TYPE_CHECKING:
+    from pipeline.encoder.card import ModelCard
 
 # At least one of these exists where torch can use a GPU: Linux, containers, WSL, and ROCm.
 _GPU_DRIVERS = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
@@ -67,6 +68,8 @@ def device_choices(devices: Devices) -> Choices:
 
 def fleet_choices(card: ModelCard, *, precision: str, token_budget: int | None) -> Choices:
     """What the workers of a fleet choose, each for its own device."""
+    from pipeline.encoder.precision import choose_precision
+
     choices: dict[str, Choice[object]] = {"device": Choice("auto", "each worker decides")}
     if precision == "auto":
         gpu = choose_precision("auto", card.config, "cuda").value
@@ -82,6 +85,8 @@ def local_choices(card: ModelCard, *, revision: str | None, cache_dir: Path) -> 
     from pipeline.encoder.cpu_trials import bfloat16_gain
     from pipeline.encoder.device.devices import find_device
     from pipeline.encoder.lanes import choose_token_budget
+    from pipeline.encoder.precision import choose_precision, gains_by_narrow_products
+    from pipeline.planning.choices import model_choices, revision_choice
 
     devices = find_devices(None)
     first = devices.names[0]

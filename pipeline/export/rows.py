@@ -15,7 +15,7 @@ from pipeline.output.plan import row_values
 from pipeline.output.read_part import read_part
 from pipeline.output.run import Run
 from pipeline.output.totals import Manifest
-from pipeline.spec import CHUNK_FIELDS
+from pipeline.part_columns import CHUNK_FIELDS
 from pipeline.store.uris import redact
 
 # What is written at once, of whole parts.

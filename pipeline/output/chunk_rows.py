@@ -18,9 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipeline.spec import CHUNK_FIELDS, CUT_FIELD, HELD_FIELDS
+from pipeline.part_columns import CHUNK_FIELDS, CUT_FIELD, HELD_FIELDS
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -88,6 +87,8 @@ class RowForm:
         return columns - 3 - self.keyed
 
     def _unfolded(self, held: pa.Table, schema: pa.Schema) -> pa.Table:
+        import pyarrow.compute as pc  # what only reads totals does without
+
         lists, last = self.passing, self._counts(held.num_columns)
         held = held.combine_chunks()
         counts = pc.list_value_length(held.column(lists)).fill_null(0).to_numpy()
@@ -191,7 +192,7 @@ def _shares(truncated: npt.NDArray[np.bool_], values: Mapping[bytes, bytes]) -> 
 
 
 def _sum(cut: pa.ChunkedArray) -> int | None:
-    return None if cut.null_count else int(pc.sum(cut).as_py() or 0)
+    return None if cut.null_count else int(cut.to_numpy().sum())
 
 
 def _flat(column: pa.ChunkedArray, chunks: pa.Array | None) -> pa.Array:

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.errors import JobFailed, NotFound
 from pipeline.output.changed_rows import changed_rows
@@ -182,6 +181,8 @@ def finalise(output: Output, run: Run, plan: Plan, *, max_failed: str) -> Manife
 
 
 def _without_zeros(parts: pa.Table) -> pa.Table:
+    import pyarrow.compute as pc
+
     zero = [name for name in LATER if not pc.any(pc.not_equal(parts[name].fill_null(1), 0)).as_py()]
     return parts.drop_columns(zero)
 
@@ -223,6 +224,8 @@ def _listed_parts(output: Output, plan: Plan) -> pa.Table:
 
 def listed_for(plan: Plan, listed: pa.Table) -> pa.Table:
     """The rows of a part list in the order of a plan's shards; nulls where a part is not listed."""
+    import pyarrow.compute as pc  # what only reads totals does without
+
     return listed.take(pc.index_in(plan.table["part"], value_set=listed["part"]))
 
 

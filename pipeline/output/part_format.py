@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
 from pipeline.shards import part_format
 from pipeline.spec import OutputFormat
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 _ARROW_SCHEMA = b"ARROW:schema"
 _TEXTS = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
@@ -104,6 +106,8 @@ class _Parquet:
     mapped = False
 
     def write(self, table: pa.Table, metadata: Mapping[str, str]) -> pa.Buffer:
+        import pyarrow.parquet as pq
+
         table = _without_null_entries(table.replace_schema_metadata(None))
         leaves = _leaves(table.schema)
         vectors = ("FLOAT", "FIXED_LEN_BYTE_ARRAY")
@@ -125,11 +129,15 @@ class _Parquet:
         return [slice(len(data) - 8 - _integer(data[-8:-4]), len(data))]  # the footer
 
     def schema(self, file: object) -> pa.Schema:
+        import pyarrow.parquet as pq
+
         # As in `from_parquet`, no other thread reads: it might outlive the interpreter.
         with pq.ParquetFile(file, pre_buffer=False) as parquet:
             return _stored_schema(parquet)
 
     def read(self, file: object, columns: Sequence[str] | None = None) -> pa.Table:
+        import pyarrow.parquet as pq
+
         with pq.ParquetFile(file, pre_buffer=False) as parquet:
             schema = _stored_schema(parquet)
             table = parquet.read(columns, use_threads=False)
@@ -185,6 +193,8 @@ def _stored_schema(parquet: pq.ParquetFile) -> pa.Schema:
 
 def _leaves(schema: pa.Schema) -> list[pq.ColumnSchema]:
     """The columns of values that Parquet makes of a schema."""
+    import pyarrow.parquet as pq
+
     sink = pa.BufferOutputStream()
     pq.write_table(schema.empty_table(), sink)
     leaves = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema

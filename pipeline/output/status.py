@@ -6,8 +6,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import pyarrow.compute as pc
-
 from pipeline.errors import StorageError
 from pipeline.output.canary_file import Canary, read_canaries
 from pipeline.output.failures import Failure, read_failures
@@ -188,6 +186,8 @@ def _finished(run: Run, manifest: Manifest, checked: str) -> JobStatus:
 
 def _in_finished(output: Output, plan: Plan) -> list[bool]:
     """For each shard, whether its part is one of the newest finished run's, to be reused."""
+    import pyarrow.compute as pc
+
     last = newest_finished(output)
     if last is None:
         return [False] * len(plan)

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.output.run import Run, now
 
@@ -54,6 +53,7 @@ class Manifest:
 
 def totals(run: Run, parts: pa.Table) -> Manifest:
     """Those of a run, given one row per part of its plan."""
+    import pyarrow.compute as pc  # what only reads totals does without
 
     def total(name: str, table: pa.Table = parts) -> int:
         return int(pc.sum(table[name]).as_py() or 0)

@@ -21,10 +21,11 @@ from pipeline.output.plan import Plan, row_values
 from pipeline.output.readable import readable, unreadable
 from pipeline.output.run import Run
 from pipeline.output.source_columns import SOURCE_NAMES, source_problems
+from pipeline.part_columns import ROW_COLUMNS
 from pipeline.prefetch import map_in_order
 from pipeline.row_keys import KEY_FIELD, row_keys
 from pipeline.shards import Shard, shard_id
-from pipeline.spec import ROW_COLUMNS, schema_hash
+from pipeline.spec import schema_hash
 from pipeline.store.uris import redact
 from pipeline.tasks import find_task
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from pipeline.encoder.card import ModelCard
 from pipeline.errors import CheckpointError, UsageError
+from pipeline.part_columns import ROW_COLUMNS
 from pipeline.row_keys import KEY_FIELD
-from pipeline.spec import ROW_COLUMNS, Chunking, JobSpec
+from pipeline.spec import Chunking, JobSpec
 from pipeline.tasks.base import Task
 from pipeline.tasks.chunked import CHUNKED, HELD_NAMES
 from pipeline.tasks.classify import Classify

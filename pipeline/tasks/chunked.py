@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from pipeline.encoder.card import ModelCard
 from pipeline.packing import Int64Array
-from pipeline.spec import CHUNK_FIELDS, HELD_FIELDS, JobSpec
+from pipeline.part_columns import CHUNK_FIELDS, HELD_FIELDS
+from pipeline.spec import JobSpec
 from pipeline.tasks.base import BoolArray, Float32Array, Task, lists
 from pipeline.tasks.classify import Classify, tokenize_pairs
 from pipeline.tasks.embed import Embed

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.output.chunk_rows import RowForm, chunk_problems, first_chunks
+from pipeline.part_columns import CUT_FIELD, HELD_FIELDS, ROW_COLUMNS
 from pipeline.row_keys import KEY_FIELD
-from pipeline.spec import CUT_FIELD, HELD_FIELDS, ROW_COLUMNS
 
 VECTOR = pa.list_(pa.list_(pa.float16(), 3))
 TERMS = pa.list_(pa.list_(pa.int32()))
