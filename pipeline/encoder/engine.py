@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from pipeline.choice import Choices
 from pipeline.encoder.bfloat16_gain import bfloat16_gain
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.cuda_graphs import CudaGraphs
-from pipeline.encoder.device.devices import find_device, one_thread
+from pipeline.encoder.device.devices import find_device, loading_threads
 from pipeline.encoder.device.out_of_memory import is_out_of_memory
 from pipeline.encoder.lanes import Arrival, choose_token_budget, make_lane
 from pipeline.encoder.model.heads import SentenceHead
@@ -40,9 +39,6 @@ from pipeline.packing import Batch, gather
 logger = logging.getLogger(__name__)
 
 Outputs = npt.NDArray[np.float32]
-
-# A model of so many parameters is converted by one thread: in a tenth of a second for 10^8.
-_FEW_PARAMETERS = 200_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +146,7 @@ class Engine:
 
     def load(self, precision: str) -> ForwardPass:
         """The encoder in any precision, on the engine's device."""
-        with one_thread() if self.card.parameters <= _FEW_PARAMETERS else nullcontext():
+        with loading_threads(self.card.parameters):
             return self._model.load(precision)
 
     def run(
