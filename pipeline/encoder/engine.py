@@ -13,7 +13,6 @@ import functools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from pipeline.encoder.card import ModelCard
 from pipeline.encoder.choose_fused import choose_fused
 from pipeline.encoder.cpu_trials import bfloat16_gain
 from pipeline.encoder.cuda_graphs import CudaGraphs
-from pipeline.encoder.device.devices import find_device, one_thread
+from pipeline.encoder.device.devices import find_device, loading_threads
 from pipeline.encoder.device.out_of_memory import is_out_of_memory
 from pipeline.encoder.lanes import Arrival, choose_token_budget, make_lane
 from pipeline.encoder.model.heads import SentenceHead
@@ -42,9 +41,6 @@ from pipeline.packing import Batch, gather
 logger = logging.getLogger(__name__)
 
 Outputs = npt.NDArray[np.float32]
-
-# A model of so many parameters is converted by one thread: in a tenth of a second for 10^8.
-_FEW_PARAMETERS = 200_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +151,7 @@ class Engine:
 
     def load(self, precision: str) -> ForwardPass:
         """The encoder in any precision, on the engine's device."""
-        with one_thread() if self.card.parameters <= _FEW_PARAMETERS else nullcontext():
+        with loading_threads(self.card.parameters):
             return self._model.load(precision, self._between)
 
     def run(

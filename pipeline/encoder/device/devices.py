@@ -17,6 +17,8 @@ from pipeline.errors import UsageError
 # Batches computed at once on a CPU. Each takes memory, so if there are more cores than batches,
 # several cores share one.
 _CPU_STREAMS = 8
+# So many are converted by one thread: in a tenth of a second for 10^8.
+_FEW_PARAMETERS = 200_000_000
 
 
 def gpu_count() -> int:
@@ -76,14 +78,14 @@ def thread_per_core(streams: int, threads: int) -> ThreadPoolExecutor:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """A context in which torch computes in one thread.
+def loading_threads(parameters: int) -> Iterator[None]:
+    """A context in which weights are converted by as many of torch's threads as is fastest.
 
-    Several that share many small operators wait for each other after each, which takes far longer
+    Those that share many small operators wait for each other after each, which takes far longer
     than the work itself where other processes have the cores.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1 if parameters <= _FEW_PARAMETERS else threads)
     try:
         yield
     finally:

@@ -345,7 +345,7 @@ def test_known_families_never_import_transformers() -> None:
 def test_a_small_model_is_loaded_by_one_thread_and_a_large_one_by_all(
     golden: Golden, monkeypatch: pytest.MonkeyPatch, few: int, expected: int
 ) -> None:
-    monkeypatch.setattr("pipeline.encoder.engine._FEW_PARAMETERS", few)
+    monkeypatch.setattr("pipeline.encoder.device.devices._FEW_PARAMETERS", few)
     threads = torch.get_num_threads()
     seen = []
     convert = load_module.load_weights
