@@ -20,22 +20,24 @@ TOLERANCE = 1e-5
 Make = Callable[[int, int], list[list[int]]]
 
 
-def _engine(checkpoint: Checkpoint) -> Engine:
-    return open_engine(checkpoint)
+def _engine(checkpoint: Checkpoint, precision: str = "float32") -> Engine:
+    return open_engine(checkpoint, precision=precision)
 
 
 def _scale(rows: list[Any]) -> float:
     return max(1.0, *(float(np.abs(row).max()) for row in rows))
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_text_gives_the_same_alone_among_fifty_and_in_another_order(
     name: str,
+    precision: str,
     golden: Callable[[str], Checkpoint],
     compute: Callable[..., list[Any]],
     sentences: Make,
 ) -> None:
-    engine = _engine(golden(name))
+    engine = _engine(golden(name), precision)
     tagging = engine.config.head == "tokens"
     texts = sentences(51, 150)
     together = compute(engine, texts, token_budget=100_000, per_token=tagging)

@@ -1,0 +1,64 @@
+"""Attention as batched products: what torch's own attention computes, whatever the tiles."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from corpora import GOLDENS
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.encoder.architecture.encoder_config import EncoderConfig
+from pipeline.encoder.card import open_card
+from pipeline.encoder.model import attention, batched_attention
+from pipeline.encoder.model.attention import GroupedAttention, PositionBias, group_equal_lengths
+from pipeline.encoder.model.batched_attention import attend_in_products
+
+
+def _random(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.mark.parametrize("logits", [1, 100, 10_000_000])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(6, 6), (6, 2), (3, 1)])
+@pytest.mark.parametrize("masks", [0, 1, None])
+def test_products_compute_what_torchs_attention_does(
+    logits: int, heads: int, kv_heads: int, masks: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batched_attention, "MAX_LOGITS", logits)
+    # As an encoder has them: heads lie beside each other in memory.
+    q, k, v = (
+        _random(4, length, count, 16).transpose(1, 2)
+        for length, count in ((9, heads), (13, kv_heads), (13, kv_heads))
+    )
+    mask = None if masks is None else _random(1, masks or heads, 9, 13)
+    expected = functional.scaled_dot_product_attention(
+        q, k, v, mask, scale=0.3, enable_gqa=heads != kv_heads
+    )
+    torch.testing.assert_close(attend_in_products(q, k, v, mask, 0.3), expected)
+
+
+@pytest.mark.parametrize("entries", [200, 512 * 1024])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [None, 5, 60])
+@pytest.mark.parametrize("biased", [False, True])
+def test_bfloat16_sees_the_same_tokens_as_float32(
+    entries: int, causal: bool, window: int | None, biased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "MAX_LOGITS", entries)
+    monkeypatch.setattr(attention, "_LEAST_ROWS", 7)
+    encoder = open_card(str(GOLDENS / "bert_mean")).config
+    assert isinstance(encoder, EncoderConfig)
+    config = replace(encoder, causal=causal, alibi=biased)
+    bias = PositionBias(config, None, torch.device("cpu")) if biased else None
+    offsets = [0, 1, 2, 40, 78, 100, 400]
+    q, k, v = (_random(400, config.heads, config.head_dim).bfloat16() * 2 for _ in range(3))
+
+    def attend(dtype: torch.dtype) -> Tensor:
+        grouped = GroupedAttention(config, group_equal_lengths(offsets), bias)
+        return grouped(q.to(dtype), k.to(dtype), v.to(dtype), window).float()
+
+    # A token too many or too few moves a value by about a tenth.
+    assert (attend(torch.bfloat16) - attend(torch.float32)).abs().mean() < 0.01
