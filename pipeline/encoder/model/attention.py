@@ -102,7 +102,7 @@ class GroupedAttention:
     def _attend(self, q_BHLD: Tensor, k_BKLD: Tensor, v_BKLD: Tensor, window: int | None) -> Tensor:
         length = q_BHLD.shape[2]
         reach = window if window is not None and window < length - 1 else None
-        batched = q_BHLD.dtype == torch.bfloat16 and q_BHLD.device.type == "cpu"
+        batched = _pays_in_products(q_BHLD)
         masked = reach is not None or self._bias is not None or (batched and self._config.causal)
         if not masked and not batched:
             return self._sdpa(q_BHLD, k_BKLD, v_BKLD, None, self._config.causal)
@@ -166,6 +166,10 @@ class GroupedAttention:
         if self._config.causal:
             mask_PQC = mask_PQC.masked_fill(keys_1C > queries_Q1, -math.inf)
         return mask_PQC[None]  # the CPU kernel does not accept three axes
+
+
+def _pays_in_products(x: Tensor) -> bool:
+    return x.dtype == torch.bfloat16 and x.device.type == "cpu"
 
 
 class PositionBias:
