@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -101,19 +101,19 @@ def patch_celery(module: ModuleType) -> None:
 
 
 def patch_texts(module: ModuleType) -> None:
-    original = module.TextTokenizer.encode
+    original = module.TextTokenizer.encode_column
 
-    def encode(self: Any, texts: Sequence[str | None], *args: Any, **kwargs: Any) -> Any:
-        for text in texts:
+    def encode_column(self: Any, column: Any, *args: Any, **kwargs: Any) -> Any:
+        for text in column.to_pylist():
             if text and "poison:kill" in text:
                 os.kill(os.getpid(), signal.SIGKILL)
             if text and "poison:raise" in text:
                 raise RuntimeError("poisoned")
             while text and "poison:hang" in text:
                 time.sleep(POLL_S)
-        return original(self, texts, *args, **kwargs)
+        return original(self, column, *args, **kwargs)
 
-    module.TextTokenizer.encode = encode  # type: ignore[attr-defined]
+    module.TextTokenizer.encode_column = encode_column  # type: ignore[attr-defined]
 
 
 def patch_reconcile_loop(module: ModuleType) -> None:
