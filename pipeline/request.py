@@ -8,10 +8,12 @@ from pipeline.spec import (
     MAX_FAILED_ROWS,
     Aggregation,
     InputFormat,
+    Kind,
     OutputDtype,
     OutputFormat,
     Precision,
     Truncate,
+    Vectors,
 )
 
 
@@ -35,8 +37,12 @@ class Request:
     instruction: str | None = None
     max_length: int | None = None
     truncate: Truncate | None = None  # None: the side that the model's tokenizer names
-    dimensions: int | None = None
-    output_dtype: OutputDtype = "float32"
+    vectors: tuple[Vectors, ...] = ()  # (): what the model was trained for
+    kind: Kind | None = None
+    dimensions: tuple[int, ...] = ()
+    output_dtype: tuple[OutputDtype, ...] = ("float32",)
+    sparse_top_k: int | None = None
+    sparse_terms: bool = False
     output_format: OutputFormat | None = None  # None: that of the output, or arrow
     normalize: bool | None = None
     top_k: int | None = None

@@ -159,6 +159,7 @@ class _PartChecker:
         else:
             results = table.column_names[len(self._kept) : -len(self._last)]
             problems += [*_rows(shard, info, table), *_values(results, table)]
+            problems += find_task(self._run.spec.task).flaws(table)
             if self._run.spec.source_columns:
                 problems += source_problems(shard, table)
             damaged = [*unreadable(part, data, table)]

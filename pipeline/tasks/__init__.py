@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from pipeline.encoder.card import ModelCard
 from pipeline.errors import CheckpointError, UsageError
+from pipeline.request import Request
 from pipeline.row_keys import KEY_FIELD
-from pipeline.spec import ROW_COLUMNS, JobSpec
+from pipeline.spec import ROW_COLUMNS, JobSpec, Vectors
 from pipeline.tasks.base import Task
 from pipeline.tasks.classify import Classify
 from pipeline.tasks.embed import Embed
@@ -17,7 +19,16 @@ from pipeline.tasks.tag import Tag
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["TASKS", "Task", "find_task", "make_task", "reserved_columns", "task_of", "tasks_for"]
+__all__ = [
+    "TASKS",
+    "Task",
+    "encoder_identity",
+    "find_task",
+    "make_task",
+    "reserved_columns",
+    "task_of",
+    "tasks_for",
+]
 
 TASKS: dict[str, type[Task]] = {task.name: task for task in (Embed, Rerank, Classify, Tag)}
 
@@ -63,6 +74,16 @@ def task_of(card: ModelCard, name: str | None = None) -> type[Task]:
     return task
 
 
+def encoder_identity(
+    task: type[Task], card: ModelCard, vectors: Sequence[Vectors]
+) -> dict[str, Any]:
+    """How a model is understood by a job, as the JSON that is hashed: its encoder and its heads."""
+    facts = task.identity(card)
+    if "sparse" in vectors and card.sparse is not None:
+        facts["sparse"] = card.sparse.identity()
+    return facts
+
+
 def make_task(spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> Task:
     """The task of a spec, bound to its model.
 
@@ -72,7 +93,8 @@ def make_task(spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> Task:
     return find_task(spec.task)(spec, card, tokenizer)
 
 
-def reserved_columns() -> frozenset[str]:
+def reserved_columns(request: Request, card: ModelCard) -> frozenset[str]:
     """The columns that a job may write; no column that passes through may have such a name."""
     names = {field.name for field in (*ROW_COLUMNS, KEY_FIELD)}
+    names |= find_task(request.task).columns_written(request, card)
     return frozenset(names.union(*(task.output_columns for task in TASKS.values())))

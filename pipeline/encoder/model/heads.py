@@ -110,7 +110,7 @@ class SentenceHead:
 
     Attributes:
         reads: the tokens whose hidden states it takes.
-        output_size: dimensions of a vector.
+        output_size: dimensions of a vector, or of all that stand side by side.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class SentenceHead:
         weights: Mapping[str, Tensor],
         device: torch.device,
         *,
-        dimensions: int | None = None,
+        dimensions: tuple[int, ...] = (),
         normalize: bool | None = None,
         prompt_tokens: int = 0,
     ) -> None:
@@ -129,7 +129,8 @@ class SentenceHead:
             card: of an embedding model.
             weights: head tensors among the encoder's own files (voyage's projection), float32.
             device: where to compute.
-            dimensions: leading dimensions to keep (Matryoshka), None for all.
+            dimensions: leading dimensions to keep (Matryoshka), () for all; of several numbers,
+                the vectors stand side by side.
             normalize: whether vectors have unit length, None for what the checkpoint does.
             prompt_tokens: tokens of the prompt; omitted from pooling where the checkpoint says so.
 
@@ -153,9 +154,10 @@ class SentenceHead:
         unit = card.gives_unit_length(dimensions)
         self._normalize = unit if normalize is None else normalize
         full = card.dimensions
-        if dimensions is not None and not 1 <= dimensions <= full:
-            raise UsageError(f"dimensions is {dimensions}; this model's vectors have {full}")
-        self.output_size = dimensions or full
+        if odd := [width for width in dimensions if not 1 <= width <= full]:
+            raise UsageError(f"dimensions is {odd[0]}; this model's vectors have {full}")
+        self._widths = dimensions or (full,)
+        self.output_size = sum(self._widths)
 
     def __call__(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """Hidden states [T, E], or [S, E] of what is read of each sequence → [S, output_size]
@@ -173,8 +175,10 @@ class SentenceHead:
             rows_SV = _apply(step, weights, rows_SV)
         if self._layer_norm:
             rows_SV = functional.layer_norm(rows_SV, rows_SV.shape[1:], eps=LAYER_NORM_EPS)
-        rows_SV = rows_SV[:, : self.output_size]
-        return functional.normalize(rows_SV, dim=1) if self._normalize else rows_SV
+        leading = [rows_SV[:, :width] for width in self._widths]
+        if self._normalize:
+            leading = [functional.normalize(rows_SV, dim=1) for rows_SV in leading]
+        return leading[0] if len(leading) == 1 else torch.cat(leading, dim=1)
 
 
 def _reads(pooling: tuple[PoolingMode, ...], prompt_tokens: int) -> Reads:
