@@ -123,8 +123,12 @@ class ModelCard:
 
     @property
     def unused_tensors(self) -> tuple[str, ...]:
-        """Published tensors that no output depends on."""
-        return self.matched.unused if self.matched else ()
+        """Published tensors that no output depends on; of dense vectors, if there are any."""
+        unused = self.matched.unused if self.matched else ()
+        if self.modules.sparse is None or self.sparse is None:
+            return unused
+        used = {info.name for info in self.sparse.tensors.values()}
+        return tuple(name for name in unused if name not in used)
 
     def has_leading_norm(self, dimensions: Sequence[int]) -> bool:
         """Whether a LayerNorm comes before `dimensions` leading values are kept, () for all.

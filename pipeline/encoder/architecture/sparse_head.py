@@ -77,6 +77,7 @@ _PREDICTION: dict[str, tuple[_Names, str]] = {
     "mpnet": (_ROBERTA, ""),
     "gte": (_ROBERTA, ""),
     "modernbert": (_MODERNBERT, "classifier_activation"),
+    "distilbert": (_DISTILBERT, "activation"),
     "transformers/distilbert": (_DISTILBERT, "activation"),
 }
 # Biases of ModernBERT that are there only where config.json says so, and whether it does by itself.
@@ -85,7 +86,7 @@ _FLAGS = {
     "norm.bias": ("norm_bias", False),
     "decoder.bias": ("decoder_bias", True),
 }
-# DistilBERT's, which its config does not name.
+# DistilBERT's, which no config names.
 _DISTILBERT_EPS = 1e-12
 _TOKEN_WEIGHTS: _Names = {
     "weight": ("weight", "sparse_linear.weight"),
@@ -180,6 +181,8 @@ def _prediction(checkpoint: Checkpoint, config: EncoderConfig, module: SparseMod
     }
     if settings.get("tie_word_embeddings", True):
         wanted["decoder.weight"] = _embedding_names(checkpoint.files.tensors)
+    elif "decoder.bias" in wanted:  # that of the decoder itself, if both are there
+        wanted["decoder.bias"] = wanted["decoder.bias"][::-1]
     hidden, terms = config.hidden_size, config.vocab_size
     shapes: dict[str, Shape] = {
         "dense.weight": (hidden, hidden),

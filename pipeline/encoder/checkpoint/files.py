@@ -90,6 +90,15 @@ class CheckpointFiles:
         return bool(modules) and str(modules[0].get("type")).endswith(_TABLES[1])
 
     @property
+    def splade(self) -> bool:
+        """Whether the modules pool the logits of a masked language model.
+
+        Raises:
+            CheckpointError: modules.json is damaged.
+        """
+        return any(str(entry.get("type")).endswith(".SpladePooling") for entry in self.modules)
+
+    @property
     def module_folders(self) -> tuple[Path, ...]:
         """The directories of the modules after the encoder, in order."""
         folders = (self.path / _folder_of(entry) for entry in self.modules)

@@ -28,8 +28,8 @@ from pipeline.encoder.model.packed_batch import PackedBatch
 
 # Logits at once: tokens by terms. Two megabytes stay in a core's cache while they are reduced.
 _TOKENS, _TERMS = 512, 1024
-# Entries that are held while the vocabulary is gone through, before each sequence's are cut.
-_HELD = 1 << 22
+# Entries that are added while the vocabulary is gone through, before each sequence's are cut.
+_ADDED = 1 << 20
 
 # Entries of each sequence [S] int64; terms [N] int32, ascending within a sequence; values [N].
 Terms: TypeAlias = tuple[Tensor, Tensor, Tensor]
@@ -204,18 +204,18 @@ class _Found:
         self._most = most
         empty = torch.empty(0, dtype=torch.long, device=device)
         self._parts: list[Terms] = [(empty, empty, empty.float())]  # owners, terms, values
-        self._count = 0
+        self._added = 0  # entries since they were cut
 
     def add(self, pooled_SV: Tensor, first: int) -> None:
         """Add a block of weights, whose first term has the number `first`."""
         owner_N, term_N = (pooled_SV != 0).nonzero(as_tuple=True)
         self._parts.append((owner_N, term_N + first, pooled_SV[owner_N, term_N]))
-        self._count += owner_N.shape[0]
-        if self._count > _HELD:
+        self._added += owner_N.shape[0]
+        if self._added > _ADDED:
             counts, ids, values = self.terms()
             numbers = torch.arange(self._sequences, device=counts.device)
             self._parts = [(torch.repeat_interleave(numbers, counts), ids.long(), values)]
-            self._count = ids.shape[0]
+            self._added = 0
 
     def terms(self) -> Terms:
         """The terms of each sequence."""
