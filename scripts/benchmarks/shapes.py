@@ -94,13 +94,7 @@ def write_checkpoint(folder: Path, shape: str, texts: list[str], device: str) ->
         return path
     (path / "1_Pooling").mkdir(parents=True)
     _write_weights(path, settings, dtype, device)
-    tokenizer = _tokenizer(texts)
-    tokenizer.save(str(path / "tokenizer.json"))
-    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), SPECIAL, strict=True))
-    _write(path / "tokenizer_config.json", {
-        **names, "cls_token": "<s>", "sep_token": "</s>", "model_max_length": limit,
-        "tokenizer_class": "TokenizersBackend",
-    })  # fmt: skip
+    write_tokenizer(path, texts, limit)
     steps = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
     _write(path / "modules.json", [
         {"idx": i, "name": str(i), "path": at, "type": f"sentence_transformers.models.{kind}"}
@@ -114,6 +108,16 @@ def write_checkpoint(folder: Path, shape: str, texts: list[str], device: str) ->
         **{f"pooling_mode_{name}": mode == pooling for mode, name in modes.items()},
     })  # fmt: skip
     return path
+
+
+def write_tokenizer(path: Path, texts: list[str], limit: int) -> None:
+    """Write a tokenizer of the texts' own words, for texts of so many tokens."""
+    _tokenizer(texts).save(str(path / "tokenizer.json"))
+    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), SPECIAL, strict=True))
+    _write(path / "tokenizer_config.json", {
+        **names, "cls_token": "<s>", "sep_token": "</s>", "model_max_length": limit,
+        "tokenizer_class": "TokenizersBackend",
+    })  # fmt: skip
 
 
 def _write_table(path: Path, settings: dict[str, Any], texts: list[str]) -> None:

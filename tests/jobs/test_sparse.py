@@ -14,6 +14,10 @@ import pytest
 from commandline import Bei, read_output
 from corpora import GOLDENS, texts, write_parquet
 
+from pipeline.output.output import Output
+from pipeline.output.part_file import encode_part, parse_info
+from workers.engine_cache import verified_card
+
 SPARSE = GOLDENS.parent / "sparse_goldens"
 NAMES = ("splade_bert", "splade_bare", "splade_router", "bge_m3")
 SPLADE = SPARSE / "splade_bert"
@@ -129,8 +133,6 @@ def test_a_night_copies_rows_and_an_older_one_goes_on(
 
 
 def test_terms_that_contradict_each_other_are_found(bei: Bei, submit: Bei, tmp_path: Path) -> None:
-    from pipeline.output.part_file import encode_part, parse_info
-
     assert submit(corpus(tmp_path, ["go", "read"]), "--model", SPLADE).code == 0
     (part,) = (tmp_path / "c.embed").glob("part-*.arrow")
     info = parse_info(part.name, part.read_bytes())
@@ -193,6 +195,17 @@ def test_check_proves_terms_beside_sentence_transformers(bei: Bei) -> None:
     proofs = {proof["name"]: proof for proof in done.json["certificate"]["proofs"]}
     assert proofs["values"]["passed"] is True
     assert proofs["values"]["rows"] == 8
+
+
+@pytest.mark.parametrize(("kind", "table"), [("query", True), ("document", False)])
+def test_a_worker_reads_the_modules_that_the_job_was_submitted_with(
+    submit: Bei, tmp_path: Path, checkpoint_cache: Path, kind: str, table: bool
+) -> None:
+    words = ("--model", SPARSE / "splade_router", "--kind", kind)
+    assert submit(corpus(tmp_path, ["go"]), *words).code == 0
+    run = Output(str(tmp_path / "c.embed")).latest()
+    assert run is not None
+    assert verified_card(run.spec, checkpoint_cache).config.static is table
 
 
 def test_a_text_with_too_many_terms_is_an_error_that_says_what_to_do(
