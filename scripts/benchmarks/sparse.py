@@ -48,8 +48,8 @@ _SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         "vocab_size": 250_002, "max_position_embeddings": 514, "type_vocab_size": 1,
     }),
 }  # fmt: skip
-# Of the logits, whose standard deviation is about a half with these weights.
-_BIAS = -2.3
+# Standard deviations of the logits by which a bias lowers them all.
+_LOWERED = 4.1
 _MAX_LENGTH = 512
 
 
@@ -169,18 +169,30 @@ def _write(path: Path, shape: str, texts: list[str]) -> Path:
     config = getattr(transformers, f"{name}Config")(**sizes, pad_token_id=1)
     model = getattr(transformers, f"{name}ForMaskedLM")(config)
     with torch.no_grad():
-        model.get_output_embeddings().bias.fill_(_BIAS)
+        # Of a normed vector times weights of this size.
+        deviation = config.initializer_range * config.hidden_size**0.5
+        model.get_output_embeddings().bias.fill_(-_LOWERED * deviation)
     model.save_pretrained(path)
     write_tokenizer(path, texts, _MAX_LENGTH)
-    kinds = {"": "Transformer", "1_SpladePooling": "SpladePooling"}
+    package = "sentence_transformers"
+    kinds = {
+        "": f"{package}.base.modules.transformer.Transformer",
+        "1_SpladePooling": f"{package}.sparse_encoder.modules.splade_pooling.SpladePooling",
+    }
     modules = [
-        {"idx": i, "name": str(i), "path": at, "type": f"sentence_transformers.models.{kind}"}
+        {"idx": i, "name": str(i), "path": at, "type": kind}
         for i, (at, kind) in enumerate(kinds.items())
     ]
     (path / "modules.json").write_text(json.dumps(modules))
     (path / "1_SpladePooling").mkdir()
     pooling = {"pooling_strategy": "max", "word_embedding_dimension": sizes["vocab_size"]}
     (path / "1_SpladePooling" / "config.json").write_text(json.dumps(pooling))
-    settings = {"transformer_task": "fill-mask", "max_seq_length": _MAX_LENGTH}
+    settings = {
+        "transformer_task": "fill-mask",
+        "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+        "module_output_name": "token_embeddings",
+        "max_seq_length": _MAX_LENGTH,
+    }
     (path / "sentence_bert_config.json").write_text(json.dumps(settings))
+    (path / "config_sentence_transformers.json").write_text('{"model_type": "SparseEncoder"}')
     return path
