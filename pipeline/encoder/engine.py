@@ -46,7 +46,7 @@ from pipeline.spec import Vectors
 
 logger = logging.getLogger(__name__)
 
-# Entries of a sequence's list, of which each is an id and a value, that memory is planned for.
+# Entries of a sequence's list, an id and a value each, that memory is planned for.
 _TYPICAL_ENTRIES = 1024
 
 
@@ -71,7 +71,7 @@ class Engine:
         choices: the precision and the token budget, each with the reason for it.
         quantization: the scheme of int8 and its error on this model's weights; else "".
         per_token: whether outputs belong to tokens, not to sequences.
-        lists: the kinds of vectors that are lists: "sparse".
+        lists: the kinds of vectors that are lists.
         output_size: width of an output of `run`: dimensions of a vector, or number of classes.
         memory_size: values of an output that memory is planned for.
         forward: the encoder in `precision`.
@@ -101,14 +101,12 @@ class Engine:
             device: a torch device.
             precision: of the encoder; pooling and heads are always float32. `auto`: see
                 `choose_precision`. int8: on a CPU.
-            dimensions: leading dimensions of a vector to keep, None for all; of several numbers,
-                the vectors stand side by side.
+            dimensions: leading ones of a vector to keep, None for all; of several, side by side.
             normalize: whether vectors have unit length, None for what the checkpoint does.
             prompt_tokens: leading tokens of every sequence that belong to the prompt
                 (`tokenizer.prompt_tokens`); omitted from pooling where the checkpoint says so.
             vectors: the kinds of vectors that are computed, of those in `card.vectors`.
-            sparse_top_k: terms of a sparse vector that are kept, the largest ones; None for all,
-                up to one more than `MAX_TERMS`.
+            sparse_top_k: terms of a vector that are kept; None for one more than `MAX_TERMS`.
             cache_dir: where the trial behind `auto` is kept; None to repeat it.
 
         Raises:
@@ -170,12 +168,11 @@ class Engine:
     def run(
         self, batches: Iterable[Batch], should_stop: Callable[[], bool] | None = None
     ) -> Iterator[tuple[Batch, Float32Array]]:
-        """Compute batches in order, for outputs that are only to be compared: as `run_all`.
+        """As `run_all`, for outputs that are only to be compared.
 
         Yields:
-            Each batch with its outputs: of an embedding model [S, output_size], lists folded; of a
-            sequence classifier [S, classes], or [S] with a single class; of a token classifier
-            [T, classes].
+            Each batch with its outputs: [S, output_size] of vectors, lists folded; [S, classes] of
+            a sequence classifier, or [S] of a single class; [T, classes] of a token classifier.
         """
         for batch, outputs in self.run_all(batches, should_stop):
             yield batch, outputs.comparable()
@@ -185,9 +182,8 @@ class Engine:
     ) -> Iterator[tuple[Batch, Outputs]]:
         """Compute batches in order.
 
-        A sequence whose values are not finite is computed again in float32, unless that is the
-        engine's precision. If they still are not, or if it has no tokens, its values are NaN and
-        the caller decides what to do.
+        A sequence whose values are not finite is computed again in float32, if that is another
+        precision. If they still are not, or if it has no tokens, its values are NaN.
 
         Args:
             batches: consumed a few ahead of the results.

@@ -16,27 +16,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional
 
 from pipeline.encoder.architecture.encoder_config import EncoderConfig, Reads
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.pooling_config import PoolingMode
-from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN
-from pipeline.encoder.checkpoint.safetensors_headers import TensorInfo
-from pipeline.encoder.checkpoint.sentence_modules import (
-    LayerNormModule,
-    Module,
-    NormalizeModule,
-    TruncateModule,
-)
 from pipeline.encoder.model.activations import activate_
+from pipeline.encoder.model.module_steps import LAYER_NORM_EPS, apply_module, module_weights
 from pipeline.encoder.model.packed_batch import PackedBatch
-from pipeline.errors import CheckpointError, UsageError
-
-# torch.nn.LayerNorm's default: the module file states none, and Nomic's model card passes none.
-LAYER_NORM_EPS = 1e-5
+from pipeline.errors import UsageError
 
 
 def pool(
@@ -144,7 +133,7 @@ class SentenceHead:
         self._pooling = modules.pooling
         self._prompt_tokens = 0 if modules.include_prompt else prompt_tokens
         self._steps = [
-            (step, _module_weights(tensors, device))
+            (step, module_weights(tensors, device))
             for step, tensors in zip(body, card.module_tensors, strict=False)
         ]
         self.reads: Reads = _reads(modules.pooling, self._prompt_tokens)
@@ -172,7 +161,7 @@ class SentenceHead:
         if self._projection is not None:
             rows_SV = functional.linear(rows_SV, self._projection)
         for step, weights in self._steps:
-            rows_SV = _apply(step, weights, rows_SV)
+            rows_SV = apply_module(step, weights, rows_SV)
         if self._layer_norm:
             rows_SV = functional.layer_norm(rows_SV, rows_SV.shape[1:], eps=LAYER_NORM_EPS)
         leading = [rows_SV[:, :width] for width in self._widths]
@@ -186,37 +175,6 @@ def _reads(pooling: tuple[PoolingMode, ...], prompt_tokens: int) -> Reads:
     if pooling == ("cls",) and not prompt_tokens:
         return "first"
     return "last" if pooling == ("lasttoken",) else "all"
-
-
-def _module_weights(tensors: Mapping[str, TensorInfo], device: torch.device) -> dict[str, Tensor]:
-    """Tensors of one module, float32."""
-    weights: dict[str, Tensor] = {}
-    for name, info in tensors.items():
-        try:
-            with safe_open(info.file, framework="pt") as handle:
-                weights[name] = handle.get_tensor(name).to(device, torch.float32)
-        except SafetensorError as error:
-            raise CheckpointError(
-                f"{info.file} is damaged: {error}", hint=DOWNLOAD_AGAIN
-            ) from error
-    return weights
-
-
-def _apply(step: Module, weights: Mapping[str, Tensor], rows_SV: Tensor) -> Tensor:
-    if isinstance(step, NormalizeModule):
-        return functional.normalize(rows_SV, dim=1)
-    if isinstance(step, TruncateModule):
-        return rows_SV[:, : step.dimensions]
-    if isinstance(step, LayerNormModule):
-        weight, bias = weights["norm.weight"], weights["norm.bias"]
-        return functional.layer_norm(rows_SV, (step.dimension,), weight, bias, LAYER_NORM_EPS)
-    out_SV = functional.linear(rows_SV, weights["linear.weight"], weights.get("linear.bias"))
-    activated_SV: Tensor = getattr(torch.nn, step.activation)()(out_SV)
-    if not step.residual:
-        return activated_SV
-    if step.in_features != step.out_features:
-        rows_SV = functional.linear(rows_SV, weights["residual.weight"])
-    return activated_SV + rows_SV
 
 
 class ClassifierHead:
