@@ -146,6 +146,8 @@ class JobStatus:
     files: Files = Files(total=0)
     changes: Changes | None = None
     last_failure: Failure | None = None
+    chunks: int = 0  # rows of the output, where each chunk of a text has one
+    tokens_cut: int | None = None  # of truncated rows; None: not known, or none is truncated
 
     @property
     def final(self) -> bool:

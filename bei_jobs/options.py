@@ -36,6 +36,9 @@ class SubmitOptions(TypedDict, total=False):
     prompt: str | None
     instruction: str | None
     max_length: int | None
+    long_texts: Literal["cut-end", "cut-start", "error", "chunk", "late-chunk", "pool"] | None
+    chunk_tokens: int | None
+    chunk_overlap: int | None
     truncate: Literal["right", "left", "error"] | None
     vectors: str | Sequence[str] | None
     kind: Literal["query", "document"] | None

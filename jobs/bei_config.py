@@ -14,19 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import click
 import yaml
-from click.core import ParameterSource
 
 from jobs.bei_schema import checked
-from jobs.options import merge_defaults
 from pipeline.choice import Choice, Choices
 from pipeline.encoder.checkpoint.download import is_archive, is_uri
 from pipeline.errors import UsageError
 from pipeline.store.uris import redact
 from pipeline.tasks import TASKS
 
-_META = "jobs.bei_config"
 _SECTION = "trt_llm"
 _BUILD, _RUNTIME = f"{_SECTION}.build.", f"{_SECTION}.runtime."
 _REPOSITORY = f"{_BUILD}checkpoint_repository."
@@ -87,31 +83,13 @@ class BeiConfig:
             told["bei-config"] = Choice(self.without_effect, reason)
         return told
 
-
-def read_bei_config(ctx: click.Context, _: click.Parameter, value: Path | None) -> Path | None:
-    """Use a deployment's config.yaml as defaults; every other source of options overrides it."""
-    if value is not None:
-        config = ctx.meta[_META] = load_bei_config(value)
-        ctx.default_map = merge_defaults(config.options, ctx.default_map or {})
-    return value
-
-
-def bei_config_choices(ctx: click.Context) -> Choices:
-    """What the user is told of the config.yaml of a command, if it has one.
-
-    Raises:
-        UsageError: its checkpoint is where bei-jobs cannot read it, and no --model was given.
-    """
-    config: BeiConfig | None = ctx.meta.get(_META)
-    if config is None:
-        return {}
-    if ctx.get_parameter_source("model") is ParameterSource.DEFAULT:
-        raise UsageError(
-            f"{config.path}: {_REPOSITORY}source is {_TRAINING}, which only Baseten can read",
+    def needs_model(self) -> UsageError:
+        """The error where its checkpoint cannot be read, and no --model was given."""
+        return UsageError(
+            f"{self.path}: {_REPOSITORY}source is {_TRAINING}, which only Baseten can read",
             hint="download the checkpoint (`truss train get_checkpoint_urls`), and give its folder "
             "with --model",
         )
-    return config.choices
 
 
 def load_bei_config(path: Path) -> BeiConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import click
@@ -159,6 +160,10 @@ class Display:
     def chose(self, choices: Choices) -> None:
         self.show_choices(choices)
         self._open_bar()
+
+    def warned(self, line: str) -> None:
+        with nullcontext() if self.bar is None else self.bar.aside():
+            self.warn(line)
 
     def batch(self, rows: int, tokens: int) -> None:
         self._open_bar().add(rows, tokens)

@@ -61,9 +61,9 @@ quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print nothing w
 
 
 def _check_urls(_: click.Context, __: click.Parameter, urls: tuple[str, ...]) -> tuple[str, ...]:
-    from jobs.webhooks import check_url  # http.client takes a moment to import
-
     for url in urls:
+        from jobs.webhooks import check_url  # http.client takes a moment to import
+
         check_url(url)
     return urls
 

@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections import deque
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
 
@@ -66,6 +67,10 @@ class ProgressBar:
             logger.info("%s", line)
         else:
             tqdm.write(line, file=sys.stderr)
+
+    def aside(self) -> AbstractContextManager[None]:
+        """What is printed in it leaves the bar whole."""
+        return tqdm.external_write_mode(file=sys.stderr)
 
     def close(self) -> None:
         """Draw the bar one last time and leave it on the screen."""

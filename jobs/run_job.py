@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from jobs.display import Display
+from jobs.early_start import output_of
 from jobs.fleet import fleet_status
 from jobs.follow import follow
 from jobs.notify import notify
@@ -15,16 +16,14 @@ from pipeline.output.output import Output
 from pipeline.output.state import mark_checked
 from pipeline.output.status import job_status
 from pipeline.planning.damaged import can_go_on_without, damaged_files
-from pipeline.planning.default_output import default_output
 from pipeline.planning.prepare import Prepared, prepare
 from pipeline.request import Request
-from pipeline.store.uris import is_web
 from workers.device_counters import new_counters
 from workers.devices import device_choices, find_devices, fleet_choices
 from workers.foreground import all_reused, remember, run_in_foreground
-from workers.local import open_devices
 from workers.logs import set_context
 from workers.metrics import metrics_served
+from workers.open_devices import EarlyDevices, open_devices
 from workers.settings import Settings, load_settings
 
 
@@ -36,6 +35,7 @@ def submit(
     broker_url: str | None,
     wait: bool,
     metrics_port: int | None = None,
+    early: EarlyDevices | None = None,
 ) -> int:
     """Plan a job, run it here or enqueue it, print its summary and return the exit code.
 
@@ -46,6 +46,7 @@ def submit(
         broker_url: Redis of the fleet; None or "" runs the job here.
         wait: follow a job on the broker to its end.
         metrics_port: where a run on this machine serves metrics; None for nowhere.
+        early: devices whose processes run already; None for none.
 
     Raises:
         BeiJobsError: of planning, of the broker, or of the run.
@@ -65,7 +66,7 @@ def submit(
             display.begin(prepared.run, job_status(prepared.output, prepared.run))
         return prepared
 
-    with display.webhooks, failures_noted(_output_of(request)):
+    with display.webhooks, failures_noted(output_of(request)):
         if broker_url:
             if metrics_port is not None:
                 display.warn("--metrics-port: with --broker, `bei-jobs worker` serves the metrics")
@@ -83,7 +84,7 @@ def submit(
         # A later run often has nothing to do: then no process imports torch.
         return run_here(
             plan, uris, settings, display, device, metrics_port, without_damaged,
-            early=not _begun(_output_of(request)),
+            start=not _begun(output_of(request)), early=early,
         )  # fmt: skip
 
 
@@ -104,14 +105,6 @@ def failures_noted(output: str) -> Iterator[None]:
         raise
 
 
-def _output_of(request: Request) -> str:
-    try:
-        output = request.output or default_output(request.inputs, request.task)
-    except UsageError:  # which planning raises too
-        return ""
-    return "" if is_web(output) else output
-
-
 def _begun(output: str) -> bool:
     try:
         return bool(output) and Output(output).begun()
@@ -128,7 +121,8 @@ def run_here(
     metrics_port: int | None = None,
     after_failure: Callable[[Prepared], Prepared | None] = lambda failed: None,
     *,
-    early: bool = True,
+    start: bool = True,
+    early: EarlyDevices | None = None,
 ) -> int:
     """Run a job in the foreground, print how it ended and return the exit code.
 
@@ -140,7 +134,8 @@ def run_here(
         device: the value of --device; None for the default.
         metrics_port: where metrics are served; None for nowhere.
         after_failure: prepares the run to go on with where shards of a run failed; None for none.
-        early: whether the processes of the devices start while it is planned.
+        start: whether the processes of the devices start while it is planned.
+        early: devices whose processes run already; None for none.
 
     Raises:
         BeiJobsError: of planning, or of every device.
@@ -148,7 +143,9 @@ def run_here(
     devices = find_devices(device)  # a wrong name is reported before anything is written
     counters = new_counters(len(devices.names))
     with metrics_served(metrics_port, devices.names, counters):
-        with open_devices(devices.names, uris, settings, counters, early=early) as opened:
+        with open_devices(
+            devices.names, uris, settings, counters, start=start, early=early
+        ) as opened:
             prepared = plan()
             remember(prepared, settings)
             if prepared.finished:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from jobs.bei_config import read_bei_config
+from jobs.bei_option import read_bei_config
 from jobs.options import (
     Function,
     Several,
@@ -24,8 +24,7 @@ from jobs.options import (
     quiet_option,
     read_job_file,
 )
-from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL
-from pipeline.request import Request
+from pipeline.request import DEFAULT_MODEL, TASK_NAMES, LongTexts, Request
 from pipeline.spec import (
     MAX_FAILED_ROWS,
     Aggregation,
@@ -37,7 +36,6 @@ from pipeline.spec import (
     Truncate,
     Vectors,
 )
-from pipeline.tasks import TASKS
 
 _OPTIONS = (
     click.argument("inputs", nargs=-1, metavar="INPUT...", required=False),
@@ -57,7 +55,7 @@ _OPTIONS = (
         expose_value=False,
         help="config.yaml of a BEI or BEI-Bert deployment; sets model, task and token budget.",
     ),
-    option("--task", type=click.Choice(list(TASKS)), default="embed", show_default=True),
+    option("--task", type=click.Choice(TASK_NAMES), default="embed", show_default=True),
     option("--model", default=DEFAULT_MODEL, show_default=True, help="Hub name, directory or URI."),
     option("--revision", help="Branch, tag or commit of a model on the hub."),
     option("--output", metavar="URI", help="Default: next to the input, such as corpus.embed."),
@@ -88,11 +86,28 @@ _OPTIONS = (
         "--max-length", type=click.IntRange(min=1), help="Maximum tokens. Default: the model's."
     ),
     option(
+        "--long-texts",
+        type=choice(LongTexts),
+        help="What becomes of a text over the limit. Default: it is cut, mostly at the end, as the "
+        "tokenizer says.",
+    ),
+    option(
+        "--chunk-tokens",
+        type=click.IntRange(min=1),
+        help="Maximum of a chunk, prompt and special tokens included. Default: 256; late-chunk: "
+        "at most a quarter of --max-length; pool: all of it.",
+    ),
+    option(
+        "--chunk-overlap",
+        type=click.IntRange(min=0),
+        help="Tokens that a chunk shares with the one before. Default: 0.",
+    ),
+    option(
         "--truncate",
         type=choice(Truncate),
         default="right",
         show_default=True,
-        help="Which end of a long text is cut. Without it, the side that the tokenizer names.",
+        help="Earlier name of --long-texts cut-end, cut-start and error.",
     ),
     option(
         "--vectors",

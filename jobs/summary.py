@@ -55,6 +55,8 @@ def summary(
         },
         "tokens": status.tokens,
         "truncated": status.truncated,
+        **({"tokens_cut": status.cut} if status.truncated and status.cut is not None else {}),
+        **({"chunks": status.chunks} if status.chunks else {}),
         "seconds": round(status.seconds, 3),
         "model": {
             "name": redact(run.spec.model.name),
@@ -100,7 +102,9 @@ def print_summary(
     if status.kept:
         click.echo(f"  kept    {status.kept:,} more rows are computed, of shards that are not done")
     if status.tokens:
-        click.echo(f"  tokens  {status.tokens:,}, {status.truncated:,} rows truncated")
+        click.echo(f"  tokens  {status.tokens:,}, {_truncated(status)}")
+    if status.chunks:
+        click.echo(f"  chunks  {status.chunks:,} rows in the output, one for each chunk")
     click.echo(f"  output  {redact(run.output)}")
     for line in record_lines(run, status):
         click.echo(line)
@@ -116,6 +120,11 @@ def print_summary(
         click.echo(f"  reason  {status.reason}")
     if status.failed_rows:
         click.echo(f"  failed rows and reasons: {redact(run.output)}/_bei/quarantine/")
+
+
+def _truncated(status: JobStatus) -> str:
+    rows = f"{status.truncated:,} rows truncated"
+    return f"{rows}: {status.cut:,} tokens cut off" if status.truncated and status.cut else rows
 
 
 def _outcomes(status: JobStatus) -> Iterator[str]:

@@ -9,7 +9,7 @@ refused, or because this attempt leaves them out.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -35,6 +35,8 @@ _BLOCK_ROWS = 16_384
 _BLOCK_BYTES = 32 * 2**20
 # Blocks that wait between two stages have about so many bytes at most, and one of any size may.
 QUEUED_BYTES = _BLOCK_BYTES
+
+Tokenize = Callable[[pa.RecordBatch], Tokens]
 
 
 class Watch(Protocol):
@@ -108,6 +110,7 @@ def read_blocks(
     threads: int = 1,
     fates: Fates | None = None,
     watch: Watch | None = None,
+    tokenize: Tokenize | None = None,
 ) -> Iterator[Block]:
     """Tokenize the rows of `shards`, block by block, `threads` blocks at once.
 
@@ -120,11 +123,12 @@ def read_blocks(
         threads: blocks that are tokenized at once.
         fates: of the rows that are not computed.
         watch: told about the rows of each block around its tokenization.
+        tokenize: does what the task's own method does, in its place.
     """
-    told = watch or NoWatch()
+    told, tokens_of = watch or NoWatch(), tokenize or task.tokenize
     groups = _resolved(enumerate(_groups(run, shards, task, width, fates or {})), known)
     groups = stage_times.each("read", groups)
-    return map_in_order(lambda item: _block(*item, run, task, told), groups, threads)
+    return map_in_order(lambda item: _block(*item, run, task, told, tokens_of), groups, threads)
 
 
 def _resolved(
@@ -160,9 +164,11 @@ def _groups(
 
 def _memory_bytes(rows: pa.RecordBatch, task: Task, width: int) -> int:
     """Estimated memory of rows: their text and their float32 outputs."""
-    text: int = rows.nbytes
-    # A token stands for about four bytes of text and has `width` outputs of four bytes.
-    return text + (text * width if task.per_token else rows.num_rows * width * 4)
+    text = int(rows.nbytes)
+    if task.per_token:  # a token is about four bytes of text and has `width` outputs of four bytes
+        return text + text * width
+    further = text // task.output_text_bytes if task.output_text_bytes else 0
+    return int(text + (rows.num_rows + further) * width * 4)
 
 
 def _block(
@@ -172,6 +178,7 @@ def _block(
     run: Run,
     task: Task,
     watch: Watch,
+    tokenize: Tokenize,
 ) -> Block:
     batches = [item.rows for item in computed_slices(slices)]
     table = pa.Table.from_batches(batches, run.columns).combine_chunks()
@@ -189,7 +196,7 @@ def _block(
     key = f"block-{number}"
     watch.begin(key, RowPlaces(block.slices).of(results.computed))
     with stage_times.during("tokenize"):
-        block = replace(block, tokens=task.tokenize(texts))
+        block = replace(block, tokens=tokenize(texts))
     watch.end(key)
     return block
 

@@ -76,7 +76,7 @@ def compute_canary(spec: JobSpec, engine: Engine, task: Task) -> Canary:
     """The sixteen texts as a job computes its rows: with its prompt and its limit."""
     tokens = task.tokenize(task.sample(spec, TEXTS, _DOCUMENTS))
     batches = (
-        gather(tokens.ids, tokens.offsets, some, tokens.type_ids)
+        gather(tokens.ids, tokens.offsets, some, tokens.type_ids, tokens.spans)
         for some in pack(tokens.lengths, _BATCH_TOKENS)
     )
     values = [np.empty((0, engine.output_size), dtype=np.float32)]

@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -62,6 +62,7 @@ class Committer:
         saved: Saved | None = None,
         refused: Mapping[str, Mapping[int, str]] | None = None,
         log: AttemptLog | None = None,
+        tokenizer: Callable[[], str | None] = lambda: None,
     ) -> None:
         """Prepare; entering the context starts the thread.
 
@@ -75,6 +76,7 @@ class Committer:
             saved: shard id → pieces of earlier attempts with their rows.
             refused: shard id → row → why it is not computed.
             log: the records of this attempt; they are deleted when their rows are safe.
+            tokenizer: what tokenized the rows so far, if not the one of this process.
         """
         self._output = output
         self._run = run
@@ -83,6 +85,7 @@ class Committer:
         self._saved = saved or {}
         self._refused = refused or {}
         self._log = log
+        self._tokenizer = tokenizer
         self._provenance = of_run(run, engine, attempt)
         self._shards: dict[str, OpenOutput] = {}
         self._unsafe = UnsafeRows()
@@ -239,9 +242,13 @@ class Committer:
             deduplicated=output.count(Origin.DUPLICATE, table),
             seconds=round(output.seconds, 3),
         )
+        table, lost = self._run.form.to_part(table)
+        result = replace(result, chunks=lost.chunks, cut=lost.cut)
         if result.failed:
             write_quarantine(self._output, self._run, shard, output.failed_rows())
-        values = self._provenance | of_shard(shard, result, resumed=output.resumed)
+        values = self._provenance | of_shard(
+            shard, result, resumed=output.resumed, tokenizer=self._tokenizer()
+        )
         data = encode_part(table, values, shard.output_format)
         del table  # a client of a store may copy the data once more
         committed_here = self._output.commit(shard.part, data)

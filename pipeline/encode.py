@@ -16,6 +16,7 @@ from pipeline.packing import Batch, gather, pack
 from pipeline.spec import OnBatch
 from pipeline.stage_times import stage_times
 from pipeline.tasks.base import BoolArray, Float32Array, Task
+from pipeline.tokenize.outputs import output_bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Computed:
     """Rows of a block whose outputs are there."""
 
     block: Block
-    outputs: Outputs  # of the sequences or, with an output per token, the tokens, in block order
+    outputs: Outputs  # of the sequences or, with an output per token or span, of these; block order
     rows: BoolArray  # [U] the tokenized rows that are new since the block was last returned
     complete: bool  # whether these are the last ones
 
@@ -38,17 +39,18 @@ class _Pending:
 
     def __init__(self, block: Block, per_token: bool) -> None:
         self.block = block
-        self._per_token = per_token
+        self._bounds = output_bounds(block.tokens, per_token=per_token)
         row_of = block.tokens.row_of
         self._sequences_left = len(block.tokens.lengths)
         self._left_of_row = np.bincount(row_of, minlength=block.tokens.rows)
-        self._firsts = np.unique(row_of, return_index=True)[1]
         self._outputs: Float32Array | None = None
         self._lists: dict[str, list[tuple[Int64Array, Lists]]] = {}
         self._returned = np.zeros(block.tokens.rows, dtype=np.bool_)
         self._places = RowPlaces(block.slices)
-        self._sharing = block.results.sharing()
-        self.copied = len(block.results.keys) - int(self._sharing.sum())
+        sharing = block.results.sharing()
+        # [S] how many rows count as done with a sequence: those of a row's first one
+        self._rows_of_sequence = np.where(np.diff(row_of, prepend=-1) > 0, sharing[row_of], 0)
+        self.copied = len(block.results.keys) - int(sharing.sum())
 
     @property
     def complete(self) -> bool:
@@ -67,7 +69,8 @@ class _Pending:
 
     def places_of(self, batch: Batch) -> Places:
         """The rows that have a sequence in the batch."""
-        rows = np.unique(self.block.tokens.row_of[batch.sequences])
+        rows = np.sort(self.block.tokens.row_of[batch.sequences])
+        rows = rows[np.diff(rows, prepend=-1) > 0]
         return self._places.of(self.block.results.computed[rows])
 
     def put(self, batch: Batch, outputs: Outputs) -> int:
@@ -83,20 +86,18 @@ class _Pending:
         for kind, lists in outputs.lists.items():
             self._lists.setdefault(kind, []).append((batch.sequences, lists))
         if self._outputs is None:
-            size = tokens.ids.shape[0] if self._per_token else tokens.lengths.shape[0]
+            size = len(tokens.lengths) if self._bounds is None else self._bounds[-1]
             self._outputs = np.zeros((size, result.shape[1]), dtype=np.float32)
-        if self._per_token:
-            for start, stop, sequence in zip(
-                batch.cu_seqlens[:-1], batch.cu_seqlens[1:], batch.sequences, strict=True
-            ):
-                first = tokens.offsets[sequence]
+        if self._bounds is not None:
+            bounds = batch.cu_seqlens if batch.spans is None else batch.spans.bounds
+            for start, stop, sequence in zip(bounds[:-1], bounds[1:], batch.sequences, strict=True):
+                first = self._bounds[sequence]
                 self._outputs[first : first + stop - start] = result[start:stop]
         else:
             self._outputs[batch.sequences] = result
         self._sequences_left -= len(batch)
         np.subtract.at(self._left_of_row, tokens.row_of[batch.sequences], 1)
-        firsts = np.isin(batch.sequences, self._firsts, assume_unique=True)
-        return int(self._sharing[tokens.row_of[batch.sequences[firsts]]].sum())
+        return int(self._rows_of_sequence[batch.sequences].sum())
 
 
 def _complete(pending: deque[_Pending], on_batch: OnBatch) -> Iterator[Computed]:
@@ -153,7 +154,7 @@ def encode(
             for index, sequences in enumerate(pack(tokens.lengths, token_budget)):
                 if should_stop():
                     return
-                batch = gather(tokens.ids, tokens.offsets, sequences, tokens.type_ids)
+                batch = gather(tokens.ids, tokens.offsets, sequences, tokens.type_ids, tokens.spans)
                 launched.append(f"batch-{block.number}-{index}")
                 if watch is not None:
                     watch.begin(launched[-1], one.places_of(batch))

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import repeat
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +25,9 @@ from pipeline.output.output import Output
 from pipeline.output.part_format import format_of
 from pipeline.output.run import Run
 from pipeline.packing import Int8Array, Int64Array
-from pipeline.row_keys import KEY_FIELD, row_keys
+from pipeline.part_columns import CUT_FIELD, ROW_COLUMNS
+from pipeline.row_keys import KEY_FIELD, key_values, row_keys
 from pipeline.shards import Shard
-from pipeline.spec import ROW_COLUMNS
 from pipeline.store.uris import is_local
 from pipeline.tasks import Task
 
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 DUPLICATES_BYTES = 256 << 20
 # What a key costs in a dictionary.
 _KEY_BYTES = 190
+_BLOCK = 1 << 32  # more than the rows of a block
 
 # Results of parts that are held; local Arrow parts are mapped into memory instead.
 _PARTS_BYTES = 256 << 20
@@ -85,8 +87,8 @@ def rows_held(row_bytes: int) -> int:
 
 
 def result_schema(task: Task) -> pa.Schema:
-    """The columns of a part that depend on its texts alone, but for the key."""
-    return pa.schema([*task.fields(), *ROW_COLUMNS])
+    """The columns of a row that depend on its texts alone, but for the key, as they are held."""
+    return pa.schema([*task.fields(), *ROW_COLUMNS, CUT_FIELD])
 
 
 class Duplicates:
@@ -99,7 +101,8 @@ class Duplicates:
         self._limit = limit
         self._lock = threading.Lock()
         self._first = 0  # number here of the first block of this attempt
-        self._places: dict[bytes, tuple[int, int]] = {}  # key → block, row of its results
+        # Key → block · _BLOCK + row of its results: a number, as the collector looks at each tuple.
+        self._places: dict[bytes, int] = {}
         self._keys: OrderedDict[int, list[bytes]] = OrderedDict()  # of the blocks that are held
         self._results: dict[int, pa.Table] = {}
         self._evicted: dict[int, list[int]] = {}  # block → blocks that no later one refers to
@@ -113,15 +116,17 @@ class Duplicates:
             self._results = {block: self._results[block] for block in self._keys}
             self._first = max(self._keys, default=-1) + 1
 
-    def find(self, key: bytes) -> tuple[int, int] | None:
-        """Where the result of a key is, if it is held: for `result`."""
-        return self._places.get(key)
+    def find(self, keys: Sequence[bytes]) -> Int64Array:
+        """[K, 2] where the results of keys are: block, or -1, and row of its `results`."""
+        places = np.fromiter(map(self._places.get, keys, repeat(-1)), np.int64, len(keys))
+        return np.stack(np.divmod(places, _BLOCK), axis=1)
 
     def expect(self, block: int, keys: list[bytes]) -> None:
         """The results of a block will come: row i has the key keys[i], b"" for none."""
         number = self._first + block
+        rows = range(number * _BLOCK, number * _BLOCK + len(keys))
         with self._lock:
-            self._places |= {key: (number, row) for row, key in enumerate(keys) if key}
+            self._places.update(zip(keys, rows, strict=True))
             self._keys[number] = keys
             self._evicted[number] = gone = []
             while len(self._keys) > 1 and self._bytes() > self._limit:
@@ -239,10 +244,6 @@ class KnownRows:
         self._duplicates = duplicates
         duplicates.begin()
 
-    def keys(self, rows: pa.RecordBatch) -> pa.FixedSizeBinaryArray:
-        """The keys of rows."""
-        return row_keys(rows, self._columns)
-
     def resolve(
         self, block: int, slices: Sequence[tuple[Shard, int, pa.RecordBatch]]
     ) -> RowResults:
@@ -252,7 +253,7 @@ class KnownRows:
             block: its number; blocks come in order.
             slices: shard, number of the first row, and the rows.
         """
-        keys = [self.keys(rows) for _, _, rows in slices]
+        keys = [row_keys(rows, self._columns) for _, _, rows in slices]
         tables: list[pa.Table] = []
         places: list[Int64Array] = []
         start = 0
@@ -272,29 +273,29 @@ class KnownRows:
         copied: Int64Array,
         tables: tuple[pa.Table, ...],
     ) -> RowResults:
-        values: list[bytes | None] = keys.to_pylist()
+        values = key_values(keys)
         origin = np.zeros(len(values), dtype=np.int8)
         origin[copied] = Origin.REUSED
+        rows = np.flatnonzero((origin == Origin.COMPUTED) & np.asarray(keys.is_valid()))
+        wanted = [values[row] for row in rows.tolist()]
+        first = np.arange(len(values))  # row of the block that has the same key
+        first[rows] = rows[_first_of(wanted)]
+        again = first != np.arange(len(values))
+        earlier = np.full((len(values), 2), -1)
+        earlier[rows] = self._duplicates.find(wanted)
+        later = earlier[:, 0] >= 0
+        origin[later | again] = Origin.DUPLICATE
+        computed = np.flatnonzero(origin == Origin.COMPUTED)
         source = np.zeros(len(values), dtype=np.int64)
-        computed, seen = list[int](), dict[bytes, int]()
-        later, earlier = list[int](), list[tuple[int, int]]()
-        for row in np.flatnonzero(origin == Origin.COMPUTED).tolist():
-            key = values[row]
-            if key is not None and key in seen:
-                origin[row], source[row] = Origin.DUPLICATE, seen[key]
-            elif key is not None and (place := self._duplicates.find(key)) is not None:
-                origin[row] = Origin.DUPLICATE
-                later.append(row)
-                earlier.append(place)
-            else:
-                source[row] = len(computed)
-                if key is not None:
-                    seen[key] = len(computed)
-                computed.append(row)
+        source[computed] = np.arange(len(computed))
+        source = source[first]
         source[copied] = len(computed) + np.arange(len(copied))
-        source[later] = len(computed) + len(copied) + np.arange(len(later))
-        self._duplicates.expect(block, [values[row] or b"" for row in computed])
-        return RowResults(
-            keys, np.array(computed, dtype=np.int64), source, origin, tables,
-            np.array(earlier, dtype=np.int64).reshape(-1, 2),
-        )  # fmt: skip
+        source[later] = len(computed) + len(copied) + np.arange(np.count_nonzero(later))
+        self._duplicates.expect(block, [values[row] for row in computed.tolist()])
+        return RowResults(keys, computed, source, origin, tables, earlier[later])
+
+
+def _first_of(keys: Sequence[bytes]) -> Int64Array:
+    """[K] where the same key stands for the first time."""
+    places = dict(zip(reversed(keys), range(len(keys) - 1, -1, -1), strict=True))
+    return np.fromiter(map(places.__getitem__, keys), np.int64, len(keys))

@@ -1,6 +1,6 @@
 """What the heads of a model compute of a batch or of a block: rows of one width, and lists.
 
-Shapes: S sequences, T tokens, N entries of all lists.
+Shapes: S sequences, T tokens, K spans, N entries of all lists.
 """
 
 from __future__ import annotations
@@ -89,13 +89,19 @@ class Lists:
 class Outputs:
     """The outputs of a batch or a block."""
 
-    # [S, width], [S] of a single class, or [T, width] with one per token; [S, 0] without vectors
+    # [S, width], [S] of a single class, or with one per token [T, width] or per span [K, width];
+    # [S, 0] without vectors
     rows: Float32Array
     lists: Mapping[str, Lists] = field(default_factory=dict)  # by kind of vectors: "sparse"
 
     def lists_of(self, kind: str, sequences: int) -> Lists:
         """The lists of a kind of vectors; empty ones where no batch is computed."""
         return self.lists.get(kind) or Lists.empty(sequences)
+
+    def take(self, some: BoolArray) -> Self:
+        """The outputs of some sequences; with an output per span, [K], of some spans."""
+        lists = {kind: lists.take(some) for kind, lists in self.lists.items()}
+        return type(self)(self.rows[some], lists)
 
     @property
     def nbytes(self) -> int:

@@ -17,6 +17,22 @@ Int8Array = npt.NDArray[np.int8]
 
 
 @dataclass(frozen=True, slots=True)
+class Spans:
+    """Tokens whose states give an output each, K of them in S sequences; they may overlap."""
+
+    firsts: Int64Array  # [K], index of the first token among all
+    counts: Int64Array  # [K]
+    bounds: Int64Array  # [S + 1], the first span of each sequence, and K
+
+    def of(self, sequences: Int64Array, moved: Int64Array) -> Spans:
+        """Those of some sequences, [B], whose tokens are `moved` [B] further on there."""
+        sizes = np.diff(self.bounds)[sequences]
+        bounds = np.concatenate([[0], np.cumsum(sizes)])
+        index = np.arange(bounds[-1]) + np.repeat(self.bounds[sequences] - bounds[:-1], sizes)
+        return Spans(self.firsts[index] + np.repeat(moved, sizes), self.counts[index], bounds)
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """The input of one forward pass: packed token ids without padding.
 
@@ -28,11 +44,18 @@ class Batch:
     max_seqlen: int
     sequences: Int64Array  # [S], the index of each sequence in its block
     type_ids: Int8Array | None = None  # [T], token types of pairs; None means all zero
+    spans: Spans | None = None  # None: an output per sequence, or per token
 
     @property
     def tokens(self) -> int:
         """Tokens in the batch."""
         return int(self.ids.shape[0])
+
+    def output_bounds(self, *, per_token: bool) -> Int32Array | Int64Array | None:
+        """The first output of each sequence, [S + 1]; None where each has one."""
+        if self.spans is not None:
+            return self.spans.bounds
+        return self.cu_seqlens if per_token else None
 
     def __len__(self) -> int:
         """Sequences in the batch."""
@@ -83,6 +106,7 @@ def gather(
     offsets: Int64Array,
     sequences: Int64Array,
     type_ids: Int8Array | None = None,
+    spans: Spans | None = None,
 ) -> Batch:
     """Copy the tokens of the given sequences, in that order, into one packed batch.
 
@@ -91,6 +115,7 @@ def gather(
         offsets: the start of each sequence of the block and the end of the last, [S + 1].
         sequences: the indexes of the sequences to copy, [B].
         type_ids: the token types of `ids`, [N], or None.
+        spans: of the block, or None.
     """
     starts = offsets[sequences]
     sizes = offsets[sequences + 1] - starts
@@ -105,4 +130,5 @@ def gather(
         max_seqlen=int(sizes.max(initial=0)),
         sequences=sequences,
         type_ids=None if type_ids is None else type_ids[index],
+        spans=None if spans is None else spans.of(sequences, cu_seqlens[:-1] - starts),
     )

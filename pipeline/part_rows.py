@@ -19,15 +19,15 @@ from pipeline.outputs import Outputs
 from pipeline.packing import Int8Array
 from pipeline.row_keys import KEY_FIELD, row_keys
 from pipeline.slices import ShardSlice, computed_slices
-from pipeline.spec import ROW_COLUMNS
 from pipeline.tasks.base import NON_FINITE, BoolArray, Task
+from pipeline.tokenize.outputs import output_rows
 from pipeline.tokenize.texts import no_tokens
 
 
-def part_schema(run: Run, task: Task) -> pa.Schema:
-    """The columns of the parts of a run."""
+def held_schema(run: Run, task: Task) -> pa.Schema:
+    """The columns of the rows of a run as they are held; see `pipeline.output.chunk_rows`."""
     last = [KEY_FIELD] if run.keyed else []
-    return pa.schema([*run.kept, *task.fields(), *ROW_COLUMNS, *last])
+    return pa.schema([*run.kept, *result_schema(task), *last])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class RowBuilder:
         self._task = task
         self._duplicates = duplicates
         self._results = result_schema(task)
-        self._schema = part_schema(run, task)
+        self._schema = held_schema(run, task)
 
     def build(self, computed: Computed) -> OutputRows:
         """The output rows of a block, or of what is there of it."""
@@ -134,7 +134,7 @@ class RowBuilder:
         """
         block, outputs, tokens = computed.block, computed.outputs, computed.block.tokens
         errors = dict(tokens.errors)
-        row_of_output = tokens.token_rows if self._task.per_token else tokens.row_of
+        row_of_output = output_rows(tokens, per_token=self._task.per_token)
         if outputs.rows.shape[0] != row_of_output.shape[0]:  # no batch of the block is computed
             rows = np.zeros((row_of_output.shape[0], outputs.rows.shape[1]), dtype=np.float32)
             outputs = Outputs(rows, outputs.lists)
@@ -144,12 +144,15 @@ class RowBuilder:
         failed = np.zeros(tokens.rows, dtype=np.bool_)
         failed[list(errors)] = True
         absent = failed if computed.complete else failed | ~computed.rows
-        reasons = pa.array([errors.get(row) for row in range(tokens.rows)], pa.string())
+        reasons = pa.nulls(tokens.rows, pa.string())
+        if errors:
+            reasons = pa.array([errors.get(row) for row in range(tokens.rows)], pa.string())
         arrays = [
             *self._task.all_columns(block.texts, tokens, outputs, absent),
             pa.array(tokens.n_tokens),
             pa.array(tokens.truncated),
             reasons,
+            pa.array(np.zeros(tokens.rows, np.int32) if tokens.cut is None else tokens.cut),
         ]
         return pa.Table.from_arrays(arrays, schema=self._results)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 
+import numpy as np
 import pyarrow as pa
 
 KEY_BYTES = 16
@@ -35,6 +36,16 @@ def row_keys(rows: pa.RecordBatch, columns: Sequence[str]) -> pa.FixedSizeBinary
         values = (_values(rows.column(name)) for name in columns)
         keys = [_key(row) for row in zip(*values, strict=True)]
     return pa.array(keys, KEY_FIELD.type)
+
+
+def key_values(keys: pa.FixedSizeBinaryArray) -> list[bytes]:
+    """The keys, b"" for none. `to_pylist` would take as long as hashing the texts."""
+    stored = keys.buffers()[1] or b""
+    kind, end = np.dtype((np.void, KEY_BYTES)), keys.offset + len(keys)
+    values: list[bytes] = np.frombuffer(stored, kind, end)[keys.offset :].tolist()
+    for row in np.flatnonzero(keys.is_null()).tolist():
+        values[row] = b""
+    return values
 
 
 def _is_list(kind: pa.DataType) -> bool:

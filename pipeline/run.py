@@ -29,8 +29,9 @@ from pipeline.output.row_ranges import Places
 from pipeline.output.run import Run
 from pipeline.output.suspects import ShardWork
 from pipeline.packing import Int8Array
-from pipeline.part_rows import part_schema
+from pipeline.part_rows import held_schema
 from pipeline.prefetch import prefetch
+from pipeline.proven_tokens import ProvenTokens
 from pipeline.shards import Shard, ShardResult
 from pipeline.slices import Fate
 from pipeline.spec import OnBatch
@@ -59,6 +60,7 @@ def run_shards(
     watch: Watch | None = None,
     duplicates: Duplicates | None = None,
     task: Task | None = None,
+    proven: ProvenTokens | None = None,
 ) -> Iterator[ShardResult]:
     """Compute shards and commit each part as soon as its last row is computed.
 
@@ -79,6 +81,7 @@ def run_shards(
         watch: told which rows are being tokenized and computed.
         duplicates: results of earlier calls for the same run and engine.
         task: of the run, bound to the engine's model; None to bind it now.
+        proven: tokenizes the rows in place of the task; None for nothing.
 
     Raises:
         EncodeError: the device failed in a way that a smaller batch does not fix.
@@ -99,13 +102,14 @@ def run_shards(
         tokenized = read_blocks(
             run, shards, task, engine.memory_size, known,
             threads=threads, fates=fates, watch=recorded,
+            tokenize=None if proven is None else proven.tokenize,
         )  # fmt: skip
-        with (
-            Committer(
-                output, run, engine, task, attempt, held, saved=saved, refused=refused, log=log
-            ) as committer,
-            prefetch(tokenized, _BLOCKS_AHEAD, QUEUED_BYTES, lambda block: block.nbytes) as ahead,
-        ):
+        committer = Committer(
+            output, run, engine, task, attempt, held, saved=saved, refused=refused, log=log,
+            tokenizer=lambda: None if proven is None else proven.used,
+        )  # fmt: skip
+        waiting = prefetch(tokenized, _BLOCKS_AHEAD, QUEUED_BYTES, lambda block: block.nbytes)
+        with committer, waiting as ahead:
             for computed in encode(
                 engine, ahead, task, budget, should_stop, on_batch,
                 watch=recorded, save_now=committer.save_now,
@@ -136,20 +140,20 @@ def _read_saved(
     output: Output, run: Run, task: Task, engine: Engine, works: Mapping[str, ShardWork]
 ) -> Saved:
     """The rows of the pieces that this engine may continue: those of its own precision."""
-    schema = part_schema(run, task).append(ROW_FIELD)
+    schema = held_schema(run, task).append(ROW_FIELD)
     saved = {}
     for shard, work in works.items():
         fitting = (piece for piece in work.pieces if piece.precision == engine.precision)
-        tables = ((piece, _read(output, piece, schema)) for piece in fitting)
+        tables = ((piece, _read(output, run, piece, schema)) for piece in fitting)
         saved[shard] = [(piece, table) for piece, table in tables if table is not None]
     return saved
 
 
-def _read(output: Output, piece: Piece, schema: pa.Schema) -> pa.Table | None:
+def _read(output: Output, run: Run, piece: Piece, schema: pa.Schema) -> pa.Table | None:
     if piece.name.startswith(OPEN):
-        return read_piece_table(output, piece, schema)
+        return read_piece_table(output, run, piece, schema)
     try:
-        table = read_good_rows(output, piece)
+        table = read_good_rows(output, run, piece)
     except (StorageError, pa.ArrowException, OSError) as error:
         logger.warning("%s is not used: %s", piece.name, error)
         return None

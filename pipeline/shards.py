@@ -120,6 +120,8 @@ class ShardResult:
     failed: int = 0
     reused: int = 0  # rows copied from earlier parts
     deduplicated: int = 0  # rows copied from others that were just computed
+    chunks: int = 0  # rows of the part; 0: one for each row
+    cut: int | None = 0  # tokens cut off truncated texts; None: not known
     seconds: float = 0.0
     computed: bool = True  # False: it was already committed
     error: str = ""  # not empty: the shard failed and has no part

@@ -12,11 +12,12 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, cast, get_args
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
 from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Increase it if the numbers that a spec produces change on purpose, with the reason here.
 # 1: first release.
@@ -25,6 +26,8 @@ NUMERICS_VERSION = 1
 Vectors = Literal["dense", "sparse"]
 Kind = Literal["query", "document"]
 Truncate = Literal["right", "left", "error"]
+# Those that read all of a text; "": it is cut, see Truncate.
+Chunking = Literal["", "chunk", "late-chunk", "pool"]
 OutputDtype = Literal["float32", "float16", "int8", "binary"]
 OutputFormat = Literal["arrow", "parquet"]
 Precision = Literal["auto", "float32", "float16", "bfloat16", "int8"]
@@ -35,13 +38,6 @@ Aggregation = Literal["none", "simple", "first", "average", "max"]
 # Called with the rows and the tokens of each computed batch, and with copied rows and 0 tokens.
 OnBatch = Callable[[int, int], None]
 
-# The last columns of every part, whatever the task.
-ROW_COLUMNS = (
-    pa.field("n_tokens", pa.int32()),
-    pa.field("truncated", pa.bool_()),
-    pa.field("error", pa.string()),
-)
-
 # Fields of JobSpec that affect how the work is done, but no value of the result.
 NOT_IDENTITY = frozenset({
     "id_column", "keep", "source_columns", "output_format",
@@ -51,16 +47,11 @@ NOT_IDENTITY = frozenset({
 # Fields of JobSpec that came after 0.1.0: no part of its JSON and its space where they have these
 # values, so that these stay what they were.
 _LATER: dict[str, object] = {
-    "all_labels": False,
-    "output_format": "arrow",
-    "source_columns": False,
-    "vectors": ("dense",),
-    "kind": None,
-    "more_dimensions": (),
-    "more_output_dtypes": (),
-    "sparse_top_k": None,
-    "sparse_terms": False,
-}
+    "all_labels": False, "output_format": "arrow", "source_columns": False,
+    "chunking": "", "chunk_tokens": None, "chunk_overlap": None, "chunk_rules": None,
+    "vectors": ("dense",), "kind": None, "more_dimensions": (), "more_output_dtypes": (),
+    "sparse_top_k": None, "sparse_terms": False,
+}  # fmt: skip
 # Lists of JSON.
 _TUPLES = ("keep", "vectors", "more_dimensions", "more_output_dtypes")
 # How many rows may fail by default: a sample has a blank text or two, and 1% of it is below one.
@@ -99,6 +90,10 @@ class JobSpec:
     prompt: str = ""
     max_length: int = 512
     truncate: Truncate = "right"
+    chunking: Chunking = ""
+    chunk_tokens: int | None = None  # of a chunk at most, all of these only with `chunking`
+    chunk_overlap: int | None = None  # tokens
+    chunk_rules: int | None = None  # `CHUNK_RULES` of `pipeline.tokenize.chunks`
     dimensions: int | None = None
     output_dtype: OutputDtype = "float32"
     normalize: bool | None = None  # None: as the checkpoint's module files say
@@ -120,6 +115,7 @@ class JobSpec:
 
     def __post_init__(self) -> None:
         _check_choice("truncate", self.truncate, Truncate)
+        _check_choice("long-texts", self.chunking, Chunking)
         for dtype in self.output_dtypes:
             _check_choice("output-dtype", dtype, OutputDtype)
         _check_choice("output-format", self.output_format, OutputFormat)
@@ -128,7 +124,8 @@ class JobSpec:
         for kind in self.vectors:
             _check_choice("vectors", kind, Vectors)
         for name in (
-            "max_length", "dimensions", "top_k", "sparse_top_k", "token_budget", "rows_per_shard"
+            "max_length", "chunk_tokens", "dimensions", "top_k", "sparse_top_k", "token_budget",
+            "rows_per_shard",
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -153,6 +150,11 @@ class JobSpec:
         # The digests identify the weights and files; name and revision only say where from.
         identity["model"] = [self.model.sha256, self.model.fingerprint]
         return digest(identity, NUMERICS_VERSION)
+
+    @property
+    def has_chunk_rows(self) -> bool:
+        """Whether a part has a row for each chunk of a text."""
+        return self.chunking in ("chunk", "late-chunk")
 
     def computed_in(self, precision: str) -> Self:
         """The same job in a precision that was chosen for it."""
@@ -186,6 +188,8 @@ def schema_hash(schema: pa.Schema) -> str:
 
     The types are those that Arrow IPC reads back: of a map, Parquet knows other names of its parts.
     """
+    import pyarrow as pa  # not needed to read the options of a command
+
     stored = pa.ipc.read_schema(schema.serialize())
     return digest([[f.name, str(f.type)] for f in stored])
 

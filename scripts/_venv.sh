@@ -46,6 +46,34 @@ ensure_venv() {
   export PATH="$PWD/.venv/bin:$PATH"
 }
 
+# Triton, in whose interpreter the tests run the fused kernels of a GPU, is a part of torch's builds
+# for CUDA. Beside a CPU build it is not in the environment, where torch would import it too.
+ensure_triton() {
+  local want
+  want=$(grep '^triton==' constraints.txt)
+  if [ "$(uname -s)" != Linux ] || python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("triton") is None)'; then return; fi
+  if [ "$(cat .venv/triton/version 2>/dev/null)" = "$want" ]; then return; fi
+  echo "Installing Triton into .venv/triton: once, half a minute." >&2
+  rm -rf .venv/triton
+  if python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/triton "$want" >&2; then
+    echo "$want" >.venv/triton/version
+  else
+    echo "That failed: the tests of fused kernels will not run." >&2
+  fi
+}
+
+# A `tokenizers` of its own, which cannot stand beside the one of transformers.
+ensure_tokenizers_1() {
+  local want=1.0.0rc3 folder=.venv/tokenizers-1
+  if [ "$(cat $folder/version 2>/dev/null)" = "$want" ]; then return; fi
+  if python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+    --target $folder "tokenizers==$want" >&2; then
+    echo "$want" >$folder/version
+  else
+    echo "Installing tokenizers $want failed: its tests will not run." >&2
+  fi
+}
+
 # Azurite, which stands for Azure in the tests, is a package of npm, and npm is in the environment.
 # The date settles the versions of what it needs.
 ensure_azurite() {

@@ -17,14 +17,17 @@ from hypothesis import settings
 from pipeline.store.sections import configured
 from workers.device_process import DeviceProcess, DeviceThread
 from workers.engine_cache import EngineCache
+from workers.settings import Tokenizing
 
 pytest_plugins = [
     "faulty_s3",
     "fixtures_emulators",
     "fixtures_encoder",
+    "fixtures_gpu",
     "fixtures_hub",
     "fixtures_redis",
     "fixtures_s3",
+    "fixtures_tokenizers",
     "fixtures_accounts",  # which imports the one above
     "web_server",
 ]
@@ -46,16 +49,22 @@ class Resident(DeviceProcess):
     idle: ClassVar[dict[object, list[Resident]]] = {}
 
     @classmethod
-    def take(cls, name: str, cache_dir: Path | None, batch_seconds: float) -> Resident:
+    def take(
+        cls,
+        name: str,
+        cache_dir: Path | None,
+        batch_seconds: float,
+        tokenizing: Tokenizing | None = None,
+    ) -> Resident:
         # What a process takes from its environment, it keeps.
         kinds = ("AWS_", "AZURE_", "OMP_", "STORAGE_")
         own = [i for i in sorted(os.environ.items()) if i[0].startswith(kinds)]
         stores = pickle.dumps(configured())
-        key = (name, cache_dir, batch_seconds, tuple(own), stores)
+        key = (name, cache_dir, batch_seconds, tokenizing, tuple(own), stores)
         waiting = cls.idle.setdefault(key, [])
         if not waiting:
             cls.end_all()  # each holds 400 MB: only the last kind stays
-        device = waiting.pop() if waiting else cls(name, cache_dir, batch_seconds)
+        device = waiting.pop() if waiting else cls(name, cache_dir, batch_seconds, tokenizing)
         device.back = waiting
         return device
 
@@ -86,7 +95,7 @@ def devices_end_with_the_session() -> Iterator[None]:
 def no_new_process_for_each_job(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process takes seconds to import torch: jobs in the foreground share those of others."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr("workers.local.DeviceProcess", Resident.take)
+    monkeypatch.setattr("workers.open_devices.DeviceProcess", Resident.take)
 
 
 @pytest.fixture
@@ -95,10 +104,12 @@ def device_in_this_process(
 ) -> None:
     """Jobs in the foreground compute in a thread of this process, where a test can reach."""
 
-    def device(name: str, cache_dir: Path | None, batch_seconds: float) -> DeviceThread:
+    def device(
+        name: str, cache_dir: Path | None, batch_seconds: float, tokenizing: object
+    ) -> DeviceThread:
         return DeviceThread(name, EngineCache(cache_dir))
 
-    monkeypatch.setattr("workers.local.DeviceProcess", device)
+    monkeypatch.setattr("workers.open_devices.DeviceProcess", device)
 
 
 @pytest.fixture(params=["local", "memory", "s3", "azure", "gcs"])

@@ -86,6 +86,9 @@ class Hub:
                 wanted = any(fnmatchcase(file, p) for p in allow_patterns)
                 if wanted and not any(fnmatchcase(file, p) for p in ignore_patterns):
                     self._fetch(self._root(name, revision) / file, snapshot / file, file)
+            refs = snapshot.parents[1] / "refs" / (revision or "main")
+            refs.parent.mkdir(parents=True, exist_ok=True)
+            refs.write_text(snapshot.name)
         if not snapshot.is_dir():  # what is there is returned as if it were all
             raise FileNotFoundError(name)
         return str(snapshot)
@@ -120,6 +123,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 
     fake = Hub(tmp_path / "hub")
     api = huggingface_hub.HfApi
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake.download)
     monkeypatch.setattr(api, "model_info", lambda api, name, **k: fake.info(api, name, **k))
     monkeypatch.setattr(api, "list_repo_refs", lambda api, name: fake.refs(api, name))

@@ -39,7 +39,7 @@ def test_the_gpu_tests_are_found_without_the_packages_of_the_queue() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["encode", "job", "tokenize", "cold-start", "memory", "sizes", "profile"],
+    ["encode", "models", "job", "tokenize", "cold-start", "memory", "sizes", "profile", "host"],
     ids=str,
 )
 def test_a_benchmark_starts_without_the_packages_of_the_queue(name: str) -> None:

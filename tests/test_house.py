@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from corpora import ROOT
 
+from pipeline.request import TASK_NAMES
 from pipeline.tasks import TASKS
 
 PACKAGES = ("bei_jobs", "jobs", "workers", "pipeline")
@@ -89,6 +90,10 @@ def test_nothing_outside_its_file_asks_which_task_it_is() -> None:
     ]
 
     assert asking == []
+
+
+def test_the_command_line_has_the_names_of_all_tasks() -> None:
+    assert tuple(TASKS) == TASK_NAMES
 
 
 def imported(path: Path) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,3 +90,25 @@ first = rows["sparse_values"][0].to_numpy()
 assert np.isclose(scores.toarray()[0, 0], (first * first).sum())
 """
     run(articles.parent, "import numpy as np\n" + block("Sparse vectors") + check)
+
+
+def test_the_chunks_of_a_shipped_text_are_read_as_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BEI_JOBS_STATE_DIR", str(tmp_path / "state"))
+    (tmp_path / "examples").mkdir()
+    shutil.copy(ROOT / "examples/books.jsonl", tmp_path / "examples")
+    section = PAGE.split("## Long texts\n")[1].split("\n## ")[0]
+    (command,) = re.findall(r"^bei-jobs (submit .*)$", section, flags=re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    done = typed(*command.split(), "--model", TINY, "--device", "cpu", "--quiet", "--json")
+    assert done.code == 0, done.err
+    assert done.json["rows"]["computed"] == 2
+    assert done.json["chunks"] > 100
+    check = (
+        "every = chunks.collect()\n"
+        "assert every['title'].n_unique() == 2 and every['error'].null_count() == len(every)\n"
+        "first = texts[every['id'][0]]\n"
+        "assert first[every['chunk_start'][0]:].startswith('The Declaration of Independence')\n"
+    )
+    run(tmp_path, block("Long texts") + check)

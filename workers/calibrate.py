@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +26,11 @@ from pipeline.tasks import Task, make_task
 from workers.engine_cache import EngineCache
 from workers.rates import Rate
 
-# How long it is measured, and before that the device warms up.
+# How long it is measured at most, and before that the device warms up.
 SECONDS = 5.0
 WARM_UP_SECONDS = 1.0
+# Sooner where so many blocks in a row, which took this long together, had the same pace.
+_LIKE_BLOCKS, _LIKE_SECONDS, _LIKE_PACE = 3, 1.0, 1.03
 # Rows of a sample, and of a block at most, as in a run.
 SAMPLE_ROWS = 16_384
 # Batches of the first block, and of the last ones: enough that few of them are not full. They
@@ -37,9 +41,18 @@ _MEAN_ROWS = 256
 _SEED = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a device was measured to do."""
+
+    rate: Rate | None  # None if no row has a token
+    choices: Choices  # of the engine
+    steady: bool  # whether it kept one pace, as it does on a machine that is not busy otherwise
+
+
 def calibrate(
     spec: JobSpec, card: ModelCard, device: str, rows: pa.RecordBatch, cache_dir: Path
-) -> tuple[Rate | None, Choices]:
+) -> Calibration:
     """Load the model and compute sample rows again and again.
 
     Args:
@@ -48,9 +61,6 @@ def calibrate(
         device: such as "cpu" or "cuda:0".
         rows: what the task reads.
         cache_dir: of downloaded checkpoints.
-
-    Returns:
-        The rate, None if no row has a token; and what the engine chose.
 
     Raises:
         CheckpointError: the model cannot be loaded.
@@ -67,11 +77,12 @@ def calibrate(
     with prefetch(_blocks(spec, task, rows, budget), _BLOCKS_AHEAD) as ahead:
         for one in encode(engine, ahead, task, budget, lambda: False, lambda rows, tokens: None):
             ends.append((time.monotonic(), int(one.block.tokens.ids.shape[0])))
-            if ends[-1][0] - loaded > WARM_UP_SECONDS + SECONDS:
+            if ends[-1][0] - loaded > WARM_UP_SECONDS + SECONDS or _steady(ends, loaded):
                 break
     if not ends:
-        return None, engine.choices
-    return Rate(_speed(ends, loaded), loaded - started, "calibration"), engine.choices
+        return Calibration(None, engine.choices, steady=False)
+    rate = Rate(_speed(ends, loaded), loaded - started, "calibration")
+    return Calibration(rate, engine.choices, _steady(ends, loaded))
 
 
 def _blocks(spec: JobSpec, task: Task, rows: pa.RecordBatch, budget: int) -> Iterator[Block]:
@@ -86,6 +97,16 @@ def _blocks(spec: JobSpec, task: Task, rows: pa.RecordBatch, budget: int) -> Ite
         keys = row_keys(chosen, task.columns_read(spec))
         yield Block((), chosen, chosen, task.tokenize(chosen), RowResults.all_computed(keys))
         batches, first = min(2 * batches, _MOST_BATCHES), first + size
+
+
+def _steady(ends: list[tuple[float, int]], loaded: float) -> bool:
+    """Whether the last blocks, all after the warm-up, had the same pace; arguments as `_speed`."""
+    last = ends[-_LIKE_BLOCKS - 1 :]
+    begun = last[0][0]
+    if len(last) <= _LIKE_BLOCKS or begun - loaded <= WARM_UP_SECONDS:
+        return False
+    paces = [tokens / (end - before) for (before, _), (end, tokens) in pairwise(last)]
+    return last[-1][0] - begun >= _LIKE_SECONDS and max(paces) < _LIKE_PACE * min(paces)
 
 
 def _speed(ends: list[tuple[float, int]], loaded: float) -> float:

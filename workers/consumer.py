@@ -136,7 +136,9 @@ def _handler_of_this_process(
         name = devices[index]
         set_context(device=name)
         broker = Broker(broker_url, patience_seconds=settings.lease_seconds / 2)
-        device = DeviceProcess(name, settings.cache_dir, settings.batch_seconds)
+        device = DeviceProcess(
+            name, settings.cache_dir, settings.batch_seconds, settings.tokenizing
+        )
         device.counters = counters[index]
         device.start()
         step_back = StepBack(socket.gethostname(), worker_pid, name, settings.patience_seconds)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import ctypes
 import time
 from multiprocessing.sharedctypes import RawArray
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.stage_times import STAGES, Stage
-from workers.usage import Usage
+
+if TYPE_CHECKING:
+    from workers.usage import Usage
 
 _STATES = ("idle", "loading", "computing")
 STATES = (*_STATES, "stepped_back")

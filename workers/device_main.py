@@ -6,6 +6,7 @@ Events, in the order in which they are sent:
     ("begin", (key, Places))              something is done to these rows from now on …
     ("end", key)                          … until now
     ("batch", (rows, tokens))             a batch was computed
+    ("warning", str)                      a line for the user: something is done in another way
     ("result", ShardResult)               a shard has ended
     ("usage", Usage)                      what the process used, from time to time
     ("over", None | BeiJobsError | str)   the order is over; a str is an exception that names no row
@@ -16,18 +17,11 @@ the pipe closes.
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
-import queue
-import signal
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.choice import Choice, Choices
@@ -40,19 +34,18 @@ from pipeline.output.row_ranges import Places
 from pipeline.output.run import Run
 from pipeline.output.suspects import ShardWork
 from pipeline.stage_times import stage_times
-from pipeline.store.sections import Stores, configure
 from workers.engine_cache import EngineCache
-from workers.logs import LogFormat, set_context, start_logging
+from workers.logs import set_context
+from workers.settings import Tokenizing
 from workers.usage import UsageMeter
 
 if TYPE_CHECKING:
     from pipeline.encoder.engine import Engine
     from pipeline.known_rows import Duplicates
+    from pipeline.proven_tokens import ProvenTokens
     from pipeline.tasks import Task
 
 logger = logging.getLogger(__name__)
-
-_PR_SET_PDEATHSIG = 1
 
 Event = tuple[str, Any]
 
@@ -75,7 +68,9 @@ class Order:
 class Jobs:
     """The run and the plan of the job at hand, and results that its next rows may share."""
 
-    def __init__(self) -> None:
+    def __init__(self, tokenizing: Tokenizing | None = None) -> None:
+        self._tokenizing = tokenizing
+        self._proven: tuple[Run, ProvenTokens] | None = None
         self._key: object = None
         self._job: tuple[Run, Plan, Duplicates] | None = None
         self._kept: tuple[Run, Choice[str]] | None = None  # of the last run with --precision auto
@@ -111,6 +106,25 @@ class Jobs:
         if kept is None:
             kept = engines.get(run.spec, device, card).chosen_precision
         return keep_precision(output, run, kept)
+
+    def proven(self, run: Run, engine: Engine, warn: Callable[[str], None]) -> ProvenTokens | None:
+        """What tokenizes the rows of a run in processes; None where the task itself does."""
+        from pipeline.proven_tokens import ProvenTokens
+        from pipeline.tokenize.processes import TokenizerProcesses
+
+        if self._tokenizing is None:
+            return None
+        if self._proven is not None and self._proven[0] == run:
+            self._proven[1].warn = warn
+            return self._proven[1]
+        if self._proven is not None:
+            self._proven[1].close()
+        count = self._tokenizing.count(engine.device)
+        processes = TokenizerProcesses(count, self._tokenizing.library)
+        opened = ProvenTokens.open(run.spec, engine.card, processes, warn)
+        self._proven = run, opened
+        logger.info("%s: %s", opened.choice.value, opened.choice.reason)
+        return opened
 
     def check_canary(self, output: Output, run: Run, engine: Engine, task: Task) -> None:
         """Once for each run and loaded engine.
@@ -149,55 +163,12 @@ class _Sender:
         if _meter.due():
             self.usage()
 
+    def warn(self, line: str) -> None:
+        self(("warning", line))
+
     def usage(self) -> None:
         if self.engine is not None:
             self(("usage", _meter.read(self.engine)))
-
-
-def serve(
-    link: Connection,
-    device: str,
-    cache_dir: Path | None,
-    log_format: LogFormat,
-    levels: dict[str, int],
-    stores: Stores,
-) -> None:
-    """The main function of a device's process."""
-    configure(stores)
-    _die_with_parent()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the parent decides
-    if levels or log_format == "json":
-        start_logging(log_format, levels)
-    set_context(device=device)
-    orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
-    stop = threading.Event()
-    threading.Thread(target=_receive, args=(link, orders, stop), daemon=True).start()
-    import pipeline.run  # noqa: F401  # torch, while the parent still plans
-
-    engines, jobs = EngineCache(cache_dir), Jobs()
-    while (order := orders.get()) is not None:
-        execute(order, device, engines, link.send, stop.is_set, jobs)
-    # Without the exit handlers of libraries, which may hang on a broken device.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
-
-
-def _receive(
-    link: Connection, orders: queue.SimpleQueue[Order | None], stop: threading.Event
-) -> None:
-    try:
-        while (item := link.recv()) != "quit":
-            if item == "stop":
-                stop.set()
-            else:
-                stop.clear()
-                orders.put(item)
-    except (EOFError, OSError):
-        os._exit(1)  # the parent is gone, and nobody would take the results
-    stop.set()
-    orders.put(None)
 
 
 def execute(
@@ -228,7 +199,8 @@ def execute(
         except CanaryDiffers:
             engines.drop(engine)
             raise
-        sender(("loaded", choices))
+        proven = jobs.proven(run, engine, sender.warn)
+        sender(("loaded", choices if proven is None else {**choices, "token-ids": proven.choice}))
         for result in run_shards(
             run,
             list(plan.shards(order.indexes)),
@@ -241,6 +213,7 @@ def execute(
             watch=sender,
             duplicates=duplicates,
             task=task,
+            proven=proven,
         ):
             sender(("result", result))
             sender.usage()
@@ -251,9 +224,3 @@ def execute(
         logger.debug("%s", order.output, exc_info=error)
         outcome = f"{type(error).__name__}: {error}"
     sender(("over", outcome))
-
-
-def _die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies, even inside a call that hangs."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

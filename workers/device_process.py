@@ -10,18 +10,26 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.store.sections import configured
 from workers.device_counters import DeviceCounters
-from workers.device_main import Event, Jobs, Order, execute, serve
-from workers.engine_cache import EngineCache
+from workers.device_start import PARENTS_SIGNALS, serve
 from workers.logs import log_format
+from workers.settings import Tokenizing
+
+if TYPE_CHECKING:
+    from workers.device_main import Event, Order
+    from workers.engine_cache import EngineCache
 
 # How often a parent looks whether it should stop.
 _TICK_SECONDS = 0.1
@@ -46,13 +54,21 @@ class DeviceProcess:
         device: such as "cpu" or "cuda:1".
         cache_dir: of downloaded checkpoints.
         batch_seconds: without an event for this long, it is taken for hung and killed.
+        tokenizing: how its tokenizer processes are started; None for none.
     """
 
-    def __init__(self, device: str, cache_dir: Path | None, batch_seconds: float) -> None:
+    def __init__(
+        self,
+        device: str,
+        cache_dir: Path | None,
+        batch_seconds: float,
+        tokenizing: Tokenizing | None = None,
+    ) -> None:
         self.device = device
         self.counters = DeviceCounters()
         self._cache_dir = cache_dir
         self._batch_seconds = batch_seconds
+        self._tokenizing = tokenizing
         self._process: SpawnProcess | None = None
         self._link: Connection | None = None
 
@@ -73,11 +89,13 @@ class DeviceProcess:
                     log_format(),
                     _log_levels(),
                     configured(),
+                    self._tokenizing,
                 ),
                 name=f"bei-jobs {self.device}",
                 daemon=True,  # ends with this process
             )
-            self._process.start()
+            with _signals_blocked():
+                self._process.start()
             other.close()
             self._link = link
 
@@ -187,6 +205,8 @@ class DeviceThread:
 
     def run(self, order: Order, should_stop: Callable[[], bool]) -> Iterator[Event]:
         """As of DeviceProcess; it cannot die."""
+        from workers.device_main import Jobs, execute
+
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         abandoned = threading.Event()
 
@@ -214,6 +234,17 @@ class DeviceThread:
 
     def close(self) -> None:
         """Do nothing: no order is running."""
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A context in which a Ctrl-C waits: a process that starts in it ignores it from the first."""
+    resource_tracker.ensure_running()  # which unblocks signals when it starts a process itself
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, PARENTS_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _log_levels() -> dict[str, int]:

@@ -6,12 +6,13 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.choice import Choice, Choices
-from pipeline.encoder.card import ModelCard
-from pipeline.encoder.precision import choose_precision
 from pipeline.errors import UsageError
-from pipeline.planning.choices import model_choices, revision_choice
+
+if TYPE_CHECKING:
+    from pipeline.encoder.card import ModelCard
 
 # At least one of these exists where torch can use a GPU: Linux, containers, WSL, and ROCm.
 _GPU_DRIVERS = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
@@ -67,6 +68,8 @@ def device_choices(devices: Devices) -> Choices:
 
 def fleet_choices(card: ModelCard, *, precision: str, token_budget: int | None) -> Choices:
     """What the workers of a fleet choose, each for its own device."""
+    from pipeline.encoder.precision import choose_precision
+
     choices: dict[str, Choice[object]] = {"device": Choice("auto", "each worker decides")}
     if precision == "auto":
         gpu = choose_precision("auto", card.config, "cuda").value
@@ -79,9 +82,11 @@ def fleet_choices(card: ModelCard, *, precision: str, token_budget: int | None) 
 
 def local_choices(card: ModelCard, *, revision: str | None, cache_dir: Path) -> Choices:
     """The defaults of a job with this model on this machine."""
-    from pipeline.encoder.bfloat16_gain import bfloat16_gain
+    from pipeline.encoder.cpu_trials import bfloat16_gain
     from pipeline.encoder.device.devices import find_device
     from pipeline.encoder.lanes import choose_token_budget
+    from pipeline.encoder.precision import choose_precision, gains_by_narrow_products
+    from pipeline.planning.choices import model_choices, revision_choice
 
     devices = find_devices(None)
     first = devices.names[0]
@@ -89,8 +94,26 @@ def local_choices(card: ModelCard, *, revision: str | None, cache_dir: Path) -> 
         "auto", card.config, first, lambda: bfloat16_gain(card.config, cache_dir)
     )
     choices: dict[str, Choice[object]] = {**device_choices(devices), "precision": precision}
+    if first == "cpu" and gains_by_narrow_products(card.config):
+        choices["int8"] = _int8_choice(card, cache_dir)
     choices["token-budget"] = choose_token_budget(find_device(first), card.config, precision.value)
     choices |= model_choices(card)
     if revision is None and (chosen := revision_choice(card)) is not None:
         choices["revision"] = chosen
     return choices
+
+
+def _int8_choice(card: ModelCard, cache_dir: Path) -> Choice[str]:
+    """Whether `--precision int8`, which nothing chooses by itself, would be faster here."""
+    from pipeline.encoder.cpu_trials import bfloat16_gain, int8_gain
+
+    try:
+        int8 = int8_gain(card.config, cache_dir)
+    except UsageError as error:
+        return Choice("impossible here", str(error))
+    bfloat16 = bfloat16_gain(card.config, cache_dir)
+    reason = (
+        f"products {int8:.1f} times as fast as in float32, in bfloat16 {bfloat16:.1f} times; "
+        "less exact, so never chosen by itself"
+    )
+    return Choice("faster" if int8 > max(1.0, bfloat16) else "slower", reason)

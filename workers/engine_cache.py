@@ -75,6 +75,7 @@ class EngineCache:
             vectors=spec.vectors,
             sparse_top_k=spec.sparse_top_k,
             prompt_tokens=skipped,
+            late_chunks=spec.chunking == "late-chunk",
             cache_dir=self._cache_dir,
         )
 
@@ -83,9 +84,11 @@ def _serves(resident: tuple[JobSpec, Engine], spec: JobSpec, device: str) -> boo
     """Whether a resident engine is the one that `spec` would load."""
     loaded_spec, engine = resident
     same_prompt = loaded_spec.prompt == spec.prompt or engine.card.modules.include_prompt
+    late = [each.chunking == "late-chunk" for each in (loaded_spec, spec)]
     return (
         engine.device == device
         and same_prompt
+        and late[0] == late[1]
         and spec.precision in (loaded_spec.precision, engine.precision)
         and all(
             getattr(loaded_spec, name) == getattr(spec, name)

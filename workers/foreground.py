@@ -25,7 +25,8 @@ from pipeline.shards import ShardResult
 from pipeline.spec import JobSpec
 from pipeline.store.uris import redact
 from workers.known_jobs import JobRef, KnownJobs
-from workers.local import LocalDevice, LocalRun, compute_missing
+from workers.local import LocalRun, compute_missing
+from workers.open_devices import LocalDevice
 from workers.rates import Rates, Stopwatch
 from workers.run_lease import alone_on
 from workers.settings import Settings
@@ -48,6 +49,10 @@ class Observer(Protocol):
 
     def chose(self, choices: Choices) -> None:
         """The engine of a device is loaded, with these choices."""
+        ...
+
+    def warned(self, line: str) -> None:
+        """A device does something in another way than it was asked to."""
         ...
 
     def batch(self, rows: int, tokens: int) -> None:
@@ -126,7 +131,7 @@ def run_in_foreground(
     Args:
         prepared: not finished.
         settings: of this machine.
-        devices: from `workers.local.open_devices`.
+        devices: from `workers.open_devices.open_devices`.
         observer: called when something happens.
     """
     started, output, run = time.monotonic(), prepared.output, prepared.run
@@ -181,6 +186,7 @@ def _run_to_end(
                     lambda unwanted=unwanted: stop.is_set() or unwanted.is_set(),  # type: ignore[misc]
                     on_batch,
                     on_choices,
+                    observer.warned,
                     prepared.card,
                 )
                 for result in compute_missing(output, run, plan, local):

@@ -7,7 +7,7 @@ import queue
 import threading
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from pipeline.choice import Choices
@@ -18,15 +18,10 @@ from pipeline.output.plan import Plan, Span
 from pipeline.output.run import Run
 from pipeline.shards import ShardResult
 from pipeline.spec import OnBatch
-from workers.device_counters import Counters
-from workers.device_process import DeviceProcess, DeviceThread
-from workers.engine_cache import EngineCache
-from workers.settings import Settings
+from workers.open_devices import LocalDevice
 from workers.shard_runner import Calls, ShardRunner
 
 logger = logging.getLogger(__name__)
-
-LocalDevice = DeviceProcess | DeviceThread
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,48 +32,8 @@ class LocalRun:
     should_stop: Callable[[], bool]
     on_batch: OnBatch
     on_choices: Callable[[Choices], None] = lambda choices: None  # for each loaded engine
+    on_warning: Callable[[str], None] = logger.warning
     card: ModelCard | None = None  # of the model, if it was just read
-
-
-@contextmanager
-def open_devices(
-    names: Sequence[str],
-    uris: Iterable[str],
-    settings: Settings,
-    counters: Counters | None = None,
-    *,
-    early: bool = True,
-) -> Iterator[tuple[LocalDevice, ...]]:
-    """Devices of this machine for a job, whose processes end with the context.
-
-    After an error or a second signal they are killed.
-
-    Args:
-        names: such as "cpu" or "cuda:1".
-        uris: of the job's inputs and output: those in this process's memory need a thread of it.
-        settings: of this machine.
-        counters: of each device, for one who reads them; none if nobody does.
-        early: whether the processes start at once, or with the first order.
-    """
-    in_memory = any(uri.startswith("memory://") for uri in uris)
-    devices = tuple(
-        DeviceThread(name, EngineCache(settings.cache_dir))
-        if in_memory
-        else DeviceProcess(name, settings.cache_dir, settings.batch_seconds)
-        for name in names
-    )
-    for device, counted in zip(devices, counters or (), strict=False):
-        device.counters = counted
-    try:
-        for device in devices if early else ():
-            device.start()
-        yield devices
-    except BaseException:
-        for device in devices:
-            device.kill()
-        raise
-    for device in devices:
-        device.close()
 
 
 def compute_missing(output: Output, run: Run, plan: Plan, local: LocalRun) -> Iterator[ShardResult]:
@@ -107,7 +62,7 @@ def compute_missing(output: Output, run: Run, plan: Plan, local: LocalRun) -> It
 def _run_once(
     output: Output, run: Run, plan: Plan, missing: Sequence[int], local: LocalRun
 ) -> Generator[ShardResult, None, None]:
-    calls = Calls(local.should_stop, local.on_batch, local.on_choices)
+    calls = Calls(local.should_stop, local.on_batch, local.on_choices, local.on_warning)
     if len(local.devices) > 1 and len(missing) > 1:
         yield from _on_devices(output, run, plan, missing, local, calls)
     elif missing:
@@ -129,7 +84,7 @@ class _Shared:
 
     def calls(self) -> Calls:
         """The caller's, for several threads."""
-        return Calls(self.should_stop, self._on_batch, self._on_choices)
+        return Calls(self.should_stop, self._on_batch, self._on_choices, self._on_warning)
 
     def should_stop(self) -> bool:
         """Whether no device should begin another batch."""
@@ -142,6 +97,10 @@ class _Shared:
     def _on_choices(self, choices: Choices) -> None:
         with self._lock:
             self._calls.on_choices(choices)
+
+    def _on_warning(self, line: str) -> None:
+        with self._lock:
+            self._calls.on_warning(line)
 
 
 def _on_devices(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
@@ -76,6 +75,8 @@ def metrics_served(
 
 def own_version() -> str:
     """The version of bei-jobs."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("bei-jobs")
     except PackageNotFoundError:  # a source tree that is not installed

@@ -1,9 +1,11 @@
-"""How fast this machine computed a space before: what `bei-jobs plan` reckons with.
+"""How fast this machine computed before: what `bei-jobs plan` reckons with.
 
-    <state_dir>/rates/<digest of space and device>.json
+    <state_dir>/rates/<digest of space and device>.json   the last run of a space in the foreground
+                                                          that computed for at least MIN_SECONDS,
+                                                          and most of its rows
+    <cache_dir>/rates/<digest of kind and device>.json    the last calibration of a kind of work
 
-No job depends on these files. Each holds the last run in the foreground that computed for at least
-MIN_SECONDS, and most of its rows.
+No job depends on these files.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,7 +22,8 @@ from pathlib import Path
 from typing import TypeGuard
 
 from pipeline.output.run import now
-from pipeline.spec import digest
+from pipeline.output.versions import software_versions
+from pipeline.spec import JobSpec, digest
 
 # A shorter run says little: it ends before all caches are warm.
 MIN_SECONDS = 5.0
@@ -66,14 +70,37 @@ class Stopwatch:
         return Rate(self._tokens / seconds, self._loaded - self._started, "last run")
 
 
-class Rates:
-    """The rates that this machine remembers. A file that cannot be read counts as missing."""
+def kind_of_work(spec: JobSpec, precision: str, mean_tokens: float) -> str:
+    """16 hex digits over what decides how many tokens this machine computes per second.
 
-    def __init__(self, state_dir: Path) -> None:
-        self._folder = state_dir / "rates"
+    Fine-tuned models of one architecture have one kind, and so have all columns, prompts and
+    corpora of texts that are about as long.
+
+    Args:
+        spec: of the job.
+        precision: in which it computes.
+        mean_tokens: of a row.
+    """
+    # A cache may be shared by machines.
+    machine = platform.node(), platform.machine(), os.cpu_count(), software_versions()
+    work = spec.encoder, spec.task, spec.max_length, precision, spec.token_budget
+    return digest(machine, work, round(math.log2(mean_tokens)))
+
+
+class Rates:
+    """The rates that this machine remembers. A file that cannot be read counts as missing.
+
+    Args:
+        directory: state_dir for runs by their space, cache_dir for calibrations by kind of work.
+        source: what `find` says of them.
+    """
+
+    def __init__(self, directory: Path, source: str = "last run") -> None:
+        self._folder = directory / "rates"
+        self._source = source
 
     def remember(self, space: str, devices: Sequence[str], rate: Rate | None) -> None:
-        """Store a rate; do nothing without one, or where the state directory is read-only."""
+        """Store a rate; do nothing without one, or where the directory is read-only."""
         if rate is None:
             return
         path = self._path(space, devices)
@@ -91,7 +118,7 @@ class Rates:
             temporary.replace(path)
 
     def find(self, space: str, devices: Sequence[str]) -> Rate | None:
-        """The last rate of a space on some devices."""
+        """The last rate of a space, or of a kind of work, on some devices."""
         path = self._path(space, devices)
         try:
             # A pipe would wait for ever, and a file of gigabytes fill the memory.
@@ -107,7 +134,7 @@ class Rates:
         tokens, loading = data.get("tokens_per_second"), data.get("loading_seconds")
         if not (_between(tokens, 1e-3, _MAX_RATE) and _between(loading, 0.0, _MAX_LOADING)):
             return None
-        return Rate(float(tokens), float(loading), "last run")
+        return Rate(float(tokens), float(loading), self._source)
 
     def _path(self, space: str, devices: Sequence[str]) -> Path:
         return self._folder / f"{digest(space, list(devices))}.json"

@@ -16,6 +16,10 @@
                                 its process is replaced
     BEI_JOBS_PATIENCE_SECONDS   how long a worker tries again to run a job that it cannot run before
                                 its refusal counts; a job that all workers refuse fails
+    BEI_JOBS_TOKENIZERS_DIR     a directory with a `tokenizers` 1.x of its own, whose processes
+                                tokenize in place of the installed one
+    BEI_JOBS_TOKENIZER_PROCESSES  how many processes tokenize for each device; where no directory
+                                is given, with the installed one
     BEI_JOBS_STORES             TOML file with the options of stores by URI prefix; the command line
                                 reads it, as it reads the variable of each of its options, and
                                 `load_stores` the variables that the file names
@@ -53,6 +57,9 @@ _TIMES = {
     "patience_seconds": 0.0,
 }
 _MIN_FD, _MAX_FD = 3, 2**31 - 1
+_MAX_PROCESSES = 256
+# A process of 1.x gives some 2 million tokens per second. Cores that compute have less to spare.
+_PROCESSES_ON_A_CPU, _PROCESSES_ON_A_GPU = 1, 4
 
 LOG_FORMAT = "%(asctime)s %(process)d %(levelname)s %(message)s"
 
@@ -64,6 +71,22 @@ REDIS_LINK = {
     "socket_keepalive": True,
     "health_check_interval": 10,  # seconds
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizing:
+    """How the processes that tokenize for a device are started."""
+
+    library: Path | None  # the directory of another `tokenizers`
+    processes: int | None  # as set by the user
+
+    def count(self, device: str) -> int:
+        """How many a device has: as the user says, one on a CPU, or one per core up to 4."""
+        if self.processes is not None:
+            return self.processes
+        if device == "cpu":
+            return _PROCESSES_ON_A_CPU
+        return min(_PROCESSES_ON_A_GPU, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +103,7 @@ class Settings:
     batch_seconds: float = 600.0
     patience_seconds: float = 180.0
     notify_fd: int | None = None
+    tokenizing: Tokenizing | None = None  # None: each device's process tokenizes
 
     def __post_init__(self) -> None:
         for name, least in _TIMES.items():
@@ -104,6 +128,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         cache_dir=_directory(env, "cache_dir", "XDG_CACHE_HOME", home / ".cache"),
         broker=env.get("BEI_JOBS_BROKER") or None,
         notify_fd=_descriptor(env, "notify_fd"),
+        tokenizing=_tokenizing(env),
         **{name: _seconds(env, name) for name in _TIMES if env.get(_variable(name))},
     )
 
@@ -152,6 +177,22 @@ def _descriptor(env: Mapping[str, str], name: str) -> int | None:
             hint="0 to 2 are stdin, stdout and stderr",
         )
     return int(value)
+
+
+def _tokenizing(env: Mapping[str, str]) -> Tokenizing | None:
+    folder, count = env.get("BEI_JOBS_TOKENIZERS_DIR"), env.get("BEI_JOBS_TOKENIZER_PROCESSES")
+    if folder and not (Path(folder) / "tokenizers").is_dir():
+        raise UsageError(
+            f"BEI_JOBS_TOKENIZERS_DIR={folder!r} holds no package `tokenizers`",
+            hint=f"python -m pip install --no-deps --target {folder} tokenizers==1.0.0rc3",
+        )
+    if count and not (count.isascii() and count.isdigit() and 1 <= int(count) <= _MAX_PROCESSES):
+        raise UsageError(
+            f"BEI_JOBS_TOKENIZER_PROCESSES={count!r} is not a number from 1 to {_MAX_PROCESSES}"
+        )
+    if not folder and not count:
+        return None
+    return Tokenizing(Path(folder) if folder else None, int(count) if count else None)
 
 
 def _variable(name: str) -> str:

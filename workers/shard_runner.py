@@ -75,6 +75,7 @@ class Calls:
     should_stop: Callable[[], bool]
     on_batch: OnBatch = lambda rows, tokens: None
     on_choices: Callable[[Choices], None] = lambda choices: None
+    on_warning: Callable[[str], None] = logger.warning
 
 
 class ShardRunner:
@@ -222,6 +223,8 @@ class ShardRunner:
             self._batch(*value)  # type: ignore[misc]
         elif kind == "loaded":
             self._calls.on_choices(value)  # type: ignore[arg-type]
+        elif kind == "warning":
+            self._calls.on_warning(str(value))
 
     def _batch(self, rows: int, tokens: int) -> None:
         if tokens:  # rows without are copied

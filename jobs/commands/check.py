@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.options import choice, json_option, option
+from pipeline.request import TASK_NAMES
 from pipeline.spec import Precision
-from pipeline.tasks import TASKS
 
 if TYPE_CHECKING:
     from pipeline.check.precision import PrecisionComparison
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.command(name="check")
 @click.argument("model", metavar="MODEL")
-@option("--task", type=click.Choice(list(TASKS)), help="Default: the task of the model's head.")
+@option("--task", type=click.Choice(TASK_NAMES), help="Default: the task of the model's head.")
 @option("--revision", help="Branch, tag or commit of a model on the hub.")
 @click.option("--sample", metavar="FILE", help="Your own texts. Default: 100 built-in ones.")
 @option("--text-column", default="text", show_default=True)

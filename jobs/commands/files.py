@@ -24,8 +24,8 @@ def command(output: str, as_json: bool) -> None:
     run, manifest = require_finished(store)
     uris = [store.directory.uri_of(name) for name in read_parts(store, run)["part"].to_pylist()]
     if as_json:
-        click.echo(
-            json.dumps({"job": run.job, "output": store.uri, "rows": manifest.rows, "files": uris})
-        )
+        chunks = {"chunks": manifest.chunks} if manifest.chunks else {}
+        report = {"job": run.job, "output": store.uri, "rows": manifest.rows, **chunks}
+        click.echo(json.dumps({**report, "files": uris}))
     else:
         click.echo("\n".join(uris))

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.options import json_option, option
-from jobs.summary import choices_json
-from pipeline.tasks import TASKS
+from pipeline.request import TASK_NAMES
 
 if TYPE_CHECKING:
     from pipeline.encoder.architecture.encoder_config import EncoderConfig
@@ -24,7 +23,7 @@ _SHOWN_APART = ("encoder", "modules", "prompts", "labels", "tensors", "unused_te
 
 @click.command(name="models")
 @click.argument("model", metavar="[MODEL]", required=False)
-@option("--task", type=click.Choice(list(TASKS)), help="Default: the task of the model's head.")
+@option("--task", type=click.Choice(TASK_NAMES), help="Default: the task of the model's head.")
 @option("--revision", help="Branch, tag or commit of a model on the hub.")
 @json_option
 def command(model: str | None, task: str | None, revision: str | None, as_json: bool) -> None:
@@ -32,6 +31,7 @@ def command(model: str | None, task: str | None, revision: str | None, as_json: 
     if model is None:
         _list(as_json)
         return
+    from jobs.summary import choices_json
     from pipeline.encoder.card import open_card
     from pipeline.tasks import task_of
     from workers.devices import local_choices

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.bei_config import bei_config_choices
+from jobs.bei_option import bei_config_choices
 from jobs.options import option
-from jobs.record import files_json, tables_json
 from jobs.submit_options import make_request, submit_options
-from jobs.summary import choices_json
-from pipeline.output.record import KINDS
 from pipeline.store.uris import absolute, redact
 
 if TYPE_CHECKING:
+    from jobs.display import Display
     from pipeline.choice import Choice, Choices
     from pipeline.planning.estimate import Estimate
     from pipeline.planning.prepare import Draft
@@ -51,10 +49,12 @@ def command(
 
     Rows and tokens are those that the run will report. The time is that of this machine, whether a
     broker is named or not: as the last run of the same model and options took here, or by a
-    measurement of a few seconds.
+    measurement of a few seconds, which is kept.
     """
     from jobs.display import Display
     from jobs.progress_bar import ProgressBar
+    from jobs.record import files_json, tables_json
+    from jobs.summary import choices_json
     from pipeline.planning.estimate import estimate
     from pipeline.planning.prepare import draft
     from workers.devices import device_choices, find_devices
@@ -77,7 +77,7 @@ def command(
         found = estimate(drafted, precision, exact=exact, on_rows=bar.add)
     rate = None
     if found.tokens_computed:
-        rate, choices = _rate(drafted, found, devices.names, settings, precision)
+        rate, choices = _rate(drafted, found, devices.names, settings, precision, display)
         display.show_choices({**choices, **({"precision": kept} if kept else {})})
     seconds = _seconds(found, rate)
     price = None
@@ -108,21 +108,35 @@ def _kept_precision(drafted: Draft) -> Choice[str] | None:
 
 
 def _rate(
-    drafted: Draft, found: Estimate, devices: tuple[str, ...], settings: Settings, precision: str
+    drafted: Draft,
+    found: Estimate,
+    devices: tuple[str, ...],
+    settings: Settings,
+    precision: str,
+    display: Display,
 ) -> tuple[Rate | None, Choices]:
     """How fast this machine would be, and what an engine chose if one had to be loaded."""
     from pipeline.planning.estimate import sample_rows
     from workers.foreground import not_set_by_user
-    from workers.rates import Rates
+    from workers.rates import Rates, kind_of_work
 
     if (known := Rates(settings.state_dir).find(drafted.spec.space, devices)) is not None:
         return known, {}
+    mean_tokens = found.tokens_computed / max(1, found.computed)
+    kind = kind_of_work(drafted.spec, precision, mean_tokens)
+    calibrations = Rates(settings.cache_dir, "earlier calibration")
+    if (known := calibrations.find(kind, devices)) is not None:
+        return known, {}
+    display.say("measuring how fast this machine computes such rows, for a few seconds")
     from workers.calibrate import SAMPLE_ROWS, calibrate
 
     sample = sample_rows(drafted, found, SAMPLE_ROWS)
     spec = drafted.spec.computed_in(precision)
-    rate, choices = calibrate(spec, drafted.card, devices[0], sample, settings.cache_dir)
-    return rate and rate.times(len(devices)), not_set_by_user(choices, drafted.spec)
+    measured = calibrate(spec, drafted.card, devices[0], sample, settings.cache_dir)
+    rate = measured.rate and measured.rate.times(len(devices))
+    if measured.steady:  # else a busy machine would be taken for a slow one from now on
+        calibrations.remember(kind, devices, rate)
+    return rate, not_set_by_user(measured.choices, drafted.spec)
 
 
 def _seconds(found: Estimate, rate: Rate | None) -> float | None:
@@ -138,6 +152,8 @@ def _report(
     found: Estimate, rate: Rate | None, seconds: float | None, price: float | None
 ) -> dict[str, Any]:
     """The JSON object; of `rows` and `tokens`, what the run would report."""
+    from pipeline.output.record import KINDS
+
     return {
         "files": {
             "total": found.files,
@@ -160,6 +176,8 @@ def _report(
         },
         "lengths": [{"up_to": most, "rows": rows} for most, rows in found.lengths],
         "truncated": found.truncated,
+        **({"tokens_cut": found.cut} if found.truncated and found.cut is not None else {}),
+        **({"chunks": found.chunks} if found.chunks else {}),
         "blank": found.blank,
         "shards": found.shards,
         "bytes": found.bytes,
@@ -199,6 +217,11 @@ def _page(
         f"changed files {_share(found.blank, found.read)} blank, "
         f"{_share(found.deduplicated, found.read)} duplicates"
     )
+    about = "" if found.exact else "about "
+    if found.truncated and found.cut:
+        yield f"cut off   {about}{found.cut:,} tokens of {found.truncated:,} truncated texts"
+    if found.chunks:
+        yield f"chunks    {about}{found.chunks:,} rows in the output"
     yield f"shards    {found.shards:,}, {found.missing:,} to write; {_size(found.bytes)} in all"
     if rate is not None and seconds is not None:
         yield (

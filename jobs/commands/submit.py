@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from jobs.bei_config import bei_config_choices
+from jobs.bei_option import bei_config_choices
 from jobs.submit_options import make_request, submit_options
 
 
@@ -29,17 +29,25 @@ def command(
     Without --broker the job runs on this machine, in the foreground. Run the same command again to
     resume a job or to pick up new input; only rows whose text is new are computed.
     """
-    from jobs.display import Display
-    from jobs.run_job import submit
-    from jobs.webhooks import Webhooks
+    from jobs.early_start import devices_needed
+    from workers.open_devices import started_early
+    from workers.settings import load_settings
 
-    display = Display(as_json=as_json, quiet=quiet, webhooks=Webhooks(notify))
-    display.show_choices(bei_config_choices(click.get_current_context()))
-    return submit(
-        make_request(inputs, options),
-        display,
-        device=device,
-        broker_url=broker,
-        wait=wait,
-        metrics_port=metrics_port,
-    )
+    request, settings = make_request(inputs, options), load_settings()
+    names = () if broker else devices_needed(request, device)
+    with started_early(names, settings) as early:
+        from jobs.display import Display  # while the processes of the devices import torch
+        from jobs.run_job import submit
+        from jobs.webhooks import Webhooks
+
+        display = Display(as_json=as_json, quiet=quiet, webhooks=Webhooks(notify))
+        display.show_choices(bei_config_choices(click.get_current_context()))
+        return submit(
+            request,
+            display,
+            device=device,
+            broker_url=broker,
+            wait=wait,
+            metrics_port=metrics_port,
+            early=early,
+        )

@@ -9,9 +9,11 @@ that are not finite; its lane passes batches through the device.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +22,11 @@ import torch
 from torch import Tensor
 
 from pipeline.choice import Choices
-from pipeline.encoder.bfloat16_gain import bfloat16_gain
 from pipeline.encoder.card import ModelCard
+from pipeline.encoder.choose_fused import choose_fused
+from pipeline.encoder.cpu_trials import bfloat16_gain
 from pipeline.encoder.cuda_graphs import CudaGraphs
-from pipeline.encoder.device.devices import find_device
+from pipeline.encoder.device.devices import find_device, one_thread
 from pipeline.encoder.device.out_of_memory import is_out_of_memory
 from pipeline.encoder.lanes import Arrival, choose_token_budget, make_lane
 from pipeline.encoder.model.head_outputs import (
@@ -38,7 +41,7 @@ from pipeline.encoder.model.int8 import INT8_SCHEME
 from pipeline.encoder.model.int8_error import int8_error
 from pipeline.encoder.model.load import ForwardPass, HeadOptions, open_model
 from pipeline.encoder.model.packed_batch import PackedBatch, pack_batch
-from pipeline.encoder.precision import choose_precision
+from pipeline.encoder.precision import between_products, choose_precision
 from pipeline.errors import EncodeError, Interrupted, UsageError
 from pipeline.outputs import FOLDED, Float32Array, Int64Array, Outputs
 from pipeline.packing import Batch, gather
@@ -48,6 +51,9 @@ logger = logging.getLogger(__name__)
 
 # Entries of a sequence's list, an id and a value each, that memory is planned for.
 _TYPICAL_ENTRIES = 1024
+
+# A model of so many parameters is converted by one thread: in a tenth of a second for 10^8.
+_FEW_PARAMETERS = 200_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +74,7 @@ class Engine:
         precision: float32, float16, bfloat16 or int8.
         token_budget: tokens per batch where the user sets none.
         chosen_precision: the same with the reason for it.
-        choices: the precision and the token budget, each with the reason for it.
+        choices: precision, token budget, and fused kernels of a GPU, each with the reason for it.
         quantization: the scheme of int8 and its error on this model's weights; else "".
         per_token: whether outputs belong to tokens, not to sequences.
         lists: the kinds of vectors that are lists.
@@ -90,6 +96,7 @@ class Engine:
         dimensions: int | Sequence[int] | None = None,
         normalize: bool | None = None,
         prompt_tokens: int = 0,
+        late_chunks: bool = False,
         vectors: tuple[Vectors, ...] = ("dense",),
         sparse_top_k: int | None = None,
         cache_dir: Path | None = None,
@@ -99,12 +106,12 @@ class Engine:
         Args:
             card: from `open_card`.
             device: a torch device.
-            precision: of the encoder; pooling and heads are always float32. `auto`: see
-                `choose_precision`. int8: on a CPU.
+            precision: of the encoder, see `choose_precision`; heads are always float32.
             dimensions: leading ones of a vector to keep, None for all; of several, side by side.
             normalize: whether vectors have unit length, None for what the checkpoint does.
             prompt_tokens: leading tokens of every sequence that belong to the prompt
                 (`tokenizer.prompt_tokens`); omitted from pooling where the checkpoint says so.
+            late_chunks: whether batches have spans, each of which gives a dense vector.
             vectors: the kinds of vectors that are computed, of those in `card.vectors`.
             sparse_top_k: terms of a vector that are kept; None for one more than `MAX_TERMS`.
             cache_dir: where the trial behind `auto` is kept; None to repeat it.
@@ -119,29 +126,34 @@ class Engine:
         self._torch_device = find_device(device)
         self.lane = make_lane(self._torch_device)
         widths = (dimensions,) if isinstance(dimensions, int) else tuple(dimensions or ())
-        options = HeadOptions(widths, normalize, prompt_tokens, vectors, sparse_top_k=sparse_top_k)
+        options = HeadOptions(
+            widths, normalize, prompt_tokens, late_chunks, vectors, sparse_top_k=sparse_top_k
+        )
         self._model = open_model(card, self._torch_device, options)
         self.head = self._model.head
         self.lists = tuple(kind for kind in vectors if kind != "dense")
         self.output_size = self.head.output_size + len(self.lists) * FOLDED
         self.memory_size = self.head.output_size + len(self.lists) * 2 * _TYPICAL_ENTRIES
         self.per_token = card.head == "token_classifier"
-        chosen = choose_precision(
-            precision, card.config, device, lambda: bfloat16_gain(card.config, cache_dir)
-        )
+        gain = functools.partial(bfloat16_gain, card.config, cache_dir)
+        chosen = choose_precision(precision, card.config, device, gain)
         self.precision = chosen.value
+        int8 = self.precision == "int8"
+        self._between = between_products(card.config, gain) if int8 else "float32"
         with self.lane.placed():
             self.forward = self.load(self.precision)
+            fused = choose_fused(self.forward, self.head)
         budget = choose_token_budget(self._torch_device, card.config, self.precision)
         self.token_budget = budget.value
         self.chosen_precision = chosen
-        self.choices: Choices = {"precision": chosen, "token-budget": budget}
+        self.choices: Choices = {"precision": chosen, "token-budget": budget, **fused}
         self.quantization = ""
-        if self.precision == "int8":
+        if int8:
             error = int8_error(self.forward, self.load("float32"), card.config)
-            self.quantization = f"{INT8_SCHEME}; {error}"
+            self.quantization = f"{INT8_SCHEME}, {self._between} between them; {error}"
         self.graphs: CudaGraphs | None = None
-        if self.forward.capturable and not self.lists:  # how long a list is, is read back
+        # A graph's shapes know no spans, and how long a list is, is read back.
+        if self.forward.capturable and not late_chunks and not self.lists:
             limit = self.config.max_length if self.config.position_table else None
             self.graphs = CudaGraphs(
                 self.outputs, self._torch_device, per_token=self.per_token, limit=limit
@@ -163,7 +175,8 @@ class Engine:
 
     def load(self, precision: str) -> ForwardPass:
         """The encoder in any precision, on the engine's device."""
-        return self._model.load(precision)
+        with one_thread() if self.card.parameters <= _FEW_PARAMETERS else nullcontext():
+            return self._model.load(precision, self._between)
 
     def run(
         self, batches: Iterable[Batch], should_stop: Callable[[], bool] | None = None
@@ -172,7 +185,8 @@ class Engine:
 
         Yields:
             Each batch with its outputs: [S, output_size] of vectors, lists folded; [S, classes] of
-            a sequence classifier, or [S] of a single class; [T, classes] of a token classifier.
+            a sequence classifier, or [S] of a single class; [T, classes] of a token classifier; of
+            late chunks, [K, output_size].
         """
         for batch, outputs in self.run_all(batches, should_stop):
             yield batch, outputs.comparable()
@@ -272,7 +286,7 @@ class Engine:
             captured = self.graphs.run(batch)
             if captured is not None:
                 return (captured,)
-        packed = pack_batch(batch, self._torch_device)
+        packed = pack_batch(batch, self._torch_device, batch.spans)
         outputs = self.head(forward(packed), packed)
         return outputs if isinstance(outputs, tuple) else (outputs,)
 
@@ -297,4 +311,5 @@ class Engine:
 
 def _select(batch: Batch, sequences: Int64Array) -> Batch:
     """Some sequences of a batch as a batch of their own."""
-    return gather(batch.ids, batch.cu_seqlens.astype(np.int64), sequences, batch.type_ids)
+    offsets = batch.cu_seqlens.astype(np.int64)
+    return gather(batch.ids, offsets, sequences, batch.type_ids, batch.spans)

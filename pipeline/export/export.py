@@ -92,4 +92,5 @@ def export(
     left_out = manifest.failed if dest.format == "npy" else 0
     latest = output.latest()
     newer = latest.n if latest and latest.n != run.n else None
-    return Exported(run.job, run.n, manifest.rows - left_out, left_out, files, converted, newer)
+    written = manifest.output_rows - left_out
+    return Exported(run.job, run.n, written, left_out, files, converted, newer)

@@ -44,9 +44,9 @@ def write_lance(rows: Rows, dest: Destination, *, replaces: bool) -> None:
                 f"{redact(dest.uri)}: Lance cannot be written: {error_text(error, uri)}",
                 hint="check the disk or the store, then run the same command again",
             ) from error
-        if written != rows.manifest.rows:
+        if written != rows.manifest.output_rows:
             raise StorageError(
-                f"{redact(dest.uri)}: {written} rows were written, not {rows.manifest.rows}"
+                f"{redact(dest.uri)}: {written} rows were written, not {rows.manifest.output_rows}"
             )
 
 

@@ -34,7 +34,7 @@ def write_npy(rows: Rows, dest: Destination, *, overwrite: bool) -> None:
             hint="export --to parquet",
         )
     others = parquet_schema(_without(rows.schema, vectors.name, "error"), dest)
-    count = rows.manifest.rows - rows.manifest.failed
+    count = rows.manifest.output_rows - rows.manifest.failed
     width, dtype = vectors.type.list_size, np.dtype(vectors.type.value_type.to_pandas_dtype())
     size = count * width * dtype.itemsize
     committed = False

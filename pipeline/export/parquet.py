@@ -24,7 +24,7 @@ def write_file(rows: Rows, dest: Destination, *, overwrite: bool) -> None:
     schema = parquet_schema(rows.schema, dest)
     size = rows.manifest.bytes
     with new_file(dest.uri, overwrite=overwrite, max_bytes=size) as file:
-        _write(file, RowReader(rows.tables()), rows.manifest.rows, schema, dest)
+        _write(file, RowReader(rows.tables()), rows.manifest.output_rows, schema, dest)
 
 
 def write_directory(
@@ -53,7 +53,7 @@ def write_files(
     Returns:
         The name of each file → its rows, in their order.
     """
-    total, reader = rows.manifest.rows, RowReader(rows.tables())
+    total, reader = rows.manifest.output_rows, RowReader(rows.tables())
     size, files = rows.row_bytes * rows_per_file, -(-total // rows_per_file)
     written: dict[str, int] = {}
     for index in range(files):

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.errors import Interrupted, NotFound, StorageError
-from pipeline.output.manifest import Manifest, read_parts
+from pipeline.output.manifest import read_parts
 from pipeline.output.output import Output
 from pipeline.output.part_file import read_info
 from pipeline.output.plan import row_values
 from pipeline.output.read_part import read_part
 from pipeline.output.run import Run
+from pipeline.output.totals import Manifest
+from pipeline.part_columns import CHUNK_FIELDS
 from pipeline.store.uris import redact
 
 # What is written at once, of whole parts.
@@ -54,13 +56,14 @@ class Rows:
     @property
     def vectors(self) -> pa.Field | None:
         """The column of vectors; None if the task writes none."""
-        result = self.schema.field(len(self.run.kept))
+        chunk = len(CHUNK_FIELDS) if self.run.spec.has_chunk_rows else 0
+        result = self.schema.field(len(self.run.kept) + chunk)
         return result if pa.types.is_fixed_size_list(result.type) else None
 
     @property
     def row_bytes(self) -> int:
         """Bytes of an average row in its part, at least 1."""
-        return max(1, self.manifest.bytes // max(1, self.manifest.rows))
+        return max(1, self.manifest.bytes // max(1, self.manifest.output_rows))
 
     def tables(self) -> Iterator[pa.Table]:
         """All rows: the tables have one row or more, and at most about 32 MiB.
@@ -72,7 +75,8 @@ class Rows:
             StorageError: the parts are not those of the manifest.
         """
         rows = 0
-        listed = read_parts(self.output, self.run).select(["part", "checksum", "rows"])
+        count = "chunks" if self.manifest.chunks else "rows"
+        listed = read_parts(self.output, self.run).select(["part", "checksum", count])
         for name, checksum, expected in row_values(listed):
             part = read_part(self.output, name, checksum).replace_schema_metadata(None)
             if part.num_rows != expected or part.schema != self.schema.remove_metadata():
@@ -80,7 +84,7 @@ class Rows:
             rows += expected
             yield from self._chunks(part)
             del part  # before the next one is read
-        if rows != self.manifest.rows:
+        if rows != self.manifest.output_rows:
             raise self._unlike_manifest("the list of its parts")
 
     def _chunks(self, part: pa.Table) -> Iterator[pa.Table]:

@@ -32,21 +32,30 @@ class ByteLimits:
     kept: Collection[str]  # the id column too
     texts: Collection[str]
     row_bytes: int  # estimated results of a row
+    # Bytes of text for which a part has a row, which repeats what is kept; 0: a row for each row
+    chunk_bytes: int = 0
 
     def least(self, sizes: Sizes) -> Int64Array:
-        """What is in memory of each stretch at least, [S]: input and no result."""
-        return sizes.of({*self.kept, *self.texts})
+        """What is in memory of each stretch at least, [S]: input, and results that grow with it."""
+        least = sizes.of({*self.kept, *self.texts})
+        return np.maximum(least, self._part(sizes)) if self.chunk_bytes else least
 
     def bytes(self, sizes: Sizes) -> Int64Array:
         """Of each stretch, [S]: of its part or of its texts, whichever is more."""
-        part = sizes.of(self.kept) + self.row_bytes * sizes.rows
-        most: Int64Array = np.maximum(part, self.least(sizes))
+        most: Int64Array = np.maximum(self._part(sizes), self.least(sizes))
         return most
+
+    def _part(self, sizes: Sizes) -> Int64Array:
+        part = sizes.of(self.kept) + self.row_bytes * sizes.rows
+        if self.chunk_bytes:
+            chunks = sizes.of(self.texts) / self.chunk_bytes / np.maximum(1, sizes.rows)
+            part = np.ceil(part * (1 + chunks)).astype(np.int64)
+        return part
 
     def exceeded(self, sizes: Sizes) -> bool:
         """Whether the part of all stretches would be too large."""
         # Rows per shard alone bound the results: a few ids with them do not count.
-        part = int((sizes.of(self.kept) + self.row_bytes * sizes.rows).sum())
+        part = int(self._part(sizes).sum())
         return part > PART_MAX_BYTES * 33 // 32 or int(self.least(sizes).sum()) > PART_MAX_BYTES
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.input.types import map_types
 
@@ -54,6 +53,8 @@ def _used(array: pa.DictionaryArray) -> pa.DictionaryArray:
     """A dictionary array whose dictionary has the entries that its rows name, in their order."""
     if len(array.dictionary) <= len(array):
         return array
+    import pyarrow.compute as pc  # takes a moment, and few columns need it
+
     used = pc.unique(array.indices).drop_null()
     used = used.take(pc.sort_indices(used))
     indices = pc.index_in(array.indices, used).cast(array.type.index_type)
@@ -64,6 +65,8 @@ def _used(array: pa.DictionaryArray) -> pa.DictionaryArray:
 
 def _joined(array: pa.Array) -> pa.Array:
     """A list view whose values are those of its rows, one after the other."""
+    import pyarrow.compute as pc
+
     kind, wide = array.type, pa.types.is_large_list_view(array.type)
     index = pa.int64() if wide else pa.int32()
     lengths = np.asarray(pc.list_value_length(array).fill_null(0), dtype=np.int64)

@@ -58,6 +58,7 @@ def plan_inputs(
     free: Collection[str] = (),
     widen: bool = False,
     csv_escape: str = "",
+    chunk_bytes: int = 0,
 ) -> PlannedInputs:
     """Find the input files, read their footers and cut them into row ranges.
 
@@ -76,6 +77,7 @@ def plan_inputs(
         optional: columns that pass through if all files have them, such as the default id.
         rows_per_shard: 0 for `default_rows_per_shard(row_bytes)`, and fewer where rows are wide.
         row_bytes: estimated bytes per output row.
+        chunk_bytes: of text, for which there is an output row; 0: one for each row.
         previous: the files of an earlier plan; an unchanged file keeps its cuts, if they cover
             all its rows, and is not counted again.
         schema: that of an earlier plan of the same output. Every file is cast to it or refused,
@@ -96,7 +98,7 @@ def plan_inputs(
         StorageError: a store failed.
     """
     passing, texts = {*columns, *optional}, {*text_columns, *list_columns}
-    limits = None if rows_per_shard else ByteLimits(passing, texts, row_bytes)
+    limits = None if rows_per_shard else ByteLimits(passing, texts, row_bytes, chunk_bytes)
     rows_per_shard = rows_per_shard or default_rows_per_shard(row_bytes)
     tested = where_columns(where)
     named = [*optional, *columns, *named_columns(columns, ()), *text_columns, *list_columns]

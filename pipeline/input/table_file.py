@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.input.formats.base import ContentError, FileSummary
-from pipeline.input.formats.parquet import ParquetReader
 from pipeline.input.types import merged_type
 from pipeline.packing import Int64Array
 from pipeline.shards import Cut
@@ -117,6 +116,8 @@ class TableFile:
         Raises:
             ContentError: a column is not what the table says.
         """
+        from pipeline.input.formats.parquet import ParquetReader
+
         reader = ParquetReader(file)
         for column in self.columns:
             if problem := column.problem or _mismatch(column, reader.schema):
@@ -138,6 +139,8 @@ class TableReader:
     """The columns of a table in one of its data files: like `Reader`, but for the summary."""
 
     def __init__(self, file: OpenedFile, text: str) -> None:
+        from pipeline.input.formats.parquet import ParquetReader
+
         self._reader = ParquetReader(file)
         self._columns = {
             name: TableColumn(

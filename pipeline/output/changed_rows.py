@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.errors import NotFound
 from pipeline.output.output import Output
@@ -23,6 +22,8 @@ def changed_rows(output: Output, run: Run, plan: Plan, parts: pa.Table) -> int |
     Returns:
         The number; None where the run has no record, or the run before it is not there any more.
     """
+    import pyarrow.compute as pc
+
     if run.record is None:
         return None
     changes = run.record.changes

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import NotFound, StorageError
+from pipeline.output.chunk_rows import RowForm, has_chunks, row_starts
 from pipeline.output.output import Output, is_part
 from pipeline.output.part_format import format_of
 from pipeline.output.run import Run
@@ -124,18 +125,25 @@ def read_keys(directory: Directory, part: str) -> pa.ChunkedArray | None:
         StorageError: it cannot be read.
     """
     table = _read_columns(directory, part, [KEY_FIELD.name])
-    return None if table is None else table[KEY_FIELD.name]
+    if table is None:
+        return None
+    if has_chunks(table.schema.metadata):
+        table = _read_columns(directory, part, ["chunk", KEY_FIELD.name])
+        assert table is not None
+        table = table.take(pa.array(row_starts(table["chunk"])))
+    return table[KEY_FIELD.name]
 
 
 def read_results(run: Run, source: Source, results: pa.Schema, precision: str) -> pa.Table | None:
-    """The columns `results` and KEY_FIELD of a part; None where it was computed in another way.
+    """The columns `results` and KEY_FIELD of a part, as its rows are held; None where it was
+    computed in another way.
 
     A local Arrow part is mapped into memory, so that only the rows that are taken are read.
 
     Args:
         run: whose space the part must have.
         source: the part.
-        results: the result columns of the run.
+        results: the result columns of the run, as they are held.
         precision: that the part must have been computed in.
 
     Raises:
@@ -143,14 +151,38 @@ def read_results(run: Run, source: Source, results: pa.Schema, precision: str) -
     """
     output, part = source
     directory = Directory(output or run.output)
-    table = _read_columns(directory, part, [*results.names, KEY_FIELD.name])
-    if table is None or table.schema.remove_metadata() != results.append(KEY_FIELD):
+    form = RowForm(0, keyed=True, chunked=run.spec.has_chunk_rows)
+    wanted = form.part_schema(results.append(KEY_FIELD))
+    table = _read_columns(directory, part, wanted.names)
+    if table is None or table.schema.remove_metadata() != wanted:
         return None
+    if not _computed_in(run, table, precision):
+        return None
+    return form.to_held(table, table.schema.metadata)
+
+
+def read_errors(run: Run, source: Source, precision: str) -> pa.ChunkedArray | None:
+    """The error of each row of a part; None where it was computed in another way.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    names = ["chunk", "error"] if run.spec.has_chunk_rows else ["error"]
+    output, part = source
+    table = _read_columns(Directory(output or run.output), part, names)
+    if table is None or not _computed_in(run, table, precision):
+        return None
+    if not run.spec.has_chunk_rows:
+        return table["error"]
+    return table["error"].take(pa.array(row_starts(table["chunk"])))
+
+
+def _computed_in(run: Run, table: pa.Table, precision: str) -> bool:
+    """Whether a part has the space of a run, a precision, and the numerics of this version."""
     values = table.schema.metadata or {}
     expected = {"space": run.spec.space, "numerics_version": str(NUMERICS_VERSION),
                 "precision": precision}  # fmt: skip
-    same = all(values.get(f"bei.{key}".encode()) == text.encode() for key, text in expected.items())
-    return table if same else None
+    return all(values.get(f"bei.{key}".encode()) == text.encode() for key, text in expected.items())
 
 
 def _read_columns(directory: Directory, part: str, names: Sequence[str]) -> pa.Table | None:

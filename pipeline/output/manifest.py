@@ -12,13 +12,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import islice
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.errors import JobFailed, NotFound
 from pipeline.output.changed_rows import changed_rows
@@ -27,7 +26,8 @@ from pipeline.output.open_shards import forget_deaths, sweep_pieces
 from pipeline.output.output import Output
 from pipeline.output.part_file import PartInfo, read_info
 from pipeline.output.plan import Plan, row_values, table_of
-from pipeline.output.run import Run, now
+from pipeline.output.run import Run
+from pipeline.output.totals import LATER, Manifest, totals
 from pipeline.shards import part_format
 from pipeline.spec import failure_budget
 from pipeline.store.directory import ObjectInfo
@@ -56,34 +56,10 @@ PARTS_SCHEMA = pa.schema(
         ("device", pa.string()),
         ("reused", pa.int64()),  # rows that its run copied from earlier parts
         ("deduplicated", pa.int64()),  # rows that its run copied from others that it computed
+        ("chunks", pa.int64()),  # rows of the part, where texts are in chunks
+        ("cut", pa.int64()),  # tokens cut off truncated texts; null where that is not known
     ]
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """Totals of a finished run."""
-
-    job: str
-    run: int
-    parts: int
-    rows: int
-    computed: int  # rows whose texts this run computed
-    reused: int  # rows of parts that were already committed, or copied from such parts
-    failed: int  # computed + reused + deduplicated + failed = rows; of 0.1.0, computed + reused
-    tokens: int
-    truncated: int
-    seconds: float  # spent computing, summed over parts
-    bytes: int
-    precisions: tuple[str, ...]
-    space: str
-    finished: str
-    deduplicated: int = 0  # rows that share the result of another row that this run computed
-    changed: int | None = None  # rows computed again in changed files; None: not known
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Self:
-        return cls(**{**data, "precisions": tuple(data["precisions"])})
 
 
 def read_manifest(output: Output, run: Run) -> Manifest | None:
@@ -186,15 +162,15 @@ def finalise(output: Output, run: Run, plan: Plan, *, max_failed: str) -> Manife
     if plan.missing(committed) or output.superseded(run):
         return None
     parts = list_parts(output, plan, committed)
-    manifest = _totals(run, parts)
+    manifest = totals(run, parts)
     try:
         _check_budget(manifest, max_failed)
     except JobFailed as error:
         output.fail(run, error.message, error.hint)
         raise
     manifest = replace(manifest, changed=changed_rows(output, run, plan, parts))
-    output.directory.put(run.path("parts"), to_parquet(parts))
-    data = json.dumps(asdict(manifest), indent=1).encode()
+    output.directory.put(run.path("parts"), to_parquet(_without_zeros(parts)))
+    data = json.dumps(manifest.to_json(), indent=1).encode()
     if not output.directory.create(run.path("manifest.json"), data):
         return read_manifest(output, run)
     sweep(output)
@@ -202,6 +178,13 @@ def finalise(output: Output, run: Run, plan: Plan, *, max_failed: str) -> Manife
     delete_copies(output)
     forget_deaths(output, run)
     return manifest
+
+
+def _without_zeros(parts: pa.Table) -> pa.Table:
+    import pyarrow.compute as pc
+
+    zero = [name for name in LATER if not pc.any(pc.not_equal(parts[name].fill_null(1), 0)).as_py()]
+    return parts.drop_columns(zero)
 
 
 def list_parts(output: Output, plan: Plan, committed: dict[str, ObjectInfo]) -> pa.Table:
@@ -231,13 +214,18 @@ def _listed_parts(output: Output, plan: Plan) -> pa.Table:
     """What the newest manifest says about each part of the plan; nulls where it lists none."""
     last = newest_finished(output)
     listed = PARTS_SCHEMA.empty_table() if last is None else read_parts(output, last[0])
-    for name in PARTS_SCHEMA.names[len(listed.column_names) :]:  # 0.1.0 copied no rows
-        listed = listed.append_column(name, pa.array(np.zeros(len(listed), dtype=np.int64)))
+    for name in PARTS_SCHEMA.names:
+        if name not in listed.column_names:  # 0.1.0 copied no rows
+            values = np.zeros(len(listed), dtype=np.int64)
+            unknown = None if name != "cut" else listed["truncated"].to_numpy() > 0
+            listed = listed.append_column(name, pa.array(values, mask=unknown))
     return listed_for(plan, listed.select(PARTS_SCHEMA.names))
 
 
 def listed_for(plan: Plan, listed: pa.Table) -> pa.Table:
     """The rows of a part list in the order of a plan's shards; nulls where a part is not listed."""
+    import pyarrow.compute as pc  # what only reads totals does without
+
     return listed.take(pc.index_in(plan.table["part"], value_set=listed["part"]))
 
 
@@ -245,7 +233,8 @@ def _part_values(item: ObjectInfo, info: PartInfo) -> tuple[Any, ...]:
     values = {
         **info.values,
         **{key: info.count(key) for key in ("rows", "tokens", "truncated", "failed")},
-        **{key: int(info.values.get(key, "0")) for key in ("reused", "deduplicated")},
+        **{key: int(info.values.get(key, "0")) for key in ("reused", "deduplicated", "chunks")},
+        "cut": _cut(info),
         "seconds": float(info.values["seconds"]),
         "part": item.name,
         "bytes": item.size,
@@ -254,31 +243,10 @@ def _part_values(item: ObjectInfo, info: PartInfo) -> tuple[Any, ...]:
     return tuple(values[name] for name in PARTS_SCHEMA.names)
 
 
-def _totals(run: Run, parts: pa.Table) -> Manifest:
-    def total(name: str, table: pa.Table = parts) -> int:
-        return int(pc.sum(table[name]).as_py() or 0)
-
-    computed = parts.filter(pc.equal(parts["job"], run.job))
-    deduplicated, failed = total("deduplicated", computed), total("failed")
-    earlier = parts.filter(pc.not_equal(parts["job"], run.job))
-    reused = total("reused", computed) + total("rows", earlier) - total("failed", earlier)
-    return Manifest(
-        job=run.job,
-        run=run.n,
-        parts=parts.num_rows,
-        rows=total("rows"),
-        computed=total("rows") - reused - deduplicated - failed,
-        reused=reused,
-        failed=failed,
-        tokens=total("tokens"),
-        truncated=total("truncated"),
-        seconds=round(float(pc.sum(computed["seconds"]).as_py() or 0), 3),
-        bytes=total("bytes"),
-        precisions=tuple(sorted(parts["precision"].unique().to_pylist())),
-        space=run.spec.space,
-        finished=now(),
-        deduplicated=deduplicated,
-    )
+def _cut(info: PartInfo) -> int | None:
+    if not info.count("truncated"):
+        return 0
+    return int(info.values["cut"]) if "cut" in info.values else None
 
 
 def _check_budget(manifest: Manifest, limit: str) -> None:

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from pipeline.errors import NotFound, StorageError
+from pipeline.output.chunk_rows import NOTHING_KNOWN
 from pipeline.output.output import Output
 from pipeline.output.part_file import (
     checksum_holds,
@@ -216,7 +217,7 @@ def write_piece(
     return Piece(path, rows, str(values["precision"]), seconds, reused, duplicates)
 
 
-def read_piece_table(output: Output, piece: Piece, schema: pa.Schema) -> pa.Table | None:
+def read_piece_table(output: Output, run: Run, piece: Piece, schema: pa.Schema) -> pa.Table | None:
     """The rows of a piece; None where it is damaged or was written for another schema."""
     try:
         data = output.directory.read(piece.name)
@@ -225,6 +226,11 @@ def read_piece_table(output: Output, piece: Piece, schema: pa.Schema) -> pa.Tabl
     except (StorageError, pa.ArrowException, OSError) as error:
         logger.warning("%s is not used: %s", piece.name, error)
         return None
+    earlier = schema.remove(run.form.cut_index(len(schema) - 1))
+    if table is not None and table.schema.remove_metadata() == earlier:
+        last = table.num_columns - 1
+        rows = run.form.with_cut(table.remove_column(last), NOTHING_KNOWN)
+        table = rows.append_column(ROW_FIELD, table.column(last))
     if table is None or table.schema.remove_metadata() != schema:
         logger.warning("%s is not used: it is damaged or of another schema", piece.name)
         return None

@@ -28,6 +28,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import NotFound, OutputConflict, StorageError
+from pipeline.output.begun import SPEC
 from pipeline.output.failures import note_failure
 from pipeline.output.identity import difference, format_in, identity_of, refuse_other
 from pipeline.output.plan import Plan
@@ -40,7 +41,6 @@ from pipeline.store.uris import redact, refuse_credentials
 # A shard counts as failed after this many transient failures.
 MAX_ATTEMPTS = 3
 
-_SPEC = "_bei/spec.json"
 QUARANTINE = "_bei/quarantine/"
 # Names that `Shard.part` makes. Other objects in an output are never counted nor deleted.
 _PART = re.compile(r"part-.+-[0-9a-f]{8}-\d{12,}-[0-9a-f]{16}\.(arrow|parquet)")
@@ -73,14 +73,14 @@ class Output:
         """
         identity = identity_of(spec, kept_schema(spec, columns))
         self._refuse_foreign_files(spec.output_format)
-        if self.directory.create(_SPEC, _json(identity)):
+        if self.directory.create(SPEC, _json(identity)):
             return FORMAT_VERSION
         return self._fits(identity)
 
     def could_claim(self, spec: JobSpec, columns: pa.Schema) -> int:
         """As `claim`, but nothing is written."""
         self._refuse_foreign_files(spec.output_format)
-        if not self.directory.exists(_SPEC):
+        if not self.directory.exists(SPEC):
             return FORMAT_VERSION
         return self._fits(identity_of(spec, kept_schema(spec, columns)))
 
@@ -90,14 +90,14 @@ class Output:
         Raises:
             NotFound: it holds no job.
         """
-        stored = self.read_json(_SPEC)
-        with self.intact(_SPEC):
+        stored = self.read_json(SPEC)
+        with self.intact(SPEC):
             return format_in(stored)
 
     def _fits(self, identity: dict[str, Any]) -> int:
         """The format of the output, whose identity must go with that of a job."""
-        stored = self.read_json(_SPEC)
-        with self.intact(_SPEC):
+        stored = self.read_json(SPEC)
+        with self.intact(SPEC):
             refuse_other(self.uri, stored, identity)
             return int(stored.get("format", 1))
 
@@ -109,9 +109,9 @@ class Output:
             OutputConflict: it has another space, or no row keys.
         """
         uri = redact(self.uri)
-        if not self.directory.exists(_SPEC):
+        if not self.directory.exists(SPEC):
             raise NotFound(f"--reuse-from {uri} holds no job", hint="give the output of a job")
-        stored = self.read_json(_SPEC)
+        stored = self.read_json(SPEC)
         wanted = identity_of(spec, kept_schema(spec, columns))
         if stored["space"] != wanted["space"]:
             raise OutputConflict(
@@ -130,7 +130,7 @@ class Output:
         Raises:
             OutputConflict: the message names one of the files.
         """
-        if self.directory.exists(_SPEC):
+        if self.directory.exists(SPEC):
             return
         for item in self.directory.list():
             if item.name.endswith(f".{output_format}"):
@@ -141,7 +141,7 @@ class Output:
 
     def begun(self) -> bool:
         """Whether a job has claimed it."""
-        return self.directory.exists(_SPEC)
+        return self.directory.exists(SPEC)
 
     def latest(self) -> Run | None:
         """The highest run; None if there is none."""

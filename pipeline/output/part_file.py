@@ -60,8 +60,14 @@ def encode_part(
     metadata[_PREFIX + _CHECKSUM] = placeholder
     batches = map(compact, table.to_batches())
     table = pa.Table.from_batches(batches, table.schema)
-    data = memoryview(FORMATS[output_format].write(table, metadata)).cast("B")
-    positions = _positions(data, placeholder)
+    form = FORMATS[output_format]
+    data = memoryview(form.write(table, metadata)).cast("B")
+    # Not in all of the file: a search holds Python's lock, and the device would wait for it.
+    positions = [
+        span.start + position
+        for span in form.metadata_in(data)
+        for position in _positions(data[span], placeholder)
+    ]
     _fill(data, positions, b"0" * _DIGEST_CHARS)
     _fill(data, positions, hashlib.sha256(data).hexdigest().encode())
     return data

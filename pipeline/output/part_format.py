@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
 from pipeline.shards import part_format
 from pipeline.spec import OutputFormat
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 _ARROW_SCHEMA = b"ARROW:schema"
 _TEXTS = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
@@ -31,6 +33,9 @@ class PartFormat(Protocol):
 
     def write(self, table: pa.Table, metadata: Mapping[str, str]) -> pa.Buffer:
         """A file with the rows; `metadata` is in it as it is."""
+
+    def metadata_in(self, data: memoryview) -> list[slice]:
+        """Where the metadata is in a file that `write` made."""
 
     def schema(self, file: object) -> pa.Schema:
         """The columns as `write` got them, and the metadata. Reads the end of a file alone."""
@@ -59,6 +64,11 @@ class _Arrow:
         _write_ipc(table, pa.FixedSizeBufferWriter(buffer))
         return buffer
 
+    def metadata_in(self, data: memoryview) -> list[slice]:
+        # Magic, marker and size, then the schema's message; the footer, its size and magic.
+        message, footer = _integer(data[12:16]), _integer(data[-10:-6])
+        return [slice(16, 16 + message), slice(len(data) - 10 - footer, len(data))]
+
     def schema(self, file: object) -> pa.Schema:
         with pa.ipc.open_file(file) as reader:
             return reader.schema
@@ -72,6 +82,10 @@ class _Arrow:
 
     def holds(self, kind: pa.DataType) -> bool:
         return True
+
+
+def _integer(data: memoryview) -> int:
+    return int.from_bytes(data, "little")
 
 
 def _write_ipc(table: pa.Table, sink: pa.NativeFile) -> None:
@@ -92,6 +106,8 @@ class _Parquet:
     mapped = False
 
     def write(self, table: pa.Table, metadata: Mapping[str, str]) -> pa.Buffer:
+        import pyarrow.parquet as pq
+
         table = _without_null_entries(table.replace_schema_metadata(None))
         leaves = _leaves(table.schema)
         vectors = ("FLOAT", "FIXED_LEN_BYTE_ARRAY")
@@ -109,12 +125,19 @@ class _Parquet:
             writer.add_key_value_metadata(dict(metadata))
         return sink.getvalue()
 
+    def metadata_in(self, data: memoryview) -> list[slice]:
+        return [slice(len(data) - 8 - _integer(data[-8:-4]), len(data))]  # the footer
+
     def schema(self, file: object) -> pa.Schema:
+        import pyarrow.parquet as pq
+
         # As in `from_parquet`, no other thread reads: it might outlive the interpreter.
         with pq.ParquetFile(file, pre_buffer=False) as parquet:
             return _stored_schema(parquet)
 
     def read(self, file: object, columns: Sequence[str] | None = None) -> pa.Table:
+        import pyarrow.parquet as pq
+
         with pq.ParquetFile(file, pre_buffer=False) as parquet:
             schema = _stored_schema(parquet)
             table = parquet.read(columns, use_threads=False)
@@ -170,6 +193,8 @@ def _stored_schema(parquet: pq.ParquetFile) -> pa.Schema:
 
 def _leaves(schema: pa.Schema) -> list[pq.ColumnSchema]:
     """The columns of values that Parquet makes of a schema."""
+    import pyarrow.parquet as pq
+
     sink = pa.BufferOutputStream()
     pq.write_table(schema.empty_table(), sink)
     leaves = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.shards import Cut, InputFile, Shard, part_format, part_name, shard_ids
 from pipeline.spec import OutputFormat, digest_of_names
@@ -57,6 +56,8 @@ class Plan:
     @cached_property
     def rows(self) -> int:
         """Rows of all shards."""
+        import pyarrow.compute as pc
+
         return int(pc.sum(self.table["rows"]).as_py() or 0)
 
     @cached_property
@@ -165,6 +166,8 @@ def make_plan(
         schema: `schema_hash` of the id and kept columns.
         output_format: of the parts.
     """
+    import pyarrow.compute as pc
+
     files: list[InputFile] = []
     table = table_of(_shards(cut_files, files, space, schema, output_format), _SHARD_SCHEMA)
     # As in plans before there were extents and repairs. A cut is read by the order of its fields.

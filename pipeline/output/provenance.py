@@ -16,6 +16,7 @@ from pipeline.store.uris import redact
 def of_run(run: Run, engine: Engine, attempt: str) -> dict[str, object]:
     """The values that all parts of one attempt share."""
     spec = run.spec
+    fused = engine.choices.get("fused-kernels")
     return {
         "job": run.job,
         "run": run.n,
@@ -33,19 +34,24 @@ def of_run(run: Run, engine: Engine, attempt: str) -> dict[str, object]:
         "dimensions": _joined(spec.all_dimensions or (engine.head.output_size,)),
         "dtype": _joined(spec.output_dtypes),
         "max_length": spec.max_length,
+        **({"long_texts": spec.chunking} if spec.chunking else {}),
         "precision": engine.precision,
         "device": engine.device_name,
         "versions": software_versions(),
         **_of_vectors(spec, engine),
         **({"labels": list(engine.card.labels)} if spec.all_labels else {}),
         **({"quantization": engine.quantization} if engine.quantization else {}),
+        **({"fused_kernels": fused.value} if fused and fused.value != "none" else {}),
     }
 
 
-def of_shard(shard: Shard, result: ShardResult, *, resumed: int = 0) -> dict[str, object]:
+def of_shard(
+    shard: Shard, result: ShardResult, *, resumed: int = 0, tokenizer: str | None = None
+) -> dict[str, object]:
     """The values of one part: its rows and their counts.
 
-    `resumed` is the number of rows that an earlier attempt had computed.
+    `resumed` is the number of rows that an earlier attempt had computed; `tokenizer`, what made
+    tokens of rows where that is not the library of `versions`.
     """
     return {
         "shard": shard.id,
@@ -58,9 +64,12 @@ def of_shard(shard: Shard, result: ShardResult, *, resumed: int = 0) -> dict[str
         "failed": result.failed,
         "reused": result.reused,
         "deduplicated": result.deduplicated,
+        **({"chunks": result.chunks} if result.chunks else {}),
+        **({"cut": result.cut} if result.truncated and result.cut is not None else {}),
         "seconds": result.seconds,
         "written": now(),
         **({"resumed": resumed} if resumed else {}),
+        **({"tokenizer": tokenizer} if tokenizer else {}),
     }
 
 

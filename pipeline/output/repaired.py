@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import StorageError
+from pipeline.output.chunk_rows import has_chunks, row_starts
 from pipeline.output.open_shards import ROW_FIELD, Piece
 from pipeline.output.output import Output, quarantine_name
 from pipeline.output.part_file import read_info, read_rows
@@ -60,11 +61,14 @@ def _failed_rows(output: Output, shard: Shard, part: str) -> npt.NDArray[np.int6
         return np.asarray(failed - shard.first_row)
     # Rows that are selected have other numbers in the file.
     data = output.directory.read(part)
-    errors = read_rows(part, data)["error"]
+    table = read_rows(part, data)
+    errors = table["error"]
+    if has_chunks(table.schema.metadata):
+        errors = errors.take(pa.array(row_starts(table["chunk"])))
     return np.flatnonzero(errors.is_valid().to_numpy())
 
 
-def read_good_rows(output: Output, piece: Piece) -> pa.Table:
+def read_good_rows(output: Output, run: Run, piece: Piece) -> pa.Table:
     """The rows of a part that `piece` names, with ROW_FIELD.
 
     Raises:
@@ -72,7 +76,8 @@ def read_good_rows(output: Output, piece: Piece) -> pa.Table:
         pyarrow.ArrowException: it is damaged.
     """
     data = output.directory.read(piece.name)
-    table = read_rows(piece.name, data).replace_schema_metadata(None)
+    table = read_rows(piece.name, data)
+    table = run.form.to_held(table, table.schema.metadata).replace_schema_metadata(None)
     # By slices, because pyarrow cannot take rows of every type that may be kept.
     slices = [table.slice(first, count) for first, count in ranges_of(piece.rows)]
     rows = pa.concat_tables(slices) if slices else table.slice(0, 0)

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.errors import OutputConflict
 from pipeline.input.table_file import ReadTable
+from pipeline.output.chunk_rows import RowForm
 from pipeline.output.record import Record
 from pipeline.output.source_columns import SOURCE_FIELDS
 from pipeline.spec import NUMERICS_VERSION, JobSpec, digest
@@ -65,6 +66,11 @@ class Run:
     def passing(self) -> pa.Schema:
         """The id and kept columns, which pass through."""
         return passing_schema(self.spec, self.columns)
+
+    @property
+    def form(self) -> RowForm:
+        """How its rows are held, and how its parts have them."""
+        return RowForm(len(self.kept), keyed=self.keyed, chunked=self.spec.has_chunk_rows)
 
     def path(self, name: str) -> str:
         """The path of an object of this run, relative to the output."""

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.output.row_ranges import Rows
 from pipeline.shards import InputFile, Shard
@@ -38,6 +37,8 @@ def source_problems(shard: Shard, table: pa.Table) -> Iterator[str]:
 
     Of a shard whose rows are selected, only their order and their range are known here.
     """
+    import pyarrow.compute as pc
+
     uri = redact(shard.file.uri)
     files, rows = (table[name] for name in SOURCE_NAMES)
     if not pc.all(pc.equal(files.cast(pa.string()), uri).fill_null(False)).as_py():

@@ -6,17 +6,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import pyarrow.compute as pc
-
 from pipeline.errors import StorageError
 from pipeline.output.canary_file import Canary, read_canaries
 from pipeline.output.failures import Failure, read_failures
-from pipeline.output.manifest import Manifest, newest_finished, read_manifest
+from pipeline.output.manifest import newest_finished, read_manifest
 from pipeline.output.open_shards import rows_kept
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.output.run import Run
 from pipeline.output.state import open_state, read_checked
+from pipeline.output.totals import Manifest
 from pipeline.shards import ShardResult
 
 logger = logging.getLogger(__name__)
@@ -44,6 +43,8 @@ class JobStatus:
     failed_rows: int = 0
     tokens: int = 0
     truncated: int = 0
+    cut: int | None = None  # tokens cut off truncated texts; None: not known, or none is truncated
+    chunks: int = 0  # rows of the output, where texts are in chunks
     seconds: float = 0.0
     skipped: int = 0  # files
     reason: str = ""
@@ -173,6 +174,8 @@ def _finished(run: Run, manifest: Manifest, checked: str) -> JobStatus:
         failed_rows=manifest.failed,
         tokens=manifest.tokens,
         truncated=manifest.truncated,
+        cut=manifest.cut,
+        chunks=manifest.chunks,
         seconds=manifest.seconds,
         skipped=len(run.skipped),
         finished=manifest.finished,
@@ -183,6 +186,8 @@ def _finished(run: Run, manifest: Manifest, checked: str) -> JobStatus:
 
 def _in_finished(output: Output, plan: Plan) -> list[bool]:
     """For each shard, whether its part is one of the newest finished run's, to be reused."""
+    import pyarrow.compute as pc
+
     last = newest_finished(output)
     if last is None:
         return [False] * len(plan)

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pipeline.errors import BeiJobsError, NotFound, StorageError
 from pipeline.input.reading import read_numbered
 from pipeline.input.where import where_columns
+from pipeline.output.chunk_rows import chunk_problems, first_chunks
 from pipeline.output.manifest import listed_for, read_parts, require_finished
 from pipeline.output.output import Output
 from pipeline.output.part_file import PartInfo, checksum_holds, parse_info, read_rows
@@ -20,10 +21,11 @@ from pipeline.output.plan import Plan, row_values
 from pipeline.output.readable import readable, unreadable
 from pipeline.output.run import Run
 from pipeline.output.source_columns import SOURCE_NAMES, source_problems
+from pipeline.part_columns import ROW_COLUMNS
 from pipeline.prefetch import map_in_order
 from pipeline.row_keys import KEY_FIELD, row_keys
 from pipeline.shards import Shard, shard_id
-from pipeline.spec import ROW_COLUMNS, schema_hash
+from pipeline.spec import schema_hash
 from pipeline.store.uris import redact
 from pipeline.tasks import find_task
 
@@ -158,11 +160,18 @@ class _PartChecker:
             problems.append(problem)
         else:
             results = table.column_names[len(self._kept) : -len(self._last)]
-            problems += [*_rows(shard, info, table), *_values(results, table)]
+            problems += _values(results, table)
             problems += find_task(self._run.spec.task).flaws(table)
+            damaged = [*unreadable(part, data, table)]
+            if self._run.spec.has_chunk_rows:
+                problems += chunk_problems(table, [f.name for f in (*self._kept, *self._last)])
+                if info.values.get("chunks") != str(table.num_rows):
+                    problems.append(f"its metadata says {info.values.get('chunks')} chunks, but it "
+                                    f"holds {table.num_rows} rows")  # fmt: skip
+                table = first_chunks(table)
+            problems += _rows(shard, info, table)
             if self._run.spec.source_columns:
                 problems += source_problems(shard, table)
-            damaged = [*unreadable(part, data, table)]
             problems += damaged or _compared_with_input(self._run, shard, table)
         return part, info.schema, table.num_rows, [f"{part}: {problem}" for problem in problems]
 

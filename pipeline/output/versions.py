@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 
 _PACKAGES = ("bei-jobs", "torch", "tokenizers", "pyarrow")
 
@@ -12,6 +11,8 @@ _PACKAGES = ("bei-jobs", "torch", "tokenizers", "pyarrow")
 @cache
 def software_versions() -> dict[str, str]:
     """The versions of the software that can change an output's bytes."""
+    from importlib.metadata import PackageNotFoundError, version  # takes a moment to import
+
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

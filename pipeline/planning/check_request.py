@@ -6,6 +6,7 @@ import dataclasses
 
 from pipeline.errors import UsageError
 from pipeline.input.where import canonical_where
+from pipeline.planning.long_texts import check_long_texts
 from pipeline.request import Request
 from pipeline.spec import failure_budget
 from pipeline.store.uris import is_web, redact, refuse_credentials
@@ -77,6 +78,7 @@ def _check_task_options(request: Request) -> None:
                 f"{_option(field.name)} does not belong to --task {task.name}",
                 hint=f"omit it; it belongs to --task {' or '.join(owners)}",
             )
+    check_long_texts(request)
     task.check_request(request)
 
 

@@ -12,6 +12,7 @@ from pipeline.input.cuts import DEFAULT_ROWS_PER_SHARD, default_rows_per_shard
 from pipeline.input.cutting import PlannedInputs
 from pipeline.input.table_file import ReadTable
 from pipeline.output.source_columns import SOURCE_NAMES
+from pipeline.planning.long_texts import chunk_choices
 from pipeline.request import Request
 from pipeline.spec import JobSpec
 from pipeline.store.uris import redact
@@ -36,9 +37,10 @@ def planning_choices(request: Request, spec: JobSpec, card: ModelCard, output: s
         stated = card.max_length is not None
         reason = "the model's own limit" if stated else "the model states no limit"
         choices["max-length"] = Choice(spec.max_length, reason)
-    if request.truncate is None and spec.truncate != "right":
+    if request.end is None and spec.truncate != "right":
         reason = "the side that the model's tokenizer names: truncation_side"
         choices["truncate"] = Choice(spec.truncate, reason)
+    choices |= chunk_choices(request, spec)
     if card.tokenizer.note:
         choices["tokenizer"] = Choice("tokenizer.json", card.tokenizer.note)
     if request.rows_per_shard is None:

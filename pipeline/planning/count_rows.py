@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from pipeline.planning.match_rows import Found, UInt64Array
 from pipeline.shards import Shard
 from pipeline.tasks import Task
+from pipeline.tokenize.texts import Tokens
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -46,6 +47,8 @@ class _Cluster:
     n_tokens: npt.NDArray[np.int32]  # [R]
     truncated: BoolArray  # [R]
     failed: BoolArray  # [R]
+    cut: int  # tokens
+    chunks: int  # of all rows; 0: they are in none
 
 
 @dataclass(slots=True)
@@ -61,6 +64,8 @@ class Counts:
     tokenized: int = 0
     tokens: int = 0
     truncated: int = 0
+    cut: int = 0  # tokens
+    chunks: int = 0
     failed: int = 0  # null ones left out
     failed_repeated: int = 0
     candidates: int = 0  # neither reused nor repeated nor null
@@ -81,6 +86,8 @@ class Totals:
     tokens_error: int  # half of the 95 % interval of `tokens`; 0: they are exact
     tokens_computed: int
     truncated: int
+    cut: int  # tokens of truncated rows
+    chunks: int  # of all rows; 0: they are in none
     blank: int
     lengths: tuple[tuple[int, int], ...]  # at most so many tokens, computed rows; ascending
     exact: bool
@@ -150,7 +157,9 @@ class Counter:
         tokens = self._task.tokenize(rows)
         failed = np.zeros(tokens.rows, dtype=np.bool_)
         failed[list(tokens.errors)] = True
-        self._group.append(_Cluster(first, tokens.n_tokens, tokens.truncated, failed))
+        cut = 0 if tokens.cut is None else int(tokens.cut.sum(dtype=np.int64))
+        chunks = chunk_count(tokens, failed)
+        self._group.append(_Cluster(first, tokens.n_tokens, tokens.truncated, failed, cut, chunks))
         return int(tokens.n_tokens.sum())
 
     def found(self, found: Found, reused: BoolArray) -> None:
@@ -181,6 +190,8 @@ class Counter:
         counts.tokenized += size
         counts.tokens += tokens
         counts.truncated += int(cluster.truncated.sum())
+        counts.cut += cluster.cut
+        counts.chunks += cluster.chunks
         counts.failed += int(failed.sum())
         counts.failed_repeated += int((failed & repeated[at]).sum())
         counts.candidates += int(candidate[at].sum())
@@ -225,6 +236,8 @@ class Counter:
             tokens_error=_half_interval(self._sums, counts.rows),
             tokens_computed=round(self._tokens_per_candidate() * candidates),
             truncated=round(counts.truncated * scale),
+            cut=round(counts.cut * scale),
+            chunks=round(counts.chunks * scale),
             blank=counts.blank,
             lengths=_histogram(counts.lengths, of_candidates, max_length),
             exact=counts.tokenized == counts.rows,
@@ -236,6 +249,13 @@ class Counter:
         if counts.candidates:
             return counts.tokens_computed / counts.candidates
         return counts.tokens / counts.tokenized if counts.tokenized else 0.0
+
+
+def chunk_count(tokens: Tokens, failed: BoolArray) -> int:
+    """Rows of a part that hold these: one for each chunk, and for each row that failed."""
+    if tokens.chunks is None:
+        return 0
+    return len(tokens.chunks.row_of) + int(failed.sum())
 
 
 def blank_rows(rows: pa.RecordBatch) -> BoolArray:

@@ -19,7 +19,7 @@ from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.errors import StorageError
 from pipeline.input.reading import read
 from pipeline.known_rows import rows_held
-from pipeline.output.copies import Copies, Source, read_copies, read_results
+from pipeline.output.copies import Copies, Source, read_copies, read_errors
 from pipeline.output.manifest import PARTS_SCHEMA, list_parts, newest_finished
 from pipeline.output.plan import Plan
 from pipeline.output.record import Changes
@@ -30,7 +30,6 @@ from pipeline.planning.match_rows import Found, find_rows, parts_to_search
 from pipeline.planning.prepare import Draft
 from pipeline.prefetch import map_in_order
 from pipeline.shards import Shard
-from pipeline.spec import ROW_COLUMNS
 from pipeline.store.directory import ObjectInfo
 from pipeline.tasks import find_task, make_task
 
@@ -45,8 +44,7 @@ _SAMPLE_BYTES, _SAMPLE_READ_ROWS = 64 << 20, 1024
 # Parts that are read at once, and whose good rows are remembered, one byte a row.
 _THREADS, _PARTS_HELD = 16, 1024
 
-_ERROR = pa.schema([ROW_COLUMNS[2]])
-_NOTHING = Totals(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, (), exact=True)
+_NOTHING = Totals(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, (), exact=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +66,8 @@ class Estimate:
     tokens_computed: int  # of the rows that would be computed
     exact: bool  # whether every text was tokenized
     truncated: int
+    cut: int | None  # tokens of truncated rows; None: not known of those of earlier parts
+    chunks: int  # rows of the output, where each chunk of a text has one
     blank: int  # rows without text, of those that are read
     lengths: tuple[tuple[int, int], ...]  # at most so many tokens, rows to compute; ascending
     shards: int
@@ -129,11 +129,13 @@ def estimate(
         tokens_computed=totals.tokens_computed,
         exact=totals.exact,
         truncated=totals.truncated + _total(there, "truncated"),
+        cut=None if there["cut"].null_count else totals.cut + _total(there, "cut"),
+        chunks=(totals.chunks if draft.spec.has_chunk_rows else 0) + _total(there, "chunks"),
         blank=totals.blank,
         lengths=totals.lengths,
         shards=len(plan),
         missing=len(missing),
-        bytes=_total(there, "bytes") + _new_bytes(draft, len(missing), totals.rows),
+        bytes=_total(there, "bytes") + _new_bytes(draft, len(missing), totals),
         sample=sample,
     )
 
@@ -225,12 +227,12 @@ class _Reuse:
     def _read(self, source: Source) -> BoolArray:
         """Which rows of a part are good; none of one that cannot be copied."""
         try:
-            table = read_results(self._run, source, _ERROR, self._precision)
+            errors = read_errors(self._run, source, self._precision)
         except StorageError:
-            table = None
-        if table is None:
+            errors = None
+        if errors is None:
             return np.zeros(0, dtype=np.bool_)
-        good: BoolArray = pc.is_null(table["error"]).to_numpy()
+        good: BoolArray = pc.is_null(errors).to_numpy()
         return good
 
 
@@ -247,16 +249,17 @@ def _total(parts: pa.Table, name: str) -> int:
     return int(pc.sum(parts[name]).as_py() or 0)
 
 
-def _new_bytes(draft: Draft, parts: int, rows: int) -> int:
+def _new_bytes(draft: Draft, parts: int, totals: Totals) -> int:
     """Estimated bytes of the parts to come: as in the last finished run, or by their columns."""
-    if not rows:
+    if not (rows := totals.rows):
         return 0
     finished = newest_finished(draft.output)
     if finished and finished[0].kept == kept_schema(draft.spec, draft.schema):
         return round(finished[1].bytes / finished[1].rows * rows)
     task = find_task(draft.spec.task)
     row_bytes = task.row_bytes(draft.request, draft.card) + _kept_bytes(draft)
-    return round(row_bytes * rows) + parts * _PART_BYTES
+    written = totals.chunks if draft.spec.has_chunk_rows else rows
+    return round(row_bytes * written) + parts * _PART_BYTES
 
 
 def _kept_bytes(draft: Draft) -> float:

@@ -12,6 +12,7 @@ from pipeline.errors import UsageError
 from pipeline.input.cutting import PlannedInputs
 from pipeline.output.run import Run
 from pipeline.output.source_columns import SOURCE_NAMES
+from pipeline.planning.long_texts import check_chunks, chunk_fields
 from pipeline.request import Request
 from pipeline.spec import JobSpec, Kind, ModelIdentity, Precision
 from pipeline.tasks import encoder_identity, find_task, task_of
@@ -28,6 +29,7 @@ def resolve_model(request: Request, cache_dir: Path) -> ModelCard:
     model = os.path.abspath(request.model) if os.path.isdir(request.model) else request.model
     card = open_card(model, request.revision, cache_dir=cache_dir, kind=request.kind or "")
     task_of(card, request.task).check_model(request, card)
+    check_chunks(request, card)
     return card
 
 
@@ -42,6 +44,7 @@ def make_spec(request: Request, card: ModelCard, planned: PlannedInputs) -> JobS
     task = find_task(request.task)
     vectors = task.vectors(request, card)
     keep = (*request.keep, *(k for k in planned.partition if k not in request.keep))
+    max_length = _max_length(request, card)
     return JobSpec(
         task=request.task,
         model=model_identity(card),
@@ -54,8 +57,9 @@ def make_spec(request: Request, card: ModelCard, planned: PlannedInputs) -> JobS
         keep=keep,
         source_columns=id_column is None and not set(keep).intersection(SOURCE_NAMES),
         prompt=task.prompt(request, card),
-        max_length=_max_length(request, card),
+        max_length=max_length,
         truncate=task.truncate(request, card),
+        **chunk_fields(request, max_length),
         vectors=vectors,
         kind=kind_of(card),
         dimensions=request.dimensions[0] if request.dimensions else None,

@@ -16,6 +16,7 @@ from pipeline.output.output import Output
 from pipeline.output.plan import Plan, make_plan
 from pipeline.output.run import Run, kept_schema
 from pipeline.planning.check_request import passing_columns
+from pipeline.planning.long_texts import chunk_bytes
 from pipeline.planning.previous import Previous, limited
 from pipeline.request import Request
 from pipeline.spec import JobSpec, schema_hash
@@ -110,6 +111,7 @@ def _plan_inputs(
         output_columns=reserved_columns(request, card),
         rows_per_shard=request.rows_per_shard or 0,
         row_bytes=task.row_bytes(request, card),
+        chunk_bytes=chunk_bytes(request, card),
         previous=previous.cuts,
         schema=_fixed_schema(request, last),
         max_bad_files=request.max_bad_files,

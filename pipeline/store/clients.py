@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import fsspec
-from fsspec import core
+from functools import cache
 
 from pipeline.store.sections import configured
 
@@ -22,7 +20,9 @@ def split_protocol(uri: str) -> tuple[str | None, str]:
     """The protocol and the rest; data:x.parquet is a path, which fsspec would split."""
     if "://" not in uri and "::" not in uri:
         return None, uri
-    protocol, rest = core.split_protocol(uri)
+    from fsspec.core import split_protocol  # takes a moment to import, and a local job needs none
+
+    protocol, rest = split_protocol(uri)
     return protocol, str(rest)
 
 
@@ -62,11 +62,15 @@ def client_of(uri: str) -> Client:
     return _CLIENTS.get(split_protocol(uri)[0] or "", Client())
 
 
+@cache
 def register() -> None:
     """Give fsspec our own classes where the packages' are not what the store counts on.
 
-    They are imported when a store is opened, since the packages are optional.
+    They are imported when a store is opened, since the packages are optional. Called before each
+    use of fsspec that opens one.
     """
+    import fsspec
+
     for protocol in GCS_PROTOCOLS:
         name = "pipeline.store.gcs_client.GcsClient"
         fsspec.register_implementation(protocol, name, True, "gcsfs is missing")

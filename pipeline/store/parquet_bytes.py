@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 
 def to_parquet(table: pa.Table) -> bytes:
     """A table as one Parquet file."""
+    import pyarrow.parquet as pq  # what only reads the totals of a run does without
+
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
@@ -24,5 +25,7 @@ def from_parquet(data: bytes) -> pa.Table:
     Raises:
         pyarrow.ArrowException, OSError: the bytes are not a Parquet file.
     """
+    import pyarrow.parquet as pq
+
     with pq.ParquetFile(pa.BufferReader(data), pre_buffer=False) as file:
         return file.read(use_threads=False)

@@ -13,9 +13,6 @@ import re
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import fsspec
-from fsspec import core
-
 from pipeline.errors import UsageError
 from pipeline.store.clients import (
     BUCKET_PROTOCOLS,
@@ -28,8 +25,6 @@ from pipeline.store.clients import (
     split_protocol,
 )
 from pipeline.store.sections import configured
-
-register()
 
 # user:password@ in the first segment of a URI; host:port is not one.
 _CREDENTIALS = re.compile(r"[^/:@]*:(?!\d+(/|$))[^@]*@|[^/:@]*:\d+@")
@@ -161,7 +156,9 @@ def filesystem(uri: str, name: str = "", *, retrying: bool = False) -> tuple[Any
             else "install that package beside bei-jobs, or fetch the file first",
         ) from error
     except (TypeError, ValueError, KeyError) as error:
-        if protocol not in fsspec.available_protocols():
+        from fsspec import available_protocols
+
+        if protocol not in available_protocols():
             raise UsageError(
                 f"{redact(uri)}: {protocol}:// is not a known kind of store",
                 hint="give a local path, or a URI such as s3://bucket/path, gs://bucket/path or "
@@ -174,6 +171,9 @@ def filesystem(uri: str, name: str = "", *, retrying: bool = False) -> tuple[Any
 
 
 def _open(uri: str, options: dict[str, Any], retrying: bool) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs
+
+    register()
     protocol = split_protocol(uri)[0]
     if protocol in ONCE_PROTOCOLS:
         options["once"] = True
@@ -186,7 +186,7 @@ def _open(uri: str, options: dict[str, Any], retrying: bool) -> tuple[Any, str]:
         # A server that compresses what it sends tells no size and takes no ranges.
         options["headers"] = {"Accept-Encoding": "identity", **options.get("headers", {})}
     # Listings are never cached: another process may have written since.
-    fs, path = core.url_to_fs(uri, use_listings_cache=False, **options)
+    fs, path = url_to_fs(uri, use_listings_cache=False, **options)
     if is_s3 and fs.retries != 1:  # tries, in s3fs' words
         fs.connect()  # so that a wrong option is met here, and not by a request
         fs.retries = 1

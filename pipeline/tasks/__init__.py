@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.encoder.card import ModelCard
 from pipeline.errors import CheckpointError, UsageError
+from pipeline.part_columns import ROW_COLUMNS
 from pipeline.request import Request
 from pipeline.row_keys import KEY_FIELD
-from pipeline.spec import ROW_COLUMNS, JobSpec, Vectors
+from pipeline.spec import JobSpec, Vectors
 from pipeline.tasks.base import Task
+from pipeline.tasks.chunked import CHUNKED, HELD_NAMES
 from pipeline.tasks.classify import Classify
 from pipeline.tasks.embed import Embed
 from pipeline.tasks.rerank import Rerank
 from pipeline.tasks.tag import Tag
+from pipeline.tokenize.ids import Ids
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -84,17 +87,19 @@ def encoder_identity(
     return facts
 
 
-def make_task(spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> Task:
-    """The task of a spec, bound to its model.
+def make_task(spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, ids: Ids | None = None) -> Task:
+    """The task of a spec, bound to its model; for the arguments, see `Task`.
 
     Raises:
         UsageError: an option does not fit the model, such as a limit below its special tokens.
     """
-    return find_task(spec.task)(spec, card, tokenizer)
+    task = CHUNKED.get((spec.task, spec.chunking), find_task(spec.task))
+    return task(spec, card, tokenizer, ids)
 
 
 def reserved_columns(request: Request, card: ModelCard) -> frozenset[str]:
     """The columns that a job may write; no column that passes through may have such a name."""
     names = {field.name for field in (*ROW_COLUMNS, KEY_FIELD)}
     names |= find_task(request.task).columns_written(request, card)
+    names |= HELD_NAMES if request.chunking else frozenset()
     return frozenset(names.union(*(task.output_columns for task in TASKS.values())))

@@ -20,7 +20,8 @@ from pipeline.encoder.checkpoint.config_values import HeadKind
 from pipeline.outputs import Outputs
 from pipeline.packing import Int64Array
 from pipeline.request import Request
-from pipeline.spec import JobSpec, Truncate, Vectors
+from pipeline.spec import Chunking, JobSpec, Truncate, Vectors
+from pipeline.tokenize.ids import Ids
 from pipeline.tokenize.texts import Tokens
 
 if TYPE_CHECKING:
@@ -67,19 +68,28 @@ class Task(ABC):
     options: ClassVar[frozenset[str]]
     # The columns that the task may write, besides ROW_COLUMNS and `columns_written`.
     output_columns: ClassVar[frozenset[str]]
+    # Which policies that read all of a text it has, in the order of Chunking.
+    chunkings: ClassVar[tuple[Chunking, ...]] = ()
     # The route of a BEI or BEI-Bert server for the same task.
     bei_route: ClassVar[str]
     # Whether the model has one output per token, [T, width], or per sequence, [S, width].
     per_token: ClassVar[bool] = False
+    # Bytes of text with which a further output comes; 0: a row has one, whatever its text.
+    output_text_bytes: int = 0
+    # Whether `ids`, as given, are what it reads.
+    uses_ids: bool = False
 
     @abstractmethod
-    def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, ids: Ids | None = None
+    ) -> None:
         """Bind the task to a job.
 
         Args:
             spec: the job.
             card: its model.
             tokenizer: that of the model, owned by the task from here on.
+            ids: tokenizes as `tokenizer` does; tasks that can, use it in its place.
 
         Raises:
             UsageError: an option does not fit the model, such as a limit below its special tokens.
@@ -138,7 +148,7 @@ class Task(ABC):
     @classmethod
     def truncate(cls, request: Request, card: ModelCard) -> Truncate:
         """Which end of a long text is cut: as given, or as the model's tokenizer says."""
-        return request.truncate or card.truncation_side
+        return request.end or card.truncation_side
 
     @classmethod
     def columns_written(cls, request: Request, card: ModelCard) -> frozenset[str]:

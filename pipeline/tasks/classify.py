@@ -33,7 +33,9 @@ from pipeline.tasks.pairs import (
     takes_instruction,
 )
 from pipeline.tasks.scores import sigmoid, softmax
-from pipeline.tokenize.texts import TextTokenizer, Tokens, text_values
+from pipeline.tokenize.ids import Ids
+from pipeline.tokenize.pair_chunks import Pairs
+from pipeline.tokenize.texts import TextTokenizer, Tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -63,19 +65,24 @@ class Classify(Task):
         }
     )
     output_columns = frozenset({"labels", "scores"})
+    chunkings = ("pool",)
     bei_route = "/predict"
 
-    def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, ids: Ids | None = None
+    ) -> None:
         self._spec = spec
         self._labels = card.labels
         self._keeps_logits = spec.raw_scores or card.config.regression
         self._independent = card.config.multi_label or len(self._labels) == 1
         self._top_k = min(spec.top_k or _default_top_k(card), len(self._labels))
-        self._tokenize = (
-            _texts(TextTokenizer(tokenizer, spec.max_length, spec.truncate), spec.text_column)
-            if spec.document_column is None
-            else _pairs(spec, card, tokenizer, spec.document_column)
-        )
+        if spec.document_column is None:
+            texts = TextTokenizer(tokenizer, spec.max_length, spec.truncate, ids)
+            self.uses_ids = texts.uses_ids
+            self._tokenize = _texts(texts, spec.text_column)
+        else:
+            pairs = pair_tokenizer(spec, card, tokenizer, joined=True)
+            self._tokenize = tokenize_pairs(spec, card, pairs, spec.document_column)
 
     @classmethod
     def accepts(cls, card: ModelCard) -> bool:
@@ -167,18 +174,15 @@ class Classify(Task):
 
 def _texts(tokenizer: TextTokenizer, column: str) -> Callable[[pa.RecordBatch], Tokens]:
     def tokenize(rows: pa.RecordBatch) -> Tokens:
-        texts, invalid = text_values(rows.column(column))
-        tokens = tokenizer.encode(texts)
-        tokens.errors.update(invalid)
-        return tokens
+        return tokenizer.encode_column(rows.column(column))
 
     return tokenize
 
 
-def _pairs(
-    spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, document_column: str
+def tokenize_pairs(
+    spec: JobSpec, card: ModelCard, pairs: Pairs, document_column: str
 ) -> Callable[[pa.RecordBatch], Tokens]:
-    pairs = pair_tokenizer(spec, card, tokenizer, joined=True)
+    """What turns rows with a query and a document into sequences."""
     prefix = "" if takes_instruction(card) else spec.prompt
 
     def tokenize(rows: pa.RecordBatch) -> Tokens:

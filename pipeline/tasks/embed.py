@@ -25,7 +25,9 @@ from pipeline.tasks.sparse_columns import (
     sparse_flaws,
     sparse_row_bytes,
 )
-from pipeline.tokenize.texts import TextTokenizer, Tokens, text_values
+from pipeline.tokenize.ids import Ids
+from pipeline.tokenize.outputs import output_rows
+from pipeline.tokenize.texts import TextTokenizer, Tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -59,9 +61,12 @@ class Embed(Task):
         }
     )  # fmt: skip
     output_columns = frozenset({"embedding", "embedding_scale"})
+    chunkings = ("chunk", "late-chunk", "pool")
     bei_route = "/v1/embeddings"
 
-    def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, ids: Ids | None = None
+    ) -> None:
         self._spec = spec
         self._dense: tuple[DenseColumn, ...] = ()
         if "dense" in spec.vectors:
@@ -70,7 +75,8 @@ class Embed(Task):
         self._width = sum({column.first: column.width for column in self._dense}.values())
         sparse = "sparse" in spec.vectors
         self._sparse = SparseColumns(spec, tokenizer) if sparse else None
-        self._tokenizer = TextTokenizer(tokenizer, spec.max_length, spec.truncate)
+        self._tokenizer = TextTokenizer(tokenizer, spec.max_length, spec.truncate, ids)
+        self.uses_ids = self._tokenizer.uses_ids
 
     @classmethod
     def check_request(cls, request: Request) -> None:
@@ -150,7 +156,8 @@ class Embed(Task):
             raise UsageError(
                 f"--truncate left would cut the prompt off long texts, and the pooling of "
                 f"{request.model} would then skip that many tokens of the text",
-                hint="use --truncate right or error, or --prompt '' for no prompt",
+                hint="use --truncate right or error (--long-texts cut-end or error), or "
+                "--prompt '' for no prompt",
             )
         return prompt
 
@@ -188,10 +195,8 @@ class Embed(Task):
         return int(size) + _OTHER_BYTES
 
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
-        texts, invalid = text_values(rows.column(self._spec.text_column))
-        tokens = self._tokenizer.encode(texts, self._spec.prompt)
-        tokens.errors.update(invalid)
-        return tokens
+        column = rows.column(self._spec.text_column)
+        return self._tokenizer.encode_column(column, self._spec.prompt)
 
     def fields(self) -> list[pa.Field]:
         fields = [field for column in self._dense for field in column.fields()]
@@ -200,9 +205,11 @@ class Embed(Task):
     def columns(
         self, rows: pa.RecordBatch, tokens: Tokens, outputs: Float32Array, failed: BoolArray
     ) -> list[pa.Array]:
-        vectors = np.zeros((tokens.rows, self._width), dtype=np.float32)
-        vectors[tokens.row_of] = outputs[:, : self._width]
-        vectors[failed] = 0
+        vectors = outputs
+        if failed.any() or outputs.shape != (tokens.rows, self._width):
+            vectors = np.zeros((tokens.rows, self._width), dtype=np.float32)
+            vectors[tokens.row_of] = outputs
+            vectors[failed] = 0
         return [array for column in self._dense for array in column.arrays(vectors, failed)]
 
     def all_columns(
@@ -218,7 +225,8 @@ class Embed(Task):
         found = {}
         if "float16" in self._spec.output_dtypes:
             over = (np.abs(outputs.rows) > np.finfo(np.float16).max).any(axis=1)
-            found = {int(row): FLOAT16_OVERFLOW for row in tokens.row_of[over]}
+            rows = output_rows(tokens, per_token=self.per_token)
+            found = {int(row): FLOAT16_OVERFLOW for row in np.unique(rows[over])}
         if self._sparse is not None:
             given = outputs.lists_of("sparse", len(tokens.row_of))
             found |= self._sparse.problems(given, tokens.row_of)

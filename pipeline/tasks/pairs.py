@@ -15,6 +15,7 @@ from pipeline.errors import UsageError
 from pipeline.packing import Int64Array
 from pipeline.request import Request
 from pipeline.spec import JobSpec
+from pipeline.tokenize.ids import Ids
 from pipeline.tokenize.pairs import PairTokenizer
 from pipeline.tokenize.published_pairs import QWEN3_INSTRUCTION, MxbaiPairs, Qwen3Pairs
 from pipeline.tokenize.texts import text_values
@@ -92,7 +93,12 @@ def check_prompt(request: Request, card: ModelCard) -> None:
 
 
 def pair_tokenizer(
-    spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, *, joined: bool
+    spec: JobSpec,
+    card: ModelCard,
+    tokenizer: Tokenizer,
+    *,
+    joined: bool,
+    ids: Ids | None = None,
 ) -> PairTokenizer | WholePairs:
     """How pairs become tokens for a model.
 
@@ -102,6 +108,7 @@ def pair_tokenizer(
         tokenizer: owned by the result from here on.
         joined: whether, without a template, both texts of a pair may be truncated, not only the
             document.
+        ids: of texts alone, which is what a PairTokenizer needs.
 
     Raises:
         CheckpointError: the chat template cannot be computed.
@@ -123,8 +130,10 @@ def pair_tokenizer(
         return MxbaiPairs(
             tokenizer, spec.prompt, spec.max_length, spec.truncate, positions=positions
         )
-    pairs = JoinedPairs if joined else PairTokenizer
-    return pairs(tokenizer, spec.max_length, spec.truncate, typed=card.uses_type_ids)
+    limit, truncate, typed = spec.max_length, spec.truncate, card.uses_type_ids
+    if joined:
+        return JoinedPairs(tokenizer, limit, truncate, typed=typed)
+    return PairTokenizer(tokenizer, limit, truncate, typed=typed, ids=ids)
 
 
 def check_pair_columns(request: Request, documents: str) -> None:

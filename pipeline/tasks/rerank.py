@@ -36,6 +36,9 @@ from pipeline.tasks.pairs import (
     takes_instruction,
 )
 from pipeline.tasks.scores import ACTIVATIONS
+from pipeline.tokenize.ids import Ids
+from pipeline.tokenize.pair_chunks import Pairs
+from pipeline.tokenize.pairs import PairTokenizer
 from pipeline.tokenize.texts import Tokens, text_values
 
 if TYPE_CHECKING:
@@ -67,15 +70,19 @@ class Rerank(Task):
         }
     )
     output_columns = frozenset({"score", "scores", "ranking"})
+    chunkings = ("pool",)
     bei_route = "/rerank"
 
-    def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, ids: Ids | None = None
+    ) -> None:
         self._spec = spec
         self._activate = ACTIVATIONS["Identity"] if spec.raw_scores else _activation(card)
         self._prefix = "" if takes_instruction(card) else spec.prompt
-        self._tokenizer = pair_tokenizer(
-            spec, card, tokenizer, joined=bool(card.cross_encoder.score_tokens)
+        self._tokenizer: Pairs = pair_tokenizer(
+            spec, card, tokenizer, joined=bool(card.cross_encoder.score_tokens), ids=ids
         )
+        self.uses_ids = ids is not None and isinstance(self._tokenizer, PairTokenizer)
 
     @classmethod
     def accepts(cls, card: ModelCard) -> bool:

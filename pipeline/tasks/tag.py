@@ -25,6 +25,7 @@ from pipeline.tasks.aggregation import (
 )
 from pipeline.tasks.base import BoolArray, Float32Array, Task, lists
 from pipeline.tasks.scores import softmax
+from pipeline.tokenize.ids import Ids
 from pipeline.tokenize.long_texts import LongTextTokenizer
 from pipeline.tokenize.texts import Tokens, text_values
 
@@ -73,7 +74,9 @@ class Tag(Task):
     bei_route = "/predict_tokens"
     per_token = True
 
-    def __init__(self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, ids: Ids | None = None
+    ) -> None:
         self._spec = spec
         self._vocabulary = tokenizer
         self._labels = Labels(card.labels)
@@ -83,11 +86,11 @@ class Tag(Task):
 
     @classmethod
     def check_request(cls, request: Request) -> None:
-        if request.truncate == "left":
+        if request.end == "left":
             raise UsageError(
                 "--truncate left does not belong to --task tag, which cuts nothing off: a text "
                 "longer than --max-length is read in overlapping chunks",
-                hint="omit it, or refuse long texts with --truncate error",
+                hint="omit it, or refuse long texts with --long-texts error",
             )
         if request.raw_scores and request.aggregation != "none":
             raise UsageError(
@@ -105,7 +108,7 @@ class Tag(Task):
 
     @classmethod
     def truncate(cls, request: Request, card: ModelCard) -> Truncate:
-        return request.truncate or "right"  # nothing is cut
+        return request.end or "right"  # nothing is cut
 
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
         texts, invalid = text_values(rows.column(self._spec.text_column))

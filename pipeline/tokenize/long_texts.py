@@ -1,6 +1,7 @@
 """Long texts as overlapping chunks, for tasks that read all of a text: tag.
 
-The other tasks truncate: `pipeline.tokenize.texts` and `pairs`.
+The other tasks truncate (`pipeline.tokenize.texts`, `pairs`), or read chunks that each give a
+result of their own (`chunk_texts`, `pair_chunks`).
 
 A chunk overlaps the previous one by about a quarter of its size. It begins and ends between words
 if a word boundary is within half of the overlap. The last chunk is as full as the others. Each

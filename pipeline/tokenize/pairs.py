@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.errors import CheckpointError
 from pipeline.packing import Int8Array, Int32Array, Int64Array
 from pipeline.spec import Truncate
+from pipeline.tokenize.encodings import lost_by_row
+from pipeline.tokenize.ids import Ids
+from pipeline.tokenize.shorten import left_out, shorten
 from pipeline.tokenize.texts import (
     NO_TOKENS,
     Tokens,
     assemble,
-    shorten,
     splits_at_ascii_space,
     text_room,
 )
+from pipeline.tokenize.words import Speller, spells_by_words
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -91,13 +95,20 @@ class PairTokenizer:
         max_length: the most tokens in a pair, special tokens included.
         truncate: which end of the document is cut, or `error` to refuse the row.
         typed: whether the model distinguishes the two texts by token types.
+        ids: tokenizes as `tokenizer` does, and is used in its place.
 
     Raises:
         UsageError: the limit leaves no room for text.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, max_length: int, truncate: Truncate, *, typed: bool
+        self,
+        tokenizer: Tokenizer,
+        max_length: int,
+        truncate: Truncate,
+        *,
+        typed: bool,
+        ids: Ids | None = None,
     ) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -107,7 +118,11 @@ class PairTokenizer:
         self._max_length = max_length
         self._truncate = truncate
         self._typed = typed
-        self._cut_first = truncate == "right" and splits_at_ascii_space(tokenizer)
+        splits = splits_at_ascii_space(tokenizer)
+        if ids is None and splits and spells_by_words(tokenizer):
+            ids = Speller(tokenizer)
+        self._by = ids
+        self._cut_first = truncate == "right" and splits
 
     def encode(
         self,
@@ -129,7 +144,7 @@ class PairTokenizer:
         rows = np.unique(row_of[valid]).tolist()
         query_of = dict(zip(rows, self._ids([queries[row] for row in rows]), strict=True))
         bodies = self._ids([self._shortened(documents[i]) for i in valid])
-        pairs: list[tuple[int, Int32Array, Int32Array, bool]] = []
+        pairs: list[tuple[int, Int32Array, Int32Array, int]] = []
         for i, body in zip(valid, bodies, strict=True):
             row = int(row_of[i])
             query = query_of[row]
@@ -137,10 +152,18 @@ class PairTokenizer:
                 errors.setdefault(row, problem)
                 continue
             kept = self._kept(body, self._room - len(query))
-            pairs.append((row, query, kept, len(kept) < len(body)))
+            lost = len(body) - len(kept)
+            if lost and self._cut_first:
+                lost += round(len(body) * left_out(documents[i] or "", self._max_length))
+            pairs.append((row, query, kept, lost))
         return self._collect(len(queries), [p for p in pairs if p[0] not in errors], errors)
 
     def _ids(self, texts: Sequence[str | None]) -> list[Int32Array]:
+        if self._by is not None:
+            ids, lengths = self._by.encode(pa.array(texts, pa.large_string()))
+            return [
+                ids[end - size : end] for end, size in zip(lengths.cumsum(), lengths, strict=True)
+            ]
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
@@ -174,7 +197,7 @@ class PairTokenizer:
     def _collect(
         self,
         rows: int,
-        pairs: list[tuple[int, Int32Array, Int32Array, bool]],
+        pairs: list[tuple[int, Int32Array, Int32Array, int]],
         errors: dict[int, str],
     ) -> Tokens:
         ids = [self._template.ids(query, body) for _, query, body, _ in pairs]
@@ -184,12 +207,15 @@ class PairTokenizer:
                 self._template.types(len(query), len(body)) for _, query, body, _ in pairs
             ]
             types = np.concatenate([np.empty(0, np.int8), *pair_types])
-        return assemble(
+        row_of = np.array([row for row, *_ in pairs], dtype=np.int64)
+        lost = np.array([lost for *_, lost in pairs], dtype=np.int64)
+        tokens = assemble(
             rows,
-            np.array([row for row, *_ in pairs], dtype=np.int64),
+            row_of,
             np.array([len(sequence) for sequence in ids], dtype=np.int64),
             np.concatenate([np.empty(0, np.int32), *ids]),
-            np.array([cut for *_, cut in pairs], dtype=np.bool_),
+            lost > 0,
             errors,
             type_ids=types,
         )
+        return replace(tokens, cut=lost_by_row(rows, row_of, lost))

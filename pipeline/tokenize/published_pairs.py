@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.errors import UsageError
 from pipeline.packing import Int32Array
 from pipeline.spec import Truncate
+from pipeline.tokenize.encodings import lost_tokens
 from pipeline.tokenize.whole_pairs import PairTokens, WholePairs, ids_of, is_cut
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class PublishedPairs(WholePairs):
         if truncate == "left":
             raise UsageError(
                 "--truncate left would cut off the query: the code of this reranker cuts the end",
-                hint="use --truncate right or error",
+                hint="use --truncate right or error (--long-texts cut-end or error)",
             )
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -106,7 +107,8 @@ class Qwen3Pairs(PublishedPairs):
         found = []
         for encoding in self._tokenizer.encode_batch_fast(texts):
             ids = self._around(ids_of(encoding))
-            found.append(PairTokens(ids, len(ids), is_cut(encoding, self._room)))
+            cut = is_cut(encoding, self._room)
+            found.append(PairTokens(ids, len(ids), cut, lost=lost_tokens(encoding)))
         return found
 
 
@@ -152,6 +154,5 @@ class MxbaiPairs(PublishedPairs):
         size = len(query) + len(document)
         query = query[: self._max_length * 3 // 4]
         document = document[: self._max_length - len(query)]
-        return PairTokens(
-            self._around(query, document), size, cut=len(query) + len(document) < size
-        )
+        lost = size - len(query) - len(document)
+        return PairTokens(self._around(query, document), size, cut=lost > 0, lost=lost)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.errors import UsageError
-from pipeline.packing import Int8Array, Int32Array, Int64Array
+from pipeline.packing import Int8Array, Int32Array, Int64Array, Spans
 from pipeline.spec import Truncate
+from pipeline.tokenize.chunks import Chunks
+from pipeline.tokenize.encodings import lost_tokens
+from pipeline.tokenize.ids import Ids, InvalidText, special_tokens, surrounded
+from pipeline.tokenize.shorten import left_out, shorten
 from pipeline.tokenize.words import Speller, spells_by_words
 
 if TYPE_CHECKING:
@@ -22,12 +26,6 @@ if TYPE_CHECKING:
 
 NULL_TEXT = "the text is null"
 NO_TOKENS = "the text has no token for this model"
-
-# Characters that WordPiece turns into at least one token, up to the white space that ends their
-# word. A match starts at the first ASCII letter or digit, so that scanning is linear.
-_WORD = re.compile(r"[A-Za-z0-9][^ \t\n\r]*[ \t\n\r]")
-# Up to this many characters per token of the limit, cutting before tokenizing does not pay.
-_LONG_TEXT_CHARS_PER_TOKEN = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +42,9 @@ class Tokens:
     # [T, 2], start and end (exclusive) in characters of the row's text, if the task needs them; -1
     # for tokens whose output is not used: special ones, and all but one copy of repeated ones.
     char_spans: Int32Array | None = None
+    cut: Int32Array | None = None  # [R], tokens that truncation left out; None: none
+    chunks: Chunks | None = None  # where a row has several
+    spans: Spans | None = None  # what outputs are pooled from, chunk by chunk
 
     @property
     def lengths(self) -> Int64Array:
@@ -81,36 +82,58 @@ class TextTokenizer:
         tokenizer: owned by this class from here on, which sets its truncation and padding.
         max_length: the most tokens in a sequence, special tokens included.
         truncate: which end is cut, or `error` to refuse the row.
+        ids: tokenizes as `tokenizer` does, and is used in its place where it can be.
+
+    Attributes:
+        uses_ids: whether it is.
 
     Raises:
         UsageError: the limit leaves no room for text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, max_length: int, truncate: Truncate) -> None:
-        text_room(tokenizer, max_length)
+    def __init__(
+        self, tokenizer: Tokenizer, max_length: int, truncate: Truncate, ids: Ids | None = None
+    ) -> None:
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._room = text_room(tokenizer, max_length)
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._truncate = truncate
         splits = splits_at_ascii_space(tokenizer)
         self._cut_first = truncate == "right" and splits
-        self._speller = Speller(tokenizer) if splits and spells_by_words(tokenizer) else None
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        if truncate != "error" and self._speller is None:
+        self._special = special_tokens(tokenizer)
+        self._ids = None if self._special is None else ids
+        by_words = splits and self._special is not None and spells_by_words(tokenizer)
+        if by_words and (ids is None or self._room == max_length):
+            self._ids = Speller(tokenizer)
+        self.uses_ids = self._ids is not None and self._ids is ids
+        if truncate != "error" and self._ids is None:
             tokenizer.enable_truncation(max_length, direction=truncate)
 
-    def encode(self, texts: Sequence[str | None], prompt: str = "") -> Tokens:
+    def encode_column(self, column: pa.Array, prompt: str = "") -> Tokens:
         """Tokenize one text per row; `prompt` is put before each text.
 
-        A null, a text without any token, and (with `error`) a text over the limit become
-        entries of `Tokens.errors` and do not affect the others.
+        A null, a text that is not UTF-8, one without any token, and (with `error`) one over the
+        limit become entries of `Tokens.errors` and do not affect the others.
         """
+        if self._ids is not None:
+            try:
+                return self._by_ids(self._ids, column, prompt)
+            except InvalidText:
+                pass
+        texts, invalid = text_values(column)
+        tokens = self.encode(texts, prompt)
+        tokens.errors.update(invalid)
+        return tokens
+
+    def encode(self, texts: Sequence[str | None], prompt: str = "") -> Tokens:
+        """As `encode_column`."""
+        if self._ids is not None:
+            return self._by_ids(self._ids, pa.array(texts, pa.large_string()), prompt)
         errors = {row: NULL_TEXT for row, text in enumerate(texts) if text is None}
         rows = [row for row, text in enumerate(texts) if text is not None]
         given = [prompt + text for text in texts if text is not None]
-        if self._speller is not None:
-            ids, lengths = self._speller.encode(given)
-            return self._cut(len(texts), np.array(rows, dtype=np.int64), ids, lengths, errors)
         encodings = self._encode(given)
         for row, encoding in zip(rows, encodings, strict=True):
             if problem := self._problem(len(encoding)):
@@ -120,12 +143,37 @@ class TextTokenizer:
             for row, encoding in zip(rows, encodings, strict=True)
             if row not in errors
         ]
-        return _collect(len(texts), valid, errors)
+        lost = np.zeros(len(texts), dtype=np.int32)
+        special = self._max_length - self._room
+        for row, encoding, text in zip(rows, encodings, given, strict=True):
+            if encoding.overflowing:
+                lost[row] = lost_tokens(encoding, special, self._left_out(text))
+        return replace(_collect(len(texts), valid, errors), cut=lost)
+
+    def _left_out(self, text: str) -> float:
+        """Characters that were cut off before tokenizing, for each one that was not."""
+        return left_out(text, self._max_length) if self._cut_first else 0.0
 
     def _encode(self, texts: list[str]) -> list[Encoding]:
         if self._cut_first:
             texts = [shorten(text, self._max_length) for text in texts]
         return self._tokenizer.encode_batch_fast(texts)
+
+    def _by_ids(self, by: Ids, column: pa.Array, prompt: str) -> Tokens:
+        texts = column.cast(pa.large_string())
+        errors = {int(row): NULL_TEXT for row in np.flatnonzero(texts.is_null())}
+        rows = np.flatnonzero(texts.is_valid())
+        texts = texts.drop_null()
+        if prompt:
+            first = pa.scalar(prompt, pa.large_string())
+            texts = pc.binary_join_element_wise(first, texts, pa.scalar("", pa.large_string()))
+        ids, lengths = by.encode(texts, self._max_length if self._cut_first else 0)
+        tokens = self._cut(len(column), rows, ids, lengths, errors)
+        assert tokens.cut is not None
+        for at in np.flatnonzero(tokens.cut[rows]) if self._cut_first else ():
+            share = self._left_out(texts[int(at)].as_py())
+            tokens.cut[rows[at]] += round(int(lengths[at]) * share)
+        return tokens
 
     def _cut(
         self,
@@ -135,21 +183,27 @@ class TextTokenizer:
         lengths: Int64Array,
         errors: dict[int, str],
     ) -> Tokens:
-        """Tokens of texts that are tokenized in full: rows [S], ids [T] and lengths [S]."""
-        limit = self._max_length
-        for i in np.flatnonzero((lengths == 0) | (lengths > limit)):
-            if problem := self._problem(int(lengths[i])):
+        """Tokens of texts that are tokenized as a whole: rows [S], ids [T] and lengths [S]."""
+        room, special = self._room, self._max_length - self._room
+        over = lengths > room
+        valid = np.ones(len(rows), dtype=np.bool_)
+        for i in np.flatnonzero((lengths + special == 0) | over):
+            if problem := self._problem(int(lengths[i]) + special):
                 errors[int(rows[i])] = problem
-        valid = np.array([row not in errors for row in rows], dtype=np.bool_)
-        over = lengths > limit
+                valid[i] = False
         if over.any() or not valid.all():
             ranks = np.arange(ids.shape[0]) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-            first = np.where(over, lengths - limit, 0) if self._truncate == "left" else 0 * lengths
+            first = np.where(over, lengths - room, 0) if self._truncate == "left" else 0 * lengths
             kept = ranks >= np.repeat(first, lengths)
-            kept &= ranks < np.repeat(first + limit, lengths)
+            kept &= ranks < np.repeat(first + room, lengths)
             ids = ids[kept & np.repeat(valid, lengths)]
-        sizes = np.minimum(lengths, limit)[valid]
-        return assemble(count, rows[valid], sizes, ids, over[valid], errors)
+        sizes = np.minimum(lengths, room)[valid]
+        if self._special is not None:
+            ids = surrounded(ids, sizes, *self._special)
+        found = assemble(count, rows[valid], sizes + special, ids, over[valid], errors)
+        lost = np.zeros(count, dtype=np.int32)
+        lost[rows[valid]] = np.maximum(lengths[valid] - room, 0)
+        return replace(found, cut=lost)
 
     def _problem(self, size: int) -> str:
         if size == 0:
@@ -209,19 +263,6 @@ def splits_at_ascii_space(tokenizer: Tokenizer) -> bool:
         "Lowercase",
     )
     return has_model and has_pre_tokenizer and has_normalizer
-
-
-def shorten(text: str, max_length: int) -> str:
-    """Cut a text far over the limit after `max_length` + 1 words, each at least one token.
-
-    The cost of tokenizing grows with the whole text even if only its start is kept. One word more
-    than the limit is kept, so that the row still counts as truncated. The result is exact if
-    `splits_at_ascii_space` holds.
-    """
-    if len(text) <= max_length * _LONG_TEXT_CHARS_PER_TOKEN:
-        return text
-    last = next(itertools.islice(_WORD.finditer(text), max_length, None), None)
-    return text if last is None else text[: last.end()]
 
 
 def assemble(

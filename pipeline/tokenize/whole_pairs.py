@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.packing import Int8Array, Int32Array, Int64Array
 from pipeline.spec import Truncate
+from pipeline.tokenize.encodings import lost_by_row, lost_tokens
 from pipeline.tokenize.texts import NO_TOKENS, Tokens, assemble, text_room
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class PairTokens:
     size: int  # before truncation, as far as that is known
     cut: bool  # whether the limit cuts the pair
     types: Int8Array | None = None
+    lost: int = 0  # tokens that the limit leaves out
 
 
 class WholePairs(ABC):
@@ -94,7 +97,7 @@ class WholePairs(ABC):
         self, rows: int, row_of: Int64Array, found: list[PairTokens], errors: dict[int, str]
     ) -> Tokens:
         types = [tokens.types for tokens in found if tokens.types is not None]
-        return assemble(
+        tokens = assemble(
             rows,
             row_of,
             np.array([len(tokens.ids) for tokens in found], dtype=np.int64),
@@ -103,6 +106,8 @@ class WholePairs(ABC):
             errors,
             type_ids=np.concatenate(types) if types else None,
         )
+        lost = np.array([each.lost for each in found], dtype=np.int64)
+        return replace(tokens, cut=lost_by_row(rows, row_of, lost))
 
 
 class JoinedPairs(WholePairs):
@@ -140,9 +145,21 @@ class JoinedPairs(WholePairs):
                 len(encoding),
                 is_cut(encoding, self._max_length),
                 np.array(encoding.type_ids, dtype=np.int8) if self._typed else None,
+                lost=self._lost(pair) if encoding.overflowing else 0,
             )
-            for encoding in encodings
+            for pair, encoding in zip(pairs, encodings, strict=True)
         ]
+
+    def _lost(self, pair: tuple[str, str]) -> int:
+        """Tokens of a pair beyond the limit: what its two texts lost says no encoding."""
+        return len(self._untruncated.encode(*pair)) - self._max_length
+
+    @cached_property
+    def _untruncated(self) -> Tokenizer:
+        """The tokenizer without its limit."""
+        tokenizer = type(self._tokenizer).from_str(self._tokenizer.to_str())
+        tokenizer.no_truncation()
+        return tokenizer
 
 
 class RenderedPairs(WholePairs):
@@ -198,7 +215,8 @@ class RenderedPairs(WholePairs):
         ids = ids_of(encoding)
         if len(ids) >= self._max_length and (kept := min(len(self._end), len(ids))):
             ids[-kept:] = self._end[-kept:]
-        return PairTokens(ids, len(ids), is_cut(encoding, self._max_length))
+        cut = is_cut(encoding, self._max_length)
+        return PairTokens(ids, len(ids), cut, lost=lost_tokens(encoding))
 
 
 def ids_of(encoding: Encoding) -> Int32Array:

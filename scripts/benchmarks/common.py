@@ -31,6 +31,9 @@ _PACKAGES = (
     "pyarrow",
     "onnxruntime",
     "openvino",
+    "nncf",
+    "ctranslate2",
+    "llama-cpp-python",
     "flash-attn",
 )
 
@@ -90,19 +93,58 @@ def matrix_parameters(config: EncoderConfig) -> int:
     return config.layers * (attention + mlp)
 
 
-def matrix_rate(device: str, dtype: torch.dtype, size: int = 0) -> float:
+def matrix_rate(device: str, precision: str, size: int = 0) -> float:
     """FLOP/s of this machine's own large matrix product: the best of several runs.
 
-    On a CPU in float32 the better of torch.matmul and the product that the encoder uses.
+    On a CPU the best of torch's product, that of the encoder, and in int8 oneDNN's prepacked one.
+
+    Args:
+        device: such as "cpu".
+        precision: float32, float16, bfloat16 or int8.
+        size: of the matrices; 0 for one that is large on the device.
     """
     size = size or (8192 if device.startswith("cuda") else 2048)
+    with torch.inference_mode():
+        products = _int8_products(size) if precision == "int8" else _products(
+            size, device, getattr(torch, precision)
+        )  # fmt: skip
+        times = [timed(product, device) for _ in range(10) for product in products]
+    return 2.0 * size**3 / min(times[2 * len(products) :])
+
+
+def _products(size: int, device: str, dtype: torch.dtype) -> list[Callable[[], object]]:
     a = torch.randn(size, size, device=device, dtype=dtype)
     b = torch.randn(size, size, device=device, dtype=dtype)
-    with torch.inference_mode():
-        linear = make_linear(b, None)
-        products = (lambda: a @ b, lambda: linear(a))
-        times = [timed(product, device) for _ in range(10) for product in products]
-    return 2.0 * size**3 / min(times[4:])
+    linear = make_linear(b, None)
+    return [lambda: a @ b, lambda: linear(a)]
+
+
+def _int8_products(size: int) -> list[Callable[[], object]]:
+    """Products of integers alone: what quantizes and scales back is the engine's own cost."""
+    a = torch.randint(-127, 128, (size, size), dtype=torch.int8)
+    b = torch.randint(-127, 128, (size, size), dtype=torch.int8)
+    found: list[Callable[[], object]] = [lambda: torch._int_mm(a, b.t())]
+    small = 256
+    prepacked, plain = _prepacked(a[:small, :small], b[:small, :small]), found[0]
+    try:
+        # It refuses some chips, and takes seconds on others.
+        if min(timed(prepacked), timed(prepacked)) < min(timed(plain), timed(plain)):
+            found.append(_prepacked(a, b))
+    except RuntimeError:
+        pass
+    return found
+
+
+def _prepacked(a: torch.Tensor, b: torch.Tensor) -> Callable[[], object]:
+    def multiply() -> object:
+        return torch.ops.onednn.qlinear_pointwise(
+            a, 1.0, 0, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+
+    rows = b.shape[0]
+    scales, zeros = torch.ones(rows), torch.zeros(rows, dtype=torch.int32)
+    packed = torch.ops.onednn.qlinear_prepack(b.contiguous(), None)
+    return multiply
 
 
 def timed(work: Callable[[], object], device: str = "cpu") -> float:

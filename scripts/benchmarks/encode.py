@@ -1,9 +1,9 @@
-"""Texts to vectors: model shape × lengths × engine, all in one run, taking turns.
+"""A model's task on texts: engine × lengths, all in one run, taking turns.
 
-Every engine tokenizes the same texts with the same tokenizer and loads the same directory; the
-least cosine of its vectors with those of the first engine (sentence-transformers at its defaults,
-unless --peers leaves it out) says whether they did the same work. "tokenized" rows leave out
-tokenizing: the forward pass alone.
+The first line is what a user of bei-jobs gets by default, then the peers that are installed, then
+the other precisions of ours. Every engine tokenizes the same texts with the same tokenizer and
+loads the same directory; the agreement of its values with float32 says whether they did the same
+work. "tokenized" rows leave out tokenizing: the forward pass alone.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ from __future__ import annotations
 import argparse
 import gc
 import shutil
-import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks.common import (
@@ -26,116 +24,119 @@ from benchmarks.common import (
     Work,
     header,
     matrix_parameters,
-    matrix_rate,
-    peak_memory_mib,
-    ratio,
     read_texts,
     repeated,
-    reset_peak_memory,
     table,
-    timed,
 )  # fmt: skip
-from benchmarks.peers import Ours, SentenceTransformers, peers
+from benchmarks.contest import COLUMNS, NOTES, Outcome, hold, listed, open_ours
+from benchmarks.ours import Ours
+from benchmarks.peers import Case
 from benchmarks.shapes import ENCODERS, SHAPES, checkpoint_of, texts_of_length
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
-
-_COLUMNS = ["model", "lengths", "engine", "rows/s", "tokens/s", "TFLOP/s", "of matrix rate",
-            "padding", "peak MiB", "x peer", "min cosine"]  # fmt: skip
 
 # Of one call on a GPU; sentence-transformers at its defaults computes in float32, a tenth as fast.
 _CASE_FLOP = 1e14
 _LEAST_TOKENS, _MOST_TOKENS = 65_536, 2_000_000
+# Of a pair's query: the first words of another text.
+_QUERY_WORDS = 12
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `scripts/bench encode`."""
     cuda = torch.cuda.is_available()
-    parser.add_argument("--texts", type=Path, default=EXAMPLES, help="Parquet with a text column")
     parser.add_argument("--shapes", default=",".join(ENCODERS) if cuda else "MiniLM-L6")
     parser.add_argument("--model", help="a real checkpoint in place of the shapes")
     parser.add_argument("--lengths", default="texts,32,128,512" + (",8192" if cuda else ""))
     parser.add_argument("--tokens", type=int, default=None if cuda else 60_000,
                         help="of each case; default on a GPU: by the model's size")  # fmt: skip
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--precision", default="auto" if cuda else "auto,float32,bfloat16,int8",
+        help="ours, comma-separated; the first of them in the first line",
+    )  # fmt: skip
+    parser.add_argument("--peers", default="all", help="all, none, or words in their names")
+    common_arguments(parser)
+
+
+def common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that `scripts/bench models` has, too."""
+    cuda = torch.cuda.is_available()
+    parser.add_argument("--task", help="embed, rerank, classify or tag; default: by the model")
+    parser.add_argument("--texts", type=Path, default=EXAMPLES, help="Parquet with a text column")
     parser.add_argument("--token-budget", type=int, help="of a batch, ours; default: by device")
     parser.add_argument("--max-length", type=int, default=512, help="cut --texts here")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--checked", type=int, default=512, help="rows compared with float32")
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
-    parser.add_argument("--precision", default="auto", help="ours, comma-separated")
-    parser.add_argument("--peers", default="all", help="all, none, or words in their names")
-
-
-@dataclass
-class _Contender:
-    """An engine with its times, memory and vectors of one case."""
-
-    call: Callable[[list[str]], np.ndarray]
-    dtype: str
-    padding: str = "0 %"
-    seconds: list[float] = field(default_factory=list)
-    peak: float = 0.0
-    cosine: float = 1.0
+    parser.add_argument("--tokenized", action=argparse.BooleanOptionalAction, default=cuda,
+                        help="also without tokenizing")  # fmt: skip
 
 
 def run(options: argparse.Namespace, command: str) -> str:
     """Measure every case and return the table."""
+    columns = ["model", "lengths", *COLUMNS]
     rows: list[list[object]] = []
+    notes: list[tuple[str, str]] = []
     with tempfile.TemporaryDirectory() as name:
         for shape in [options.model] if options.model else options.shapes.split(","):
-            for case in _shape(shape, Path(name), options):
-                print(table(_COLUMNS, case), file=sys.stderr, flush=True)  # a cut run has these
-                rows += case
-    notes = (
-        "medians of interleaved repeats; tokens/s counts real tokens; matrix rate: measured in "
-        "turn with the runs, in the engine's precision; x peer: against the first engine of its "
-        "case; peak MiB: above what the loaded models hold"
-    )
-    return f"{header(command, options.device)}\n\n{table(_COLUMNS, rows)}\n\n{notes}"
+            for lengths, outcome in cases_of(shape, Path(name), options):
+                words = [shape.rpartition("/")[2], lengths]
+                new = [[*words, *row] for row in outcome.rows]
+                print(table(columns, new), file=sys.stderr, flush=True)  # a cut run has these
+                rows += new
+                notes += [(f"{words[0]}, {lengths}", note) for note in outcome.notes]
+    lines = [
+        header(command, options.device),
+        "",
+        table(columns, rows),
+        "",
+        NOTES,
+        "",
+        *listed(notes),
+    ]
+    return "\n".join(lines)
 
 
-def _shape(shape: str, folder: Path, options: argparse.Namespace) -> Iterator[list[list[object]]]:
-    """The rows of each case of a model."""
+def cases_of(
+    shape: str, folder: Path, options: argparse.Namespace
+) -> Iterator[tuple[str, Outcome]]:
+    """The outcome of each of the lengths that a model can have."""
     source = read_texts(options.texts, 50_000)
     path = checkpoint_of(shape, folder, source, options.device)
     for lengths in options.lengths.split(","):
         limit = options.max_length if lengths == "texts" else int(lengths)
-        if shape not in SHAPES or limit <= SHAPES[shape][3]:
-            yield _case(shape, path, lengths, limit, source, options)
+        if shape not in SHAPES or limit <= SHAPES[shape].limit:
+            with tempfile.TemporaryDirectory() as scratch:
+                yield lengths, _case(path, lengths, limit, source, Path(scratch), options)
             gc.collect()
     if shape in SHAPES:
         shutil.rmtree(path)  # 15 GB of a large one
 
 
 def _case(
-    shape: str, path: Path, lengths: str, limit: int, source: list[str], options: argparse.Namespace
-) -> list[list[object]]:
-    ours = {
-        p: Ours(path, options.device, p, limit, options.token_budget)
-        for p in options.precision.split(",")
-    }
-    first = next(iter(ours.values()))
-    texts = _texts(first, lengths, source, options.tokens or _tokens(first.engine.config))
-    sizes = first.lengths(texts)
-    work = Work.of(sizes, first.engine.config)
-    contenders: dict[str, _Contender] = {}
-    for name, make in peers(path, options.device, limit, first.engine.config.half, texts):
-        if options.peers != "all" and not any(w in name for w in options.peers.split(",")):
-            continue
-        peer = make()
-        dtype = str(peer.model.dtype).removeprefix("torch.") if "O" not in name else "float32"
-        peer.count_padding()
-        contenders[name] = _Contender(peer, dtype)
-    for engine in ours.values():
-        name = f"bei-jobs {engine.engine.precision}"
-        contenders[name] = _Contender(engine, engine.engine.precision)
-        contenders[f"{name}, tokenized"] = _Contender(
-            engine.tokenized(texts), engine.engine.precision
+    path: Path,
+    lengths: str,
+    limit: int,
+    source: list[str],
+    scratch: Path,
+    options: argparse.Namespace,
+) -> Outcome:
+    def open_one(precision: str) -> Ours:
+        return Ours(
+            path, options.device, precision, limit, task=options.task, budget=options.token_budget
         )
-    rates = _measure(contenders, texts, options)
-    base = next(iter(contenders.values())).seconds
-    return [
-        _row([shape.rpartition("/")[2], lengths, name], c, work, rates[c.dtype], base)
-        for name, c in contenders.items()
-    ]
+
+    ours, refused = open_ours(open_one, options.precision.split(","))
+    first = ours[0]
+    tokens = options.tokens or _tokens(first.engine.config)
+    inputs = _inputs(first, lengths, source, tokens)
+    work = Work.of(first.lengths(inputs), first.engine.config)
+    half = first.engine.config.half
+    case = Case(path, first.task, options.device, limit, half, inputs, scratch)
+    outcome = hold(
+        case, ours, work, words=options.peers, repeats=options.repeats, checked=options.checked,
+        tokenized=options.tokenized,
+    )  # fmt: skip
+    return Outcome(outcome.rows, outcome.notes + refused)
 
 
 def _tokens(config: EncoderConfig) -> int:
@@ -144,53 +145,28 @@ def _tokens(config: EncoderConfig) -> int:
     return max(_LEAST_TOKENS, min(_MOST_TOKENS, by_cost))
 
 
-def _texts(ours: Ours, lengths: str, source: list[str], tokens: int) -> list[str]:
-    """About so many tokens of text."""
+def _inputs(ours: Ours, lengths: str, source: list[str], tokens: int) -> list[Any]:
+    """About so many tokens of texts; of pairs where the task reads pairs."""
     if lengths != "texts":
-        return texts_of_length(ours.tokenizer, int(lengths), max(1, tokens // int(lengths)))
-    mean = float(ours.lengths(source[::50]).mean())
+        texts = texts_of_length(ours.tokenizer, int(lengths), max(1, tokens // int(lengths)))
+        return [_halves(text) for text in texts] if ours.task == "rerank" else texts
+    inputs: list[Any] = source
+    if ours.task == "rerank":
+        queries = [" ".join(text.split()[:_QUERY_WORDS]) for text in source]
+        inputs = list(zip([*queries[1:], queries[0]], source, strict=True))
+    mean = float(ours.lengths(inputs[::50]).mean())
     wanted = max(1, int(tokens / mean))
-    step = max(1, len(source) // wanted)
-    return repeated(source[::step], wanted)
+    chosen = repeated(inputs[:: max(1, len(inputs) // wanted)], wanted)
+    if ours.task == "embed":
+        return chosen
+    # The libraries cut other ends of pairs, and a long text where we tag all of it.
+    whole = ours.whole(chosen)
+    if not whole.any():
+        raise SystemExit("every text is longer than --max-length")
+    return [row for row, fits in zip(chosen, whole, strict=True) if fits]
 
 
-def _measure(
-    contenders: dict[str, _Contender], texts: list[str], options: argparse.Namespace
-) -> dict[str, float]:
-    """Run everything in turns; returns the matrix rate, FLOP/s, of each precision."""
-    expected: np.ndarray | None = None
-    for contender in contenders.values():
-        vectors = contender.call(texts)  # warms up, too
-        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        expected = unit if expected is None else expected
-        contender.cosine = float((unit * expected).sum(1).min())
-        if isinstance(contender.call, SentenceTransformers):
-            contender.padding = contender.call.padding
-    rates: dict[str, list[float]] = {c.dtype: [] for c in contenders.values()}
-    for turn in range(options.repeats):
-        order = list(contenders.values())
-        for contender in order if turn % 2 == 0 else reversed(order):
-            reset_peak_memory(options.device)
-            held = peak_memory_mib(options.device)
-            contender.seconds.append(timed(lambda c=contender: c.call(texts), options.device))
-            contender.peak = max(contender.peak, peak_memory_mib(options.device) - held)
-        for dtype, found in rates.items():
-            found.append(matrix_rate(options.device, _matrix_dtype(dtype)))
-    return {dtype: statistics.median(found) for dtype, found in rates.items()}
-
-
-def _matrix_dtype(precision: str) -> torch.dtype:
-    # int8 is held against float32's rate, so that its share can pass 100 %.
-    return torch.float32 if precision == "int8" else getattr(torch, precision)
-
-
-def _row(
-    words: list[object], contender: _Contender, work: Work, rate: float, base: list[float]
-) -> list[object]:
-    median = statistics.median(contender.seconds)
-    speed = work.flop / median
-    return [
-        *words, work.rows / median, work.tokens / median, speed / 1e12,
-        f"{100 * speed / rate:.0f} %", contender.padding, contender.peak,
-        ratio(base, contender.seconds), f"{contender.cosine:.5f}",
-    ]  # fmt: skip
+def _halves(text: str) -> tuple[str, str]:
+    """The words of a text as a pair that has as many tokens: one more of them is special."""
+    words = text.split()
+    return " ".join(words[:_QUERY_WORDS]), " ".join(words[_QUERY_WORDS + 1 :])

@@ -112,7 +112,7 @@ def _job(engine: Engine, card: ModelCard, corpus: Path, root: Path) -> None:
 
 
 def _report(seconds: dict[str, list[float]], work: Work, engine: Engine, device: str) -> str:
-    rate = matrix_rate(device, getattr(torch, engine.precision))
+    rate = matrix_rate(device, engine.precision)
     rows = []
     for name, times in seconds.items():
         median = statistics.median(times)

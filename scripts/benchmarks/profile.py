@@ -3,8 +3,14 @@
 One batch of equal lengths, as the engine computes it, under torch's profiler: self time of
 operators on a CPU (one thread: the engine gives a batch to each core), of kernels on a GPU
 (launched one by one: a graph hides what is in it). `other` on a CPU is whatever no operator did:
-Python, and the compiled passes of int8. Products are also given as a share of the machine's matrix
-rate; all of the model's are counted, even those that a last layer leaves out.
+Python, and the compiled passes of int8.
+
+Two shares of the machine's matrix rate, in the engine's own precision: of the whole forward pass
+(timed without the profiler, attention counted), and of its products alone. All products of the
+model are counted, even those that a last layer leaves out.
+
+On a GPU each model has two rows, without fused kernels and with those that the trial chose when it
+was loaded; what the trial measured of each is below the table.
 """
 
 from __future__ import annotations
@@ -13,6 +19,8 @@ import argparse
 import re
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,69 +29,104 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.common import EXAMPLES, Work, header, matrix_rate, read_texts, table, timed
+from benchmarks.models import MODELS
 from benchmarks.shapes import SHAPES, checkpoint_of
 from pipeline.encoder.card import open_card
 from pipeline.encoder.engine import Engine
+from pipeline.encoder.model.heads import SentenceHead
+from pipeline.encoder.model.kernels import PLAIN
 from pipeline.packing import Batch, gather
 
 # Kind → what its operators (CPU) and kernels (CUDA) are called; the first that fits.
 _KINDS = {
     "attention": r"attention|flash|fmha|softmax|bmm|baddbmm",
     "products": r"linear_pointwise|addmm|aten::mm|_int_mm|gemm|cutlass|nvjet|xmma|cublas",
-    "norms": r"layer_norm|rms_norm|LayerNorm|RMSNorm|RowwiseMoments",
-    "activations": r"gelu|silu|GeluCUDA|silu_kernel",
-    "pooling and gathering": r"index|embedding|segment_reduce|gather|scatter|repeat_interleave",
-    "sums and products by element": r"add|mul|sub|div|elementwise",
+    "norms": r"fused_norm|layer_norm|rms_norm|LayerNorm|RMSNorm|RowwiseMoments",
+    "activations": r"fused_gate|gelu|silu|GeluCUDA|silu_kernel",
+    "pooling and gathering": r"fused_pool|index|embedding|segment_reduce|gather|scatter|"
+    r"repeat_interleave",
+    "sums and products by element": r"fused_rotate|add|mul|sub|div|elementwise",
     "copies": r"copy|Memcpy|cat|clone|contiguous",
 }
-_RUNS = 5
+_RUNS = 3
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `scripts/bench profile`."""
     cuda = torch.cuda.is_available()
-    parser.add_argument("--shapes", default="MiniLM-L6,bge-base,XLM-R-large")
+    parser.add_argument("--shapes", default=",".join(MODELS))
+    parser.add_argument("--model", help="a real checkpoint in place of the shapes")
     parser.add_argument("--length", type=int, default=96, help="tokens of every text")
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
-    parser.add_argument("--precision", default="auto", help="comma-separated")
+    parser.add_argument("--precision", default="auto" if cuda else "float32,bfloat16,int8",
+                        help="comma-separated")  # fmt: skip
 
 
 def run(options: argparse.Namespace, command: str) -> str:
     """Profile each shape in each precision and return the table."""
     torch.set_num_threads(1)
-    rows = []
-    for shape in options.shapes.split(","):
+    rows, trials = [], []
+    for shape in [options.model] if options.model else options.shapes.split(","):
         with tempfile.TemporaryDirectory() as folder:
             source = read_texts(EXAMPLES, 3000)
             path = checkpoint_of(shape, Path(folder), source, options.device)
             for precision in options.precision.split(","):
                 engine = Engine(open_card(str(path)), device=options.device, precision=precision)
-                rows.append([shape if shape in SHAPES else path.name, *_profile(engine, options)])
-    columns = ["model", "precision", "tokens/s", "products, of matrix rate", *_KINDS, "other"]
-    return header(command, options.device) + "\n\n" + table(columns, rows)
+                name = shape if shape in SHAPES else path.name
+                choice = engine.choices.get("fused-kernels")
+                if choice is not None:
+                    trials.append(f"{name}, {engine.precision}: {choice.value}; {choice.reason}")
+                    with _in_torch(engine):
+                        rows.append([f"{name}, none fused", *_profile(engine, options)])
+                rows.append([name, *_profile(engine, options)])
+    columns = [
+        "model", "precision", "tokens/s", "of matrix rate", "products, of matrix rate",
+        *_KINDS, "other",
+    ]  # fmt: skip
+    return "\n\n".join([header(command, options.device), table(columns, rows), *trials])
+
+
+@contextmanager
+def _in_torch(engine: Engine) -> Iterator[None]:
+    """Without the kernels that the trial chose."""
+    forward, head = engine.forward, engine.head
+    chosen, forward.kernels = forward.kernels, PLAIN
+    if isinstance(head, SentenceHead):
+        head.pooled = PLAIN.pooled
+    yield
+    forward.kernels = chosen
+    if isinstance(head, SentenceHead):
+        head.pooled = chosen.pooled
 
 
 def _profile(engine: Engine, options: argparse.Namespace) -> list[object]:
     engine.graphs = None
     batch = _batch(engine, options.length)
-    for _ in range(2):
+
+    def forward() -> None:
         list(engine.run([batch]))
+
+    forward()  # warms up
     kinds = [ProfilerActivity.CPU]
     if options.device.startswith("cuda"):
         kinds.append(ProfilerActivity.CUDA)
     with profile(activities=kinds) as found:
-        seconds = timed(lambda: [list(engine.run([batch])) for _ in range(_RUNS)], options.device)
+        profiled = sum(timed(forward, options.device) for _ in range(_RUNS))
     times = _by_kind(found.key_averages(), options.device)
     if options.device == "cpu":
-        times["other"] = seconds - sum(times[kind] for kind in _KINDS)
+        times["other"] = profiled - sum(times[kind] for kind in _KINDS)
     total = sum(times.values())
+    rate = matrix_rate(options.device, engine.precision)
+    seconds = min(timed(forward, options.device) for _ in range(_RUNS))
+    rate = max(rate, matrix_rate(options.device, engine.precision))  # in the same minute
     work = Work.of(np.diff(batch.cu_seqlens), engine.config)
     in_products = Work.of(np.ones(batch.tokens), engine.config).flop
-    precision = engine.precision if engine.precision != "int8" else "float32"
-    rate = matrix_rate(options.device, getattr(torch, precision))
-    share = in_products * _RUNS / times["products"] / rate
+    reached = [work.flop / seconds, in_products * _RUNS / times["products"]]
     shares = [f"{100 * times[kind] / total:.1f} %" for kind in (*_KINDS, "other")]
-    return [engine.precision, work.tokens * _RUNS / total, f"{100 * share:.0f} %", *shares]
+    return [
+        engine.precision, work.tokens / seconds, *(f"{100 * r / rate:.0f} %" for r in reached),
+        *shares,
+    ]  # fmt: skip
 
 
 def _batch(engine: Engine, length: int) -> Batch:

@@ -7,6 +7,7 @@ loads the same directory, its tokenizer too, and must give the same vectors.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,56 +20,97 @@ from pipeline.encoder.checkpoint.checkpoint import resolve
 # <pad> is token 1 everywhere: XLM-R counts positions from there, and no other family minds.
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 VOCABULARY = 30_000
+# A class that reads tokenizer.json and nothing else, in transformers 4 and 5.
+GENERIC_TOKENIZER = "PreTrainedTokenizerFast"
 
 _BERT = {"model_type": "bert", "hidden_size": 768, "num_hidden_layers": 12,
          "num_attention_heads": 12, "intermediate_size": 3072, "vocab_size": 30_522}  # fmt: skip
 _QWEN = {"model_type": "qwen2", "num_hidden_layers": 28, "vocab_size": 151_646,
          "max_position_embeddings": 131_072, "rope_theta": 1_000_000.0}  # fmt: skip
 
-#: Name → (config, pooling, stored dtype, tokens a text may have); sizes as published.
-SHAPES: dict[str, tuple[dict[str, Any], str, torch.dtype, int]] = {
-    "MiniLM-L6": (
-        {**_BERT, "hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536},
-        "mean", torch.float32, 512,
+_XLM_R = {**_BERT, "model_type": "xlm-roberta", "vocab_size": 250_002, "type_vocab_size": 1,
+          "layer_norm_eps": 1e-5}  # fmt: skip
+_MINILM = {**_BERT, "hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
+_ENTITIES = ("O", *(f"{place}-{kind}" for kind in ("MISC", "PER", "ORG", "LOC") for place in "BI"))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's sizes, as published.
+
+    Attributes:
+        config: of transformers.
+        limit: the tokens that a text may have.
+        pooling: cls, mean or lasttoken, of a model that embeds.
+        dtype: of the stored weights.
+        task: what the model is for.
+        labels: of a classifier; a reranker has one.
+    """
+
+    config: dict[str, Any]
+    limit: int = 512
+    pooling: str = "mean"
+    dtype: torch.dtype = torch.float32
+    task: str = "embed"
+    labels: tuple[str, ...] = ()
+
+
+SHAPES: dict[str, Shape] = {
+    "MiniLM-L6": Shape(_MINILM),
+    "bge-base": Shape(_BERT, pooling="cls"),
+    "XLM-R-large": Shape(
+        {**_XLM_R, "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
+         "intermediate_size": 4096, "max_position_embeddings": 8194},
+        8192, "cls",
     ),
-    "bge-base": (_BERT, "cls", torch.float32, 512),
-    "XLM-R-large": (
-        {**_BERT, "model_type": "xlm-roberta", "hidden_size": 1024, "num_hidden_layers": 24,
-         "num_attention_heads": 16, "intermediate_size": 4096, "vocab_size": 250_002,
-         "max_position_embeddings": 8194, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
-        "cls", torch.float32, 8192,
-    ),
-    "ModernBERT-base": (
+    "ModernBERT-base": Shape(
         {"model_type": "modernbert", "hidden_size": 768, "num_hidden_layers": 22,
          "num_attention_heads": 12, "intermediate_size": 1152, "vocab_size": 50_368,
          "local_attention": 128, "global_attn_every_n_layers": 3},
-        "mean", torch.float32, 8192,
+        8192,
     ),
-    "EmbeddingGemma": (
+    "EmbeddingGemma": Shape(
         {"model_type": "gemma3_text", "hidden_size": 768, "num_hidden_layers": 24,
          "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 256,
          "intermediate_size": 1152, "vocab_size": 262_144, "sliding_window": 512,
          "use_bidirectional_attention": True, "query_pre_attn_scalar": 256},
-        "mean", torch.float32, 2048,
+        2048,
     ),
-    "Qwen2-1.5B": (
+    "Qwen3-0.6B": Shape(
+        {**_QWEN, "model_type": "qwen3", "hidden_size": 1024, "num_attention_heads": 16,
+         "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 3072},
+        8192, "lasttoken", torch.bfloat16,
+    ),
+    "Qwen2-1.5B": Shape(
         {**_QWEN, "hidden_size": 1536, "num_attention_heads": 12, "num_key_value_heads": 2,
          "intermediate_size": 8960},
-        "lasttoken", torch.bfloat16, 8192,
+        8192, "lasttoken", torch.bfloat16,
     ),
-    "Qwen2-7B": (
+    "Qwen2-7B": Shape(
         {**_QWEN, "hidden_size": 3584, "num_attention_heads": 28, "num_key_value_heads": 4,
          "intermediate_size": 18_944},
-        "lasttoken", torch.bfloat16, 8192,
+        8192, "lasttoken", torch.bfloat16,
     ),
-    "potion-base-8M": (
-        {"model_type": "model2vec", "hidden_dim": 256, "normalize": True},
-        "mean", torch.float32, 2**30,
+    "potion-base-8M": Shape(
+        {"model_type": "model2vec", "hidden_dim": 256, "normalize": True}, 2**30
     ),
+    "MiniLM-L6-reranker": Shape(_MINILM, task="rerank", labels=("score",)),
+    "bge-reranker-base": Shape(
+        {**_XLM_R, "max_position_embeddings": 514}, task="rerank", labels=("score",)
+    ),
+    "RoBERTa-base-sentiment": Shape(
+        {**_XLM_R, "model_type": "roberta", "vocab_size": 50_265, "max_position_embeddings": 514},
+        task="classify", labels=("negative", "neutral", "positive"),
+    ),
+    "BERT-base-NER": Shape(_BERT, task="tag", labels=_ENTITIES),
 }  # fmt: skip
 
-#: The shapes that have an encoder.
-ENCODERS = [shape for shape in SHAPES if SHAPES[shape][0]["model_type"] != "model2vec"]
+#: The shapes that embed with an encoder.
+ENCODERS = [
+    name
+    for name, shape in SHAPES.items()
+    if shape.task == "embed" and shape.config["model_type"] != "model2vec"
+]
 
 
 def checkpoint_of(model: str, folder: Path, texts: list[str], device: str) -> Path:
@@ -87,36 +129,45 @@ def write_checkpoint(folder: Path, shape: str, texts: list[str], device: str) ->
         texts: what the tokenizer learns its words from.
         device: where the random numbers are drawn.
     """
-    settings, pooling, dtype, limit = SHAPES[shape]
+    made = SHAPES[shape]
     path = folder / shape
-    if settings["model_type"] == "model2vec":
-        _write_table(path, settings, texts)
+    if made.config["model_type"] == "model2vec":
+        _write_table(path, made.config, texts)
         return path
-    (path / "1_Pooling").mkdir(parents=True)
-    _write_weights(path, settings, dtype, device)
-    write_tokenizer(path, texts, limit)
+    path.mkdir(parents=True)
+    write_weights(path, made, device)
+    write_tokenizer(path, texts, made.limit, typed=made.config["model_type"] == "bert")
+    if made.task == "embed":
+        _write_modules(path, made)
+    return path
+
+
+def _write_modules(path: Path, shape: Shape) -> None:
+    """The module files of a model of sentence-transformers."""
     steps = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
     _write(path / "modules.json", [
         {"idx": i, "name": str(i), "path": at, "type": f"sentence_transformers.models.{kind}"}
         for i, (at, kind) in enumerate(steps)
     ])  # fmt: skip
+    (path / "1_Pooling").mkdir()
     (path / "2_Normalize").mkdir()
-    _write(path / "sentence_bert_config.json", {"max_seq_length": limit, "do_lower_case": False})
+    _write(
+        path / "sentence_bert_config.json", {"max_seq_length": shape.limit, "do_lower_case": False}
+    )
     modes = {"cls": "cls_token", "mean": "mean_tokens", "lasttoken": "lasttoken"}
     _write(path / "1_Pooling" / "config.json", {
-        "word_embedding_dimension": settings["hidden_size"],
-        **{f"pooling_mode_{name}": mode == pooling for mode, name in modes.items()},
+        "word_embedding_dimension": shape.config["hidden_size"],
+        **{f"pooling_mode_{name}": mode == shape.pooling for mode, name in modes.items()},
     })  # fmt: skip
-    return path
 
 
-def write_tokenizer(path: Path, texts: list[str], limit: int) -> None:
-    """Write a tokenizer of the texts' own words, for texts of so many tokens."""
-    _tokenizer(texts).save(str(path / "tokenizer.json"))
+def write_tokenizer(path: Path, texts: list[str], limit: int, *, typed: bool = False) -> None:
+    """Write a tokenizer of the texts' own words, for texts of so many tokens; see `_tokenizer`."""
+    _tokenizer(texts, typed=typed).save(str(path / "tokenizer.json"))
     names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), SPECIAL, strict=True))
     _write(path / "tokenizer_config.json", {
         **names, "cls_token": "<s>", "sep_token": "</s>", "model_max_length": limit,
-        "tokenizer_class": "TokenizersBackend",
+        "tokenizer_class": GENERIC_TOKENIZER,
     })  # fmt: skip
 
 
@@ -134,24 +185,32 @@ def _write_table(path: Path, settings: dict[str, Any], texts: list[str]) -> None
     ])  # fmt: skip
 
 
-def _write_weights(path: Path, settings: dict[str, Any], dtype: torch.dtype, device: str) -> None:
+def write_weights(path: Path, shape: Shape, device: str) -> None:
     """Draw every tensor of the model that transformers builds for a config."""
     import transformers
 
-    own = dict(settings)
+    own = dict(shape.config)
+    if shape.labels:
+        own["id2label"] = dict(enumerate(shape.labels))
+        own["label2id"] = {label: i for i, label in enumerate(shape.labels)}
     config = transformers.AutoConfig.for_model(
         own.pop("model_type"), **own, bos_token_id=0, pad_token_id=1, eos_token_id=2
     )
+    heads = {
+        "embed": transformers.AutoModel,
+        "tag": transformers.AutoModelForTokenClassification,
+    }
+    head = heads.get(shape.task, transformers.AutoModelForSequenceClassification)
     with torch.device("meta"):
-        model = transformers.AutoModel.from_config(config, dtype=dtype)
+        model = head.from_config(config, dtype=shape.dtype)
     config.architectures = [type(model).__name__]
-    config.dtype = dtype
+    config.dtype = shape.dtype
     config.save_pretrained(path)
     generator = torch.Generator(device).manual_seed(0)
     scale = 0.0 if config.model_type.startswith("gemma") else 1.0  # Gemma's norms add 1
     tensors = {}
     for name, like in model.named_parameters():
-        tensor = torch.empty(like.shape, dtype=dtype, device=device)
+        tensor = torch.empty(like.shape, dtype=shape.dtype, device=device)
         if like.ndim == 1:
             tensor.fill_(scale * ("norm" in name.lower() and name.endswith("weight")))
         else:
@@ -160,8 +219,8 @@ def _write_weights(path: Path, settings: dict[str, Any], dtype: torch.dtype, dev
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
 
 
-def _tokenizer(texts: list[str]) -> Tokenizer:
-    """A WordPiece tokenizer of the texts' own words."""
+def _tokenizer(texts: list[str], *, typed: bool = False) -> Tokenizer:
+    """A WordPiece tokenizer of the texts' own words; `typed`: the second of a pair is of type 1."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -170,7 +229,8 @@ def _tokenizer(texts: list[str]) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> $B </s>",
+        single="<s> $A </s>",
+        pair="<s> $A </s> $B:1 </s>:1" if typed else "<s> $A </s> $B </s>",
         special_tokens=[("<s>", 0), ("</s>", 2)],
     )  # fmt: skip
     return tokenizer

@@ -68,7 +68,7 @@ def _measure(shape: str, device: str, reference: bool) -> list[object]:
         path = write_checkpoint(Path(folder), shape, read_texts(EXAMPLES, 2000), device)
         card = open_card(str(path), cache_dir=Path(folder) / "cache")
         tokenizer = load_tokenizer(card)
-        limit = SHAPES[shape][3]
+        limit = SHAPES[shape].limit
         texts = [texts_of_length(tokenizer, n, 1)[0] for n in LENGTHS if n <= limit]
         tokens = TextTokenizer(tokenizer, limit, "right").encode(texts)
         batches = [gather(tokens.ids, tokens.offsets, s) for s in pack(tokens.lengths, 2048)]

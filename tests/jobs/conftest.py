@@ -28,8 +28,9 @@ def own_machine(tmp_path: Path, checkpoint_cache: Path, monkeypatch: pytest.Monk
 
 
 @pytest.fixture(autouse=True)
-def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`plan` measures for seconds how fast a model is."""
+def short_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`plan` measures for seconds how fast a model is, and each test is a machine of its own."""
+    monkeypatch.setattr("workers.rates.platform.node", lambda: str(tmp_path))
     monkeypatch.setattr("workers.calibrate.SECONDS", 0.0)
     monkeypatch.setattr("workers.calibrate.WARM_UP_SECONDS", 0.0)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from commandline import Bei
 from corpora import GOLDENS, TINY, write_parquet
@@ -88,12 +89,14 @@ def test_a_row_that_depends_on_its_neighbours_fails(
 def test_other_tokens_are_shown(
     bei: Bei, cache: Path, sample: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode = TextTokenizer._encode
+    encode = TextTokenizer.encode_column
 
-    def shouting(self: TextTokenizer, texts: list[str]) -> Any:
-        return encode(self, [texts[0], texts[1] + " more", *texts[2:]])
+    def shouting(self: TextTokenizer, column: pa.Array, prompt: str = "") -> Any:
+        texts = column.to_pylist()
+        changed = [texts[0], texts[1] + " more", *texts[2:]]
+        return encode(self, pa.array(changed, column.type), prompt)
 
-    monkeypatch.setattr(TextTokenizer, "_encode", shouting)
+    monkeypatch.setattr(TextTokenizer, "encode_column", shouting)
     done = bei("check", TINY, "--sample", sample, "--json")
 
     assert done.code == 1

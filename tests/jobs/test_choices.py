@@ -145,3 +145,15 @@ def test_the_revision_of_a_model_from_the_hub_is_a_choice(bei: Bei) -> None:
 
     # Out of reach of the hub the packaged copy serves, which has no revision.
     assert told["reason"].startswith(("the main branch", "the published weights"))
+
+
+def test_models_says_whether_int8_is_faster_here(bei: Bei, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.encoder.precision._LEAST_WIDTH", 1)  # the model is a tiny one
+    for int8, said in ((2.5, "faster"), (1.5, "slower")):
+        monkeypatch.setattr("pipeline.encoder.cpu_trials.int8_gain", lambda *_, g=int8: g)
+        monkeypatch.setattr("pipeline.encoder.cpu_trials.bfloat16_gain", lambda *_: 1.9)
+
+        choice = bei("models", TINY, "--json").json["choices"]["int8"]
+
+        assert choice["value"] == said
+        assert f"products {int8} times as fast" in choice["reason"]

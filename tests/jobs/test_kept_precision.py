@@ -12,8 +12,8 @@ import pytest
 from commandline import Bei
 from corpora import GOLDENS, TINY, parts, write_parquet
 
-from pipeline.encoder.bfloat16_gain import bfloat16_gain
 from pipeline.encoder.card import open_card
+from pipeline.encoder.cpu_trials import bfloat16_gain
 from pipeline.encoder.precision import choose_precision
 from workers.device_main import _Sender
 
@@ -181,16 +181,16 @@ def test_the_trial_of_a_chip_is_kept_and_a_damaged_one_repeated(
 ) -> None:
     config = replace(open_card(str(GOLDENS / "bert_mean")).config, hidden_size=64)
     with monkeypatch.context() as patch:  # a busy machine
-        patch.setattr("pipeline.encoder.bfloat16_gain._measure", lambda *_: 1.3)
+        patch.setattr("pipeline.encoder.cpu_trials._measure", lambda *_: 1.3)
         assert bfloat16_gain(config, tmp_path) == 1.3
         assert not (tmp_path / "trials").exists()
-        patch.setattr("pipeline.encoder.bfloat16_gain._measure", lambda *_: 1.9)
+        patch.setattr("pipeline.encoder.cpu_trials._measure", lambda *_: 1.9)
         assert bfloat16_gain(config, tmp_path) == 1.9
     (kept,) = (tmp_path / "trials").iterdir()
     kept.write_text('{"bfloat16_gain": 123.0}')
     assert bfloat16_gain(config, tmp_path) == 123.0
     assert bfloat16_gain(replace(config, intermediate_size=128), tmp_path) != 123.0
-    monkeypatch.setattr("pipeline.encoder.bfloat16_gain._UNSURE", (0.0, 0.0))
+    monkeypatch.setattr("pipeline.encoder.cpu_trials._UNSURE", (0.0, 0.0))
     for damaged in ("", "[]", '{"bfloat16_gain": -1}', '{"bfloat16_gain": "x"}', "[" * 10_000):
         kept.write_text(damaged)
         assert 0 < bfloat16_gain(config, tmp_path) < 100

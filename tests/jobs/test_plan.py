@@ -289,9 +289,19 @@ def test_the_time_comes_from_the_last_run_and_the_price_from_the_time(
     bei: Bei, plan: Bei, submit: Bei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus = write_parquet(tmp_path / "c.parquet", 200)
+    busy = plan(corpus, "--json").json
+    monkeypatch.setattr("workers.calibrate._steady", lambda ends, loaded: True)
     measured = plan(corpus, "--json").json
-    assert measured["rate"]["source"] == "calibration"
+    assert [each["rate"]["source"] for each in (busy, measured)] == ["calibration"] * 2
     assert measured["choices"].keys() >= {"precision", "token-budget", "output", "max-length"}
+    kept = plan(corpus, "--output-dtype", "int8", "--json").json  # another space, and as fast
+    assert kept["rate"]["source"] == "earlier calibration"
+    speeds = [each["rate"]["tokens_per_second"] for each in (kept, measured)]
+    assert speeds[0] == pytest.approx(speeds[1])
+    longer = write_parquet(
+        tmp_path / "long.parquet", 20, text=[f"{row} word" * 60 for row in range(20)]
+    )
+    assert plan(longer, "--json").json["rate"]["source"] == "calibration"
     monkeypatch.setattr("workers.rates.MIN_SECONDS", 0.0)
     assert submit(corpus).code == 0
 
@@ -303,7 +313,7 @@ def test_the_time_comes_from_the_last_run_and_the_price_from_the_time(
     seconds = rate["loading_seconds"] + found["tokens"]["computed"] / rate["tokens_per_second"]
     assert found["seconds"] == pytest.approx(seconds, abs=0.01)
     assert found["price"] == pytest.approx(seconds / 3.6, rel=0.01)
-    other = plan(*words, "--prompt", "query: ", "--json").json
+    other = plan(*words, "--max-length", 32, "--json").json
     assert other["rate"]["source"] == "calibration"
 
     (file,) = (tmp_path / "state/rates").iterdir()

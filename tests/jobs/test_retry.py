@@ -46,14 +46,15 @@ def nightly(submit: Bei, corpus: Path) -> Callable[[], Outcome]:
 @pytest.fixture
 def bug() -> Iterator[pytest.MonkeyPatch]:
     """A bug that takes one text for a null, in one shard; `undo` fixes it."""
-    from pipeline.tasks import embed
+    from pipeline.tokenize.texts import TextTokenizer
 
-    def text_values(column: pa.Array) -> object:
-        return real(pa.array([t if t != BROKEN else None for t in column.to_pylist()], column.type))
+    def encode_column(self: TextTokenizer, column: pa.Array, prompt: str = "") -> object:
+        texts = [text if text != BROKEN else None for text in column.to_pylist()]
+        return real(self, pa.array(texts, column.type), prompt)
 
-    real = embed.text_values
+    real = TextTokenizer.encode_column
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embed, "text_values", text_values)
+        patch.setattr(TextTokenizer, "encode_column", encode_column)
         yield patch
 
 

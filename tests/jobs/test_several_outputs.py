@@ -48,6 +48,28 @@ def test_each_column_is_what_a_job_of_its_own_gives(
     assert written == expected
 
 
+@pytest.mark.parametrize("policy", ["chunk", "late-chunk", "pool"])
+def test_of_chunks_too_each_column_is_what_a_job_of_its_own_gives(
+    submit: Bei, bei: Bei, tmp_path: Path, policy: str
+) -> None:
+    long = " ".join(f"They read book {number} and write, then go." for number in range(12))
+    path = write_parquet(tmp_path / "c.parquet", 3, text=[None, long, "go"])
+    words = ("--long-texts", policy, "--chunk-tokens", 16, "--max-length", 64)
+    words = (*words, "--precision", "float32", "--max-failed-rows", 1)
+    several = ("--dimensions", "24,8", "--output-dtype", "float32,binary")
+    assert submit(path, *words, *several).code == 3
+    assert bei("verify", tmp_path / "c.embed").code == 0
+    table = read_output(bei, tmp_path / "c.embed")
+    assert (len(table) == 3) == (policy == "pool")
+    for width in (24, 8):
+        for dtype in ("float32", "binary"):
+            alone = tmp_path / f"{width}-{dtype}"
+            own = ("--dimensions", width, "--output-dtype", dtype, "--output", alone)
+            assert submit(path, *words, *own).code == 3
+            found = column(table, f"embedding_{width}_{dtype}")
+            np.testing.assert_array_equal(found, column(read_output(bei, alone), "embedding"))
+
+
 @pytest.mark.parametrize(
     ("words", "names"),
     [

@@ -23,6 +23,10 @@ NAMES = ("splade_bert", "splade_bare", "splade_router", "bge_m3")
 SPLADE = SPARSE / "splade_bert"
 M3 = SPARSE / "bge_m3"
 TOLERANCE = 1e-4
+TOLERANCE_OF = {
+    "sparse_indices": 0, "sparse_values": TOLERANCE, "embedding_float16": 1e-3,
+    "embedding_int8": 1, "embedding_int8_scale": TOLERANCE,  # 1: may round to its neighbour
+}  # fmt: skip
 Case = dict[str, Any]
 
 
@@ -149,6 +153,62 @@ def test_terms_that_contradict_each_other_are_found(bei: Bei, submit: Bei, tmp_p
     assert "sparse_indices are not ascending" in found.out + found.err
 
 
+LONG = " ".join(f"They read book {number} and write, then go." for number in range(12))
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (SPLADE, ("--sparse-terms", "--sparse-top-k", 9)),
+        (M3, ("--vectors", "dense,sparse", "--output-dtype", "float16,int8")),
+        (SPARSE / "splade_router", ("--kind", "query")),
+    ],
+)
+def test_each_chunk_has_the_vectors_that_it_has_alone(
+    bei: Bei, submit: Bei, tmp_path: Path, model: Path, words: tuple[object, ...]
+) -> None:
+    given = [LONG, None, "go", LONG]
+    shared = ("--model", model, "--precision", "float32", "--max-failed-rows", 1, *words)
+    chunked = (*shared, "--long-texts", "chunk", "--chunk-tokens", 24, "--json")
+    assert submit(corpus(tmp_path, given, id=[*"abcd"]), *chunked).code == 3
+    corpus(tmp_path, [*given, LONG + " Again."], id=[*"abcde"])
+    again = submit(tmp_path / "c.parquet", *chunked)  # other rows are folded, copied and unfolded
+    assert again.json["rows"]["computed"] == 1
+    assert bei("verify", tmp_path / "c.embed").code == 0
+    table = read_output(bei, tmp_path / "c.embed")
+    own: list[str | None] = [
+        text and text[row["chunk_start"] : row["chunk_end"]]
+        for row in table.to_pylist()
+        for text in [{"b": None, "c": "go", "e": LONG + " Again."}.get(row["id"], LONG)]
+    ]
+    assert submit(corpus(tmp_path, own), *shared, "--output", tmp_path / "alone").code == 3
+    expected = read_output(bei, tmp_path / "alone")
+    written = [name for name in table.column_names if name.startswith(("sparse", "embedding"))]
+    assert len(written) >= 2
+    assert len(table) > 10
+    for name in written:
+        assert table[name].type == expected[name].type
+        for found, value in zip(table[name].to_pylist(), expected[name].to_pylist(), strict=True):
+            if name == "sparse_terms" or value is None:
+                assert found == value
+            else:
+                np.testing.assert_allclose(found, value, rtol=0, atol=TOLERANCE_OF[name])
+
+
+@pytest.mark.parametrize("policy", ["late-chunk", "pool"])
+def test_what_makes_a_vector_of_several_is_for_dense_ones(
+    submit: Bei, tmp_path: Path, policy: str
+) -> None:
+    for model, words in ((SPLADE, ()), (M3, ("--vectors", "dense,sparse"))):
+        path = corpus(tmp_path, [LONG])
+        done = submit(path, "--model", model, "--long-texts", policy, *words)
+        said = " ".join(done.screen)
+        assert f"--long-texts {policy} makes dense vectors alone" in said
+        assert "use --long-texts chunk" in said
+        assert ("or --vectors dense" in said) == (model == M3)
+    assert not (tmp_path / "c.embed").exists()
+
+
 @pytest.mark.parametrize(
     ("model", "words", "said", "advice"),
     [
@@ -214,10 +274,27 @@ def test_a_text_with_too_many_terms_is_an_error_that_says_what_to_do(
 ) -> None:  # fmt: skip
     for module in ("tasks.sparse_columns", "encoder.model.load"):
         monkeypatch.setattr(f"pipeline.{module}.MAX_TERMS", 20)
-    path = corpus(tmp_path, ["go"])
-    assert submit(path, "--model", SPLADE, "--max-failed-rows", 1).code == 3
+    assert submit(corpus(tmp_path, ["go"]), "--model", SPLADE, "--max-failed-rows", 1).code == 3
     (row,) = read_output(bei, tmp_path / "c.embed").to_pylist()
     assert row["error"] == "the text has more than 20 terms: give --sparse-top-k"
     more = ("--sparse-top-k", 30, "--output", tmp_path / "more")
-    assert submit(path, "--model", SPLADE, *more).code == 0
+    assert submit(tmp_path / "c.parquet", "--model", SPLADE, *more).code == 0
     assert len(read_output(bei, tmp_path / "more")["sparse_indices"][0]) == 30
+
+
+def test_a_text_with_too_many_terms_in_a_chunk_leaves_the_others_as_they_are(
+    bei: Bei, submit: Bei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    device_in_this_process: None,
+) -> None:  # fmt: skip
+    words = ("--model", SPARSE / "splade_router", "--kind", "query")
+    words = (*words, "--long-texts", "chunk", "--chunk-tokens", 40)
+    path = corpus(tmp_path, ["go", LONG, "read"])
+    assert submit(path, *words, "--output", tmp_path / "all").code == 0
+    for module in ("tasks.sparse_columns", "encoder.model.load"):
+        monkeypatch.setattr(f"pipeline.{module}.MAX_TERMS", 4)
+    assert submit(path, *words, "--max-failed-rows", 1).code == 3
+    first, failed, last = read_output(bei, tmp_path / "c.embed").to_pylist()
+    assert "more than 4 terms" in failed["error"]
+    assert failed["sparse_indices"] is failed["chunk"] is None
+    whole = read_output(bei, tmp_path / "all").to_pylist()
+    assert [first, last] == [whole[0], whole[-1]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -168,3 +169,47 @@ def test_every_computed_row_comes_back_once_however_often_it_is_saved(
     without = sum(n == 0 for each in lengths for n in each)
     assert rows_done <= computed <= rows_done + without
     assert told == rows_done  # one sequence a row: each is in flight once
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=30),
+    st.lists(st.integers(0, 29), max_size=20),
+    st.integers(1, 60),
+)
+def test_a_row_counts_once_and_is_in_flight_with_each_of_its_sequences(
+    sequences: list[int], copies: list[int], budget: int
+) -> None:
+    """`sequences` of each tokenized row; `copies`: tokenized rows that further rows equal."""
+    row_of = np.repeat(np.arange(len(sequences)), sequences)
+    plain = make_block([1 + row % 7 for row in row_of.tolist()] or [0])
+    copies = [row % len(sequences) for row in copies]
+    rows = pa.record_batch({"n": pa.array(range(len(sequences) + len(copies)))})
+    of = RowResults.all_computed(pa.nulls(rows.num_rows, KEY_FIELD.type))
+    block = replace(
+        plain,
+        slices=(ShardSlice(SHARD, rows, last=True),),
+        tokens=replace(plain.tokens, row_of=row_of, n_tokens=np.zeros(len(sequences), np.int32)),
+        results=replace(
+            of,
+            computed=of.computed[: len(sequences)],
+            source=np.array([*range(len(sequences)), *copies]),
+        ),
+    )
+    flying: list[list[int]] = []
+    watch: Any = SimpleNamespace(
+        begin=lambda key, places: flying.append(places[SHARD.id].tolist()), end=lambda key: None
+    )
+    done: list[int] = []
+    task: Any = SimpleNamespace(per_token=False)
+    device: Any = Device(per_token=False)
+    (computed,) = encode(
+        device, iter([block]), task, budget, lambda: False,
+        lambda rows, tokens: done.append(rows if tokens else 0), watch=watch,
+    )  # fmt: skip
+    with_sequence = [row for row, count in enumerate(sequences) if count]
+    assert computed.complete
+    assert computed.rows.all()
+    assert sum(done) == sum(row in with_sequence for row in [*range(len(sequences)), *copies])
+    assert all(each == sorted(set(each)) for each in flying)
+    assert {row for each in flying for row in each} == set(with_sequence)

@@ -18,6 +18,7 @@ OTHER_VALUES = {
     "documents_column": "d", "document_column": "x", "id_column": "key", "keep": ("a",),
     "source_columns": True,
     "prompt": "query: ", "max_length": 7, "truncate": "left", "dimensions": 8,
+    "chunking": "chunk", "chunk_tokens": 64, "chunk_overlap": 8, "chunk_rules": 1,
     "output_dtype": "int8", "output_format": "parquet", "normalize": False, "top_k": 2,
     "raw_scores": True,
     "aggregation": "max", "all_labels": True, "precision": "float16", "token_budget": 9,
@@ -53,6 +54,7 @@ def test_a_spec_survives_json() -> None:
 LATER = (
     "all_labels", "output_format", "source_columns", "vectors", "kind", "more_dimensions",
     "more_output_dtypes", "sparse_top_k", "sparse_terms",
+    "chunking", "chunk_tokens", "chunk_overlap", "chunk_rules",
 )  # fmt: skip
 
 

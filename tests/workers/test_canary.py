@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import redis
 import torch
@@ -24,7 +25,7 @@ from pipeline.errors import CanaryDiffers
 from pipeline.output.output import Output
 from pipeline.output.run import Run
 from pipeline.tasks import make_task
-from pipeline.tokenize.texts import TextTokenizer
+from pipeline.tokenize.texts import TextTokenizer, Tokens
 from workers.broker import Broker
 from workers.celery_tasks import MessageHandler
 from workers.device_main import Jobs, Order, execute
@@ -147,10 +148,13 @@ def test_a_tokenizer_of_another_version_is_named(
 ) -> None:
     assert worker("good").run_shard(job.message(0, 1))
     with monkeypatch.context() as patch:
-        whole = TextTokenizer._encode
-        patch.setattr(
-            TextTokenizer, "_encode", lambda it, t: whole(it, [x.upper() + "." for x in t])
-        )
+        whole = TextTokenizer.encode_column
+
+        def shouting(it: TextTokenizer, column: pa.Array, prompt: str = "") -> Tokens:
+            texts = [x.upper() + "." for x in column.to_pylist()]
+            return whole(it, pa.array(texts, column.type), prompt)
+
+        patch.setattr(TextTokenizer, "encode_column", shouting)
         assert worker("bad").run_shard(job.message(1, 1))
     (refusal,) = read_refusals(raw, job.run.job)
     assert "the fixed texts have other tokens" in refusal.reason

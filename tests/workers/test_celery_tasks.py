@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import redis
@@ -232,15 +233,15 @@ def damage(path: Path) -> None:
 def test_a_row_that_raises_is_quarantined_and_costs_nothing_else(
     job: Job, handler: MessageHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode = TextTokenizer.encode
+    encode = TextTokenizer.encode_column
     (guilty,) = texts_of(job, [13])
 
-    def raising(self: TextTokenizer, texts: list[str], prompt: str = "") -> Tokens:
-        if guilty in texts:
+    def raising(self: TextTokenizer, column: pa.Array, prompt: str = "") -> Tokens:
+        if guilty in column.to_pylist():
             raise MemoryError("no room")
-        return encode(self, texts, prompt)
+        return encode(self, column, prompt)
 
-    monkeypatch.setattr(TextTokenizer, "encode", raising)
+    monkeypatch.setattr(TextTokenizer, "encode_column", raising)
     assert handler.run_shard(job.message(0, 4))
     assert job.committed == [0, 1, 2, 3]
     assert job.output.failures(job.run) == {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +27,9 @@ from pipeline.output.verify import verify
 from pipeline.planning.prepare import Prepared
 from pipeline.shards import ShardResult
 from pipeline.spec import ModelIdentity, OnBatch
-from workers.local import LocalRun, compute_missing, open_devices
+from workers.device_process import DeviceProcess
+from workers.local import LocalRun, compute_missing
+from workers.open_devices import open_devices
 from workers.settings import Settings
 
 
@@ -133,6 +137,19 @@ def test_two_devices_give_the_rows_of_one(job: Prepared, tmp_path: Path) -> None
             with pa.ipc.open_file(Path(run.output.uri) / shard.part) as reader:
                 tables.append(reader.read_all().replace_schema_metadata(None))
         assert tables[0].equals(tables[1])
+
+
+def test_a_device_process_leaves_signals_to_its_parent_from_the_first(tmp_path: Path) -> None:
+    others = multiprocessing.active_children()
+    device = DeviceProcess("cpu", tmp_path, 60.0)
+    device.start()
+    (process,) = set(multiprocessing.active_children()).difference(others)
+    assert process.pid is not None
+    for number in (signal.SIGINT, signal.SIGTERM):  # it is not even Python yet
+        os.kill(process.pid, number)
+    device.close()
+    assert process.exitcode == 0
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM}
 
 
 def test_a_device_process_that_dies_is_replaced_and_nobody_notices(job: Prepared) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from pathlib import Path
 
 import pytest
+from corpora import ROOT
 
 from pipeline.errors import UsageError
 from workers.settings import Settings, load_settings
@@ -54,3 +57,32 @@ def test_a_time_that_cannot_be_meant_is_refused_by_name(value: str) -> None:
 
 def test_infinity_is_a_time_that_can_be_meant() -> None:
     assert load_settings({"BEI_JOBS_RECONCILE_SECONDS": "inf"}).reconcile_seconds == math.inf
+
+
+def test_tokenizers_1_is_one_version_everywhere() -> None:
+    with pytest.raises(UsageError) as refused:
+        load_settings({"BEI_JOBS_TOKENIZERS_DIR": "/nowhere"})
+    pinned = re.findall(r"want=(\S+) folder", (ROOT / "scripts/_venv.sh").read_text())
+    assert [f"tokenizers=={version}" for version in pinned] == [refused.value.hint.split()[-1]]
+    assert refused.value.hint.split()[-1] in (ROOT / "docs/operations.md").read_text()
+
+
+ON_A_GPU = min(4, os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("device", "set_by_user", "count"),
+    [("cpu", "", 1), ("cpu", "3", 3), ("cuda:0", "", ON_A_GPU), ("cuda:0", "9", 9)],
+)
+def test_a_device_has_as_many_tokenizer_processes_as_said(
+    tmp_path: Path, device: str, set_by_user: str, count: int
+) -> None:
+    (tmp_path / "tokenizers").mkdir()
+    names = ("BEI_JOBS_TOKENIZERS_DIR", "BEI_JOBS_TOKENIZER_PROCESSES")
+    found = load_settings(dict(zip(names, (str(tmp_path), set_by_user), strict=True))).tokenizing
+    assert found is not None
+    assert (found.library, found.count(device)) == (tmp_path, count)
+
+
+def test_without_settings_no_process_tokenizes() -> None:
+    assert load_settings({}).tokenizing is None

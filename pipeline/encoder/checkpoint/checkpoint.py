@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.encoder.checkpoint.adapter_base import with_base
 from pipeline.encoder.checkpoint.bounds import MAX_VOCABULARY_BYTES
 from pipeline.encoder.checkpoint.config_values import Config
-from pipeline.encoder.checkpoint.download import fetch, is_archive, is_uri, write_atomically
+from pipeline.encoder.checkpoint.download import fetch, is_archive, is_uri, sha256_of
 from pipeline.encoder.checkpoint.files import CheckpointFiles
 from pipeline.encoder.checkpoint.hub import from_hub
 from pipeline.encoder.checkpoint.read_json import NAME_CHECKPOINT, opened, read_bounded
@@ -184,26 +183,6 @@ def read_checkpoint(
     checkpoint = Checkpoint(name, path, revision, sha256, fingerprint(files), files, base)
     checkpoint.config  # noqa: B018 - raises now, not when it is first used
     return checkpoint
-
-
-def sha256_of(file: Path, digests: Path) -> str:
-    """Digest of a file, remembered by its path, size and modification time.
-
-    Args:
-        file: what to hash.
-        digests: the folder of remembered digests; one that cannot be written only costs time.
-    """
-    real = file.resolve()
-    status = real.stat()
-    key = f"{real}\0{status.st_size}\0{status.st_mtime_ns}"
-    memo = digests / hashlib.sha256(key.encode()).hexdigest()
-    if memo.is_file() and len(remembered := memo.read_text(encoding="ascii").strip()) == 64:
-        return remembered
-    with real.open("rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    with suppress(OSError):
-        write_atomically(memo, digest)
-    return digest
 
 
 def fingerprint(files: CheckpointFiles) -> str:

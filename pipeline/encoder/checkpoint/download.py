@@ -11,15 +11,14 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
-
-import fsspec
 
 from pipeline.encoder.checkpoint.archive import ROOT_FILES, unpack
 from pipeline.encoder.checkpoint.choose_weights import is_small, weights_to_fetch
 from pipeline.errors import CheckpointError
+from pipeline.store.clients import register
 from pipeline.store.sections import configured
 from pipeline.store.uris import redact
 
@@ -121,9 +120,17 @@ def _bare(uri: str) -> str:
 def _version(uri: str) -> list[str]:
     """The files' names, sizes and versions as the store lists them now."""
     with _store_errors(uri):
-        fs, path = fsspec.core.url_to_fs(uri, **configured().options(uri))
+        fs, path = _opened(uri)
         listing = {path: fs.info(path)} if is_archive(uri) else fs.find(path, detail=True)
         return sorted(_identity(info) for info in listing.values())
+
+
+def _opened(uri: str) -> tuple[Any, str]:
+    """The file system of a URI and the path in it."""
+    from fsspec.core import url_to_fs  # takes a moment to import
+
+    register()
+    return url_to_fs(uri, **configured().options(uri))  # type: ignore[no-any-return]
 
 
 def _identity(info: dict[str, Any]) -> str:
@@ -138,7 +145,7 @@ def download_files(uri: str, target: Path, scratch: Path) -> None:
     Raises:
         CheckpointError: there is no checkpoint at the URI, or its archive is unsafe or damaged.
     """
-    fs, path = fsspec.core.url_to_fs(uri, **configured().options(uri))
+    fs, path = _opened(uri)
     if is_archive(uri):
         archive = scratch / "archive"
         fs.get_file(path, str(archive))
@@ -177,6 +184,26 @@ def _place(staged: Path, cache: Path) -> Path:
         if not placed.is_dir():  # otherwise another process was first, with the same bytes
             raise
     return placed
+
+
+def sha256_of(file: Path, digests: Path) -> str:
+    """Digest of a file, remembered by its path, size and modification time.
+
+    Args:
+        file: what to hash.
+        digests: the folder of remembered digests; one that cannot be written only costs time.
+    """
+    real = file.resolve()
+    status = real.stat()
+    key = f"{real}\0{status.st_size}\0{status.st_mtime_ns}"
+    memo = digests / hashlib.sha256(key.encode()).hexdigest()
+    if memo.is_file() and len(remembered := memo.read_text(encoding="ascii").strip()) == 64:
+        return remembered
+    with real.open("rb") as handle:
+        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    with suppress(OSError):
+        write_atomically(memo, found)
+    return found
 
 
 def digest(*parts: str) -> str:

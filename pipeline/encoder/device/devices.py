@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import resource
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -71,3 +73,18 @@ def thread_per_core(streams: int, threads: int) -> ThreadPoolExecutor:
     # The number is per thread, but new threads inherit the one that any thread set last.
     torch.set_num_threads(threads)
     return pool
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A context in which torch computes in one thread.
+
+    Several that share many small operators wait for each other after each, which takes far longer
+    than the work itself where other processes have the cores.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -2,8 +2,8 @@
 
 Two implementations:
 - `GroupedAttention`, everywhere: neighbouring sequences of equal length go through
-  scaled_dot_product_attention together, so nothing is padded and no mask separates sequences. It
-  is also the reference.
+  scaled_dot_product_attention together, or through `batched_attention` in bfloat16 on a CPU, so
+  nothing is padded and no mask separates sequences. It is also the reference.
 - `VarlenAttention`, on CUDA in 16 bits: a variable-length kernel, see `varlen_kernels`.
 
 Shape suffixes of tensors, one letter per axis:
@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
+from pipeline.encoder.model.batched_attention import MAX_LOGITS, attend_in_products
 from pipeline.encoder.model.varlen_kernels import Kernel, Sequences
 
 # Entries of one attention mask or bias, all heads: 64 MiB in float32. Longer texts are attended to
@@ -36,6 +37,8 @@ from pipeline.encoder.model.varlen_kernels import Kernel, Sequences
 MAX_MASK_ENTRIES = 16 * 1024 * 1024
 # Of T5 and MPNet: larger distances share the last bucket.
 RELATIVE_MAX_DISTANCE = 128
+# Query rows of a tile whose logits are kept: fewer waste the products.
+_LEAST_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +102,23 @@ class GroupedAttention:
     def _attend(self, q_BHLD: Tensor, k_BKLD: Tensor, v_BKLD: Tensor, window: int | None) -> Tensor:
         length = q_BHLD.shape[2]
         reach = window if window is not None and window < length - 1 else None
-        if reach is None and self._bias is None:
+        batched = q_BHLD.dtype == torch.bfloat16 and q_BHLD.device.type == "cpu"
+        masked = reach is not None or self._bias is not None or (batched and self._config.causal)
+        if not masked and not batched:
             return self._sdpa(q_BHLD, k_BKLD, v_BKLD, None, self._config.causal)
         tiles = [
-            self._sdpa(
+            (self._in_products if batched else self._sdpa)(
                 q_BHLD[:, :, rows],
                 k_BKLD[:, :, columns],
                 v_BKLD[:, :, columns],
-                self._mask(rows, columns, reach, q_BHLD),
+                self._mask(rows, columns, reach, q_BHLD) if masked else None,
             )
-            for rows, columns in self._tiles(length, reach)
+            for rows, columns in self._tiles(length, reach, MAX_LOGITS if batched else None)
         ]
         return tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=2)
+
+    def _in_products(self, q: Tensor, k: Tensor, v: Tensor, mask_1PQC: Tensor | None) -> Tensor:
+        return attend_in_products(q, k, v, mask_1PQC, self._config.scale)
 
     def _sdpa(
         self, q: Tensor, k: Tensor, v: Tensor, mask_1PQC: Tensor | None, causal: bool = False
@@ -120,14 +128,25 @@ class GroupedAttention:
             q, k, v, mask_1PQC, is_causal=causal, scale=self._config.scale, enable_gqa=grouped
         )
 
-    def _tiles(self, length: int, window: int | None) -> Iterator[tuple[slice, slice]]:
-        """Query rows and the key columns that they see, small enough for a mask in memory."""
+    def _tiles(
+        self, length: int, window: int | None, most: int | None
+    ) -> Iterator[tuple[slice, slice]]:
+        """Query rows and the key columns that they see, small enough for a mask in memory.
+
+        Args:
+            length: tokens of each sequence.
+            window: the largest distance that is seen; None for any.
+            most: entries of one head's logits; None where none are kept.
+        """
         heads = self._config.heads if self._bias is not None else 1
         if window is not None:
             # A square of side 2 * window wastes half of its entries; 256 rows are efficient.
             step = max(2 * window, 256)
         else:
             step = max(1, MAX_MASK_ENTRIES // (heads * length))
+        if most is not None:
+            seen = length if window is None else min(length, step + 2 * window)
+            step = min(step, max(_LEAST_ROWS, most // seen))
         for start in range(0, length, step):
             stop = min(start + step, length)
             reach = length if window is None else window

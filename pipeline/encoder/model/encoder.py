@@ -16,17 +16,12 @@ Shape suffixes of tensors, one letter per axis:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional
 
 from pipeline.encoder.architecture.encoder_config import EncoderConfig, Reads, Rope
-from pipeline.encoder.checkpoint.safetensors_headers import MatchedTensors, TensorInfo
-from pipeline.encoder.model.activations import activate_
 from pipeline.encoder.model.attention import (
     GroupedAttention,
     PositionBias,
@@ -34,54 +29,20 @@ from pipeline.encoder.model.attention import (
     group_equal_lengths,
     varlen_supported,
 )
-from pipeline.encoder.model.experts import take_experts
+from pipeline.encoder.model.experts import ExpertMlp, take_experts
+from pipeline.encoder.model.kernels import PLAIN, Norm
 from pipeline.encoder.model.linear import Linear, make_linear
 from pipeline.encoder.model.packed_batch import PackedBatch, read_tokens
-from pipeline.encoder.model.positions import ranks, rotate, rotations, skip_padding
+from pipeline.encoder.model.positions import ranks, rotations, skip_padding
 from pipeline.encoder.model.varlen_kernels import Kernel, choose_kernel
 
 Weights = Mapping[str, Tensor]
 # bei-jobs' own names of the matrices that tokens are multiplied with.
 _PRODUCTS = ("qkv", "attn_out", "up", "gate_up", "down")
+# A last product of a branch: x, and what is added to it → [R, E]
+Product = Linear | ExpertMlp
 # query [T, H, D], key and value [T, K, D], window → [T, F]
 Attention = Callable[[Tensor, Tensor, Tensor, int | None], Tensor]
-
-
-def load_weights(
-    matched: MatchedTensors, names: list[str], device: torch.device, dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """Read tensors by bei-jobs' own names, their sources concatenated along the first axis.
-
-    Only safetensors are opened. Each source is converted as it is read, so a 32-bit checkpoint is
-    never in memory twice.
-    """
-    infos = [source for name in names for source in matched.sources[name]]
-    files = {info.file for info in infos} | {info.lora.file for info in infos if info.lora}
-    handles = {file: safe_open(file, framework="pt") for file in files}
-    weights: dict[str, Tensor] = {}
-    for name in names:
-        sources = [
-            _source(handles, source, device).to(device, dtype) for source in matched.sources[name]
-        ]
-        weights[name] = sources[0] if len(sources) == 1 else torch.cat(sources)
-    return weights
-
-
-def _source(handles: Mapping[Path, Any], info: TensorInfo, device: torch.device) -> Tensor:
-    """One published tensor; with what an adapter adds to it, in float32."""
-    tensor = _read(handles[info.file], info.name)
-    if (lora := info.lora) is None:
-        return tensor
-    down, up = (
-        _read(handles[lora.file], n).to(device, torch.float32) for n in (lora.down, lora.up)
-    )
-    added = lora.scale * (up @ down)
-    return tensor.to(device, torch.float32) + (added.T if lora.transposed else added)
-
-
-def _read(handle: Any, name: str) -> Tensor:
-    tensor: Tensor = handle.get_tensor(name)
-    return tensor
 
 
 class Encoder:
@@ -93,6 +54,8 @@ class Encoder:
         device: where it computes.
         dtype: of weights and activations.
         linears: the products by name, `layers.3.qkv`.
+        norms: by name, `layers.3.mlp_norm`.
+        kernels: what stands around the products; a GPU may have faster ones, see `choose_fused`.
     """
 
     def __init__(
@@ -109,13 +72,16 @@ class Encoder:
 
         Args:
             config: sizes and settings.
-            weights: by bei-jobs' own names, in `dtype` on `device`.
+            weights: by bei-jobs' own names, on `device`, in `dtype`; float32 where they are
+                quantized.
             device: where to compute.
             dtype: of weights and activations.
-            quantize: multiply 8-bit integers; everything else stays float32.
+            quantize: multiply 8-bit integers; everything else is computed in `dtype`.
             reads: what the head reads; if one token per sequence, the last layer computes nothing
                 after its attention for the others.
         """
+        # Each head by itself before its rotation, or all of them and no rotation.
+        assert config.qk_norm == "none" or (config.qk_norm == "per_head") == bool(config.ropes)
         self.config = config
         self.reads = reads
         self.device = device
@@ -127,9 +93,9 @@ class Encoder:
             for layer in range(config.layers)
             if config.has_experts(layer)
         }
-        if config.norm == "rms_plus_one":
-            for name in [n for n in self._weights if n.endswith("norm.weight")]:
-                self._weights[name] = 1.0 + self._weights[name].float()
+        self._weights = {name: tensor.to(dtype) for name, tensor in self._weights.items()}
+        self.norms = self._take_norms()
+        self.kernels = PLAIN
         self._kernel: Kernel | None = None
         if varlen_supported(config, device, dtype):
             self._kernel = choose_kernel(config, device, dtype)
@@ -149,6 +115,17 @@ class Encoder:
                 linears[linear] = make_linear(weight, bias, quantize=quantize)
         return linears
 
+    def _take_norms(self) -> dict[str, Norm]:
+        """Norms by name."""
+        norms: dict[str, Norm] = {}
+        for key in [n for n in self._weights if n.endswith("norm.weight")]:
+            name, weight = key.removesuffix(".weight"), self._weights.pop(key)
+            if self.config.norm == "rms_plus_one":
+                weight = 1.0 + weight.float()
+            bias = self._weights.pop(f"{name}.bias", None)
+            norms[name] = Norm(weight, bias, self.config.norm_eps, self.config.norm == "layer")
+        return norms
+
     @property
     def capturable(self) -> bool:
         """Whether a forward pass never waits for the device, so that a CUDA graph can hold it."""
@@ -164,11 +141,15 @@ class Encoder:
         positions_T = ranks(batch)
         rotations_T1D = self._rotations_at(positions_T, batch.max_seqlen)
         hidden_RE = self._embed(batch, positions_T)
+        # ModernBERT's first layer has no norm before attention: its input is normed already.
+        branch_RE = self._norm("layers.0.attn_norm", hidden_RE)
         for layer in range(config.layers):
             rotation_T1D = rotations_T1D[config.ropes[layer]] if config.ropes else None
             read_S = read_tokens(batch, self.reads) if layer == config.layers - 1 else None
-            hidden_RE = self._layer(layer, hidden_RE, attention, rotation_T1D, read_S)
-        return self._norm("final_norm", hidden_RE) if config.final_norm else hidden_RE
+            hidden_RE, branch_RE = self._layer(
+                layer, hidden_RE, branch_RE, attention, rotation_T1D, read_S
+            )
+        return branch_RE
 
     def _attention(self, batch: PackedBatch) -> Attention:
         if self._kernel is not None:
@@ -189,45 +170,61 @@ class Encoder:
             hidden_TE.add_(functional.embedding(batch.type_ids, weights["types.weight"]))
         elif config.token_types:
             hidden_TE.add_(weights["types.weight"][0])
-        return self._norm("embed_norm", hidden_TE) if config.embedding_norm else hidden_TE
+        return self._norm("embed_norm", hidden_TE)
 
     def _layer(
         self,
         layer: int,
         hidden_RE: Tensor,
+        branch_RE: Tensor,
         attention: Attention,
         rotation_T1D: Tensor | None,
         read_S: Tensor | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """One layer: the same two branches, with norms where the family has them.
 
         Every token attends; after that, only the tokens `read_S` are computed where it is given.
+
+        Returns:
+            The hidden states, and what the next branch reads: their norm where norms stand before
+            branches (that of the next layer, or the final one), else they themselves.
         """
-        prefix = f"layers.{layer}."
-        placement = self.config.norm_placement
-        before = placement in ("pre", "sandwich")
-        # ModernBERT's first layer has no norm before attention: its input is normed already.
-        normed_input = before and f"{prefix}attn_norm.weight" in self._weights
-        branch_RE = self._norm(f"{prefix}attn_norm", hidden_RE) if normed_input else hidden_RE
+        prefix, last = f"layers.{layer}.", layer == self.config.layers - 1
         attended_RF = self._attend(layer, branch_RE, attention, rotation_T1D)
         if read_S is not None:  # R is T above and S below
             attended_RF, hidden_RE = attended_RF[read_S], hidden_RE[read_S]
-        # A branch's last product adds the residual too, unless a norm stands between the two.
-        residual_RE = None if placement == "sandwich" else hidden_RE
-        branch_RE = self.linears[f"{prefix}attn_out"](attended_RF, residual=residual_RE)
-        if placement != "pre":
-            branch_RE = self._norm(f"{prefix}attn_out_norm", branch_RE)
-        if placement == "sandwich":
-            branch_RE.add_(hidden_RE)
-        if placement == "post_twice":
-            branch_RE = self._norm(f"{prefix}attn_residual_norm", branch_RE.add_(hidden_RE))
-        hidden_RE = branch_RE
-        branch_RE = self._norm(f"{prefix}mlp_norm", hidden_RE) if before else hidden_RE
-        branch_RE = self._mlp(prefix, branch_RE, None if placement == "sandwich" else hidden_RE)
+        following = f"{prefix}mlp_norm"
+        hidden_RE, branch_RE = self._join(
+            self.linears[f"{prefix}attn_out"], attended_RF, hidden_RE, f"{prefix}attn", following
+        )
+        following = "final_norm" if last else f"layers.{layer + 1}.attn_norm"
+        product, inner = self._mlp(prefix, branch_RE)
+        return self._join(product, inner, hidden_RE, f"{prefix}mlp", following)
+
+    def _join(
+        self, product: Product, x: Tensor, hidden_RE: Tensor, branch: str, following: str
+    ) -> tuple[Tensor, Tensor]:
+        """The hidden states with a branch that ends in a product, and what the next one reads."""
+        placement, own = self.config.norm_placement, f"{branch}_out_norm"
         if placement == "pre":
-            return branch_RE
-        branch_RE = self._norm(f"{prefix}mlp_out_norm", branch_RE)
-        return branch_RE.add_(hidden_RE) if placement == "sandwich" else branch_RE
+            return self._add_norm(product, x, hidden_RE, following)
+        if placement == "sandwich":
+            hidden_RE = self.kernels.norm_add(product(x), hidden_RE, self.norms[own])
+            return hidden_RE, self._norm(following, hidden_RE)
+        _, joined_RE = self._add_norm(product, x, hidden_RE, own)
+        if (twice := self.norms.get(f"{branch}_residual_norm")) is not None:
+            _, joined_RE = self.kernels.add_norm(joined_RE, hidden_RE, twice)
+        return joined_RE, joined_RE
+
+    def _add_norm(
+        self, product: Product, x: Tensor, residual_RE: Tensor, name: str
+    ) -> tuple[Tensor, Tensor]:
+        """The sum of a product and the residual, and its norm."""
+        if self.kernels.add_norm is PLAIN.add_norm or name not in self.norms:
+            # The product may add it in a kernel of its own.
+            sum_RE = product(x, residual=residual_RE)
+            return sum_RE, self._norm(name, sum_RE)
+        return self.kernels.add_norm(product(x), residual_RE, self.norms[name])
 
     def _attend(
         self, layer: int, hidden_TE: Tensor, attention: Attention, rotation_T1D: Tensor | None
@@ -238,44 +235,37 @@ class Encoder:
         fused = self.linears[f"{prefix}qkv"](hidden_TE)  # [T, (H + 2K) * D]
         heads_TND = fused.view(fused.shape[0], -1, config.head_dim)
         query_THD, key_TKD, value_TKD = torch.split(heads_TND, [queries, keys, keys], dim=1)
-        if config.qk_norm != "none":
-            query_THD = self._norm_heads(f"{prefix}q_norm", query_THD)
-            key_TKD = self._norm_heads(f"{prefix}k_norm", key_TKD)
-            if rotation_T1D is not None:
-                query_THD = rotate(query_THD, rotation_T1D)
-                key_TKD = rotate(key_TKD, rotation_T1D)
-        elif rotation_T1D is not None:
-            # Queries and keys are side by side: one rotation turns both.
-            turned_TND = rotate(heads_TND[:, : queries + keys], rotation_T1D)
-            query_THD, key_TKD = torch.split(turned_TND, [queries, keys], dim=1)
+        norms = None
+        if config.qk_norm == "per_head":
+            norms = self.norms[f"{prefix}q_norm"], self.norms[f"{prefix}k_norm"]
+        elif config.qk_norm == "full_width":
+            query_THD = self._norm_together(f"{prefix}q_norm", query_THD)
+            key_TKD = self._norm_together(f"{prefix}k_norm", key_TKD)
+        if rotation_T1D is not None:
+            turned_TND = heads_TND[:, : queries + keys]
+            query_THD, key_TKD = self.kernels.rotate_heads(turned_TND, queries, rotation_T1D, norms)
         return attention(query_THD, key_TKD, value_TKD, config.window(layer))
 
-    def _norm_heads(self, name: str, heads_TND: Tensor) -> Tensor:
-        """Norm queries or keys, each head by itself or all heads of a token together."""
-        if self.config.qk_norm == "per_head":
-            return self._norm(name, heads_TND)
+    def _norm_together(self, name: str, heads_TND: Tensor) -> Tensor:
+        """Norm queries or keys, all heads of a token together."""
         return self._norm(name, heads_TND.flatten(1)).view(heads_TND.shape)
 
-    def _mlp(self, prefix: str, hidden_RE: Tensor, residual_RE: Tensor | None) -> Tensor:
+    def _mlp(self, prefix: str, hidden_RE: Tensor) -> tuple[Product, Tensor]:
+        """The last product of an MLP, and what it multiplies."""
         config, linears = self.config, self.linears
         if (experts := self._experts.get(prefix)) is not None:
-            return experts(hidden_RE, residual_RE)
-        if not config.gated:
-            inner_RI = linears[f"{prefix}up"](hidden_RE, activation=config.activation)
+            return experts, hidden_RE
+        if config.gated:
+            gate_up_RI = linears[f"{prefix}gate_up"](hidden_RE)
+            inner_RI = self.kernels.gate(gate_up_RI, config.activation, config.gate_first)
         else:
-            first_RI, second_RI = linears[f"{prefix}gate_up"](hidden_RE).chunk(2, dim=1)
-            gate_RI, up_RI = (first_RI, second_RI) if config.gate_first else (second_RI, first_RI)
-            inner_RI = activate_(gate_RI, config.activation).mul_(up_RI)
-        return linears[f"{prefix}down"](inner_RI, residual=residual_RE)
+            inner_RI = linears[f"{prefix}up"](hidden_RE, activation=config.activation)
+        return linears[f"{prefix}down"], inner_RI
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
-        """Norm the last axis."""
-        weight, eps = self._weights[f"{name}.weight"], self.config.norm_eps
-        if self.config.norm == "layer":
-            bias = self._weights.get(f"{name}.bias")
-            return functional.layer_norm(x, weight.shape, weight, bias, eps)
-        # rms_norm is float32 inside whatever the activations are; Gemma's weights are float32 too.
-        return functional.rms_norm(x.to(weight.dtype), weight.shape, weight, eps).to(x.dtype)
+        """The norm with a name, of the last axis; `x` itself where the family has none there."""
+        norm = self.norms.get(name)
+        return x if norm is None else self.kernels.norm(x, norm)
 
     def _rotations_at(self, positions_T: Tensor, max_seqlen: int) -> dict[Rope, Tensor]:
         """Cosines and sines at the batch's positions for every rotary setting, [T, 1, D]."""

@@ -49,20 +49,20 @@ class ExpertMlp:
         self._active = active
         self._activation = activation
 
-    def __call__(self, hidden_RE: Tensor, residual_RE: Tensor | None) -> Tensor:
-        """Sum of the experts of each row, weighted, plus bias and residual: [R, E]."""
+    def __call__(self, hidden_RE: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Sum of the experts of each row, weighted, plus bias and residual [R, E]: [R, E]."""
         scores_RX = functional.linear(hidden_RE.float(), self._router_XE).softmax(dim=1)
         weights_RA, chosen_RA = scores_RX.topk(self._active, dim=1)
         chosen_P, weights_P1 = chosen_RA.flatten(), weights_RA.reshape(-1, 1).to(hidden_RE.dtype)
         by_expert_P = chosen_P.argsort(stable=True)
         counts = chosen_P.bincount(minlength=len(self._experts)).tolist()
-        sum_RE = self._bias_E.repeat(hidden_RE.shape[0], 1)
+        sum_RE = self._bias_E.to(hidden_RE.dtype).repeat(hidden_RE.shape[0], 1)
         for (up, down), pairs in zip(self._experts, torch.split(by_expert_P, counts), strict=True):
             if pairs.shape[0]:
                 rows = pairs // self._active
                 out = down(up(hidden_RE[rows], activation=self._activation))
                 sum_RE.index_add_(0, rows, out.mul_(weights_P1[pairs]))
-        return sum_RE if residual_RE is None else sum_RE.add_(residual_RE)
+        return sum_RE if residual is None else sum_RE.add_(residual)
 
 
 def take_experts(

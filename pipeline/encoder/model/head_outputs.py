@@ -53,8 +53,9 @@ def non_finite(outputs: Outputs, batch: Batch, *, per_token: bool) -> Int64Array
     finite = outputs.finite()
     if finite.all():
         return np.empty(0, dtype=np.int64)
-    if per_token:
-        owner = np.repeat(np.arange(len(batch)), np.diff(batch.cu_seqlens))
+    bounds = batch.output_bounds(per_token=per_token)
+    if bounds is not None:
+        owner = np.repeat(np.arange(len(batch)), np.diff(bounds))
         return np.unique(owner[~finite])
     return np.flatnonzero(~finite & (np.diff(batch.cu_seqlens) > 0))
 
@@ -63,9 +64,8 @@ def repaired(
     outputs: Outputs, batch: Batch, sequence: int, exact: Outputs | None, *, per_token: bool
 ) -> Outputs:
     """The outputs with those of one sequence replaced; by NaN unless `exact` is finite."""
-    first, last = (
-        batch.cu_seqlens[sequence : sequence + 2] if per_token else (sequence, sequence + 1)
-    )
+    bounds = batch.output_bounds(per_token=per_token)
+    first, last = (sequence, sequence + 1) if bounds is None else bounds[sequence : sequence + 2]
     sound = exact is not None and bool(exact.finite().all())
     outputs.rows[first:last] = exact.rows if exact is not None and sound else np.nan
     lists = {}

@@ -9,7 +9,7 @@ Shape suffixes of tensors, one letter per axis:
     C  classes
 """
 
-# ruff: noqa: N803, N806 - shape suffixes
+# ruff: noqa: N806 - shape suffixes
 
 from __future__ import annotations
 
@@ -25,73 +25,8 @@ from pipeline.encoder.checkpoint.pooling_config import PoolingMode
 from pipeline.encoder.model.activations import activate_
 from pipeline.encoder.model.module_steps import LAYER_NORM_EPS, apply_module, module_weights
 from pipeline.encoder.model.packed_batch import PackedBatch
+from pipeline.encoder.model.pooling import Pool, Pooled, blank_empty, pool, pooled
 from pipeline.errors import UsageError
-
-
-def pool(
-    hidden_TE: Tensor, batch: PackedBatch, mode: PoolingMode, prompt_tokens: int = 0
-) -> Tensor:
-    """One vector per sequence, [S, E] float32; NaN for a sequence without tokens.
-
-    Args:
-        hidden_TE: hidden states of any float dtype.
-        batch: where sequences start and end.
-        mode: how tokens become one vector.
-        prompt_tokens: leading tokens of every sequence that do not count.
-    """
-    ends_S = batch.cu_seqlens[1:].long()
-    lengths_S = batch.cu_seqlens.diff().long()
-    # Not torch.where, which copies its numbers to a GPU: a CUDA graph cannot hold that.
-    skipped_S = (lengths_S > prompt_tokens) * prompt_tokens
-    starts_S = ends_S - lengths_S + skipped_S
-    if mode in ("cls", "lasttoken"):
-        index_S = starts_S if mode == "cls" else ends_S - 1
-        # An empty sequence at either end points outside; its row is overwritten below.
-        rows_SE = hidden_TE[index_S.clamp(0, hidden_TE.shape[0] - 1)].float()
-    else:
-        rows_SE = _reduce(hidden_TE.float(), lengths_S, skipped_S if prompt_tokens else None, mode)
-    return _blank_empty(rows_SE, batch)
-
-
-def _blank_empty(rows_SE: Tensor, batch: PackedBatch) -> Tensor:
-    """Set the row of every sequence without tokens to NaN, in place."""
-    return rows_SE.masked_fill_((batch.cu_seqlens.diff() == 0)[:, None], torch.nan)
-
-
-def _reduce(
-    hidden_TE: Tensor, lengths_S: Tensor, skipped_S: Tensor | None, mode: PoolingMode
-) -> Tensor:
-    """Reduce every sequence to one row, [S, E]; never reads a number back from the device."""
-    sequences_S = torch.arange(lengths_S.shape[0], device=hidden_TE.device)
-    owner_T = torch.repeat_interleave(sequences_S, lengths_S, output_size=hidden_TE.shape[0])
-    counts_S = lengths_S
-    if skipped_S is not None or mode == "weightedmean":
-        first_T = (lengths_S.cumsum(0) - lengths_S)[owner_T]
-        rank_T = torch.arange(hidden_TE.shape[0], device=hidden_TE.device) - first_T
-    if skipped_S is not None:
-        omitted_T1 = (rank_T < skipped_S[owner_T])[:, None]
-        hidden_TE = hidden_TE.masked_fill(omitted_T1, -torch.inf if mode == "max" else 0.0)
-        counts_S = lengths_S - skipped_S
-    if mode == "max":
-        return torch.segment_reduce(hidden_TE, "max", lengths=lengths_S, unsafe=True)
-    if mode == "weightedmean":
-        weight_T1 = (rank_T + 1).float()[:, None]
-        if skipped_S is not None:
-            weight_T1 = weight_T1.masked_fill(omitted_T1, 0.0)
-        weighted_SE = _sum(hidden_TE * weight_T1, owner_T, lengths_S)
-        return weighted_SE / _sum(weight_T1, owner_T, lengths_S)
-    divisor_S1 = counts_S.float()[:, None]
-    if mode == "mean_sqrt_len_tokens":
-        divisor_S1 = divisor_S1.sqrt()
-    return _sum(hidden_TE, owner_T, lengths_S) / divisor_S1
-
-
-def _sum(values_TE: Tensor, owner_T: Tensor, lengths_S: Tensor) -> Tensor:
-    """Sum of each sequence's rows, [S, E], in a fixed order on every device."""
-    if values_TE.device.type == "cpu":  # fifteen times faster there than segment_reduce
-        sums_SE = values_TE.new_zeros(lengths_S.shape[0], values_TE.shape[1])
-        return sums_SE.index_add_(0, owner_T, values_TE)
-    return torch.segment_reduce(values_TE, "sum", lengths=lengths_S, unsafe=True)
 
 
 class SentenceHead:
@@ -100,6 +35,10 @@ class SentenceHead:
     Attributes:
         reads: the tokens whose hidden states it takes.
         output_size: dimensions of a vector, or of all that stand side by side.
+        pools: what is taken of each sequence, side by side.
+        prompt_tokens: leading tokens of every sequence that are not pooled.
+        unit: whether unit length follows at once, so that `pooled` gives it too.
+        pooled: what gives the rows before the module files; a GPU may have a faster one.
     """
 
     def __init__(
@@ -111,6 +50,7 @@ class SentenceHead:
         dimensions: tuple[int, ...] = (),
         normalize: bool | None = None,
         prompt_tokens: int = 0,
+        reads_all: bool = False,
     ) -> None:
         """Load the weights of the modules.
 
@@ -122,6 +62,7 @@ class SentenceHead:
                 the vectors stand side by side.
             normalize: whether vectors have unit length, None for what the checkpoint does.
             prompt_tokens: tokens of the prompt; omitted from pooling where the checkpoint says so.
+            reads_all: whether another head needs the states of all tokens.
 
         Raises:
             CheckpointError: a module's weights are damaged.
@@ -130,13 +71,12 @@ class SentenceHead:
         modules = card.modules
         body = modules.steps[:-1] if modules.normalize else modules.steps
         self._projection = weights.get("projection.weight")
-        self._pooling = modules.pooling
-        self._prompt_tokens = 0 if modules.include_prompt else prompt_tokens
+        self.prompt_tokens = 0 if modules.include_prompt else prompt_tokens
         self._steps = [
             (step, module_weights(tensors, device))
             for step, tensors in zip(body, card.module_tensors, strict=False)
         ]
-        self.reads: Reads = _reads(modules.pooling, self._prompt_tokens)
+        self.reads: Reads = "all" if reads_all else _reads(modules.pooling, self.prompt_tokens)
         if card.config.static:
             self.reads = "mean"
         self._layer_norm = card.has_leading_norm(dimensions)
@@ -147,17 +87,22 @@ class SentenceHead:
             raise UsageError(f"dimensions is {odd[0]}; this model's vectors have {full}")
         self._widths = dimensions or (full,)
         self.output_size = sum(self._widths)
+        self.pools: tuple[Pooled, ...] = modules.pooling if self.reads == "all" else ("read",)
+        bare = self._projection is None and not self._steps and not self._layer_norm
+        whole = len(self.pools) == 1 and self._widths == (full,)
+        self.unit = self._normalize and bare and whole
+        self.pooled: Pool = pooled
 
     def __call__(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """Hidden states [T, E], or [S, E] of what is read of each sequence → [S, output_size]
         float32; NaN for a sequence without tokens.
         """
-        if self.reads == "all":
-            rows_SV = torch.cat(
-                [pool(hidden, batch, mode, self._prompt_tokens) for mode in self._pooling], dim=1
-            )
-        else:
-            rows_SV = _blank_empty(hidden.float(), batch)
+        parts_SE = [
+            self.pooled(hidden, batch, mode, self.prompt_tokens, self.unit) for mode in self.pools
+        ]
+        rows_SV = parts_SE[0] if len(parts_SE) == 1 else torch.cat(parts_SE, dim=1)
+        if self.unit:
+            return rows_SV
         if self._projection is not None:
             rows_SV = functional.linear(rows_SV, self._projection)
         for step, weights in self._steps:
@@ -201,7 +146,7 @@ class ClassifierHead:
         config = self._config
         rows_RE = hidden.float()
         if self.reads != "all":
-            rows_RE = _blank_empty(rows_RE, batch)
+            rows_RE = blank_empty(rows_RE, batch)
         elif not self._per_token:
             rows_RE = pool(hidden, batch, config.head_pooling)
         if config.head not in ("tokens", "score"):
@@ -238,7 +183,7 @@ class TokenLogitHead:
         """Hidden states [S, E] of each last token → scores [S]; NaN for a sequence without
         tokens.
         """
-        logits_S2 = functional.linear(_blank_empty(hidden.float(), batch), self._rows)
+        logits_S2 = functional.linear(blank_empty(hidden.float(), batch), self._rows)
         return logits_S2[:, 0] - logits_S2[:, 1] if logits_S2.shape[1] == 2 else logits_S2[:, 0]
 
 

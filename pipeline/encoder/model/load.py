@@ -16,9 +16,11 @@ from pipeline.encoder.architecture.sparse_head import MAX_TERMS, SparseHead
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN
 from pipeline.encoder.checkpoint.safetensors_headers import MatchedTensors
-from pipeline.encoder.model.encoder import Encoder, load_weights
+from pipeline.encoder.model.encoder import Encoder
 from pipeline.encoder.model.heads import ClassifierHead, LogitsHead, SentenceHead, TokenLogitHead
+from pipeline.encoder.model.late_chunks import LateChunkHead
 from pipeline.encoder.model.packed_batch import PackedBatch
+from pipeline.encoder.model.read_weights import load_weights
 from pipeline.encoder.model.sparse_heads import (
     TermHead,
     TermTable,
@@ -53,7 +55,7 @@ _DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
-    "int8": torch.float32,  # of everything except the products
+    "int8": torch.float32,  # what is quantized
 }
 # Tokens of XLM-R that weigh nothing, as FlagEmbedding leaves them out.
 _NO_TERMS = ("<s>", "</s>", "<pad>", "<unk>")
@@ -80,6 +82,7 @@ class HeadOptions:
     dimensions: tuple[int, ...] = ()
     normalize: bool | None = None
     prompt_tokens: int = 0
+    late_chunks: bool = False
     vectors: tuple[Vectors, ...] = ("dense",)
     sparse_top_k: int | None = field(default=None, kw_only=True)
 
@@ -89,7 +92,8 @@ class Model:
     """A loaded head, and a function that loads the encoder."""
 
     head: Head
-    load: Callable[[str], ForwardPass]  # precision → encoder
+    # precision, dtype between the products of int8 → encoder
+    load: Callable[[str, str], ForwardPass]
 
 
 def open_model(card: ModelCard, device: torch.device, options: HeadOptions) -> Model:
@@ -115,13 +119,14 @@ def open_model(card: ModelCard, device: torch.device, options: HeadOptions) -> M
         if card.head == "embedding":
             head = _vectors_head(card, weights, device, options)
 
-    def load(precision: str) -> ForwardPass:
+    def load(precision: str, between: str) -> ForwardPass:
+        quantize = precision == "int8"
         return Encoder(
             card.config,
             _weights(matched, device, precision, of_head=False),
             device,
-            _DTYPES[precision],
-            quantize=precision == "int8",
+            _DTYPES[between if quantize else precision],
+            quantize=quantize,
             reads=head.reads,
         )
 
@@ -136,7 +141,7 @@ def _transformers(card: ModelCard, device: torch.device, options: HeadOptions) -
     if card.head == "embedding":
         head = _vectors_head(card, {}, device, options)
 
-    def load(precision: str) -> ForwardPass:
+    def load(precision: str, between: str) -> ForwardPass:
         if precision == "int8":
             raise UsageError(
                 f"{card.name} is computed by transformers, for which bei-jobs has no int8",
@@ -152,7 +157,7 @@ def _static(
 ) -> Model:
     """A table of token vectors."""
 
-    def load(precision: str) -> ForwardPass:
+    def load(precision: str, between: str) -> ForwardPass:
         if precision == "int8":
             raise UsageError(
                 f"{card.name} is a table of token vectors: it multiplies nothing, so int8 would "
@@ -171,12 +176,14 @@ def _vectors_head(
     card: ModelCard, weights: dict[str, Tensor], device: torch.device, options: HeadOptions
 ) -> Head:
     """The head of the kinds of vectors that are wanted."""
+    if options.vectors == ("dense",):
+        head = _sentence_head(card, weights, device, options)
+        return LateChunkHead(head) if options.late_chunks else head
+    assert card.sparse is not None
+    assert not options.late_chunks
     dense = None
     if "dense" in options.vectors:
         dense = _sentence_head(card, weights, device, options)
-    if dense is not None and options.vectors == ("dense",):
-        return dense
-    assert card.sparse is not None
     return VectorsHead(dense, _term_head(card, card.sparse, device, options.sparse_top_k))
 
 
@@ -207,7 +214,8 @@ def _sentence_head(
         device,
         dimensions=options.dimensions,
         normalize=options.normalize,
-        prompt_tokens=options.prompt_tokens,
+        prompt_tokens=0 if options.late_chunks else options.prompt_tokens,
+        reads_all="sparse" in options.vectors,
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.encoder.architecture.encoder_config import Reads
-from pipeline.packing import Int8Array, Int32Array
+from pipeline.packing import Int8Array, Int32Array, Spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,22 @@ class PackedBatch:
     offsets: list[int]  # the same, on the host
     max_seqlen: int  # tokens of the longest sequence
     type_ids: Tensor | None  # [T]
+    spans: PackedSpans | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PackedSpans:
+    """The tokens of each span, one span after another; K spans."""
+
+    tokens: Tensor  # [sum of their lengths] int64, index into T
+    cu_seqlens: Tensor  # [K + 1] int32
+
+
+def pack_spans(spans: Spans, device: torch.device) -> PackedSpans:
+    """Spans of a batch on a device."""
+    bounds = np.concatenate([[0], np.cumsum(spans.counts)])
+    tokens = np.arange(bounds[-1]) + np.repeat(spans.firsts - bounds[:-1], spans.counts)
+    return PackedSpans(to_device(tokens, device), to_device(bounds.astype(np.int32), device))
 
 
 def to_device(values: npt.NDArray[np.integer], device: torch.device) -> Tensor:
@@ -55,7 +71,7 @@ class HostBatch(Protocol):
     def type_ids(self) -> Int8Array | None: ...
 
 
-def pack_batch(batch: HostBatch, device: torch.device) -> PackedBatch:
+def pack_batch(batch: HostBatch, device: torch.device, spans: Spans | None = None) -> PackedBatch:
     """A batch of token ids on a device."""
     types = batch.type_ids
     return PackedBatch(
@@ -64,6 +80,7 @@ def pack_batch(batch: HostBatch, device: torch.device) -> PackedBatch:
         offsets=batch.cu_seqlens.tolist(),
         max_seqlen=batch.max_seqlen,
         type_ids=None if types is None else to_device(types.astype(np.int32), device),
+        spans=None if spans is None else pack_spans(spans, device),
     )
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
-from pipeline.encoder.device.graph_capture import capture
+from pipeline.encoder.device.graph_capture import capture, replay_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -158,18 +158,10 @@ def _measure(
             raise ValueError("its output is wrong")
         stream = torch.cuda.Stream(expected.device)  # type: ignore[no-untyped-call]
         graph, out = capture(lambda: kernel(*inputs), stream, torch.cuda.graph_pool_handle())
-        begin, end = (
-            torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            for _ in range(2)
-        )
-        begin.record()
-        for _ in range(_TRIAL_RUNS):
-            graph.replay()
-        end.record()
-        end.synchronize()
+        seconds = replay_seconds(graph, _TRIAL_RUNS)
         if not is_correct(out, expected):
             raise ValueError("its output is wrong in a graph")
-        return float(begin.elapsed_time(end)) / 1000 / _TRIAL_RUNS
+        return seconds
     except Exception as error:  # whatever it raises, another kernel is used
         logger.info("no attention by %s: %s", name, error)
         return float("inf")

@@ -24,8 +24,7 @@ class VectorsHead:
     reads: Reads = "all"
 
     def __init__(self, dense: SentenceHead | None, sparse: TermHead) -> None:
-        if dense is not None:
-            dense.reads = self.reads
+        """Combine two heads, of which the first must take the states of all tokens."""
         self._dense = dense
         self._sparse = sparse
         self.output_size = dense.output_size if dense is not None else 0

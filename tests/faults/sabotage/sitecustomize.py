@@ -80,7 +80,7 @@ def patch_output(module: ModuleType) -> None:
 
 
 def patch_manifest(module: ModuleType) -> None:
-    around(module, "_totals", "before-manifest")
+    around(module, "totals", "before-manifest")
 
 
 def patch_consumer(module: ModuleType) -> None:

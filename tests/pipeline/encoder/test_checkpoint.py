@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import huggingface_hub
 import pytest
 from corpora import GOLDENS
 from fixtures_encoder import recognised
@@ -20,7 +21,8 @@ from fixtures_hub import COMMIT, Hub
 from pipeline.encoder.checkpoint import download
 from pipeline.encoder.checkpoint import hub as hub_module
 from pipeline.encoder.checkpoint.archive import unpack
-from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve, sha256_of
+from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
+from pipeline.encoder.checkpoint.download import sha256_of
 from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL, DEFAULT_SHA256
 from pipeline.errors import CheckpointError, UsageError
 
@@ -173,6 +175,26 @@ def test_a_snapshot_that_was_complete_once_is_used_without_the_network(
     assert resolve("a/b", COMMIT, cache_dir=cache, offline=True).path == first.path
     assert hub.fetched.count("model.safetensors") == 1
     assert caplog.records == []
+
+
+@pytest.mark.usefixtures("no_hub")
+@pytest.mark.parametrize("revision", [None, "main", "refs/pr/1", COMMIT])
+def test_a_complete_snapshot_is_found_where_the_hubs_own_library_finds_it(
+    revision: str | None, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "hub/models--some--model"
+    snapshot = repository / "snapshots" / COMMIT
+    shutil.copytree(BERT, snapshot)
+    for name in ("main", "refs/pr/1"):
+        (repository / "refs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / "refs" / name).write_text(COMMIT)
+    download.write_atomically(hub_module._marker("some/model", snapshot, cache), '["config.json"]')
+    found = huggingface_hub.snapshot_download(
+        "some/model", revision=revision, local_files_only=True
+    )
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)  # it takes long to import
+    resolved = resolve("some/model", revision, cache_dir=cache)
+    assert (resolved.path, resolved.revision) == (Path(found), COMMIT)
 
 
 def test_a_snapshot_that_lost_a_file_since_is_fetched_again(hub: Hub, cache: Path) -> None:

@@ -18,6 +18,7 @@ from fixtures_encoder import fresh_card, open_engine, recognised
 from safetensors.torch import load_file, save_file
 
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
+from pipeline.encoder.model import load as load_module
 from pipeline.encoder.precision import choose_precision
 from pipeline.errors import CheckpointError, EncodeError, Interrupted, UsageError
 from pipeline.packing import Batch, gather
@@ -338,6 +339,28 @@ def test_known_families_never_import_transformers() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(("few", "expected"), [(10**9, 1), (1, 2)])
+def test_a_small_model_is_loaded_by_one_thread_and_a_large_one_by_all(
+    golden: Golden, monkeypatch: pytest.MonkeyPatch, few: int, expected: int
+) -> None:
+    monkeypatch.setattr("pipeline.encoder.engine._FEW_PARAMETERS", few)
+    threads = torch.get_num_threads()
+    seen = []
+    convert = load_module.load_weights
+
+    def watched(*given: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return convert(*given)
+
+    monkeypatch.setattr(load_module, "load_weights", watched)
+    torch.set_num_threads(2)
+    try:
+        open_engine(golden("bert_mean"))
+        assert (seen[-1], torch.get_num_threads()) == (expected, 2)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", ["bert_mean", "mpnet_mean", "modernbert_cls", "jina_en"])

@@ -12,8 +12,19 @@ import torch
 from corpora import ROOT
 from torch import Tensor
 
-from pipeline.encoder.model.int8 import Int8Linear, Passes, TorchPasses, fastest_passes
+from pipeline.encoder.model import int8_products
+from pipeline.encoder.model.int8 import Int8Linear, fastest_passes
 from pipeline.encoder.model.int8_compiled import CompiledPasses
+from pipeline.encoder.model.int8_passes import Passes, TorchPasses
+from pipeline.encoder.model.int8_products import (
+    PRODUCTS,
+    ProductType,
+    TorchProduct,
+    _works,
+    fastest_product,
+    is_exact,
+    stored,
+)
 from pipeline.encoder.model.linear import PlainLinear
 
 ACTIVATIONS = (None, "gelu", "gelu_tanh", "silu", "relu", "tanh")
@@ -50,26 +61,41 @@ def test_int8_is_within_its_rounding_of_float32(activation: str | None, passes: 
     assert (found - expected)[others].abs().max() < 0.1
 
 
-@pytest.mark.parametrize("tokens", [0, 1, 255, 256, 257])
+@pytest.mark.parametrize("tokens", [0, 1, 511, 512, 513])
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("summed", [True, False])
-def test_compiled_passes_do_what_torch_does(tokens: int, biased: bool, summed: bool) -> None:
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_passes_do_what_torch_does(
+    tokens: int, biased: bool, summed: bool, activation: str | None, dtype: torch.dtype
+) -> None:
     weight, bias = _random(48, 70), _random(48) if biased else None
-    x, residual = _random(tokens, 70) * 3, _random(tokens, 48) if summed else None
+    x = (_random(tokens, 70) * 3).to(dtype)
+    residual = _random(tokens, 48).to(dtype) if summed else None
     kept = None if residual is None else residual.clone()
-    compiled = Int8Linear(weight, bias, CompiledPasses())(x, None, residual)
-    steps = Int8Linear(weight, bias, TorchPasses())(x, None, residual)
-    torch.testing.assert_close(compiled, steps, rtol=1e-5, atol=1e-4)
+    compiled = Int8Linear(weight, bias, CompiledPasses())(x, activation, residual)
+    steps = Int8Linear(weight, bias, TorchPasses())(x, activation, residual)
+    assert compiled.dtype == dtype
+    if dtype == torch.float32:
+        torch.testing.assert_close(compiled, steps, rtol=1e-5, atol=1e-4)
+    elif tokens:
+        # Bfloat16 has many values near the middle of two integers, which may go either way.
+        step = x.abs().amax(1, keepdim=True) / 127 * weight.abs().max()
+        difference = (compiled.float() - steps.float()).abs()
+        assert (difference <= 2**-7 * (steps.abs() + 1) + step).all()
+        assert (difference > 2**-7 * (steps.abs() + 1)).float().mean() < 0.02
     if residual is not None and kept is not None:
         torch.testing.assert_close(residual, kept, rtol=0, atol=0)  # read, not written
 
 
-def test_both_round_to_the_same_integers(passes: Passes) -> None:
+@pytest.mark.parametrize("zero_point", [0, 128])
+def test_both_round_to_the_same_integers(passes: Passes, zero_point: int) -> None:
     x = _random(40, 130)
     x[3] = torch.linspace(-127, 127, 130)  # many halves
     x[4], x[5, 2] = 0.0, -1e30
     quantized, scale = torch.empty(40, 130, dtype=torch.int8), torch.empty(40)
-    passes.quantize(x, quantized, scale)
+    passes.quantize(x, quantized, scale, zero_point)
+    quantized = quantized.view(torch.uint8).int() - 128 if zero_point else quantized
     torch.testing.assert_close(scale, x.abs().amax(1).clamp_min(1e-30) / 127)
     exact = (x.double() / scale[:, None].double()).round()
     # Float32 may fall on the other side of a half.
@@ -87,16 +113,17 @@ def test_a_part_of_a_wider_tensor_is_taken(passes: Passes) -> None:
 def test_int8_of_a_token_does_not_depend_on_its_neighbours(passes: Passes) -> None:
     linear, x = Int8Linear(_random(16, 32), _random(16), passes), _random(700, 32)
     together = linear(x, "gelu")
-    alone = torch.cat([linear(x[i : i + 1], "gelu") for i in (0, 255, 256, 699)])
-    torch.testing.assert_close(alone, together[[0, 255, 256, 699]], rtol=0, atol=1e-6)
+    alone = torch.cat([linear(x[i : i + 1], "gelu") for i in (0, 511, 512, 699)])
+    torch.testing.assert_close(alone, together[[0, 511, 512, 699]], rtol=0, atol=1e-6)
 
 
-def test_int8_of_zeros_is_the_bias_and_of_nan_is_nan(passes: Passes) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_int8_of_zeros_is_the_bias_and_of_nan_is_nan(passes: Passes, dtype: torch.dtype) -> None:
     bias = _random(16)
-    x = torch.zeros(3, 32)
+    x = torch.zeros(3, 32, dtype=dtype)
     x[1, 4], x[2, 4] = torch.nan, torch.inf
     found = Int8Linear(_random(16, 32), bias, passes)(x)
-    torch.testing.assert_close(found[0], bias)
+    torch.testing.assert_close(found[0], bias.to(dtype))
     assert not found[1:].isfinite().any()
 
 
@@ -116,7 +143,7 @@ def test_numba_is_taken_where_it_is_installed_and_missed_nowhere() -> None:
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="about x86 alone")
 def test_a_cpu_whose_products_overflow_is_refused() -> None:
     """As one without VNNI: oneDNN adds pairs of products in 16 bits there."""
-    code = "from pipeline.encoder.model.int8 import check_products as check; check()"
+    code = "from pipeline.encoder.model.int8_products import check_products as check; check()"
     ran = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -125,3 +152,31 @@ def test_a_cpu_whose_products_overflow_is_refused() -> None:
         text=True,
     )
     assert "UsageError: products of 8-bit integers overflow on this CPU" in ran.stderr
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_every_product_that_this_cpu_has_gives_the_same_sums(product: ProductType) -> None:
+    if not _works(product):
+        pytest.skip("this CPU or torch lacks it")
+    weight, tokens = (torch.randint(-127, 128, shape) for shape in ((24, 96), (5, 96)))
+    sums = product(weight.to(torch.int8))(stored(tokens, product.zero_point))
+    assert (sums == tokens @ weight.t()).all()
+
+
+def test_the_product_taken_is_an_exact_one() -> None:
+    product = fastest_product(384, 1536)
+    assert product in PRODUCTS
+    assert is_exact(product)
+
+
+def test_a_product_that_is_not_exact_or_fails_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(TorchProduct):
+        def __call__(self, quantized: Tensor) -> Tensor:
+            return super().__call__(quantized) + 1
+
+    class Missing(TorchProduct):
+        def __call__(self, quantized: Tensor) -> Tensor:
+            raise RuntimeError("could not create a primitive descriptor")
+
+    monkeypatch.setattr(int8_products, "PRODUCTS", (Wrong, Missing, TorchProduct))
+    assert int8_products._candidates.__wrapped__() == (TorchProduct,)

@@ -99,6 +99,25 @@ def test_results_alone_divide_nothing() -> None:
     assert divided(old, sizes, limits, not_measured) == old
 
 
+@pytest.mark.parametrize(("chunk_bytes", "at_most"), [(0, 16_384), (512, 2100)])
+def test_a_part_with_a_row_for_each_chunk_grows_with_its_texts(
+    chunk_bytes: int, at_most: int
+) -> None:
+    """50 MB of vectors are few, but ten chunks a text have 500 MB, and repeat what is kept."""
+    limits = ByteLimits(kept={"body"}, texts={"text"}, row_bytes=3072, chunk_bytes=chunk_bytes)
+    rows, group = 50_000, 16_384
+    old = cut_file(rows, None, group)
+    size = np.full((rows // 100, 2), [100 * 8, 100 * 5120])
+    sizes = Sizes(
+        ("body", "text"), np.full(rows // 100, 100), size,
+        np.full(rows // 100, True), np.arange(rows // 100),
+    )  # fmt: skip
+    new = divided(old, sizes, limits, not_measured)
+    assert max(cut.rows for cut in new) <= at_most
+    assert (len(new) > len(old)) == bool(chunk_bytes)
+    assert sum(cut.rows for cut in new) == rows
+
+
 def test_selected_rows_are_merged_by_bytes_too() -> None:
     cuts = [Cut(100 * i, 100) for i in range(6)]
     sizes = [200 * MIB] * 6

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from pipeline.tokenize.texts import NO_TOKENS, NULL_TEXT, TextTokenizer, shorten, text_values
+from pipeline.tokenize.shorten import shorten
+from pipeline.tokenize.texts import NO_TOKENS, NULL_TEXT, TextTokenizer, text_values
 
 WORDPIECE = GOLDENS / "bert_mean" / "tokenizer.json"
 WITHOUT_SPECIALS = GOLDENS / "voyage_nano" / "tokenizer.json"

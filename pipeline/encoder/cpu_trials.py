@@ -1,4 +1,4 @@
-"""How much faster this CPU multiplies in bfloat16 than in float32, by a trial of milliseconds.
+"""How much faster this CPU multiplies in bfloat16 and in int8 than in float32, by trials.
 
 Chips differ more than their names tell: AMX has eight times float32's rate, AVX512-BF16 up to
 twice, and what lacks both converts and is slower. So the largest product of a layer is timed once
@@ -22,6 +22,7 @@ import torch
 
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
 from pipeline.encoder.device.devices import cpu_streams
+from pipeline.encoder.model.int8 import fastest_passes
 from pipeline.encoder.model.linear import Linear, make_linear
 from pipeline.spec import digest
 
@@ -44,13 +45,29 @@ def bfloat16_gain(config: EncoderConfig, cache_dir: Path | None = None) -> float
         cache_dir: where the result is kept, if it is a clear one; None to measure again.
     """
     sizes = min(config.hidden_size, _MOST_WIDTH), min(config.intermediate_size, _MOST_WIDTH)
+    return _kept(cache_dir, (_TOKENS, sizes), lambda: _measure(*sizes))
+
+
+def int8_gain(config: EncoderConfig, cache_dir: Path | None = None) -> float:
+    """The same of int8, quantizing and scaling back included; args as of `bfloat16_gain`.
+
+    Raises:
+        UsageError: this CPU cannot compute exact products.
+    """
+    sizes = min(config.hidden_size, _MOST_WIDTH), min(config.intermediate_size, _MOST_WIDTH)
+    passes = type(fastest_passes()).__name__
+    return _kept(cache_dir, ("int8", passes, _TOKENS, sizes), lambda: _measure_int8(*sizes))
+
+
+def _kept(cache_dir: Path | None, what: tuple[object, ...], measure: Callable[[], float]) -> float:
+    """The result of an earlier trial of the same, or of one now."""
     path = None
     if cache_dir is not None:
-        key = digest(_chip(), torch.__version__, torch.get_num_threads(), _TOKENS, sizes)
+        key = digest(_chip(), torch.__version__, torch.get_num_threads(), *what)
         path = cache_dir / "trials" / f"{key}.json"
         if (known := _read(path)) is not None:
             return known
-    gain = _alone(lambda: _measure(*sizes))
+    gain = _alone(measure)
     if path is not None and not _UNSURE[0] < gain < _UNSURE[1]:
         _keep(path, gain)
     return gain
@@ -75,10 +92,20 @@ def _alone(measure: Callable[[], float]) -> float:
 def _measure(hidden: int, intermediate: int) -> float:
     x = torch.randn(_TOKENS, hidden)
     weight = torch.randn(intermediate, hidden)
-    products = [
-        (make_linear(weight.to(dtype), None), x.to(dtype))
-        for dtype in (torch.float32, torch.bfloat16)
-    ]
+    exact = make_linear(weight, None), x
+    return _ratio(exact, (make_linear(weight.bfloat16(), None), x.bfloat16()))
+
+
+@torch.inference_mode()
+def _measure_int8(hidden: int, intermediate: int) -> float:
+    x = torch.randn(_TOKENS, hidden)
+    weight = torch.randn(intermediate, hidden)
+    quantized = make_linear(weight, None, quantize=True), x
+    return _ratio((make_linear(weight, None), x), quantized)
+
+
+def _ratio(*products: tuple[Linear, torch.Tensor]) -> float:
+    """Least seconds of the first product / of the second one."""
     best = [float("inf")] * len(products)
     for _ in range(1 + _REPEATS):  # interleaved: a busy machine slows both
         best = [min(b, _seconds(*product)) for b, product in zip(best, products, strict=True)]
@@ -86,9 +113,9 @@ def _measure(hidden: int, intermediate: int) -> float:
 
 
 def _seconds(linear: Linear, x: torch.Tensor) -> float:
-    started = time.perf_counter()
+    started = time.thread_time()  # what others take of a busy machine does not count
     linear(x)
-    return time.perf_counter() - started
+    return time.thread_time() - started
 
 
 def _chip() -> list[str]:

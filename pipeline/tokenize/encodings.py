@@ -1,0 +1,41 @@
+"""What else an encoding says than ids: where its tokens are, and what truncation left out."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.packing import Int32Array, Int64Array
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+
+def char_spans(encoding: Encoding) -> tuple[Int64Array, Int64Array]:
+    """The first character of each token, not decreasing, and the one after its last, [T] each."""
+    flat = itertools.chain.from_iterable(encoding.offsets)
+    spans = np.fromiter(flat, dtype=np.int64, count=2 * len(encoding)).reshape(-1, 2)
+    return np.maximum.accumulate(spans[:, 0]), spans[:, 1]
+
+
+def lost_tokens(encoding: Encoding, special: int = 0, left_out: float = 0.0) -> int:
+    """Tokens of a text that truncation left out.
+
+    Args:
+        encoding: of the text.
+        special: special tokens, which each part of a truncated text has.
+        left_out: characters that were left out before, for each one that was not: their tokens are
+            taken to be as many for a character.
+    """
+    parts = encoding.overflowing
+    if not parts:
+        return 0
+    lost = sum(len(part) - special for part in parts)
+    return lost + round((len(encoding) - special + lost) * left_out)
+
+
+def lost_by_row(rows: int, row_of: Int64Array, lost: Int64Array) -> Int32Array:
+    """What truncation left out of the sequences of each row, [R]."""
+    return np.bincount(row_of, weights=lost, minlength=rows).astype(np.int32)

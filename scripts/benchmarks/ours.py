@@ -1,0 +1,136 @@
+"""bei-jobs as `scripts/bench encode` calls it: texts in, a task's result columns out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.encoder.card import open_card
+from pipeline.encoder.engine import Engine
+from pipeline.encoder.tokenizer import load_tokenizer
+from pipeline.packing import Batch, gather, pack
+from pipeline.planning.make_spec import sample_spec
+from pipeline.prefetch import prefetch
+from pipeline.tasks import make_task, task_of
+from pipeline.tasks.scores import softmax
+from pipeline.tokenize.texts import Tokens
+
+# As in pipeline.blocks: rows sorted and packed together.
+_WINDOW_ROWS = 16_384
+
+# Texts, or pairs of a query and a document.
+Inputs = Sequence[str] | Sequence[tuple[str, str]]
+
+
+class Ours:
+    """bei-jobs' encoder: tokenizing in one thread, computing in the others.
+
+    Attributes:
+        engine: with the model.
+        precision: what the engine computes in.
+        automatic: whether that was left to it.
+        task: what it does.
+        tokenizer: of the model.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: str,
+        precision: str,
+        limit: int,
+        *,
+        task: str | None = None,
+        budget: int | None = None,
+    ) -> None:
+        card = open_card(str(folder))
+        self.task = task_of(card, task).name
+        self.engine = Engine(card, device=device, precision=precision)
+        self.precision = self.engine.precision
+        self.automatic = precision == "auto"
+        self._budget = budget or self.engine.token_budget
+        self.tokenizer = load_tokenizer(card)
+        spec = sample_spec(card, self.task, precision="auto", max_length=limit)
+        self._spec = dataclasses.replace(
+            spec,
+            document_column="document" if self.task == "rerank" else None,
+            top_k=len(card.labels) or None,
+        )
+        # A task owns its tokenizer, and texts are made with this one.
+        self._task = make_task(self._spec, card, load_tokenizer(card))
+
+    def __call__(self, inputs: Inputs) -> list[pa.Array]:
+        """The result columns of each window of rows, one after another."""
+        columns: list[pa.Array] = []
+        with prefetch(self._windows(inputs), 2) as ahead:
+            for rows, tokens in ahead:
+                columns += self._columns(rows, tokens, self._outputs(tokens, self._batches(tokens)))
+        return columns
+
+    def values(self, inputs: Inputs) -> np.ndarray:
+        """What is compared: vectors, scores (of all labels, best first), or each token's best."""
+        return np.concatenate([
+            self._values(rows, tokens, self._outputs(tokens, self._batches(tokens)))
+            for rows, tokens in self._windows(inputs)
+        ])  # fmt: skip
+
+    def tokenized(self, inputs: Inputs) -> Callable[[Inputs], object]:
+        """The same without tokenizing and packing: these rows, prepared beforehand."""
+        windows = [(t, list(self._batches(t))) for _, t in self._windows(inputs)]
+        return lambda _: [self._outputs(tokens, batches) for tokens, batches in windows]
+
+    def lengths(self, inputs: Inputs) -> np.ndarray:
+        """Tokens of each sequence."""
+        return np.concatenate([tokens.lengths for _, tokens in self._windows(inputs)])
+
+    def whole(self, inputs: Inputs) -> np.ndarray:
+        """Whether each row is read as it is: neither cut nor in several pieces."""
+        return np.concatenate([
+            (tokens.n_tokens <= self._spec.max_length) & ~tokens.truncated
+            for _, tokens in self._windows(inputs)
+        ])  # fmt: skip
+
+    def _windows(self, inputs: Inputs) -> Iterator[tuple[pa.RecordBatch, Tokens]]:
+        for start in range(0, len(inputs), _WINDOW_ROWS):
+            rows = self._rows(inputs[start : start + _WINDOW_ROWS])
+            tokens = self._task.tokenize(rows)
+            if tokens.errors:  # others would compute it all the same
+                raise SystemExit(f"a row cannot be measured: {next(iter(tokens.errors.values()))}")
+            yield rows, tokens
+
+    def _rows(self, inputs: Inputs) -> pa.RecordBatch:
+        if self.task != "rerank":
+            return pa.RecordBatch.from_pydict({self._spec.text_column: list(inputs)})
+        queries, documents = zip(*inputs, strict=True)
+        return pa.RecordBatch.from_pydict({"query": list(queries), "document": list(documents)})
+
+    def _batches(self, tokens: Tokens) -> Iterator[Batch]:
+        for sequences in pack(tokens.lengths, self._budget):
+            yield gather(tokens.ids, tokens.offsets, sequences, tokens.type_ids)
+
+    def _outputs(self, tokens: Tokens, batches: Iterator[Batch] | list[Batch]) -> np.ndarray:
+        """Of each sequence, or of each token where the model labels tokens."""
+        size = len(tokens.ids) if self.engine.per_token else len(tokens.lengths)
+        outputs = np.empty((size, self.engine.output_size), dtype=np.float32)
+        for batch, computed in self.engine.run(batches):
+            places = batch.sequences
+            if self.engine.per_token:
+                spans = zip(tokens.offsets[places], tokens.offsets[places + 1], strict=True)
+                places = np.concatenate([np.arange(a, b) for a, b in spans])
+            outputs[places] = computed.reshape(len(computed), -1)
+        return outputs
+
+    def _columns(self, rows: pa.RecordBatch, tokens: Tokens, outputs: np.ndarray) -> list[pa.Array]:
+        return self._task.columns(rows, tokens, outputs, np.zeros(rows.num_rows, dtype=np.bool_))
+
+    def _values(self, rows: pa.RecordBatch, tokens: Tokens, outputs: np.ndarray) -> np.ndarray:
+        if self.task == "tag":
+            assert tokens.char_spans is not None
+            return softmax(outputs[tokens.char_spans[:, 0] >= 0]).max(axis=1)
+        scores = self._columns(rows, tokens, outputs)[-1]
+        flat = scores.flatten() if pa.types.is_nested(scores.type) else scores
+        return flat.to_numpy(zero_copy_only=False).reshape(rows.num_rows, -1)
