@@ -40,8 +40,12 @@ class SubmitOptions(TypedDict, total=False):
     chunk_tokens: int | None
     chunk_overlap: int | None
     truncate: Literal["right", "left", "error"] | None
-    dimensions: int | None
-    output_dtype: Literal["float32", "float16", "int8", "binary"] | None
+    vectors: str | Sequence[str] | None
+    kind: Literal["query", "document"] | None
+    dimensions: int | str | Sequence[int] | None
+    output_dtype: str | Sequence[str] | None
+    sparse_top_k: int | None
+    sparse_terms: bool | None
     output_format: Literal["arrow", "parquet"] | None
     normalize: bool | None
     top_k: int | None
@@ -69,11 +73,11 @@ class SubmitOptions(TypedDict, total=False):
 
 
 #: Options without a value.
-_SWITCHES = frozenset({"normalize", "raw_scores", "add", "replace", "prune"})
+_SWITCHES = frozenset({"normalize", "raw_scores", "sparse_terms", "add", "replace", "prune"})
 #: Switches with a --no- form. False for one of the others means that it is not set.
 _NEGATED = frozenset({"normalize"})
 #: Options with several values, joined by commas.
-_LISTS = frozenset({"device"})
+_LISTS = frozenset({"device", "vectors", "dimensions", "output_dtype"})
 #: Options that are given once for each value.
 _REPEATED = frozenset({"keep"})
 #: Options that may hold a secret: given in the environment, since `ps` shows words.
@@ -135,7 +139,7 @@ def _words(name: str, value: Any) -> Sequence[str]:
 
 def _text(name: str, value: Any) -> str:
     if name in _LISTS and isinstance(value, Sequence) and not isinstance(value, str):
-        return ",".join(value)
+        return ",".join(map(str, value))
     if isinstance(value, str | os.PathLike):
         return os.fspath(value)
     if isinstance(value, SupportsIndex) and not isinstance(value, bool):  # NumPy's integers too

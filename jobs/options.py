@@ -29,6 +29,28 @@ def choice(kind: Any) -> click.Choice[str]:
     return click.Choice(get_args(kind))
 
 
+class Several(click.ParamType[tuple[Any, ...]]):
+    """Values of one kind, separated by commas; a single one is given as it is.
+
+    Args:
+        kind: of each value.
+    """
+
+    name = "text"
+
+    def __init__(self, kind: click.ParamType[Any]) -> None:
+        self.kind = kind
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        """The values."""
+        if isinstance(value, tuple):
+            return value
+        words = str(value).split(",")
+        return tuple(self.kind.convert(word.strip(), param, ctx) for word in words)
+
+
 broker_option = option(
     "--broker", metavar="URL", help="Redis of the fleet, such as redis://host:6379/0."
 )

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from jobs.bei_option import read_bei_config
 from jobs.options import (
     Function,
+    Several,
     broker_option,
     choice,
     json_option,
@@ -28,10 +29,12 @@ from pipeline.spec import (
     MAX_FAILED_ROWS,
     Aggregation,
     InputFormat,
+    Kind,
     OutputDtype,
     OutputFormat,
     Precision,
     Truncate,
+    Vectors,
 )
 
 _OPTIONS = (
@@ -107,15 +110,37 @@ _OPTIONS = (
         help="Earlier name of --long-texts cut-end, cut-start and error.",
     ),
     option(
-        "--dimensions", type=click.IntRange(min=1), help="Keep the first N dimensions (Matryoshka)."
+        "--vectors",
+        type=Several(choice(Vectors)),
+        metavar="KIND[,KIND]",
+        help="dense, sparse or both from one pass. Default: what the model was trained for.",
+    ),
+    option(
+        "--kind",
+        type=choice(Kind),
+        help="Which of a model's two sets of modules reads the texts. Default: the model's own.",
+    ),
+    option(
+        "--dimensions",
+        type=Several(click.IntRange(min=1)),
+        metavar="N[,N]",
+        help="Keep the first N dimensions (Matryoshka); of several numbers, in one column each.",
     ),
     option(
         "--output-dtype",
-        type=choice(OutputDtype),
+        type=Several(choice(OutputDtype)),
         default="float32",
         show_default=True,
-        help="int8 comes with embedding_scale; binary is packed uint8, elsewhere ubinary.",
+        metavar="TYPE[,TYPE]",
+        help="float32, float16, int8 or binary; several in one column each. int8 comes with "
+        "embedding_scale; binary is packed uint8, elsewhere ubinary.",
     ),
+    option(
+        "--sparse-top-k",
+        type=click.IntRange(min=1),
+        help="Keep the N terms of a sparse vector with the largest weights.",
+    ),
+    option("--sparse-terms", is_flag=True, help="Write the terms' tokens as text, too."),
     option(
         "--output-format",
         type=choice(OutputFormat),
@@ -202,4 +227,6 @@ def make_request(inputs: tuple[str, ...], options: dict[str, Any]) -> Request:
     if context.get_parameter_source("truncate") is ParameterSource.DEFAULT:
         options["truncate"] = None
     options["keep"] = tuple(options["keep"])
+    for name in ("vectors", "dimensions"):
+        options[name] = options[name] or ()
     return Request(inputs=inputs, **options)

@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.blocks import Block, RowPlaces, Watch
 from pipeline.encoder.engine import Engine
 from pipeline.output.row_ranges import Places
+from pipeline.outputs import Int64Array, Lists, Outputs
 from pipeline.packing import Batch, gather, pack
 from pipeline.spec import OnBatch
 from pipeline.stage_times import stage_times
@@ -23,15 +24,14 @@ class Computed:
     """Rows of a block whose outputs are there."""
 
     block: Block
-    # [S, width] or, with an output per token or span, [T, width] or [K, width]; in block order
-    outputs: Float32Array
+    outputs: Outputs  # of the sequences or, with an output per token or span, of these; block order
     rows: BoolArray  # [U] the tokenized rows that are new since the block was last returned
     complete: bool  # whether these are the last ones
 
     @property
     def nbytes(self) -> int:
         """What it holds in memory."""
-        return self.block.nbytes + int(self.outputs.nbytes)
+        return self.block.nbytes + self.outputs.nbytes
 
 
 class _Pending:
@@ -44,6 +44,7 @@ class _Pending:
         self._sequences_left = len(block.tokens.lengths)
         self._left_of_row = np.bincount(row_of, minlength=block.tokens.rows)
         self._outputs: Float32Array | None = None
+        self._lists: dict[str, list[tuple[Int64Array, Lists]]] = {}
         self._returned = np.zeros(block.tokens.rows, dtype=np.bool_)
         self._places = RowPlaces(block.slices)
         sharing = block.results.sharing()
@@ -59,10 +60,12 @@ class _Pending:
         """The rows that were completed since the last call."""
         new = (self._left_of_row == 0) & ~self._returned
         self._returned |= new
-        outputs = self._outputs
-        if outputs is None:
-            outputs = np.zeros((0, 1), dtype=np.float32)
-        return Computed(self.block, outputs, new, self.complete)
+        rows = self._outputs
+        if rows is None:
+            rows = np.zeros((0, 1), dtype=np.float32)
+        sequences = len(self.block.tokens.lengths)
+        lists = {kind: Lists.placed(sequences, parts) for kind, parts in self._lists.items()}
+        return Computed(self.block, Outputs(rows, lists), new, self.complete)
 
     def places_of(self, batch: Batch) -> Places:
         """The rows that have a sequence in the batch."""
@@ -70,15 +73,18 @@ class _Pending:
         rows = rows[np.diff(rows, prepend=-1) > 0]
         return self._places.of(self.block.results.computed[rows])
 
-    def put(self, batch: Batch, result: Float32Array) -> int:
+    def put(self, batch: Batch, outputs: Outputs) -> int:
         """Copy the results of a batch to the positions of its sequences in the block.
 
         Returns:
             The number of rows whose first sequence is in the batch, duplicates included: so every
             row counts once.
         """
-        tokens = self.block.tokens
-        result = result.reshape(result.shape[0], -1)
+        tokens, result = self.block.tokens, outputs.rows
+        if result.ndim == 1:  # of a single class
+            result = result[:, None]
+        for kind, lists in outputs.lists.items():
+            self._lists.setdefault(kind, []).append((batch.sequences, lists))
         if self._outputs is None:
             size = len(tokens.lengths) if self._bounds is None else self._bounds[-1]
             self._outputs = np.zeros((size, result.shape[1]), dtype=np.float32)
@@ -155,7 +161,7 @@ def encode(
                 stage_times.begin("compute")
                 yield batch
 
-    for batch, result in engine.run(batches()):
+    for batch, result in engine.run_all(batches()):
         stage_times.end("compute")
         # Blocks without sequences are complete from the start and have no batch.
         yield from _complete(pending, on_batch)

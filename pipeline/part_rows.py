@@ -15,14 +15,13 @@ from pipeline.known_rows import Duplicates, RowResults, result_schema
 from pipeline.output.readable import invalid_rows, readable
 from pipeline.output.run import Run
 from pipeline.output.source_columns import SOURCE_FIELDS, source_columns
+from pipeline.outputs import Outputs
 from pipeline.packing import Int8Array
 from pipeline.row_keys import KEY_FIELD, row_keys
 from pipeline.slices import ShardSlice, computed_slices
 from pipeline.tasks.base import NON_FINITE, BoolArray, Task
 from pipeline.tokenize.outputs import output_rows
 from pipeline.tokenize.texts import no_tokens
-
-FLOAT16_OVERFLOW = "a value of the vector is more than --output-dtype float16 can hold"
 
 
 def held_schema(run: Run, task: Task) -> pa.Schema:
@@ -88,7 +87,7 @@ class RowBuilder:
         keys = row_keys(rows, self._task.columns_read(self._run.spec))
         results = RowResults.all_computed(keys)
         block = Block((item,), rows, rows, no_tokens(len(everything), reasons), results)
-        nothing = np.zeros((0, 1), dtype=np.float32)
+        nothing = Outputs(np.zeros((0, 1), dtype=np.float32))
         table = self._computed(Computed(block, nothing, everything, complete=True))
         return OutputRows(self._table(block, [item], table), everything, everything, results.origin)
 
@@ -136,12 +135,11 @@ class RowBuilder:
         block, outputs, tokens = computed.block, computed.outputs, computed.block.tokens
         errors = dict(tokens.errors)
         row_of_output = output_rows(tokens, per_token=self._task.per_token)
-        if outputs.shape[0] != row_of_output.shape[0]:  # no batch of the block is computed
-            outputs = np.zeros((row_of_output.shape[0], outputs.shape[1]), dtype=np.float32)
-        if self._run.spec.output_dtype == "float16":
-            overflows = (np.abs(outputs) > np.finfo(np.float16).max).any(axis=1)
-            errors |= {int(row): FLOAT16_OVERFLOW for row in np.unique(row_of_output[overflows])}
-        finite = np.isfinite(outputs).all(axis=1)
+        if outputs.rows.shape[0] != row_of_output.shape[0]:  # no batch of the block is computed
+            rows = np.zeros((row_of_output.shape[0], outputs.rows.shape[1]), dtype=np.float32)
+            outputs = Outputs(rows, outputs.lists)
+        errors |= self._task.problems(tokens, outputs)
+        finite = outputs.finite()
         errors |= {int(row): NON_FINITE for row in np.unique(row_of_output[~finite])}
         failed = np.zeros(tokens.rows, dtype=np.bool_)
         failed[list(errors)] = True
@@ -150,7 +148,7 @@ class RowBuilder:
         if errors:
             reasons = pa.array([errors.get(row) for row in range(tokens.rows)], pa.string())
         arrays = [
-            *self._task.columns(block.texts, tokens, outputs, absent),
+            *self._task.all_columns(block.texts, tokens, outputs, absent),
             pa.array(tokens.n_tokens),
             pa.array(tokens.truncated),
             reasons,

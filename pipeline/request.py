@@ -10,10 +10,12 @@ from pipeline.spec import (
     Aggregation,
     Chunking,
     InputFormat,
+    Kind,
     OutputDtype,
     OutputFormat,
     Precision,
     Truncate,
+    Vectors,
 )
 
 LongTexts = Literal["cut-end", "cut-start", "error", "chunk", "late-chunk", "pool"]
@@ -52,8 +54,12 @@ class Request:
     truncate: Truncate | None = None  # None: the side that the model's tokenizer names
     chunk_tokens: int | None = None
     chunk_overlap: int | None = None
-    dimensions: int | None = None
-    output_dtype: OutputDtype = "float32"
+    vectors: tuple[Vectors, ...] = ()  # (): what the model was trained for
+    kind: Kind | None = None
+    dimensions: tuple[int, ...] = ()
+    output_dtype: tuple[OutputDtype, ...] = ("float32",)
+    sparse_top_k: int | None = None
+    sparse_terms: bool = False
     output_format: OutputFormat | None = None  # None: that of the output, or arrow
     normalize: bool | None = None
     top_k: int | None = None

@@ -100,7 +100,7 @@ def run_shards(
     with closing(AttemptLog(output, run, attempt)) as log:
         recorded = _Recorded(log, watch or NoWatch())
         tokenized = read_blocks(
-            run, shards, task, engine.output_size, known,
+            run, shards, task, engine.memory_size, known,
             threads=threads, fates=fates, watch=recorded,
             tokenize=None if proven is None else proven.tokenize,
         )  # fmt: skip

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # 1: first release.
 NUMERICS_VERSION = 1
 
+Vectors = Literal["dense", "sparse"]
+Kind = Literal["query", "document"]
 Truncate = Literal["right", "left", "error"]
 # Those that read all of a text; "": it is cut, see Truncate.
 Chunking = Literal["", "chunk", "late-chunk", "pool"]
@@ -44,10 +46,14 @@ NOT_IDENTITY = frozenset({
 
 # Fields of JobSpec that came after 0.1.0: no part of its JSON and its space where they have these
 # values, so that these stay what they were.
-_LATER = {
+_LATER: dict[str, object] = {
     "all_labels": False, "output_format": "arrow", "source_columns": False,
     "chunking": "", "chunk_tokens": None, "chunk_overlap": None, "chunk_rules": None,
+    "vectors": ("dense",), "kind": None, "more_dimensions": (), "more_output_dtypes": (),
+    "sparse_top_k": None, "sparse_terms": False,
 }  # fmt: skip
+# Lists of JSON.
+_TUPLES = ("keep", "vectors", "more_dimensions", "more_output_dtypes")
 # How many rows may fail by default: a sample has a blank text or two, and 1% of it is below one.
 MAX_FAILED_ROWS = "1% or 100"
 
@@ -91,6 +97,12 @@ class JobSpec:
     dimensions: int | None = None
     output_dtype: OutputDtype = "float32"
     normalize: bool | None = None  # None: as the checkpoint's module files say
+    vectors: tuple[Vectors, ...] = ("dense",)
+    kind: Kind | None = None  # None: the model's default, or it does not tell them apart
+    more_dimensions: tuple[int, ...] = ()  # one column each, after that of `dimensions`
+    more_output_dtypes: tuple[OutputDtype, ...] = ()
+    sparse_top_k: int | None = None
+    sparse_terms: bool = False
     top_k: int | None = None
     raw_scores: bool = False
     aggregation: Aggregation = "simple"
@@ -104,18 +116,32 @@ class JobSpec:
     def __post_init__(self) -> None:
         _check_choice("truncate", self.truncate, Truncate)
         _check_choice("long-texts", self.chunking, Chunking)
-        _check_choice("output-dtype", self.output_dtype, OutputDtype)
+        for dtype in self.output_dtypes:
+            _check_choice("output-dtype", dtype, OutputDtype)
         _check_choice("output-format", self.output_format, OutputFormat)
         _check_choice("precision", self.precision, Precision)
         _check_choice("aggregation", self.aggregation, Aggregation)
+        for kind in self.vectors:
+            _check_choice("vectors", kind, Vectors)
         for name in (
-            "max_length", "chunk_tokens", "dimensions", "top_k", "token_budget", "rows_per_shard",
+            "max_length", "chunk_tokens", "dimensions", "top_k", "sparse_top_k", "token_budget",
+            "rows_per_shard",
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
                 option = name.replace("_", "-")
                 raise UsageError(f"--{option} must be at least 1, got {value}")
         failure_budget(self.max_failed_rows, 0)
+
+    @property
+    def all_dimensions(self) -> tuple[int, ...]:
+        """The widths of the columns of dense vectors, () for that of the model."""
+        return () if self.dimensions is None else (self.dimensions, *self.more_dimensions)
+
+    @property
+    def output_dtypes(self) -> tuple[OutputDtype, ...]:
+        """The types of the columns of dense vectors."""
+        return (self.output_dtype, *self.more_output_dtypes)
 
     @property
     def space(self) -> str:
@@ -153,7 +179,8 @@ class JobSpec:
                 hint="run the version of bei-jobs that submitted it",
             )
         model = ModelIdentity(**data["model"])
-        return cls(**{**data, "model": model, "keep": tuple(data["keep"])})
+        tuples = {name: tuple(data[name]) for name in _TUPLES if name in data}
+        return cls(**{**data, "model": model, **tuples})
 
 
 def schema_hash(schema: pa.Schema) -> str:

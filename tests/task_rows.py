@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.outputs import Outputs
 from pipeline.tasks import Task
 from pipeline.tokenize.texts import Tokens
 
@@ -25,7 +26,8 @@ def finish(
     """The result columns as one dictionary per row; rows with an error are null."""
     nulls = np.zeros(tokens.rows, dtype=np.bool_)
     nulls[[*tokens.errors, *failed]] = True
-    arrays = task.columns(rows, tokens, np.asarray(outputs, dtype=np.float32), nulls)
+    given = Outputs(np.asarray(outputs, dtype=np.float32))
+    arrays = task.all_columns(rows, tokens, given, nulls)
     result = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(task.fields()))
     result.validate(full=True)
     dictionaries: list[dict[str, Any]] = result.to_pylist()

@@ -21,7 +21,8 @@ PAGE = (ROOT / "docs/tasks.md").read_text()
 
 def block(heading: str) -> str:
     """The Python of a section."""
-    section = re.split(rf"^## {heading}$", PAGE, flags=re.MULTILINE)[1].split("\n## ")[0]
+    section = re.split(rf"^##+ {heading}$", PAGE, flags=re.MULTILINE)[1]
+    section = re.split(r"^##+ ", section, flags=re.MULTILINE)[0]
     (found,) = re.findall(r"^```python\n(.*?)^```", section, flags=re.DOTALL | re.MULTILINE)
     return str(found)
 
@@ -75,7 +76,20 @@ assert np.allclose(scales[:, 0] * 127, np.abs(exact).max(axis=1))
 assert (signs == (exact > 0)).all()
 assert (distances == ((exact > 0) != (exact[0] > 0)).sum(axis=1)).all() and distances.any()
 """
-    run(articles.parent, block("embed") + check)
+    run(articles.parent, block("Smaller vectors") + check)
+
+
+def test_sparse_vectors_are_read_as_a_matrix(articles: Path) -> None:
+    model = ROOT / "tests/sparse_goldens/splade_bert"
+    output = articles.with_name("articles.sparse")
+    words = ("--model", model, "--device", "cpu", "--quiet", "--output", output)
+    assert typed("submit", articles, *words).code == 0
+    check = f"""
+assert vectors.shape[0] == {2 * ROWS} and vectors.nnz == rows["sparse_values"].list.len().sum()
+first = rows["sparse_values"][0].to_numpy()
+assert np.isclose(scores.toarray()[0, 0], (first * first).sum())
+"""
+    run(articles.parent, "import numpy as np\n" + block("Sparse vectors") + check)
 
 
 def test_the_chunks_of_a_shipped_text_are_read_as_the_page_says(

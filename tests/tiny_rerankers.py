@@ -244,7 +244,7 @@ def by_us(
     blocks = iter([Block((), rows, rows, tokens, known)])
     engine = Engine(card)
     [computed] = encode(engine, blocks, bound, 2048, lambda: False, lambda rows, tokens: None)
-    results = finish(bound, rows, tokens, computed.outputs)
+    results = finish(bound, rows, tokens, computed.outputs.rows)
     return [
         {**result, "truncated": bool(tokens.truncated[i]), "error": tokens.errors.get(i)}
         for i, result in enumerate(results)

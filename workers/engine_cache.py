@@ -10,7 +10,7 @@ from pipeline.encoder.card import ModelCard, open_card
 from pipeline.encoder.tokenizer import load_tokenizer, prompt_tokens
 from pipeline.errors import CheckpointError
 from pipeline.spec import JobSpec
-from pipeline.tasks import find_task
+from pipeline.tasks import encoder_identity, find_task
 
 if TYPE_CHECKING:
     from pipeline.encoder.engine import Engine
@@ -70,8 +70,10 @@ class EngineCache:
             card,
             device=device,
             precision=spec.precision,
-            dimensions=spec.dimensions,
+            dimensions=spec.all_dimensions,
             normalize=spec.normalize,
+            vectors=spec.vectors,
+            sparse_top_k=spec.sparse_top_k,
             prompt_tokens=skipped,
             late_chunks=spec.chunking == "late-chunk",
             cache_dir=self._cache_dir,
@@ -90,7 +92,16 @@ def _serves(resident: tuple[JobSpec, Engine], spec: JobSpec, device: str) -> boo
         and spec.precision in (loaded_spec.precision, engine.precision)
         and all(
             getattr(loaded_spec, name) == getattr(spec, name)
-            for name in ("model", "encoder", "task", "dimensions", "normalize")
+            for name in (
+                "model",
+                "encoder",
+                "task",
+                "kind",
+                "all_dimensions",
+                "normalize",
+                "vectors",
+                "sparse_top_k",
+            )
         )
     )
 
@@ -103,7 +114,7 @@ def verified_card(spec: JobSpec, cache_dir: Path | None) -> ModelCard:
             or this version reads them differently.
     """
     model = spec.model
-    card = open_card(model.name, model.revision or None, cache_dir=cache_dir)
+    card = open_card(model.name, model.revision or None, cache_dir=cache_dir, kind=spec.kind or "")
     if _content(card) != (model.sha256, model.fingerprint):
         weights = card.checkpoint.sha256
         what = "weights" if weights != model.sha256 else "tokenizer or configuration"
@@ -112,7 +123,7 @@ def verified_card(spec: JobSpec, cache_dir: Path | None) -> ModelCard:
             f"with (weights {weights[:12]}, the job's {model.sha256[:12]})",
             hint="put the same checkpoint on every machine, or give a hub name and --revision",
         )
-    if find_task(spec.task).identity(card) != spec.encoder:
+    if encoder_identity(find_task(spec.task), card, spec.vectors) != spec.encoder:
         raise CheckpointError(
             f"this version of bei-jobs reads {model.name} differently from the version that "
             "submitted the job, so results could differ",

@@ -14,6 +14,7 @@ from pipeline.request import TASK_NAMES
 
 if TYPE_CHECKING:
     from pipeline.encoder.architecture.encoder_config import EncoderConfig
+    from pipeline.encoder.architecture.sparse_head import SparseHead
     from pipeline.encoder.card import ModelCard
 
 # Keys of the JSON that the text shows in a form of their own.
@@ -78,8 +79,21 @@ def _shape(card: ModelCard) -> Iterator[tuple[str, str]]:
         yield "positions", _positions(config)
         unused = len(card.unused_tensors)
         yield "tensors", f"{card.tensors - unused:,} matched, {unused:,} unused"
-    if card.head == "embedding":
+    if "dense" in card.vectors:
         yield "after pooling", ", ".join(card.modules.step_names) or "nothing"
+    if card.sparse is not None:
+        yield "sparse", _sparse(card.sparse, config.vocab_size)
+
+
+def _sparse(head: SparseHead, terms: int) -> str:
+    """How the weights of terms are computed, in words."""
+    if head.kind == "table":
+        return f"a table of the weights of {terms:,} terms"
+    if head.kind == "tokens":
+        return f"the largest weight among a term's tokens, of {terms:,} terms"
+    logarithms = "log(1 + " * (2 if head.activation == "log1p_relu" else 1)
+    formula = f"{logarithms}relu(logit){')' * logarithms.count('(')}"
+    return f"{head.pooling} over tokens of {formula}, of {terms:,} terms"
 
 
 def _windows(config: EncoderConfig) -> Iterator[tuple[str, str]]:

@@ -101,8 +101,10 @@ def _compute(sample: Sample, device: str, precision: str, cache_dir: Path | None
         sample.card,
         device=device,
         precision=precision,
-        dimensions=spec.dimensions,
+        dimensions=spec.all_dimensions,
         normalize=spec.normalize,
+        vectors=spec.vectors,
+        sparse_top_k=spec.sparse_top_k,
         cache_dir=cache_dir,
     )
     budget = spec.token_budget or engine.token_budget

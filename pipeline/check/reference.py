@@ -22,6 +22,7 @@ from pipeline.check.sample import Sample
 from pipeline.check.tokens import encode, open_tokenizer
 from pipeline.encoder.checkpoint.shown import one_line
 from pipeline.output.certificate import Proof
+from pipeline.outputs import Lists
 from pipeline.tasks.base import Float32Array
 
 NAME = "values"
@@ -131,6 +132,8 @@ def _open(sample: Sample, library: str, device: str) -> Reference:
         "model_kwargs": settings,
     }
     path, spec = str(sample.card.checkpoint.path), sample.spec
+    if spec.vectors == ("sparse",):
+        return _sparse_encoder(sample, shared)
     if sample.card.head == "embedding":
         from sentence_transformers import SentenceTransformer
 
@@ -150,6 +153,25 @@ def _open(sample: Sample, library: str, device: str) -> Reference:
     return lambda pair: np.asarray(
         ranker.predict([pair], prompt=spec.prompt or None, **silent), dtype=np.float32
     ).reshape(1, -1)
+
+
+def _sparse_encoder(sample: Sample, settings: dict[str, Any]) -> Reference:
+    """Sparse vectors, folded as an engine's are where they are compared."""
+    from sentence_transformers import SparseEncoder
+
+    encoder = SparseEncoder(str(sample.card.checkpoint.path), **settings)
+    encoder.max_seq_length = sample.spec.max_length
+    chosen: dict[str, Any] = {"task": sample.spec.kind} if sample.spec.kind else {}
+
+    def folded(text: str) -> Float32Array:
+        vector = encoder.encode(
+            [text], prompt="", convert_to_sparse_tensor=False, show_progress_bar=False, **chosen
+        )
+        values = np.asarray(vector, dtype=np.float32)[0]
+        terms = np.flatnonzero(values).astype(np.int32)
+        return Lists(np.array([len(terms)]), terms, values[terms]).folded()
+
+    return folded
 
 
 def _transformers(sample: Sample, device: str, settings: dict[str, Any]) -> Reference:

@@ -9,8 +9,8 @@ heads, and the commands that describe a model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from pipeline.encoder.architecture.published import (
     published_width,
 )
 from pipeline.encoder.architecture.recognise import recognise
+from pipeline.encoder.architecture.sparse_head import SparseHead, find_sparse_head
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
 from pipeline.encoder.checkpoint.config_values import (
     HeadKind,
@@ -45,9 +46,10 @@ from pipeline.encoder.checkpoint.sentence_modules import (
     SentenceModules,
     read_modules,
 )
+from pipeline.encoder.checkpoint.sparse_modules import read_sparse_modules
 from pipeline.encoder.checkpoint.tokenizer_check import check_tokenizer
 from pipeline.encoder.checkpoint.tokenizer_reading import TokenizerReading
-from pipeline.spec import Truncate
+from pipeline.spec import Truncate, Vectors
 
 # Tokens per sequence for an encoder that states no limit, and for a table, which has none.
 _DEFAULT_MAX_LENGTH = 512
@@ -73,6 +75,7 @@ class ModelCard:
     tokenizer: TokenizerReading = field(hash=False, compare=False, repr=False)
     # How it scores a pair of texts.
     cross_encoder: CrossEncoder = field(default_factory=CrossEncoder)
+    sparse: SparseHead | None = field(default=None, hash=False)  # how it weighs the terms of a text
 
     @property
     def name(self) -> str:
@@ -83,6 +86,14 @@ class ModelCard:
     def labels(self) -> tuple[str, ...]:
         """Names of the classes in the order of the logits, () without a classifier."""
         return self.config.labels
+
+    @property
+    def vectors(self) -> tuple[Vectors, ...]:
+        """The kinds of vectors that the model has a head for, first what it was trained for."""
+        if self.head != "embedding":
+            return ()
+        dense: tuple[Vectors, ...] = ("dense",) if self.modules.sparse is None else ()
+        return (*dense, *(("sparse",) if self.sparse is not None else ()))
 
     @property
     def default_max_length(self) -> int:
@@ -112,17 +123,21 @@ class ModelCard:
 
     @property
     def unused_tensors(self) -> tuple[str, ...]:
-        """Published tensors that no output depends on."""
-        return self.matched.unused if self.matched else ()
+        """Published tensors that no output depends on; of dense vectors, if there are any."""
+        unused = self.matched.unused if self.matched else ()
+        if self.modules.sparse is None or self.sparse is None:
+            return unused
+        used = {info.name for info in self.sparse.tensors.values()}
+        return tuple(name for name in unused if name not in used)
 
-    def has_leading_norm(self, dimensions: int | None) -> bool:
-        """Whether a LayerNorm comes before `dimensions` leading values are kept.
+    def has_leading_norm(self, dimensions: Sequence[int]) -> bool:
+        """Whether a LayerNorm comes before `dimensions` leading values are kept, () for all.
 
         Nomic trained its leading dimensions so: model card of nomic-embed-text-v1.5.
         """
-        return dimensions is not None and self.config.family == "nomic_bert"
+        return bool(dimensions) and self.config.family == "nomic_bert"
 
-    def gives_unit_length(self, dimensions: int | None) -> bool:
+    def gives_unit_length(self, dimensions: Sequence[int]) -> bool:
         """Whether vectors have unit length where the user does not say."""
         return self.modules.normalize or self.has_leading_norm(dimensions)
 
@@ -141,7 +156,7 @@ class ModelCard:
             "dtype": self.dtype,
             "uses_type_ids": config.token_types > 1,
             "gpu_precision": config.half,
-            "encoder": _encoder_json(config),
+            "encoder": config.to_json(),
             **self._tokenizer_identity(),
         }
         # Later than the keys above, where values are others than those of 0.1.0.
@@ -156,6 +171,8 @@ class ModelCard:
                 "regression": config.regression,
             }
         modules = self.modules
+        if modules.sparse is not None:
+            return shared | {"default_prompt_name": modules.default_prompt_name}
         # Keys of checkpoints that were read differently before the key was there.
         dense = [step for step in modules.steps if isinstance(step, DenseModule)]
         assumed = [step.folder for step in dense if not step.activation_stated]
@@ -201,6 +218,9 @@ class ModelCard:
             described["prompts"] = dict(self.cross_encoder.prompts)
         if self.head == "embedding":
             described["prompts"] = dict(self.modules.prompts)
+            described["vectors"] = list(self.vectors)
+        if (router := checkpoint.files.router) is not None:
+            described["kinds"] = list(router.kinds)
         return described
 
 
@@ -210,6 +230,7 @@ def open_card(
     *,
     cache_dir: Path | None = None,
     offline: bool = False,
+    kind: str = "",
 ) -> ModelCard:
     """Find a model and read its card; see `resolve` for the arguments.
 
@@ -217,7 +238,7 @@ def open_card(
         CheckpointError: the model cannot be found or fetched, or its files contradict each other.
         UsageError: a revision was given for something that has none.
     """
-    return read_card(resolve(model, revision, cache_dir=cache_dir, offline=offline))
+    return read_card(resolve(model, revision, cache_dir=cache_dir, offline=offline, kind=kind))
 
 
 def read_card(checkpoint: Checkpoint) -> ModelCard:
@@ -240,10 +261,13 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
         config, positions = transformers_config.read_settings(checkpoint)
     head = "sequence_classifier" if cross_encoder.score_tokens else head_kind(checkpoint.config)
     embeds = head == "embedding"
-    modules = read_modules(checkpoint.files, checkpoint.config, embeds=embeds)
+    modules = read_sparse_modules(checkpoint.files) if embeds else None
+    if modules is None:
+        modules = read_modules(checkpoint.files, checkpoint.config, embeds=embeds)
     if embeds:
         modules = published_modules(modules, checkpoint, config)
     dimensions = published_width(modules, config) if embeds else 0
+    matched = recognised.matched if recognised else None
     tokenizer = TokenizerReading(checkpoint)
     return ModelCard(
         checkpoint=checkpoint,
@@ -253,7 +277,7 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
         module_tensors=tuple(
             module_tensors(checkpoint.files, step) for step in modules.steps if embeds
         ),
-        matched=recognised.matched if recognised else None,
+        matched=matched,
         tensors=len(tensors),
         parameters=parameters(tensors.values()),
         dtype="/".join(sorted({t.dtype for t in tensors.values() if "I" not in t.dtype})),
@@ -269,18 +293,5 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
         positions=positions,
         tokenizer=tokenizer,
         cross_encoder=cross_encoder,
+        sparse=find_sparse_head(checkpoint, modules, config, matched) if embeds else None,
     )
-
-
-def _encoder_json(config: EncoderConfig) -> dict[str, Any]:
-    """The settings; those that came after 0.1.0 only where they are set, since keys are frozen."""
-    later = {"experts"}
-    settings = asdict(config).items()
-    return {k: _as_json(v) for k, v in settings if k not in later or v is not None}
-
-
-def _as_json(value: Any) -> Any:
-    """Tuples as lists, so that a spec equals its copy that was written and read back."""
-    if isinstance(value, dict):
-        return {key: _as_json(inner) for key, inner in value.items()}
-    return [_as_json(inner) for inner in value] if isinstance(value, list | tuple) else value

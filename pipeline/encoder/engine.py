@@ -1,7 +1,7 @@
 """One model on one device: batches in, float32 outputs out.
 
     engine = Engine(open_card("sentence-transformers/all-MiniLM-L6-v2"))
-    for batch, outputs in engine.run(batches): ...
+    for batch, outputs in engine.run_all(batches): ...
 
 The engine keeps the order of batches, halves those that do not fit into memory, and repairs outputs
 that are not finite; its lane passes batches through the device.
@@ -12,12 +12,11 @@ from __future__ import annotations
 import functools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -29,18 +28,28 @@ from pipeline.encoder.cuda_graphs import CudaGraphs
 from pipeline.encoder.device.devices import find_device, loading_threads
 from pipeline.encoder.device.out_of_memory import is_out_of_memory
 from pipeline.encoder.lanes import Arrival, choose_token_budget, make_lane
-from pipeline.encoder.model.heads import SentenceHead
+from pipeline.encoder.model.head_outputs import (
+    Parts,
+    as_outputs,
+    concatenated,
+    empty_parts,
+    non_finite,
+    repaired,
+)
 from pipeline.encoder.model.int8 import INT8_SCHEME
 from pipeline.encoder.model.int8_error import int8_error
 from pipeline.encoder.model.load import ForwardPass, HeadOptions, open_model
 from pipeline.encoder.model.packed_batch import PackedBatch, pack_batch
 from pipeline.encoder.precision import between_products, choose_precision
 from pipeline.errors import EncodeError, Interrupted, UsageError
+from pipeline.outputs import FOLDED, Float32Array, Int64Array, Outputs
 from pipeline.packing import Batch, gather
+from pipeline.spec import Vectors
 
 logger = logging.getLogger(__name__)
 
-Outputs = npt.NDArray[np.float32]
+# Entries of a sequence's list, an id and a value each, that memory is planned for.
+_TYPICAL_ENTRIES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +73,9 @@ class Engine:
         choices: precision, token budget, and fused kernels of a GPU, each with the reason for it.
         quantization: the scheme of int8 and its error on this model's weights; else "".
         per_token: whether outputs belong to tokens, not to sequences.
-        output_size: width of an output: dimensions of a vector, or number of classes.
+        lists: the kinds of vectors that are lists.
+        output_size: width of an output of `run`: dimensions of a vector, or number of classes.
+        memory_size: values of an output that memory is planned for.
         forward: the encoder in `precision`.
         head: what turns hidden states into outputs.
         lane: passes batches through the device.
@@ -78,10 +89,12 @@ class Engine:
         *,
         device: str = "cpu",
         precision: str = "auto",
-        dimensions: int | None = None,
+        dimensions: int | Sequence[int] | None = None,
         normalize: bool | None = None,
         prompt_tokens: int = 0,
         late_chunks: bool = False,
+        vectors: tuple[Vectors, ...] = ("dense",),
+        sparse_top_k: int | None = None,
         cache_dir: Path | None = None,
     ) -> None:
         """Load the model.
@@ -90,11 +103,13 @@ class Engine:
             card: from `open_card`.
             device: a torch device.
             precision: of the encoder, see `choose_precision`; heads are always float32.
-            dimensions: leading dimensions of a vector to keep, None for all.
+            dimensions: leading ones of a vector to keep, None for all; of several, side by side.
             normalize: whether vectors have unit length, None for what the checkpoint does.
             prompt_tokens: leading tokens of every sequence that belong to the prompt
                 (`tokenizer.prompt_tokens`); omitted from pooling where the checkpoint says so.
-            late_chunks: whether batches have spans, each of which gives an output.
+            late_chunks: whether batches have spans, each of which gives a dense vector.
+            vectors: the kinds of vectors that are computed, of those in `card.vectors`.
+            sparse_top_k: terms of a vector that are kept; None for one more than `MAX_TERMS`.
             cache_dir: where the trial behind `auto` is kept; None to repeat it.
 
         Raises:
@@ -106,11 +121,15 @@ class Engine:
         self.device = device
         self._torch_device = find_device(device)
         self.lane = make_lane(self._torch_device)
-        self._model = open_model(
-            card, self._torch_device, HeadOptions(dimensions, normalize, prompt_tokens, late_chunks)
+        widths = (dimensions,) if isinstance(dimensions, int) else tuple(dimensions or ())
+        options = HeadOptions(
+            widths, normalize, prompt_tokens, late_chunks, vectors, sparse_top_k=sparse_top_k
         )
+        self._model = open_model(card, self._torch_device, options)
         self.head = self._model.head
-        self.output_size = self.head.output_size
+        self.lists = tuple(kind for kind in vectors if kind != "dense")
+        self.output_size = self.head.output_size + len(self.lists) * FOLDED
+        self.memory_size = self.head.output_size + len(self.lists) * 2 * _TYPICAL_ENTRIES
         self.per_token = card.head == "token_classifier"
         gain = functools.partial(bfloat16_gain, card.config, cache_dir)
         chosen = choose_precision(precision, card.config, device, gain)
@@ -129,7 +148,8 @@ class Engine:
             error = int8_error(self.forward, self.load("float32"), card.config)
             self.quantization = f"{INT8_SCHEME}, {self._between} between them; {error}"
         self.graphs: CudaGraphs | None = None
-        if self.forward.capturable and not late_chunks:  # a graph's shapes know no spans
+        # A graph's shapes know no spans, and how long a list is, is read back.
+        if self.forward.capturable and not late_chunks and not self.lists:
             limit = self.config.max_length if self.config.position_table else None
             self.graphs = CudaGraphs(
                 self.outputs, self._torch_device, per_token=self.per_token, limit=limit
@@ -139,7 +159,7 @@ class Engine:
 
     @property
     def device_name(self) -> str:
-        """The device in words, for provenance: the GPU's product name, or "cpu"."""
+        """The device in words: the GPU's product name, or "cpu"."""
         return self.lane.device_name
 
     def take_padding(self) -> int:
@@ -156,21 +176,28 @@ class Engine:
 
     def run(
         self, batches: Iterable[Batch], should_stop: Callable[[], bool] | None = None
+    ) -> Iterator[tuple[Batch, Float32Array]]:
+        """As `run_all`, for outputs that are only to be compared.
+
+        Yields:
+            Each batch with its outputs: [S, output_size] of vectors, lists folded; [S, classes] of
+            a sequence classifier, or [S] of a single class; [T, classes] of a token classifier; of
+            late chunks, [K, output_size].
+        """
+        for batch, outputs in self.run_all(batches, should_stop):
+            yield batch, outputs.comparable()
+
+    def run_all(
+        self, batches: Iterable[Batch], should_stop: Callable[[], bool] | None = None
     ) -> Iterator[tuple[Batch, Outputs]]:
         """Compute batches in order.
 
-        A sequence whose values are not finite is computed again in float32, unless that is the
-        engine's precision. If they still are not finite, or if it has no tokens, its values are NaN
-        and the caller decides what to do.
+        A sequence whose values are not finite is computed again in float32, if that is another
+        precision. If they still are not, or if it has no tokens, its values are NaN.
 
         Args:
             batches: consumed a few ahead of the results.
             should_stop: called before each batch.
-
-        Yields:
-            Each batch with its outputs: of an embedding model [S, output_size]; of a sequence
-            classifier [S, classes], or [S] with a single class; of a token classifier
-            [T, classes]; of late chunks, [K, output_size].
 
         Raises:
             EncodeError: a batch cannot be computed on this device.
@@ -193,11 +220,11 @@ class Engine:
             return _Launched(batch, self.lane.launch(lambda: self._fit(batch)))
 
     def _finish(self, launched: _Launched) -> tuple[Batch, Outputs]:
-        batch, outputs = launched.batch, launched.outputs().numpy()
-        broken = self._non_finite(batch, outputs)
+        batch, outputs = launched.batch, as_outputs(launched.outputs(), self.lists)
+        broken = non_finite(outputs, batch, per_token=self.per_token)
         if broken.size:
             with self.lane.placed():
-                self._repair(batch, outputs, broken)
+                outputs = self._repair(batch, outputs, broken)
         return batch, outputs
 
     def _check(self, batch: Batch) -> None:
@@ -214,7 +241,7 @@ class Engine:
                 f"{self.config.vocab_size}: the tokenizer belongs to another model"
             )
 
-    def _fit(self, batch: Batch) -> Tensor:
+    def _fit(self, batch: Batch) -> Parts:
         """Compute a batch, in halves if it does not fit into the device's memory at once."""
         if self.token_limit is not None and batch.tokens > self.token_limit and len(batch) > 1:
             return self._halve(batch)
@@ -241,64 +268,44 @@ class Engine:
         )
         return self._halve(batch)
 
-    def _halve(self, batch: Batch) -> Tensor:
+    def _halve(self, batch: Batch) -> Parts:
         middle = len(batch) // 2
         halves = (np.arange(middle), np.arange(middle, len(batch)))
-        return torch.cat([self._fit(_select(batch, half)) for half in halves])
+        return concatenated([self._fit(_select(batch, half)) for half in halves])
 
     @torch.inference_mode()
-    def _compute(self, batch: Batch, forward: ForwardPass) -> Tensor:
+    def _compute(self, batch: Batch, forward: ForwardPass) -> Parts:
         """Outputs of a batch, on the device."""
         if batch.tokens == 0:
-            return self._empty_rows(batch)
+            return empty_parts(self.head, batch, self._torch_device, per_token=self.per_token)
         if self.graphs is not None and forward is self.forward:
-            outputs = self.graphs.run(batch)
-            if outputs is not None:
-                return outputs
+            captured = self.graphs.run(batch)
+            if captured is not None:
+                return (captured,)
         packed = pack_batch(batch, self._torch_device, batch.spans)
-        return self.head(forward(packed), packed)
+        outputs = self.head(forward(packed), packed)
+        return outputs if isinstance(outputs, tuple) else (outputs,)
 
     def outputs(self, packed: PackedBatch) -> Tensor:
-        """Outputs of a packed batch, on the device; this is what CUDA graphs capture."""
-        return self.head(self.forward(packed), packed)
+        """Rows of a packed batch, on the device; this is what CUDA graphs capture."""
+        outputs = self.head(self.forward(packed), packed)
+        return outputs[0] if isinstance(outputs, tuple) else outputs
 
-    def _empty_rows(self, batch: Batch) -> Tensor:
-        """Outputs of sequences that all have no tokens."""
-        if self.per_token:
-            return torch.empty(0, self.output_size, device=self._torch_device)
-        single = self.output_size == 1 and not isinstance(self.head, SentenceHead)
-        shape = (len(batch),) if single else (len(batch), self.output_size)
-        return torch.full(shape, torch.nan, device=self._torch_device)
-
-    def _non_finite(self, batch: Batch, outputs: Outputs) -> npt.NDArray[np.int64]:
-        """Sequences with tokens whose outputs are not all finite."""
-        if np.isfinite(outputs).all():
-            return np.empty(0, dtype=np.int64)
-        finite = np.isfinite(outputs).reshape(outputs.shape[0], -1).all(axis=1)
-        bounds = batch.output_bounds(per_token=self.per_token)
-        if bounds is not None:
-            owner = np.repeat(np.arange(len(batch)), np.diff(bounds))
-            return np.unique(owner[~finite])
-        return np.flatnonzero(~finite & (np.diff(batch.cu_seqlens) > 0))
-
-    def _repair(self, batch: Batch, outputs: Outputs, broken: npt.NDArray[np.int64]) -> None:
-        """Compute broken sequences again in float32, in place; NaN if that is not finite either."""
+    def _repair(self, batch: Batch, outputs: Outputs, broken: Int64Array) -> Outputs:
+        """Compute broken sequences again in float32; NaN if that is not finite either."""
         if self.precision != "float32" and self._exact is None:
             logger.warning("values overflow in %s: loading float32 as well", self.precision)
             self._exact = self.load("float32")
-        bounds = batch.output_bounds(per_token=self.per_token)
         for sequence in broken:
-            target = slice(int(sequence), int(sequence) + 1)
-            if bounds is not None:
-                target = slice(int(bounds[sequence]), int(bounds[sequence + 1]))
-            exact: Outputs = np.full_like(outputs[target], np.nan)
+            exact = None
             if self._exact is not None:
-                single = _select(batch, np.array([sequence]))
-                exact = self._compute(single, self._exact).cpu().numpy()
-            outputs[target] = exact if np.isfinite(exact).all() else np.nan
+                parts = self._compute(_select(batch, np.array([sequence])), self._exact)
+                exact = as_outputs(tuple(part.cpu() for part in parts), self.lists)
+            outputs = repaired(outputs, batch, int(sequence), exact, per_token=self.per_token)
+        return outputs
 
 
-def _select(batch: Batch, sequences: npt.NDArray[np.int64]) -> Batch:
+def _select(batch: Batch, sequences: Int64Array) -> Batch:
     """Some sequences of a batch as a batch of their own."""
     offsets = batch.cu_seqlens.astype(np.int64)
     return gather(batch.ids, offsets, sequences, batch.type_ids, batch.spans)

@@ -32,8 +32,10 @@ _GPU_IN_FLIGHT = 4
 # plans every new shape, and almost every group of equal lengths is a new shape.
 _SDPA = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
+# Outputs of a batch: one tensor, and three more for each head that makes lists.
+Parts = tuple[Tensor, ...]
 # Waits for the outputs of a batch and returns them on the host.
-Arrival = Callable[[], Tensor]
+Arrival = Callable[[], Parts]
 
 
 class Lane(Protocol):
@@ -53,7 +55,7 @@ class Lane(Protocol):
         """A context in which this device is torch's current one."""
         ...
 
-    def launch(self, compute: Callable[[], Tensor]) -> Arrival:
+    def launch(self, compute: Callable[[], Parts]) -> Arrival:
         """Compute outputs, now or in a thread, and start copying them to the host."""
         ...
 
@@ -82,7 +84,7 @@ class CpuLane:
     def placed(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def launch(self, compute: Callable[[], Tensor]) -> Arrival:
+    def launch(self, compute: Callable[[], Parts]) -> Arrival:
         if self._pool is not None:
             return self._pool.submit(compute).result
         outputs = compute()
@@ -113,17 +115,18 @@ class GpuLane:
         with torch.cuda.device(self._device), sdpa_kernel(_SDPA):
             yield
 
-    def launch(self, compute: Callable[[], Tensor]) -> Arrival:
+    def launch(self, compute: Callable[[], Parts]) -> Arrival:
         outputs = compute()
-        host = torch.empty(outputs.shape, dtype=outputs.dtype, pin_memory=True)
+        host = tuple(torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in outputs)
         self._copies.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._copies):
-            host.copy_(outputs, non_blocking=True)
-            # The allocator must not reuse the outputs before the copy has read them.
-            outputs.record_stream(self._copies)
+            for target, source in zip(host, outputs, strict=True):
+                target.copy_(source, non_blocking=True)
+                # The allocator must not reuse the outputs before the copy has read them.
+                source.record_stream(self._copies)
         copied = self._copies.record_event()
 
-        def wait_for_copy() -> Tensor:
+        def wait_for_copy() -> Parts:
             copied.synchronize()
             return host
 

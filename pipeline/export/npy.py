@@ -28,8 +28,9 @@ def write_npy(rows: Rows, dest: Destination, *, overwrite: bool) -> None:
     """
     vectors = rows.vectors
     if vectors is None:
+        dense = "dense " if rows.run.spec.vectors != ("dense",) else ""
         raise UsageError(
-            f"{redact(rows.output.uri)} holds no vectors: its task is {rows.run.spec.task}",
+            f"{redact(rows.output.uri)} holds no {dense}vectors: its task is {rows.run.spec.task}",
             hint="export --to parquet",
         )
     others = parquet_schema(_without(rows.schema, vectors.name, "error"), dest)

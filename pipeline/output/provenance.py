@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.engine import Engine
 from pipeline.output.run import Run, now
 from pipeline.output.versions import software_versions
 from pipeline.shards import Shard, ShardResult
-from pipeline.spec import NUMERICS_VERSION, schema_hash
+from pipeline.spec import NUMERICS_VERSION, JobSpec, schema_hash
 from pipeline.store.uris import redact
 
 
@@ -29,13 +31,14 @@ def of_run(run: Run, engine: Engine, attempt: str) -> dict[str, object]:
         "fingerprint": spec.model.fingerprint,
         "pooling": _pooling(engine.card),
         "prompt": spec.prompt,
-        "dimensions": engine.output_size,
-        "dtype": spec.output_dtype,
+        "dimensions": _joined(spec.all_dimensions or (engine.head.output_size,)),
+        "dtype": _joined(spec.output_dtypes),
         "max_length": spec.max_length,
         **({"long_texts": spec.chunking} if spec.chunking else {}),
         "precision": engine.precision,
         "device": engine.device_name,
         "versions": software_versions(),
+        **_of_vectors(spec, engine),
         **({"labels": list(engine.card.labels)} if spec.all_labels else {}),
         **({"quantization": engine.quantization} if engine.quantization else {}),
         **({"fused_kernels": fused.value} if fused and fused.value != "none" else {}),
@@ -70,6 +73,23 @@ def of_shard(
     }
 
 
+def _of_vectors(spec: JobSpec, engine: Engine) -> dict[str, object]:
+    """What sparse vectors are; nothing of dense ones, which need no words."""
+    if "sparse" not in spec.vectors or engine.card.sparse is None:
+        return {}
+    kind = {"kind": spec.kind} if spec.kind else {}
+    return {
+        "vectors": _joined(spec.vectors),
+        "terms": engine.config.vocab_size,
+        "sparse": engine.card.sparse.identity(),
+        **kind,
+    }
+
+
+def _joined(values: Sequence[object]) -> str:
+    return ",".join(map(str, values))
+
+
 def _pooling(card: ModelCard) -> str:
     """How tokens become one vector; "" for a classifier."""
-    return str(list(card.modules.pooling)) if card.head == "embedding" else ""
+    return str(list(card.modules.pooling)) if "dense" in card.vectors else ""

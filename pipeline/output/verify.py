@@ -161,6 +161,7 @@ class _PartChecker:
         else:
             results = table.column_names[len(self._kept) : -len(self._last)]
             problems += _values(results, table)
+            problems += find_task(self._run.spec.task).flaws(table)
             damaged = [*unreadable(part, data, table)]
             if self._run.spec.has_chunk_rows:
                 problems += chunk_problems(table, [f.name for f in (*self._kept, *self._last)])

@@ -65,14 +65,31 @@ def _check_chunking(request: Request) -> None:
         )
 
 
-def check_late_chunks(request: Request, card: ModelCard) -> None:
-    """Refuse a model whose tokens say nothing about the chunk that they are in.
+def check_chunks(request: Request, card: ModelCard) -> None:
+    """Refuse a policy that the vectors of a model do not allow.
 
     Raises:
-        UsageError: the message names its pooling.
+        UsageError: the message names the kind of vectors, or how they are pooled.
     """
-    if request.chunking != "late-chunk":
-        return
+    if request.chunking in ("late-chunk", "pool"):
+        _check_dense(request, card)
+    if request.chunking == "late-chunk":
+        _check_late_chunks(request, card)
+
+
+def _check_dense(request: Request, card: ModelCard) -> None:
+    vectors = find_task(request.task).vectors(request, card)
+    if "sparse" in vectors:
+        dense = ", or --vectors dense" if "dense" in card.vectors else ""
+        raise UsageError(
+            f"--long-texts {request.chunking} makes dense vectors alone, and those of this job are "
+            f"{', '.join(vectors)}",
+            hint=f"use --long-texts chunk, which writes a sparse vector for each chunk{dense}",
+        )
+
+
+def _check_late_chunks(request: Request, card: ModelCard) -> None:
+    """Refuse a model whose tokens say nothing about the chunk that they are in."""
     pooling = ", ".join(card.modules.pooling)
     if pooling != "mean":
         raise UsageError(

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from pipeline.encoder.card import ModelCard, open_card
 from pipeline.errors import UsageError
 from pipeline.input.cutting import PlannedInputs
 from pipeline.output.run import Run
 from pipeline.output.source_columns import SOURCE_NAMES
-from pipeline.planning.long_texts import check_late_chunks, chunk_fields
+from pipeline.planning.long_texts import check_chunks, chunk_fields
 from pipeline.request import Request
-from pipeline.spec import JobSpec, ModelIdentity, Precision
-from pipeline.tasks import find_task, task_of
+from pipeline.spec import JobSpec, Kind, ModelIdentity, Precision
+from pipeline.tasks import encoder_identity, find_task, task_of
 
 
 def resolve_model(request: Request, cache_dir: Path) -> ModelCard:
@@ -26,9 +27,9 @@ def resolve_model(request: Request, cache_dir: Path) -> ModelCard:
     """
     # Workers, and later runs of this command, may have another working directory.
     model = os.path.abspath(request.model) if os.path.isdir(request.model) else request.model
-    card = open_card(model, request.revision, cache_dir=cache_dir)
+    card = open_card(model, request.revision, cache_dir=cache_dir, kind=request.kind or "")
     task_of(card, request.task).check_model(request, card)
-    check_late_chunks(request, card)
+    check_chunks(request, card)
     return card
 
 
@@ -40,12 +41,14 @@ def make_spec(request: Request, card: ModelCard, planned: PlannedInputs) -> JobS
             has fewer positions than --max-length.
     """
     id_column = request.id_column or ("id" if "id" in planned.schema.names else None)
+    task = find_task(request.task)
+    vectors = task.vectors(request, card)
     keep = (*request.keep, *(k for k in planned.partition if k not in request.keep))
     max_length = _max_length(request, card)
     return JobSpec(
         task=request.task,
         model=model_identity(card),
-        encoder=find_task(request.task).identity(card),
+        encoder=encoder_identity(task, card, vectors),
         text_column=request.text_column,
         query_column=request.query_column,
         documents_column=request.documents_column,
@@ -53,12 +56,18 @@ def make_spec(request: Request, card: ModelCard, planned: PlannedInputs) -> JobS
         id_column=id_column,
         keep=keep,
         source_columns=id_column is None and not set(keep).intersection(SOURCE_NAMES),
-        prompt=find_task(request.task).prompt(request, card),
+        prompt=task.prompt(request, card),
         max_length=max_length,
-        truncate=find_task(request.task).truncate(request, card),
+        truncate=task.truncate(request, card),
         **chunk_fields(request, max_length),
-        dimensions=request.dimensions,
-        output_dtype=request.output_dtype,
+        vectors=vectors,
+        kind=kind_of(card),
+        dimensions=request.dimensions[0] if request.dimensions else None,
+        more_dimensions=request.dimensions[1:],
+        output_dtype=request.output_dtype[0],
+        more_output_dtypes=request.output_dtype[1:],
+        sparse_top_k=request.sparse_top_k,
+        sparse_terms=request.sparse_terms,
         output_format=request.output_format or "arrow",
         normalize=request.normalize,
         top_k=request.top_k,
@@ -103,15 +112,24 @@ def sample_spec(
     found = find_task(task)
     request = Request(inputs=(), model=card.name, task=task)
     pairs = card.head == "sequence_classifier"
+    vectors = found.vectors(request, card)
     return JobSpec(
         task=task,
         model=model_identity(card),
-        encoder=found.identity(card),
+        encoder=encoder_identity(found, card, vectors),
+        vectors=vectors,
+        kind=kind_of(card),
         prompt=found.prompt(request, card) if pairs else "",
         truncate=found.truncate(request, card),
         max_length=max_length or card.default_max_length,
         precision=precision,
     )
+
+
+def kind_of(card: ModelCard) -> Kind | None:
+    """The kind of text that a card was read for; None where the model does not tell them apart."""
+    kind = card.checkpoint.files.kind
+    return next((known for known in get_args(Kind) if known == kind), None)
 
 
 def model_identity(card: ModelCard) -> ModelIdentity:

@@ -108,7 +108,7 @@ def _plan_inputs(
         optional=() if request.id_column else ("id",),
         text_columns=task.text_columns(request),
         list_columns=task.list_columns(request),
-        output_columns=reserved_columns(request.chunking),
+        output_columns=reserved_columns(request, card),
         rows_per_shard=request.rows_per_shard or 0,
         row_bytes=task.row_bytes(request, card),
         chunk_bytes=chunk_bytes(request, card),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from pipeline.encoder.card import ModelCard
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.part_columns import ROW_COLUMNS
+from pipeline.request import Request
 from pipeline.row_keys import KEY_FIELD
-from pipeline.spec import Chunking, JobSpec
+from pipeline.spec import JobSpec, Vectors
 from pipeline.tasks.base import Task
 from pipeline.tasks.chunked import CHUNKED, HELD_NAMES
 from pipeline.tasks.classify import Classify
@@ -20,7 +22,16 @@ from pipeline.tokenize.ids import Ids
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["TASKS", "Task", "find_task", "make_task", "reserved_columns", "task_of", "tasks_for"]
+__all__ = [
+    "TASKS",
+    "Task",
+    "encoder_identity",
+    "find_task",
+    "make_task",
+    "reserved_columns",
+    "task_of",
+    "tasks_for",
+]
 
 TASKS: dict[str, type[Task]] = {task.name: task for task in (Embed, Rerank, Classify, Tag)}
 
@@ -66,6 +77,16 @@ def task_of(card: ModelCard, name: str | None = None) -> type[Task]:
     return task
 
 
+def encoder_identity(
+    task: type[Task], card: ModelCard, vectors: Sequence[Vectors]
+) -> dict[str, Any]:
+    """How a model is understood by a job, as the JSON that is hashed: its encoder and its heads."""
+    facts = task.identity(card)
+    if "sparse" in vectors and card.sparse is not None:
+        facts["sparse"] = card.sparse.identity()
+    return facts
+
+
 def make_task(spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, ids: Ids | None = None) -> Task:
     """The task of a spec, bound to its model; for the arguments, see `Task`.
 
@@ -76,8 +97,9 @@ def make_task(spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, ids: Ids | N
     return task(spec, card, tokenizer, ids)
 
 
-def reserved_columns(chunking: Chunking = "") -> frozenset[str]:
+def reserved_columns(request: Request, card: ModelCard) -> frozenset[str]:
     """The columns that a job may write; no column that passes through may have such a name."""
     names = {field.name for field in (*ROW_COLUMNS, KEY_FIELD)}
-    names |= HELD_NAMES if chunking else frozenset()
+    names |= find_task(request.task).columns_written(request, card)
+    names |= HELD_NAMES if request.chunking else frozenset()
     return frozenset(names.union(*(task.output_columns for task in TASKS.values())))

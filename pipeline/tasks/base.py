@@ -7,7 +7,7 @@ is in these classes, so that no other code depends on which task it is.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
@@ -17,9 +17,10 @@ import pyarrow as pa
 from pipeline.choice import Choices
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.config_values import HeadKind
+from pipeline.outputs import Outputs
 from pipeline.packing import Int64Array
 from pipeline.request import Request
-from pipeline.spec import Chunking, JobSpec, Truncate
+from pipeline.spec import Chunking, JobSpec, Truncate, Vectors
 from pipeline.tokenize.ids import Ids
 from pipeline.tokenize.texts import Tokens
 
@@ -65,7 +66,7 @@ class Task(ABC):
     models: ClassVar[str]
     # Fields of a Request that the task uses; tasks that do not list them refuse them.
     options: ClassVar[frozenset[str]]
-    # Every column that the task may write, besides ROW_COLUMNS.
+    # The columns that the task may write, besides ROW_COLUMNS and `columns_written`.
     output_columns: ClassVar[frozenset[str]]
     # Which policies that read all of a text it has, in the order of Chunking.
     chunkings: ClassVar[tuple[Chunking, ...]] = ()
@@ -150,6 +151,20 @@ class Task(ABC):
         return request.end or card.truncation_side
 
     @classmethod
+    def columns_written(cls, request: Request, card: ModelCard) -> frozenset[str]:
+        """The columns that a job writes and others of the task do not."""
+        return frozenset()
+
+    @classmethod
+    def vectors(cls, request: Request, card: ModelCard) -> tuple[Vectors, ...]:
+        """The kinds of vectors that are computed; of a task without any, the default of a spec.
+
+        Raises:
+            UsageError: the model has no head for one of them.
+        """
+        return ("dense",)
+
+    @classmethod
     def choices(cls, request: Request, card: ModelCard) -> Choices:
         """Options of the task alone that the user did not give, and what they were set to."""
         return {}
@@ -185,6 +200,21 @@ class Task(ABC):
 
         `failed` [R] marks the rows whose result is null in every column.
         """
+
+    def all_columns(
+        self, rows: pa.RecordBatch, tokens: Tokens, outputs: Outputs, failed: BoolArray
+    ) -> list[pa.Array]:
+        """The same of a model whose outputs may have lists."""
+        return self.columns(rows, tokens, outputs.rows, failed)
+
+    def problems(self, tokens: Tokens, outputs: Outputs) -> dict[int, str]:
+        """Row → why its outputs, though finite, do not fit into the columns."""
+        return {}
+
+    @classmethod
+    def flaws(cls, table: pa.Table) -> Iterator[str]:
+        """What contradicts itself in the result columns of a part, in words."""
+        yield from ()
 
 
 def lists(counts: Int64Array, values: pa.Array, failed: BoolArray) -> pa.ListArray:

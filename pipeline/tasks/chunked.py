@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.encoder.card import ModelCard
+from pipeline.outputs import Outputs
 from pipeline.packing import Int64Array
 from pipeline.part_columns import CHUNK_FIELDS, HELD_FIELDS
 from pipeline.spec import JobSpec
@@ -64,9 +65,12 @@ def _tokenize(chunker: ChunkTokenizer, column: pa.Array) -> Tokens:
 
 
 def _chunks(tokens: Tokens) -> Chunks:
-    if tokens.chunks is None:
+    if tokens.chunks is not None:
+        return tokens.chunks
+    if len(tokens.lengths):
         raise ValueError("tokens without chunks: they were not made by this task")
-    return tokens.chunks
+    none = np.zeros(0, dtype=np.int64)  # of rows that are refused before they are tokenized
+    return Chunks(none, none, none, none)
 
 
 class ChunkedEmbed(Embed):
@@ -91,8 +95,8 @@ class ChunkedEmbed(Embed):
         results = [field.with_type(pa.list_(field.type)) for field in super().fields()]
         return [*HELD_FIELDS, *results]
 
-    def columns(
-        self, rows: pa.RecordBatch, tokens: Tokens, outputs: Float32Array, failed: BoolArray
+    def all_columns(
+        self, rows: pa.RecordBatch, tokens: Tokens, outputs: Outputs, failed: BoolArray
     ) -> list[pa.Array]:
         chunks = _chunks(tokens)
         valid = ~failed[chunks.row_of]
@@ -107,7 +111,7 @@ class ChunkedEmbed(Embed):
             n_tokens=chunks.n_tokens[valid].astype(np.int32),
         )
         sound = np.zeros(count, dtype=np.bool_)
-        columns += super().columns(rows, alone, outputs[valid], sound)
+        columns += super().all_columns(rows, alone, outputs.take(valid), sound)
         return [lists(counts, values, failed) for values in columns]
 
 
@@ -130,7 +134,7 @@ class PooledEmbed(Embed):
         self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, ids: Ids | None = None
     ) -> None:
         super().__init__(spec, card, tokenizer)  # without `ids`, which say nothing of places
-        unit = card.gives_unit_length(spec.dimensions)
+        unit = card.gives_unit_length(spec.all_dimensions)
         self._unit = unit if spec.normalize is None else spec.normalize
         self._chunker = _chunk_tokenizer(spec, tokenizer)
         self.output_text_bytes = _output_text_bytes(spec)
@@ -144,8 +148,10 @@ class PooledEmbed(Embed):
         found, means = _means(tokens.row_of, outputs, tokens.lengths)
         if self._unit:
             several = np.bincount(tokens.row_of, minlength=tokens.rows)[found] > 1
-            norms = np.linalg.norm(means, axis=1, keepdims=True)
-            means = np.where(several[:, None], means / np.where(norms > 0, norms, 1), means)
+            for first, width in {(column.first, column.width) for column in self._dense}:
+                vectors = means[:, first : first + width]
+                norms = np.linalg.norm(vectors[several], axis=1, keepdims=True)
+                vectors[several] /= np.where(norms > 0, norms, 1)
         return super().columns(rows, replace(tokens, row_of=found), means, failed)
 
 

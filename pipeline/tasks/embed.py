@@ -1,40 +1,65 @@
-"""Embed: one text per row → one vector per row, in the type of --output-dtype."""
+"""Embed: one text per row → its vectors: dense in the types of --output-dtype, sparse, or both."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.choice import Choice, Choices
+from pipeline.encoder.architecture.sparse_head import CONVERT
 from pipeline.encoder.card import ModelCard
-from pipeline.errors import UsageError
-from pipeline.packing import Int8Array
+from pipeline.errors import CheckpointError, UsageError
+from pipeline.outputs import Outputs
 from pipeline.request import Request
-from pipeline.spec import JobSpec, OutputDtype
+from pipeline.spec import JobSpec, Kind, Vectors
 from pipeline.tasks.base import BoolArray, Float32Array, Task
+from pipeline.tasks.dense_columns import DenseColumn, dense_columns
+from pipeline.tasks.sparse_columns import (
+    FLOAT16_OVERFLOW,
+    SPARSE_NAMES,
+    SparseColumns,
+    sparse_dtype,
+    sparse_flaws,
+    sparse_row_bytes,
+)
 from pipeline.tokenize.ids import Ids
+from pipeline.tokenize.outputs import output_rows
 from pipeline.tokenize.texts import TextTokenizer, Tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_INT8_MAX = 127
-# Estimated bytes of an output row besides its vector: id, counts and kept columns.
+# Estimated bytes of an output row besides its vectors: id, counts and kept columns.
 _OTHER_BYTES = 64
+# The prompts of sentence-transformers for a kind of text, of which the first that is there is used.
+_PROMPTS: dict[Kind, tuple[str, ...]] = {
+    "query": ("query",),
+    "document": ("document", "passage", "corpus"),
+}
+# Options of one kind of vectors, which others refuse.
+_OPTIONS: dict[Vectors, tuple[str, ...]] = {
+    "dense": ("dimensions", "normalize"),
+    "sparse": ("sparse_top_k", "sparse_terms"),
+}
 
 
 class Embed(Task):
-    """Text → `embedding fixed_size_list<T>[width]`."""
+    """Text → `embedding fixed_size_list<T>[width]`, or one such column per width and type; and
+    `sparse_indices list<int32>` with `sparse_values list<T>`.
+    """
 
     name = "embed"
     head = "embedding"
     models = "an embedding model: it has no classifier"
     options = frozenset(
-        {"text_column", "prompt", "prompt_name", "dimensions", "output_dtype", "normalize"}
-    )
+        {
+            "text_column", "prompt", "prompt_name", "dimensions", "output_dtype", "normalize",
+            "vectors", "kind", "sparse_top_k", "sparse_terms",
+        }
+    )  # fmt: skip
     output_columns = frozenset({"embedding", "embedding_scale"})
     chunkings = ("chunk", "late-chunk", "pool")
     bei_route = "/v1/embeddings"
@@ -43,20 +68,85 @@ class Embed(Task):
         self, spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, ids: Ids | None = None
     ) -> None:
         self._spec = spec
-        self._width = spec.dimensions or card.dimensions
-        _check_binary(spec.output_dtype, self._width)
+        self._dense: tuple[DenseColumn, ...] = ()
+        if "dense" in spec.vectors:
+            widths = spec.all_dimensions or (card.dimensions,)
+            self._dense = dense_columns(widths, spec.output_dtypes)
+        self._width = sum({column.first: column.width for column in self._dense}.values())
+        sparse = "sparse" in spec.vectors
+        self._sparse = SparseColumns(spec, tokenizer) if sparse else None
         self._tokenizer = TextTokenizer(tokenizer, spec.max_length, spec.truncate, ids)
         self.uses_ids = self._tokenizer.uses_ids
 
     @classmethod
+    def check_request(cls, request: Request) -> None:
+        for name in ("vectors", "dimensions", "output_dtype"):
+            values = getattr(request, name)
+            if len(set(values)) != len(values):
+                raise UsageError(
+                    f"--{name.replace('_', '-')} names {','.join(map(str, values))}: one of them "
+                    "twice",
+                    hint="name each once: it has one column",
+                )
+
+    @classmethod
     def check_model(cls, request: Request, card: ModelCard) -> None:
-        if request.dimensions is not None and request.dimensions > card.dimensions:
+        vectors = cls.vectors(request, card)
+        for kind, names in _OPTIONS.items():
+            given = [name for name in names if not request.is_default(name)]
+            if given and kind not in vectors:
+                raise UsageError(
+                    f"--{given[0].replace('_', '-')} belongs to {kind} vectors, and those of "
+                    f"this job are {', '.join(vectors)}",
+                    hint=f"omit it, or give --vectors {','.join((kind, *vectors))}"
+                    if kind in card.vectors
+                    else "omit it",
+                )
+        if vectors == ("sparse",) and set(request.output_dtype) - {"float32", "float16"}:
             raise UsageError(
-                f"--dimensions {request.dimensions} is more than the {card.dimensions} of "
-                f"{request.model}",
+                f"--output-dtype {','.join(request.output_dtype)}: sparse_values are float32 or "
+                "float16",
+                hint="omit it, or give float16",
+            )
+        if vectors == ("sparse",) and len(request.output_dtype) > 1:
+            raise UsageError(
+                "--output-dtype names two types, and sparse vectors have one",
+                hint="name one of them",
+            )
+        if request.kind is not None and card.checkpoint.files.router is None:
+            raise UsageError(
+                f"--kind {request.kind}: {request.model} reads queries and documents alike",
+                hint="omit it; where they differ in a prompt, give --prompt-name "
+                f"({', '.join(sorted(card.modules.prompts)) or 'this model has none'})",
+            )
+        if wide := [width for width in request.dimensions if width > card.dimensions]:
+            raise UsageError(
+                f"--dimensions {wide[0]} is more than the {card.dimensions} of {request.model}",
                 hint=f"give at most {card.dimensions}",
             )
-        _check_binary(request.output_dtype, request.dimensions or card.dimensions)
+        if "dense" in vectors:
+            dense_columns(request.dimensions or (card.dimensions,), request.output_dtype)
+
+    @classmethod
+    def vectors(cls, request: Request, card: ModelCard) -> tuple[Vectors, ...]:
+        """See `Task.vectors`; in one order, however they were named."""
+        wanted = request.vectors or card.vectors[:1]
+        if lacking := [kind for kind in wanted if kind not in card.vectors]:
+            raise CheckpointError(
+                f"{card.name} has no head for {' and '.join(lacking)} vectors: it gives "
+                f"{' and '.join(card.vectors)} ones",
+                hint=f"give --vectors {','.join(card.vectors)}, or another model"
+                + (f". {CONVERT}" if card.config.family == "xlm-roberta" else ""),
+            )
+        return tuple(kind for kind in get_args(Vectors) if kind in wanted)
+
+    @classmethod
+    def columns_written(cls, request: Request, card: ModelCard) -> frozenset[str]:
+        vectors, names = cls.vectors(request, card), set[str]()
+        if "dense" in vectors:
+            columns = dense_columns(request.dimensions or (card.dimensions,), request.output_dtype)
+            names |= {field.name for column in columns for field in column.fields()}
+        return frozenset(names.union(SPARSE_NAMES) if "sparse" in vectors else names)
 
     @classmethod
     def prompt(cls, request: Request, card: ModelCard) -> str:
@@ -73,13 +163,20 @@ class Embed(Task):
 
     @classmethod
     def choices(cls, request: Request, card: ModelCard) -> Choices:
-        modules = card.modules
+        modules, vectors = card.modules, cls.vectors(request, card)
         found: dict[str, Choice[object]] = {}
-        if request.normalize is None:
+        if not request.vectors and card.vectors != ("dense",):
+            found["vectors"] = Choice(", ".join(vectors), _vectors_reason(card))
+        router = card.checkpoint.files.router
+        if request.kind is None and router is not None:
+            reason = f"the model's default, of {' and '.join(router.kinds)}"
+            found["kind"] = Choice(router.default, reason)
+        if request.normalize is None and "dense" in vectors:
             unit = card.gives_unit_length(request.dimensions)
             reason = f"the model gives {'unit vectors' if unit else 'vectors of any length'}"
             found["normalize"] = Choice("yes" if unit else "no", reason)
-        if request.prompt is None and request.prompt_name is None and modules.default_prompt_name:
+        unnamed = request.prompt is None and request.prompt_name is None and request.kind is None
+        if unnamed and modules.default_prompt_name:
             name = modules.default_prompt_name
             reason = f"the model's default prompt, named {name!r}"
             found["prompt"] = Choice(cls.prompt(request, card), reason)
@@ -87,62 +184,65 @@ class Embed(Task):
 
     @classmethod
     def row_bytes(cls, request: Request, card: ModelCard) -> int:
-        value_bytes = {"float32": 4.0, "float16": 2.0, "int8": 1.0, "binary": 1 / 8}
-        width = request.dimensions or card.dimensions
-        return int(width * value_bytes[request.output_dtype]) + _OTHER_BYTES
+        vectors, size = cls.vectors(request, card), 0.0
+        if "dense" in vectors:
+            widths = request.dimensions or (card.dimensions,)
+            size = sum(column.row_bytes for column in dense_columns(widths, request.output_dtype))
+        if "sparse" in vectors:
+            dtype = sparse_dtype(request.output_dtype)
+            terms, top_k = request.sparse_terms, request.sparse_top_k
+            size += sparse_row_bytes(card.config.vocab_size, dtype, top_k, terms=terms)
+        return int(size) + _OTHER_BYTES
 
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
         column = rows.column(self._spec.text_column)
         return self._tokenizer.encode_column(column, self._spec.prompt)
 
     def fields(self) -> list[pa.Field]:
-        value_type, width = _storage_type(self._spec.output_dtype, self._width)
-        fields = [pa.field("embedding", pa.list_(value_type, width))]
-        if self._spec.output_dtype == "int8":
-            fields.append(pa.field("embedding_scale", pa.float32()))
-        return fields
+        fields = [field for column in self._dense for field in column.fields()]
+        return fields + (self._sparse.fields() if self._sparse is not None else [])
 
     def columns(
         self, rows: pa.RecordBatch, tokens: Tokens, outputs: Float32Array, failed: BoolArray
     ) -> list[pa.Array]:
         vectors = outputs
-        if failed.any() or len(outputs) != tokens.rows:
+        if failed.any() or outputs.shape != (tokens.rows, self._width):
             vectors = np.zeros((tokens.rows, self._width), dtype=np.float32)
             vectors[tokens.row_of] = outputs
             vectors[failed] = 0
-        dtype = self._spec.output_dtype
-        if dtype == "int8":
-            values, scales = quantize_int8(vectors)
-            return [_vectors(values, failed), pa.array(scales, mask=failed)]
-        if dtype == "binary":
-            return [_vectors(np.packbits(vectors > 0, axis=1), failed)]
-        return [_vectors(vectors.astype(dtype, copy=False), failed)]
+        return [array for column in self._dense for array in column.arrays(vectors, failed)]
+
+    def all_columns(
+        self, rows: pa.RecordBatch, tokens: Tokens, outputs: Outputs, failed: BoolArray
+    ) -> list[pa.Array]:
+        arrays = self.columns(rows, tokens, outputs.rows, failed) if self._dense else []
+        if self._sparse is not None:
+            given = outputs.lists_of("sparse", len(tokens.row_of))
+            arrays += self._sparse.arrays(given, tokens.row_of, failed)
+        return arrays
+
+    def problems(self, tokens: Tokens, outputs: Outputs) -> dict[int, str]:
+        found = {}
+        if "float16" in self._spec.output_dtypes:
+            over = (np.abs(outputs.rows) > np.finfo(np.float16).max).any(axis=1)
+            rows = output_rows(tokens, per_token=self.per_token)
+            found = {int(row): FLOAT16_OVERFLOW for row in np.unique(rows[over])}
+        if self._sparse is not None:
+            given = outputs.lists_of("sparse", len(tokens.row_of))
+            found |= self._sparse.problems(given, tokens.row_of)
+        return found
+
+    @classmethod
+    def flaws(cls, table: pa.Table) -> Iterator[str]:
+        yield from sparse_flaws(table)
 
 
-def quantize_int8(vectors: Float32Array) -> tuple[Int8Array, Float32Array]:
-    """Symmetric int8 per row: value ≈ int8 × scale with scale = absmax / 127.
-
-    The scale depends on the row alone, so that shards and nightly runs stay comparable.
-
-    Args:
-        vectors: [R, width] float32.
-
-    Returns:
-        int8 [R, width] and float32 scales [R]; an all-zero row has scale 0.
-    """
-    scales = (np.abs(vectors).max(axis=1, initial=0.0) / _INT8_MAX).astype(np.float32)
-    divisor = np.where(scales > 0, scales, 1)[:, None]
-    values = np.rint(vectors / divisor).clip(-_INT8_MAX, _INT8_MAX)
-    return values.astype(np.int8), scales
-
-
-def _check_binary(dtype: OutputDtype, width: int) -> None:
-    if dtype == "binary" and width % 8:
-        raise UsageError(
-            f"--output-dtype binary packs 8 dimensions per byte, and {width} is not a multiple "
-            "of 8",
-            hint="choose --dimensions as a multiple of 8",
-        )
+def _vectors_reason(card: ModelCard) -> str:
+    """Why the first kind of vectors was chosen."""
+    others = card.vectors[1:]
+    if others:
+        return f"the model gives {' and '.join(others)} ones too: --vectors"
+    return "the only ones that the model gives"
 
 
 def _prompt(request: Request, card: ModelCard) -> str:
@@ -151,6 +251,8 @@ def _prompt(request: Request, card: ModelCard) -> str:
         return request.prompt
     prompts = card.modules.prompts
     name = request.prompt_name or card.modules.default_prompt_name
+    if request.kind is not None and not request.prompt_name:
+        name = next((name for name in _PROMPTS[request.kind] if name in prompts), None)
     if name is None:
         return ""
     if name not in prompts:
@@ -161,15 +263,3 @@ def _prompt(request: Request, card: ModelCard) -> str:
             "text with --prompt",
         )
     return prompts[name]
-
-
-def _storage_type(dtype: OutputDtype, width: int) -> tuple[pa.DataType, int]:
-    if dtype == "binary":
-        return pa.uint8(), width // 8
-    return {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8()}[dtype], width
-
-
-def _vectors(values: npt.NDArray[np.generic], failed: BoolArray) -> pa.Array:
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
-    mask = pa.array(failed) if failed.any() else None
-    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=mask)

@@ -136,12 +136,7 @@ def write_checkpoint(folder: Path, shape: str, texts: list[str], device: str) ->
         return path
     path.mkdir(parents=True)
     write_weights(path, made, device)
-    _tokenizer(texts, typed=made.config["model_type"] == "bert").save(str(path / "tokenizer.json"))
-    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), SPECIAL, strict=True))
-    _write(path / "tokenizer_config.json", {
-        **names, "cls_token": "<s>", "sep_token": "</s>", "model_max_length": made.limit,
-        "tokenizer_class": GENERIC_TOKENIZER,
-    })  # fmt: skip
+    write_tokenizer(path, texts, made.limit, typed=made.config["model_type"] == "bert")
     if made.task == "embed":
         _write_modules(path, made)
     return path
@@ -163,6 +158,16 @@ def _write_modules(path: Path, shape: Shape) -> None:
     _write(path / "1_Pooling" / "config.json", {
         "word_embedding_dimension": shape.config["hidden_size"],
         **{f"pooling_mode_{name}": mode == shape.pooling for mode, name in modes.items()},
+    })  # fmt: skip
+
+
+def write_tokenizer(path: Path, texts: list[str], limit: int, *, typed: bool = False) -> None:
+    """Write a tokenizer of the texts' own words, for texts of so many tokens; see `_tokenizer`."""
+    _tokenizer(texts, typed=typed).save(str(path / "tokenizer.json"))
+    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), SPECIAL, strict=True))
+    _write(path / "tokenizer_config.json", {
+        **names, "cls_token": "<s>", "sep_token": "</s>", "model_max_length": limit,
+        "tokenizer_class": GENERIC_TOKENIZER,
     })  # fmt: skip
 
 

@@ -19,6 +19,8 @@ from tokenizers import Tokenizer
 
 from pipeline.output.output import Output
 from pipeline.output.part_file import encode_part, parse_info, read_info, read_rows
+from pipeline.tokenize.chunk_texts import ChunkTokenizer
+from pipeline.tokenize.texts import Tokens
 
 CHUNKS = ("--chunk-tokens", 24, "--max-length", 64)
 POLICIES = ("chunk", "late-chunk")
@@ -171,6 +173,46 @@ def test_a_night_computes_the_rows_that_changed_and_copies_the_others_with_all_t
 
 
 @pytest.mark.usefixtures("device_in_this_process")
+def test_a_text_that_cannot_be_cut_into_chunks_is_a_row_of_its_own(
+    night: Callable[..., Outcome], bei: Bei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ChunkTokenizer.encode
+
+    def broken(self: ChunkTokenizer, texts: list[str]) -> Tokens:
+        if long_text(14) in texts:
+            raise ValueError("a bug")
+        return real(self, texts)
+
+    monkeypatch.setattr(ChunkTokenizer, "encode", broken)
+    done = night("chunk")
+    assert counted(done)["failed"] == 2
+    (failed,) = of_rows(read_output(bei, tmp_path / "out"))[14]
+    assert "a bug" in failed["error"]
+    assert failed["chunk"] is None
+
+
+@pytest.mark.usefixtures("device_in_this_process")
+def test_a_chunk_that_float16_cannot_hold_is_an_error_of_its_own_text(
+    night: Callable[..., Outcome], bei: Bei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline import part_rows
+
+    real = part_rows.RowBuilder._computed
+
+    def large(self: Any, computed: Any) -> pa.Table:
+        texts = computed.block.texts["text"].to_pylist()
+        if long_text(14) in texts and computed.outputs.rows.shape[0]:
+            row_of = computed.block.tokens.chunks.row_of
+            computed.outputs.rows[np.flatnonzero(row_of == texts.index(long_text(14)))[-1]] = 1e6
+        return real(self, computed)
+
+    monkeypatch.setattr(part_rows.RowBuilder, "_computed", large)
+    assert counted(night("late-chunk", "--output-dtype", "float16"))["failed"] == 2
+    (failed,) = of_rows(read_output(bei, tmp_path / "out"))[14]
+    assert "float16" in failed["error"]
+
+
+@pytest.mark.usefixtures("device_in_this_process")
 def test_a_row_fails_with_all_of_its_chunks_and_retry_brings_all_of_them(
     night: Callable[..., Outcome], bei: Bei, tmp_path: Path
 ) -> None:
@@ -181,9 +223,9 @@ def test_a_row_fails_with_all_of_its_chunks_and_retry_brings_all_of_them(
 
     def broken(self: Any, computed: Any) -> pa.Table:
         texts = computed.block.texts["text"].to_pylist()
-        if poisoned in texts and computed.outputs.shape[0]:
+        if poisoned in texts and computed.outputs.rows.shape[0]:
             first = int(np.searchsorted(computed.block.tokens.row_of, texts.index(poisoned)))
-            computed.outputs[first + 1] = np.nan  # one chunk of several
+            computed.outputs.rows[first + 1] = np.nan  # one chunk of several
         return real(self, computed)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -482,14 +482,14 @@ def test_many_small_files_share_batches(
     for number in range(40):
         write_parquet(tmp_path / f"data/{number:02}.parquet", 2, seed=number)
     batches = []
-    run = Engine.run
+    run = Engine.run_all
 
     def counted(self, given, *args):
         for batch, rows in run(self, given, *args):
             batches.append(len(batch))
             yield batch, rows
 
-    monkeypatch.setattr(Engine, "run", counted)
+    monkeypatch.setattr(Engine, "run_all", counted)
     done = submit(tmp_path / "data", "--json")
     assert (done.code, done.json["shards"]["total"]) == (0, 40)
     assert sum(batches) in (80, 80 + 16)  # with those of the canary, unless they are remembered

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pipeline.blocks import Block
 from pipeline.encode import encode
 from pipeline.known_rows import RowResults
+from pipeline.outputs import Outputs
 from pipeline.row_keys import KEY_FIELD
 from pipeline.shards import Cut, InputFile, Shard
 from pipeline.slices import ShardSlice
@@ -31,7 +32,7 @@ class Device:
         self.behind = behind
         self.batches: list[int] = []
 
-    def run(self, batches: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
+    def run_all(self, batches: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
         waiting = []
         for batch in batches:
             self.batches.append(batch.tokens)
@@ -42,9 +43,10 @@ class Device:
 
     def compute(self, batch: Any) -> tuple[Any, Any]:
         if self.per_token:
-            return batch, batch.ids[:, None].astype(np.float32)
+            return batch, Outputs(batch.ids[:, None].astype(np.float32))
         firsts = batch.ids[batch.cu_seqlens[:-1]]
-        return batch, np.stack([firsts, np.diff(batch.cu_seqlens)], axis=1).astype(np.float32)
+        rows = np.stack([firsts, np.diff(batch.cu_seqlens)], axis=1).astype(np.float32)
+        return batch, Outputs(rows)
 
 
 def make_block(lengths: list[int], first_id: int = 0) -> Block:
@@ -88,7 +90,7 @@ def test_every_row_comes_back_once_in_order_whatever_the_budget(
     assert [computed.block for computed in out] == blocks
     assert all(computed.complete and computed.rows.all() for computed in out)
     for computed in out:
-        tokens, outputs = computed.block.tokens, computed.outputs
+        tokens, outputs = computed.block.tokens, computed.outputs.rows
         if per_token and tokens.ids.size:
             np.testing.assert_array_equal(outputs[:, 0], tokens.ids)
         elif tokens.ids.size:

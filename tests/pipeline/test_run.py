@@ -124,7 +124,7 @@ def test_what_breaks_on_the_device_surfaces(
         raise RuntimeError("on the device")
         yield
 
-    monkeypatch.setattr(Engine, "run", broken)
+    monkeypatch.setattr(Engine, "run_all", broken)
     with pytest.raises(RuntimeError, match="on the device"):
         compute(job, engine)
 
@@ -198,14 +198,14 @@ def test_failed_rows_are_kept_before_their_shard_is_committed(
 def test_a_result_that_is_not_finite_is_an_error_row_and_never_written(
     job: Prepared, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Engine.run
+    run = Engine.run_all
 
     def overflowing(self: Engine, batches: object, *given: object) -> Iterator[object]:
-        for batch, rows in run(self, batches, *given):  # type: ignore[arg-type]
-            rows[0, 3] = np.inf
-            yield batch, rows
+        for batch, outputs in run(self, batches, *given):  # type: ignore[arg-type]
+            outputs.rows[0, 3] = np.inf
+            yield batch, outputs
 
-    monkeypatch.setattr(Engine, "run", overflowing)
+    monkeypatch.setattr(Engine, "run_all", overflowing)
     results = compute(job, engine)
     assert sum(result.failed for result in results) > 0
     for result in results:
@@ -228,18 +228,18 @@ def test_a_result_that_is_not_finite_is_an_error_row_and_never_written(
 def test_a_value_too_large_for_float16_is_an_error_row_and_never_written(
     tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Engine.run
+    run = Engine.run_all
 
     def large(self: Engine, batches: object, *given: object) -> Iterator[object]:
-        for batch, rows in run(self, batches, *given):  # type: ignore[arg-type]
-            rows[0, 3] = 70_000
-            yield batch, rows
+        for batch, outputs in run(self, batches, *given):  # type: ignore[arg-type]
+            outputs.rows[0, 3] = 70_000
+            yield batch, outputs
 
-    monkeypatch.setattr(Engine, "run", large)
+    monkeypatch.setattr(Engine, "run_all", large)
     corpus = write_parquet(tmp_path / "c.parquet", 2)
     for dtype, said in (("float32", None), ("float16", "float16 can hold")):
         (tmp_path / dtype).mkdir()
-        job = prepared_run(tmp_path / dtype, corpus, output_dtype=dtype)
+        job = prepared_run(tmp_path / dtype, corpus, output_dtype=(dtype,))
         (result,) = compute(job, engine)
         errors = rows_of(job, result.part)["error"].drop_null().to_pylist()
         assert len(errors) == (0 if said is None else 1)

@@ -22,6 +22,8 @@ OTHER_VALUES = {
     "output_dtype": "int8", "output_format": "parquet", "normalize": False, "top_k": 2,
     "raw_scores": True,
     "aggregation": "max", "all_labels": True, "precision": "float16", "token_budget": 9,
+    "vectors": ("sparse",), "kind": "query", "more_dimensions": (4,),
+    "more_output_dtypes": ("binary",), "sparse_top_k": 3, "sparse_terms": True,
     "rows_per_shard": 9, "max_failed_rows": "0", "model": ModelIdentity("m", "", "cc", "bb"),
 }  # fmt: skip
 
@@ -49,13 +51,14 @@ def test_a_spec_survives_json() -> None:
     assert JobSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "all_labels", "output_format", "source_columns",
-        "chunking", "chunk_tokens", "chunk_overlap", "chunk_rules",
-    ],
+LATER = (
+    "all_labels", "output_format", "source_columns", "vectors", "kind", "more_dimensions",
+    "more_output_dtypes", "sparse_top_k", "sparse_terms",
+    "chunking", "chunk_tokens", "chunk_overlap", "chunk_rules",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LATER)
 def test_a_field_that_came_later_is_not_there_where_it_is_not_set(name: str) -> None:
     other = dataclasses.replace(SPEC, **{name: OTHER_VALUES[name]})
 

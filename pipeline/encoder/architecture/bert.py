@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,8 @@ from pipeline.encoder.architecture.tensor_names import biased
 from pipeline.encoder.checkpoint.config_values import Config, model_class, size
 from pipeline.errors import CheckpointError
 
+# Its prediction head, which is none of the encoder's.
+_DISTILBERT_UNUSED = (re.compile(r"^vocab_(transform|layer_norm|projector)\."),)
 _JINA_MLPS = ("mlp.gated_layers.weight", "mlp.up_gated_layer.weight")
 
 _OTHER_RERANKERS = (
@@ -106,6 +109,27 @@ def mpnet(config: Config, tensors: Tensors) -> Family | None:
     )
     encoder_config = with_head(encoder_config, config, sequence="dense", tokens="tokens")
     return Family(encoder_config, tensor_names.MPNET, tensor_names.HEADS[encoder_config.head])
+
+
+def distilbert(config: Config, tensors: Tensors) -> Family | None:
+    """DistilBERT: BERT without token types, under names of its own."""
+    heads, hidden = size(config, "n_heads"), size(config, "dim")
+    rows = size(config, "max_position_embeddings")
+    encoder_config = post_norm(
+        {
+            "vocab_size": config["vocab_size"],
+            "hidden_size": hidden,
+            "intermediate_size": config["hidden_dim"],
+            "num_hidden_layers": config["n_layers"],
+            "num_attention_heads": heads,
+        },
+        "distilbert",
+        activation=activation(config.get("activation", "gelu")),
+        position_table=rows,
+        token_types=0,
+        max_length=rows,
+    )
+    return Family(encoder_config, tensor_names.DISTILBERT, {}, unused=_DISTILBERT_UNUSED)
 
 
 def jina(config: Config, tensors: Tensors) -> Family | None:

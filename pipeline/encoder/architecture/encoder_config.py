@@ -5,8 +5,8 @@ Every family is a value of `EncoderConfig`; `model/encoder.py` has one forward p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 Norm = Literal["layer", "rms", "rms_plus_one"]
 NormPlacement = Literal["post", "post_twice", "pre", "sandwich"]
@@ -127,3 +127,16 @@ class EncoderConfig:
     def output_size(self) -> int:
         """Width of a pooled row before module files: the projection's, or else the hidden size."""
         return self.projection or self.hidden_size
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings; those that came after 0.1.0 only where they are set: keys are frozen."""
+        later = {"experts"}
+        settings = asdict(self).items()
+        return {k: _as_json(v) for k, v in settings if k not in later or v is not None}
+
+
+def _as_json(value: Any) -> Any:
+    """Tuples as lists, so that a spec equals its copy that was written and read back."""
+    if isinstance(value, dict):
+        return {key: _as_json(inner) for key, inner in value.items()}
+    return [_as_json(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from pipeline.encoder.architecture import tensor_names
-from pipeline.encoder.architecture.bert import bert, gte, modernbert, mpnet
+from pipeline.encoder.architecture.bert import bert, distilbert, gte, modernbert, mpnet
 from pipeline.encoder.architecture.config_keys import Family, Tensors, config_errors
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
 from pipeline.encoder.architecture.llama import gemma3, gemma3_with_images, llama, mistral
@@ -54,6 +54,8 @@ FAMILIES: dict[str, Callable[[Config, Tensors], Family | None]] = {
     "qwen2": llama,
     "qwen3": llama,
 }
+# Of a SparseEncoder alone: other outputs of these families are transformers' and stay so.
+SPLADE_FAMILIES: dict[str, Callable[[Config, Tensors], Family | None]] = {"distilbert": distilbert}
 # The ends of the names of classes whose heads answer questions.
 _ANSWERS = ("ForQuestionAnswering", "ForMultipleChoice")
 # Those of which bei-jobs computes a head on the last token.
@@ -113,7 +115,10 @@ def _scores(config: Config, cross_encoder: CrossEncoder) -> Scores | None:
 def _recognise(
     checkpoint: Checkpoint, tensors: Tensors, scores: Scores | None
 ) -> Recognised | None:
-    build = FAMILIES.get(str(checkpoint.config.get("model_type", "")))
+    model_type = str(checkpoint.config.get("model_type", ""))
+    build = FAMILIES.get(model_type)
+    if checkpoint.files.splade:
+        build = build or SPLADE_FAMILIES.get(model_type)
     if build is None:
         _refuse_nested(checkpoint)
         return None

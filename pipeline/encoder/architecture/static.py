@@ -1,6 +1,7 @@
 """Tables of token vectors without an encoder: StaticEmbedding of sentence-transformers, model2vec.
 
-A text's vector is the mean of its tokens' rows; no special token is added.
+A text's vector is the mean of its tokens' rows; no special token is added. Of a
+SparseStaticEmbedding, each token has one weight.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from pipeline.encoder.checkpoint.safetensors_headers import (
 from pipeline.encoder.checkpoint.shown import shown
 from pipeline.errors import CheckpointError
 
+# transformers writes 10^30 where a tokenizer has no limit.
+_NO_LIMIT = 10**9
+
 
 def static(checkpoint: Checkpoint, tensors: Tensors) -> tuple[EncoderConfig, MatchedTensors]:
     """The settings and tensors of a table.
@@ -31,11 +35,13 @@ def static(checkpoint: Checkpoint, tensors: Tensors) -> tuple[EncoderConfig, Mat
         CheckpointError: tensors are missing, left over, of other shapes or types, or tokenizer.json
             cuts texts at their start.
     """
-    where = str(checkpoint.folder)
+    where, sparse = str(checkpoint.folder), checkpoint.files.sparse_table
     if "embeddings" in tensors:
         optional = {"token_rows.weight": "mapping", "token_weights.weight": "weights"}
         names = {own: (name,) for own, name in optional.items() if name in tensors}
         names["tokens.weight"] = ("embeddings",)
+    elif sparse:
+        names = {"tokens.weight": ("weight",)}
     else:
         names = {"tokens.weight": ("embedding.weight",)}
     matched = match(names, tensors, (), where)
@@ -45,7 +51,7 @@ def static(checkpoint: Checkpoint, tensors: Tensors) -> tuple[EncoderConfig, Mat
     )
     assert table is not None
     check_floats([info for info in (table, weights) if info is not None], where)
-    _check_shape(table, 2, None, where)
+    _check_shape(table, 1 if sparse else 2, None, where)
     vocabulary = table.shape[0]
     if rows is not None:
         _check_shape(rows, 1, None, where)
@@ -54,6 +60,8 @@ def static(checkpoint: Checkpoint, tensors: Tensors) -> tuple[EncoderConfig, Mat
         vocabulary = rows.shape[0]
     if weights is not None:
         _check_shape(weights, 1, vocabulary, where)
+    if sparse:
+        return _config(vocabulary, 1, _stated_limit(checkpoint)), matched
     return _config(vocabulary, table.shape[1], _limit(checkpoint)), matched
 
 
@@ -80,6 +88,13 @@ def _limit(checkpoint: Checkpoint) -> int | None:
             hint='set "truncation" in it to null, and choose with --max-length and --truncate',
         )
     return int(limit)
+
+
+def _stated_limit(checkpoint: Checkpoint) -> int | None:
+    """Tokens that SparseStaticEmbedding cuts texts to: those that tokenizer_config.json states."""
+    settings = checkpoint.files.json(checkpoint.folder / "tokenizer_config.json")
+    limit: Any = settings.get("model_max_length")
+    return int(limit) if is_whole(limit) and 1 <= limit < _NO_LIMIT else None
 
 
 def _config(vocabulary: int, dimensions: int, limit: int | None) -> EncoderConfig:

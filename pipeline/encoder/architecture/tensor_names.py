@@ -58,6 +58,19 @@ MPNET = Layout(
     },
 )
 
+DISTILBERT = Layout(
+    prefixes=("", "distilbert."),
+    once={own: name for own, name in BERT_EMBEDDINGS.items() if own != "types"},
+    layer={
+        "qkv": tuple(f"transformer.layer.{{i}}.attention.{x}_lin.*" for x in "qkv"),
+        "attn_out": "transformer.layer.{i}.attention.out_lin.*",
+        "attn_out_norm": "transformer.layer.{i}.sa_layer_norm.*",
+        "up": "transformer.layer.{i}.ffn.lin1.*",
+        "down": "transformer.layer.{i}.ffn.lin2.*",
+        "mlp_out_norm": "transformer.layer.{i}.output_layer_norm.*",
+    },
+)
+
 JINA_EMBEDDINGS: Names = {own: name for own, name in BERT_EMBEDDINGS.items() if own != "positions"}
 JINA_QK_NORM: Names = {
     "q_norm": "encoder.layer.{i}.attention.self.layer_norm_q.*",

@@ -84,6 +84,7 @@ def resolve(
     *,
     cache_dir: Path | None = None,
     offline: bool = False,
+    kind: str = "",
 ) -> Checkpoint:
     """Find a model and hash it.
 
@@ -94,10 +95,12 @@ def resolve(
         cache_dir: for downloads, digests and the lists of files of complete hub snapshots; None for
             ~/.cache/bei-jobs.
         offline: never touch the network.
+        kind: of text, where a Router has modules for each: see `CheckpointFiles`.
 
     Raises:
         CheckpointError: the model cannot be found, fetched or read.
-        UsageError: the name is empty, or a revision was given for something that has none.
+        UsageError: the name is empty, a revision was given for something that has none, or the
+            model does not tell kinds of text apart.
     """
     if not model:
         raise UsageError("the name of the model is empty", hint=_NAME_A_MODEL)
@@ -108,7 +111,7 @@ def resolve(
     def base(name: str, revision: str | None) -> tuple[Path, str]:
         return _find_base(name, revision, cache, offline, from_hub=bool(commit))
 
-    files, base_name = with_base(CheckpointFiles(path), cache, base, hub=bool(commit))
+    files, base_name = with_base(CheckpointFiles(path, kind), cache, base, hub=bool(commit))
     return read_checkpoint(model, files, commit, cache, base_name)
 
 
@@ -193,6 +196,8 @@ def fingerprint(files: CheckpointFiles) -> str:
     hashed = [folder / name for name in ("config.json", *names)]
     hashed += sorted(folder.glob("sentence_*_config.json"))
     hashed += [path / "modules.json", path / "config_sentence_transformers.json"]
+    if (router := files.router) is not None:
+        hashed.append(router.file)
     for module in files.module_folders:
         hashed += [module / "config.json", module / "model.safetensors"]
     hashed += [files.adapter_config] if files.adapter_config else []

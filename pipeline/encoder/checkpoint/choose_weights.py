@@ -11,7 +11,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from pipeline.encoder.checkpoint.files import CheckpointFiles
-from pipeline.encoder.checkpoint.weight_files import ADAPTER_NAME, WEIGHTS_NAME, weight_names
+from pipeline.encoder.checkpoint.weight_files import (
+    ADAPTER_NAME,
+    TOKEN_WEIGHTS_NAME,
+    WEIGHTS_NAME,
+    weight_names,
+)
 
 # Files of a few megabytes at most: they say which weights are read.
 SMALL = ("*.json", "*.txt", "*.model", "*.jinja")
@@ -45,14 +50,23 @@ def weights_to_fetch(small: Path, listing: Collection[str], *, hub: bool = False
     Raises:
         CheckpointError: a file that says which weights are read is damaged.
     """
-    files = CheckpointFiles(small)
+    router = CheckpointFiles(small).router
     names = set(listing)
+    wanted: set[str] = set()
+    for kind in router.kinds if router else ("",):
+        wanted |= _wanted(CheckpointFiles(small, kind), small, names, hub)
+    return sorted(wanted & names)
+
+
+def _wanted(files: CheckpointFiles, small: Path, names: set[str], hub: bool) -> set[str]:
+    """Names of the weight files of one kind of text, whether they are there or not."""
     base = PurePosixPath(files.folder.relative_to(small))
     wanted = {str(PurePosixPath(m.relative_to(small)) / WEIGHTS_NAME) for m in files.module_folders}
+    wanted.add(str(base / TOKEN_WEIGHTS_NAME))
     if files.adapter_config is not None:
         wanted.add(str(base / ADAPTER_NAME))
     if files.adapter_config is None or not hub:
         explicit = files.json(files.folder / "config.json").get("transformers_weights")
         read = weight_names(files.folder, explicit, lambda name: str(base / name) in names)
         wanted.update(str(base / name) for name in read)
-    return sorted(wanted & names)
+    return wanted

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.encoder.checkpoint.bounds import MAX_MODULES, MAX_NAME_CHARACTERS
 from pipeline.encoder.checkpoint.lora import adapted
 from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN, canonical_json, read_json
+from pipeline.encoder.checkpoint.router import Router, read_router
 from pipeline.encoder.checkpoint.safetensors_headers import (
     TensorInfo,
     merge_headers,
@@ -24,6 +25,10 @@ from pipeline.encoder.checkpoint.weight_files import (
     weight_files,
 )
 from pipeline.errors import CheckpointError
+
+# The ends of the types of modules with weights that are read first.
+_TABLES = (".StaticEmbedding", ".SparseStaticEmbedding")
+_ENCODERS = (".Transformer", ".MLMTransformer", *_TABLES)
 
 
 class _Absent(Enum):
@@ -40,10 +45,13 @@ class CheckpointFiles:
 
     Args:
         path: the checkpoint's directory, with modules.json or config.json.
+        kind: the texts that are read, "query" or "document", where a Router has modules for each;
+            "" for its default.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kind: str = "") -> None:
         self.path = path
+        self._kind = kind
         self._parsed: dict[Path, Any] = {}
         self._headers: dict[Path, Mapping[str, TensorInfo]] = {}
         self._outline: TokenizerOutline | None = None
@@ -56,7 +64,7 @@ class CheckpointFiles:
             CheckpointError: modules.json is damaged.
         """
         for entry in self.modules:
-            if str(entry.get("type", "")).endswith((".Transformer", ".StaticEmbedding")):
+            if str(entry.get("type", "")).endswith(_ENCODERS):
                 return self.path / _folder_of(entry)
         return self.path
 
@@ -68,8 +76,27 @@ class CheckpointFiles:
             CheckpointError: modules.json or config.json is damaged.
         """
         if self.modules:
-            return str(self.modules[0].get("type", "")).endswith(".StaticEmbedding")
+            return str(self.modules[0].get("type", "")).endswith(_TABLES)
         return self.json(self.path / "config.json").get("model_type") == "model2vec"
+
+    @property
+    def sparse_table(self) -> bool:
+        """Whether that table has one weight for each token: a SparseStaticEmbedding.
+
+        Raises:
+            CheckpointError: modules.json is damaged.
+        """
+        modules = self.modules
+        return bool(modules) and str(modules[0].get("type")).endswith(_TABLES[1])
+
+    @property
+    def splade(self) -> bool:
+        """Whether the modules pool the logits of a masked language model.
+
+        Raises:
+            CheckpointError: modules.json is damaged.
+        """
+        return any(str(entry.get("type")).endswith(".SpladePooling") for entry in self.modules)
 
     @property
     def module_folders(self) -> tuple[Path, ...]:
@@ -79,12 +106,42 @@ class CheckpointFiles:
         return tuple(folder for folder in folders if folder not in encoder_folders)
 
     @property
+    def router(self) -> Router | None:
+        """The Router that modules.json begins with, None if there is none.
+
+        Raises:
+            CheckpointError: it is damaged, or not the first module.
+        """
+        return read_router(self._listed, self.path, self.json)
+
+    @property
+    def kind(self) -> str:
+        """The kind of text that is read, "" where the modules are the same for all.
+
+        Raises:
+            CheckpointError: modules.json or the file of its Router is damaged.
+        """
+        router = self.router
+        return (self._kind or router.default) if router else ""
+
+    @property
     def modules(self) -> list[dict[str, Any]]:
-        """The entries of modules.json, [] if there is no such file.
+        """The entries of modules.json, those of the kind of text for a Router; [] if there is no
+        such file.
 
         Raises:
             CheckpointError: it lists no modules, or one outside the checkpoint.
         """
+        listed = self._listed
+        if (router := self.router) is None:
+            return listed
+        entries = [*router.modules(self._kind), *listed[1:]]
+        for entry in entries:
+            _check_folder(_folder_of(entry), router.file)
+        return entries
+
+    @property
+    def _listed(self) -> list[dict[str, Any]]:
         listing = self.path / "modules.json"
         entries = self._value(listing)
         if entries is _ABSENT:

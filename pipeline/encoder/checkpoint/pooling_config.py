@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,15 @@ _FLAGS: dict[str, PoolingMode] = {
 }
 # The width is that of the encoder, whatever these say, as in sentence-transformers.
 _WIDTHS = ("word_embedding_dimension", "embedding_dimension")
+
+
+@dataclass(frozen=True, slots=True)
+class SparseModule:
+    """How a SparseEncoder weighs the terms of a text."""
+
+    table: bool = False  # by a table of weights, without an encoder
+    pooling: str = "max"  # of the logits of a text's tokens: max or sum
+    activation: str = "relu"  # before the logarithm: relu or log1p_relu
 
 
 def pooling_modes(settings: Mapping[str, Any], file: Path) -> tuple[PoolingMode, ...]:

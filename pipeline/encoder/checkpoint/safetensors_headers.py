@@ -35,6 +35,7 @@ UNUSED = (
     (re.compile(r"(^|\.)rotary_emb\.(\w+_)?inv_freq$"), "a buffer: follows from the config"),
     (re.compile(r"^cls\."), "the masked-language-model head"),
     (re.compile(r"^lm_head\."), "the language-model head"),
+    (re.compile(r"^(sparse|colbert)_linear\."), "bge-m3's heads for sparse and multiple vectors"),
 )
 # The pooler, if neither head nor pooling reads it.
 UNUSED_POOLER = re.compile(r"(^|\.)pooler\.(dense\.)?(weight|bias)$")

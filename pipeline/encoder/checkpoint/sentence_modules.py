@@ -7,7 +7,7 @@ config_sentence_transformers.json, in the layouts of sentence-transformers 2 to 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pipeline.encoder.checkpoint.config_values import (
     size,
 )
 from pipeline.encoder.checkpoint.files import CheckpointFiles
-from pipeline.encoder.checkpoint.pooling_config import PoolingMode, pooling_modes
+from pipeline.encoder.checkpoint.pooling_config import PoolingMode, SparseModule, pooling_modes
 from pipeline.encoder.checkpoint.sentence_settings import (
     check_model_type,
     check_places,
@@ -39,7 +39,7 @@ TRANSFORMER_CONFIGS = (
     "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
 )
-_GENERAL = "config_sentence_transformers.json"
+GENERAL = "config_sentence_transformers.json"
 # Why a pooling is assumed.
 _NO_MODULES = "the checkpoint has no modules.json: assumed, as in sentence-transformers"
 _CAUSAL = ", for a causal language model"
@@ -106,6 +106,7 @@ class SentenceModules:
     do_lower_case: bool = False
     truncate_dim: int | None = None
     assumed: str = ""  # why the pooling is not stated by the files
+    sparse: SparseModule | None = None  # of a SparseEncoder, which has no pooling and no steps
 
     @property
     def step_names(self) -> list[str]:
@@ -135,9 +136,9 @@ def read_modules(
         CheckpointError: bei-jobs does not compute a module type or setting.
     """
     if embeds:
-        general = files.path / _GENERAL
+        general = files.path / GENERAL
         check_model_type(files.json(general), general)
-        file = _transformer_file(files, files.folder)
+        file = transformer_file(files, files.folder)
         check_transformer(files.json(file), file)
     path, config = files.path, config or {}
     listing = path / "modules.json"
@@ -149,7 +150,7 @@ def read_modules(
     steps: list[Module] = []
     encoder = "StaticEmbedding" if files.static else "Transformer"
     for i, entry in enumerate(entries):
-        kind, folder = _kind(entry, listing), str(entry.get("path") or "")
+        kind, folder = module_kind(entry, listing), str(entry.get("path") or "")
         settings = _module_config(kind, files, folder)
         if kind == encoder and i == 0:
             transformer = folder
@@ -164,10 +165,16 @@ def read_modules(
         else:
             steps.extend(_checked_step(kind, folder, settings, listing))
     assumed = "" if pooling or files.static else _NO_POOLING
-    return _finish(files, transformer, pooling or ("mean",), include_prompt, tuple(steps), assumed)
+    given = SentenceModules(transformer, pooling or ("mean",), include_prompt, tuple(steps))
+    return with_settings(files, replace(given, assumed=assumed))
 
 
-def _kind(entry: Mapping[str, Any], listing: Path) -> str:
+def module_kind(entry: Mapping[str, Any], listing: Path) -> str:
+    """The class of a module, without its package.
+
+    Raises:
+        CheckpointError: it is not one of sentence-transformers.
+    """
     package, _, kind = str(entry.get("type", "")).rpartition(".")
     if package.split(".")[0] != "sentence_transformers":
         raise CheckpointError(
@@ -250,27 +257,27 @@ def _dense(folder: str, settings: Mapping[str, Any], listing: Path) -> DenseModu
 def _without_modules(files: CheckpointFiles, config: Config) -> SentenceModules:
     if files.static:
         unit = (NormalizeModule(),) if config.get("normalize") else ()
-        return _finish(files, "", ("mean",), True, unit, "")
+        return with_settings(files, SentenceModules(steps=unit))
     if model_class(config).endswith("ForCausalLM") and config.get("is_causal", True):
-        return _finish(files, "", ("lasttoken",), True, (), _NO_MODULES + _CAUSAL)
-    return _finish(files, "", ("mean",), True, (), _NO_MODULES)
+        last = SentenceModules(pooling=("lasttoken",), assumed=_NO_MODULES + _CAUSAL)
+        return with_settings(files, last)
+    return with_settings(files, SentenceModules(assumed=_NO_MODULES))
 
 
-def _transformer_file(files: CheckpointFiles, folder: Path) -> Path:
+def transformer_file(files: CheckpointFiles, folder: Path) -> Path:
     """The settings of the Transformer module, in any of their names."""
     candidates = (folder / name for name in TRANSFORMER_CONFIGS)
     return next((file for file in candidates if files.json(file)), files.path / "none")
 
 
-def _finish(
-    files: CheckpointFiles,
-    transformer: str,
-    pooling: tuple[PoolingMode, ...],
-    include_prompt: bool,
-    steps: tuple[Module, ...],
-    assumed: str,
-) -> SentenceModules:
-    file, general = _transformer_file(files, files.path / transformer), files.path / _GENERAL
+def with_settings(files: CheckpointFiles, modules: SentenceModules) -> SentenceModules:
+    """The modules of a checkpoint with its prompts, limits and the case of its texts.
+
+    Raises:
+        CheckpointError: a file of settings is damaged.
+    """
+    general = files.path / GENERAL
+    file = transformer_file(files, files.path / modules.transformer)
     settings = files.json(file)
     prompts, default = read_prompts(files, general)
     length = settings.get("max_seq_length")
@@ -278,15 +285,11 @@ def _finish(
         raise CheckpointError(
             f"{file} sets max_seq_length = {shown(length)}, which is not a valid length"
         )
-    return SentenceModules(
-        transformer,
-        pooling,
-        include_prompt,
-        steps,
-        prompts,
-        default,
-        None if length is None else int(length),
-        bool(settings.get("do_lower_case", False)),
-        truncate_dim(files.json(general), general),
-        assumed,
+    return replace(
+        modules,
+        prompts=prompts,
+        default_prompt_name=default,
+        max_seq_length=None if length is None else int(length),
+        do_lower_case=bool(settings.get("do_lower_case", False)),
+        truncate_dim=truncate_dim(files.json(general), general),
     )

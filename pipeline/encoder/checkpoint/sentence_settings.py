@@ -20,12 +20,8 @@ from pipeline.errors import CheckpointError
 # Keys of sentence_bert_config.json that are read, or that change nothing.
 _READ = ("max_seq_length", "do_lower_case")
 _WITHOUT_EFFECT = ("unpad_inputs", "query_length", "document_length", "query_expansion")
-# Values as sentence-transformers writes them for an encoder of texts.
-_USUAL: dict[str, object] = {
-    "transformer_task": "feature-extraction",
-    "module_output_name": "token_embeddings",
-}
-_USUAL_TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
+# What sentence-transformers takes of an encoder of texts, by its task.
+_TASK_OUTPUTS = {"feature-extraction": "last_hidden_state", "fill-mask": "logits"}
 # Arguments of from_pretrained that decide where and how fast, or in which precision, it computes.
 _ARGUMENTS = ("model", "tokenizer", "processor", "config")
 _ARGUMENTS_WITHOUT_EFFECT = (
@@ -46,17 +42,25 @@ _ARGUMENTS_WITHOUT_EFFECT = (
 _HINT = "use a checkpoint without it, or ask for it: its values would be others"
 
 
-def check_transformer(settings: Mapping[str, Any], file: Path) -> None:
+def check_transformer(
+    settings: Mapping[str, Any], file: Path, task: str = "feature-extraction"
+) -> None:
     """Check the settings of the Transformer module, sentence_bert_config.json.
+
+    Args:
+        settings: its content.
+        file: for messages.
+        task: what the modules after it read: hidden states, or for fill-mask logits.
 
     Raises:
         CheckpointError: one of them would change vectors, and bei-jobs does not apply it.
     """
+    usual = {"transformer_task": task, "module_output_name": "token_embeddings"}
     for key, value in settings.items():
-        if not value or key in _READ or key in _WITHOUT_EFFECT or _USUAL.get(key) == value:
+        if not value or key in _READ or key in _WITHOUT_EFFECT or usual.get(key) == value:
             continue
         if key == "modality_config":
-            if isinstance(value, dict) and _plain_text(value.get("text")):
+            if isinstance(value, dict) and _plain_text(value.get("text"), task):
                 continue
         elif _holds_arguments(key):
             key, value = _odd_argument(key, value)
@@ -89,8 +93,9 @@ def _holds_arguments(key: str) -> bool:
     return key.endswith(("_args", "_kwargs")) and key.partition("_")[0] in _ARGUMENTS
 
 
-def _plain_text(modality: object) -> bool:
-    return isinstance(modality, dict) and _USUAL_TEXT.items() <= modality.items()
+def _plain_text(modality: object, task: str) -> bool:
+    usual = {"method": "forward", "method_output_name": _TASK_OUTPUTS[task]}
+    return isinstance(modality, dict) and usual.items() <= modality.items()
 
 
 def _odd_argument(
@@ -107,15 +112,16 @@ def check_model_type(content: Mapping[str, Any], file: Path) -> None:
     """Check that config_sentence_transformers.json is that of an embedder.
 
     Raises:
-        CheckpointError: it is that of another kind of model, such as a SparseEncoder.
+        CheckpointError: it is that of another kind of model.
     """
     # A CrossEncoder is a matter of its task.
     kind = content.get("model_type")
     if kind not in (None, "SentenceTransformer", "CrossEncoder"):
         raise CheckpointError(
-            f"{file} says that this is a {shown(kind)}: it was not trained to give one vector "
-            "for a text",
-            hint="use a checkpoint of a SentenceTransformer",
+            f"{file} says that this is a {shown(kind)}, and its modules are not those of one that "
+            "bei-jobs computes: it was not trained to give one vector for a text",
+            hint="use a checkpoint of a SentenceTransformer, or a SparseEncoder whose modules are "
+            "a Transformer and a SpladePooling, or a SparseStaticEmbedding",
         )
 
 

@@ -20,6 +20,9 @@ INDEX_NAME = "model.safetensors.index.json"
 WEIGHTS_NAME = "model.safetensors"
 ADAPTER_NAME = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
+# Beside the encoder: the linear layer of bge-m3 that weighs each token, and as published, a pickle.
+TOKEN_WEIGHTS_NAME = "sparse_linear.safetensors"
+TOKEN_WEIGHTS_PICKLE = "sparse_linear.pt"
 
 
 def weight_files(folder: Path, explicit: object = None) -> tuple[Path, ...]:

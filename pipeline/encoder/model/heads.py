@@ -9,35 +9,24 @@ Shape suffixes of tensors, one letter per axis:
     C  classes
 """
 
-# ruff: noqa: N803, N806 - shape suffixes
+# ruff: noqa: N806 - shape suffixes
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional
 
 from pipeline.encoder.architecture.encoder_config import EncoderConfig, Reads
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.pooling_config import PoolingMode
-from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN
-from pipeline.encoder.checkpoint.safetensors_headers import TensorInfo
-from pipeline.encoder.checkpoint.sentence_modules import (
-    LayerNormModule,
-    Module,
-    NormalizeModule,
-    TruncateModule,
-)
 from pipeline.encoder.model.activations import activate_
+from pipeline.encoder.model.module_steps import LAYER_NORM_EPS, apply_module, module_weights
 from pipeline.encoder.model.packed_batch import PackedBatch
 from pipeline.encoder.model.pooling import Pool, Pooled, blank_empty, pool, pooled
-from pipeline.errors import CheckpointError, UsageError
-
-# torch.nn.LayerNorm's default: the module file states none, and Nomic's model card passes none.
-LAYER_NORM_EPS = 1e-5
+from pipeline.errors import UsageError
 
 
 class SentenceHead:
@@ -45,7 +34,7 @@ class SentenceHead:
 
     Attributes:
         reads: the tokens whose hidden states it takes.
-        output_size: dimensions of a vector.
+        output_size: dimensions of a vector, or of all that stand side by side.
         pools: what is taken of each sequence, side by side.
         prompt_tokens: leading tokens of every sequence that are not pooled.
         unit: whether unit length follows at once, so that `pooled` gives it too.
@@ -58,9 +47,10 @@ class SentenceHead:
         weights: Mapping[str, Tensor],
         device: torch.device,
         *,
-        dimensions: int | None = None,
+        dimensions: tuple[int, ...] = (),
         normalize: bool | None = None,
         prompt_tokens: int = 0,
+        reads_all: bool = False,
     ) -> None:
         """Load the weights of the modules.
 
@@ -68,9 +58,11 @@ class SentenceHead:
             card: of an embedding model.
             weights: head tensors among the encoder's own files (voyage's projection), float32.
             device: where to compute.
-            dimensions: leading dimensions to keep (Matryoshka), None for all.
+            dimensions: leading dimensions to keep (Matryoshka), () for all; of several numbers,
+                the vectors stand side by side.
             normalize: whether vectors have unit length, None for what the checkpoint does.
             prompt_tokens: tokens of the prompt; omitted from pooling where the checkpoint says so.
+            reads_all: whether another head needs the states of all tokens.
 
         Raises:
             CheckpointError: a module's weights are damaged.
@@ -81,22 +73,23 @@ class SentenceHead:
         self._projection = weights.get("projection.weight")
         self.prompt_tokens = 0 if modules.include_prompt else prompt_tokens
         self._steps = [
-            (step, _module_weights(tensors, device))
+            (step, module_weights(tensors, device))
             for step, tensors in zip(body, card.module_tensors, strict=False)
         ]
-        self.reads: Reads = _reads(modules.pooling, self.prompt_tokens)
+        self.reads: Reads = "all" if reads_all else _reads(modules.pooling, self.prompt_tokens)
         if card.config.static:
             self.reads = "mean"
         self._layer_norm = card.has_leading_norm(dimensions)
         unit = card.gives_unit_length(dimensions)
         self._normalize = unit if normalize is None else normalize
         full = card.dimensions
-        if dimensions is not None and not 1 <= dimensions <= full:
-            raise UsageError(f"dimensions is {dimensions}; this model's vectors have {full}")
-        self.output_size = dimensions or full
+        if odd := [width for width in dimensions if not 1 <= width <= full]:
+            raise UsageError(f"dimensions is {odd[0]}; this model's vectors have {full}")
+        self._widths = dimensions or (full,)
+        self.output_size = sum(self._widths)
         self.pools: tuple[Pooled, ...] = modules.pooling if self.reads == "all" else ("read",)
         bare = self._projection is None and not self._steps and not self._layer_norm
-        whole = len(self.pools) == 1 and self.output_size == full
+        whole = len(self.pools) == 1 and self._widths == (full,)
         self.unit = self._normalize and bare and whole
         self.pooled: Pool = pooled
 
@@ -113,11 +106,13 @@ class SentenceHead:
         if self._projection is not None:
             rows_SV = functional.linear(rows_SV, self._projection)
         for step, weights in self._steps:
-            rows_SV = _apply(step, weights, rows_SV)
+            rows_SV = apply_module(step, weights, rows_SV)
         if self._layer_norm:
             rows_SV = functional.layer_norm(rows_SV, rows_SV.shape[1:], eps=LAYER_NORM_EPS)
-        rows_SV = rows_SV[:, : self.output_size]
-        return functional.normalize(rows_SV, dim=1) if self._normalize else rows_SV
+        leading = [rows_SV[:, :width] for width in self._widths]
+        if self._normalize:
+            leading = [functional.normalize(rows_SV, dim=1) for rows_SV in leading]
+        return leading[0] if len(leading) == 1 else torch.cat(leading, dim=1)
 
 
 def _reads(pooling: tuple[PoolingMode, ...], prompt_tokens: int) -> Reads:
@@ -125,37 +120,6 @@ def _reads(pooling: tuple[PoolingMode, ...], prompt_tokens: int) -> Reads:
     if pooling == ("cls",) and not prompt_tokens:
         return "first"
     return "last" if pooling == ("lasttoken",) else "all"
-
-
-def _module_weights(tensors: Mapping[str, TensorInfo], device: torch.device) -> dict[str, Tensor]:
-    """Tensors of one module, float32."""
-    weights: dict[str, Tensor] = {}
-    for name, info in tensors.items():
-        try:
-            with safe_open(info.file, framework="pt") as handle:
-                weights[name] = handle.get_tensor(name).to(device, torch.float32)
-        except SafetensorError as error:
-            raise CheckpointError(
-                f"{info.file} is damaged: {error}", hint=DOWNLOAD_AGAIN
-            ) from error
-    return weights
-
-
-def _apply(step: Module, weights: Mapping[str, Tensor], rows_SV: Tensor) -> Tensor:
-    if isinstance(step, NormalizeModule):
-        return functional.normalize(rows_SV, dim=1)
-    if isinstance(step, TruncateModule):
-        return rows_SV[:, : step.dimensions]
-    if isinstance(step, LayerNormModule):
-        weight, bias = weights["norm.weight"], weights["norm.bias"]
-        return functional.layer_norm(rows_SV, (step.dimension,), weight, bias, LAYER_NORM_EPS)
-    out_SV = functional.linear(rows_SV, weights["linear.weight"], weights.get("linear.bias"))
-    activated_SV: Tensor = getattr(torch.nn, step.activation)()(out_SV)
-    if not step.residual:
-        return activated_SV
-    if step.in_features != step.out_features:
-        rows_SV = functional.linear(rows_SV, weights["residual.weight"])
-    return activated_SV + rows_SV
 
 
 class ClassifierHead:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pipeline.encoder.architecture.encoder_config import Reads
+from pipeline.encoder.architecture.sparse_head import MAX_TERMS, SparseHead
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN
 from pipeline.encoder.checkpoint.safetensors_headers import MatchedTensors
@@ -20,8 +21,17 @@ from pipeline.encoder.model.heads import ClassifierHead, LogitsHead, SentenceHea
 from pipeline.encoder.model.late_chunks import LateChunkHead
 from pipeline.encoder.model.packed_batch import PackedBatch
 from pipeline.encoder.model.read_weights import load_weights
-from pipeline.encoder.model.token_table import TokenTable
+from pipeline.encoder.model.sparse_heads import (
+    TermHead,
+    TermTable,
+    TokenWeightHead,
+    VocabularyHead,
+)
+from pipeline.encoder.model.token_table import NoTable, TokenTable
+from pipeline.encoder.model.vectors_head import VectorsHead
+from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.errors import CheckpointError, UsageError
+from pipeline.spec import Vectors
 
 
 class ForwardPass(Protocol):
@@ -47,6 +57,8 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "int8": torch.float32,  # what is quantized
 }
+# Tokens of XLM-R that weigh nothing, as FlagEmbedding leaves them out.
+_NO_TERMS = ("<s>", "</s>", "<pad>", "<unk>")
 # bei-jobs' own names of the head's tensors; all others are the encoder's.
 _HEAD_TENSORS = ("projection", "head_dense", "head_norm", "classifier", "lm_head")
 
@@ -57,18 +69,22 @@ class Head(Protocol):
     output_size: int  # width of a row
     reads: Reads  # the tokens whose hidden states it takes
 
-    def __call__(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """Hidden states that it reads → [S, output_size], [S], or [T, output_size] per token."""
+    def __call__(self, hidden: Tensor, batch: PackedBatch) -> Tensor | tuple[Tensor, ...]:
+        """Hidden states that it reads → [S, output_size], [S], or [T, output_size] per token;
+        with lists, as `VectorsHead` returns them.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class HeadOptions:
     """What a user may change about the vectors of a model; see `SentenceHead`."""
 
-    dimensions: int | None = None
+    dimensions: tuple[int, ...] = ()
     normalize: bool | None = None
     prompt_tokens: int = 0
     late_chunks: bool = False
+    vectors: tuple[Vectors, ...] = ("dense",)
+    sparse_top_k: int | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +117,7 @@ def open_model(card: ModelCard, device: torch.device, options: HeadOptions) -> M
         weights = _weights(matched, device, "float32", of_head=True)
         head = ClassifierHead(card.config, weights)
         if card.head == "embedding":
-            head = _sentence_head(card, weights, device, options)
+            head = _vectors_head(card, weights, device, options)
 
     def load(precision: str, between: str) -> ForwardPass:
         quantize = precision == "int8"
@@ -123,7 +139,7 @@ def _transformers(card: ModelCard, device: torch.device, options: HeadOptions) -
 
     head: Head = LogitsHead(card.config, per_token=card.head == "token_classifier")
     if card.head == "embedding":
-        head = _sentence_head(card, {}, device, options)
+        head = _vectors_head(card, {}, device, options)
 
     def load(precision: str, between: str) -> ForwardPass:
         if precision == "int8":
@@ -148,24 +164,59 @@ def _static(
                 "save nothing",
                 hint="use --precision float32, and --output-dtype int8 for small vectors",
             )
+        if card.modules.sparse is not None:
+            return NoTable()
         with _damage(matched, list(matched.sources)):
             return TokenTable(matched, device, _DTYPES[precision])
 
-    return Model(_sentence_head(card, {}, device, options), load)
+    return Model(_vectors_head(card, {}, device, options), load)
+
+
+def _vectors_head(
+    card: ModelCard, weights: dict[str, Tensor], device: torch.device, options: HeadOptions
+) -> Head:
+    """The head of the kinds of vectors that are wanted."""
+    if options.vectors == ("dense",):
+        head = _sentence_head(card, weights, device, options)
+        return LateChunkHead(head) if options.late_chunks else head
+    assert card.sparse is not None
+    assert not options.late_chunks
+    dense = None
+    if "dense" in options.vectors:
+        dense = _sentence_head(card, weights, device, options)
+    return VectorsHead(dense, _term_head(card, card.sparse, device, options.sparse_top_k))
+
+
+def _term_head(
+    card: ModelCard, sparse: SparseHead, device: torch.device, top_k: int | None
+) -> TermHead:
+    # One more than is allowed, so that a sequence with too many is noticed.
+    most = top_k or MAX_TERMS + 1
+    names = list(sparse.tensors)
+    matched = MatchedTensors({name: (info,) for name, info in sparse.tensors.items()}, ())
+    with _damage(matched, names):
+        weights: Mapping[str, Tensor] = load_weights(matched, names, device, torch.float32)
+    if sparse.kind == "vocabulary":
+        return VocabularyHead(sparse, weights, most)
+    if sparse.kind == "table":
+        return TermTable(weights, most)
+    tokenizer = load_tokenizer(card)
+    special = (tokenizer.token_to_id(token) for token in _NO_TERMS)
+    return TokenWeightHead(weights, tuple(i for i in special if i is not None), most)
 
 
 def _sentence_head(
     card: ModelCard, weights: dict[str, Tensor], device: torch.device, options: HeadOptions
-) -> SentenceHead | LateChunkHead:
-    head = SentenceHead(
+) -> SentenceHead:
+    return SentenceHead(
         card,
         weights,
         device,
         dimensions=options.dimensions,
         normalize=options.normalize,
         prompt_tokens=0 if options.late_chunks else options.prompt_tokens,
+        reads_all="sparse" in options.vectors,
     )
-    return LateChunkHead(head) if options.late_chunks else head
 
 
 def _logit_rows(card: ModelCard, matched: MatchedTensors, device: torch.device) -> Tensor:

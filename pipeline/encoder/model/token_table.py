@@ -34,6 +34,16 @@ class TokenTable:
         )
 
 
+class NoTable:
+    """The interface of `encoder.Encoder` where the head reads token ids alone."""
+
+    capturable = False
+
+    def __call__(self, batch: PackedBatch) -> Tensor:
+        """Nothing of each token, [T, 0]."""
+        return torch.empty(batch.ids.shape[0], 0, device=batch.ids.device)
+
+
 def _fold(matched: MatchedTensors) -> Tensor:
     """Row of each token: table[row of the token] * weight of the token."""
     own = {name: _read(source) for name, (source,) in matched.sources.items()}

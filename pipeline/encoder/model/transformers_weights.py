@@ -120,7 +120,7 @@ def _check_keys(card: ModelCard, config: Any, info: dict[str, Any]) -> None:
             hint="choose another checkpoint: this one probably needs code of its own, which "
             "bei-jobs never runs",
         )
-    if dropped:
+    if dropped and card.sparse is None:
         logger.warning(
             "%s: no vector depends on the head of %s, which is not used: %s",
             checkpoint.name, name, list_some(dropped),

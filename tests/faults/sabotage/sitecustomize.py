@@ -63,16 +63,16 @@ def around(owner: Any, name: str, before: str = "", after: str = "") -> None:
 
 
 def patch_engine(module: ModuleType) -> None:
-    original = module.Engine.run
+    original = module.Engine.run_all
 
-    def run(*args: Any, **kwargs: Any) -> Iterator[Any]:
+    def run_all(*args: Any, **kwargs: Any) -> Iterator[Any]:
         pause("before-first-batch")
         for i, item in enumerate(original(*args, **kwargs)):
             if i == 1:
                 pause("mid-shard")
             yield item
 
-    module.Engine.run = run  # type: ignore[attr-defined]
+    module.Engine.run_all = run_all  # type: ignore[attr-defined]
 
 
 def patch_output(module: ModuleType) -> None:

@@ -241,7 +241,7 @@ def test_what_sentence_transformers_saves_today(folder: Path, equal: Equal) -> N
 def test_a_truncated_vector_is_not_made_a_unit_vector_again(folder: Path, cache: Path) -> None:
     write(folder, GENERAL, {"truncate_dim": 8})
     card = fresh_card(resolve(str(folder), cache_dir=cache))
-    assert (card.dimensions, card.gives_unit_length(None)) == (8, False)
+    assert (card.dimensions, card.gives_unit_length(())) == (8, False)
     assert card.modules.step_names == ["Normalize", "Truncate"]
 
 
