@@ -21,7 +21,9 @@ from pipeline.slices import ShardSlice
 
 SCHEMA = pa.schema([("row", pa.int64())])
 RUN: Any = SimpleNamespace(columns=SCHEMA)
-TASK: Any = SimpleNamespace(tokenize=lambda rows: rows.num_rows, per_token=False)
+TASK: Any = SimpleNamespace(
+    tokenize=lambda rows: rows.num_rows, per_token=False, output_text_bytes=0
+)
 
 
 def all_computed(block: int, slices: Sequence[tuple[Shard, int, pa.RecordBatch]]) -> RowResults:
@@ -176,7 +178,7 @@ def test_wide_outputs_make_small_blocks(
     monkeypatch: pytest.MonkeyPatch, per_token: bool, width: int
 ) -> None:
     use(Source(100), monkeypatch)
-    wide: Any = SimpleNamespace(tokenize=TASK.tokenize, per_token=per_token)
+    wide: Any = SimpleNamespace(tokenize=TASK.tokenize, per_token=per_token, output_text_bytes=0)
     given = shards(file("a", 20_000), [20_000])
     sizes = [block.rows.num_rows for block in read_blocks(RUN, given, wide, width, KNOWN)]
     assert max(sizes) * (8 * width if per_token else 4 * width) <= 36 * 2**20
