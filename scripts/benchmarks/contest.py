@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from benchmarks.common import Work, matrix_rate, peak_memory_mib, ratio, reset_peak_memory, timed
 from benchmarks.ours import Ours
@@ -76,7 +77,9 @@ def hold(
         checked: how many rows are compared with float32, spread evenly.
         tokenized: whether the forward pass alone is timed, too.
     """
+    threads = torch.get_num_threads()
     opened, left_out = open_peers(case, words)
+    torch.set_num_threads(threads)  # other libraries share OpenMP with torch, and set it
     engines: list[tuple[Contender, Ours | Runner]] = [(_ours(engine), engine) for engine in ours]
     engines[1:1] = [(_peer(peer, runner), runner) for peer, runner in opened.items()]
     sample = list(case.inputs[:: max(1, len(case.inputs) // checked)][:checked])
@@ -167,17 +170,21 @@ def _agreement(values: np.ndarray, expected: np.ndarray, task: str) -> str:
 
 def _take_turns(contenders: list[Contender], case: Case, repeats: int) -> dict[str, float]:
     """Run everything in turns; returns the matrix rate, FLOP/s, of each precision."""
+    threads = torch.get_num_threads()
     for contender in contenders:
+        torch.set_num_threads(threads)
         contender.call(case.inputs[: len(case.inputs) // 4 + 1])  # warms up
     rates: dict[str, list[float]] = {c.precision: [] for c in contenders}
     for turn in range(repeats):
         for contender in contenders if turn % 2 == 0 else reversed(contenders):
             time.sleep(_REST_S)
+            torch.set_num_threads(threads)  # the one before may have changed it
             reset_peak_memory(case.device)
             held = peak_memory_mib(case.device)
             seconds = timed(lambda c=contender: c.call(case.inputs), case.device)
             contender.seconds.append(seconds)
             contender.peak = max(contender.peak, peak_memory_mib(case.device) - held)
+        torch.set_num_threads(threads)
         for precision, found in rates.items():
             found.append(matrix_rate(case.device, precision))
     return {precision: statistics.median(found) for precision, found in rates.items()}
