@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 
 from pipeline.store.sections import configured
 
@@ -71,12 +72,13 @@ def register() -> None:
     """
     import fsspec
 
-    for protocol in GCS_PROTOCOLS:
-        name = "pipeline.store.gcs_client.GcsClient"
-        fsspec.register_implementation(protocol, name, True, "gcsfs is missing")
-    for protocol in AZURE_PROTOCOLS:
-        name = "pipeline.store.azure_client.AzureClient"
-        fsspec.register_implementation(protocol, name, True, "adlfs is missing")
+    ours = dict.fromkeys(GCS_PROTOCOLS, ("pipeline.store.gcs_client", "GcsClient", "gcsfs"))
+    ours |= dict.fromkeys(AZURE_PROTOCOLS, ("pipeline.store.azure_client", "AzureClient", "adlfs"))
+    for protocol, (module, name, package) in ours.items():
+        fsspec.register_implementation(protocol, f"{module}.{name}", True, f"{package} is missing")
+        if protocol in fsspec.registry:  # someone opened one before: a name replaces no class
+            found = getattr(import_module(module), name)
+            fsspec.register_implementation(protocol, found, clobber=True)
 
 
 def spelling_hint(uri: str) -> str:
