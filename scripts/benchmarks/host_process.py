@@ -251,6 +251,8 @@ def measure(corpus: str, model: str, folder: str, options: str) -> None:
         options: of the request, as JSON, and `cores`: what this process and its own may use.
     """
     given = json.loads(options)
+    for name in ("dimensions", "output_dtype"):
+        given[name] = (given[name],)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.pop("cores")])
     report = Path(folder) / "report.json"
     os.environ[_REPORT] = str(report)
