@@ -43,7 +43,7 @@ from pipeline.request import Request
 from pipeline.spec import JobSpec
 from pipeline.store.directory import Directory
 from pipeline.tasks.embed import Embed
-from workers import device_main, device_process
+from workers import device_main, device_process, device_start, engine_cache
 from workers.device_process import DeviceProcess
 from workers.local import LocalRun, compute_missing
 
@@ -215,9 +215,9 @@ def serve(link: Connection, *given: Any) -> None:
         clock.watch(owner, name, stage)
     part_file.hashlib = hashed
     clock.watch_threads()
-    device_main.EngineCache = _Engines  # type: ignore[assignment,misc]
+    engine_cache.EngineCache = _Engines  # type: ignore[assignment,misc]
     device_main.execute = _reporting(device_main.execute, clock)
-    device_main.serve(link, *given)
+    device_start.serve(link, *given)
 
 
 def _reporting(execute: Callable[..., None], clock: Clock) -> Callable[..., None]:
@@ -267,7 +267,7 @@ def measure(corpus: str, model: str, folder: str, options: str) -> None:
     def now(_: object = None) -> None:
         times.append((time.perf_counter(), time.process_time()))
 
-    local = LocalRun((device,), lambda: False, lambda rows, tokens: None, now, prepared.card)
+    local = LocalRun((device,), lambda: False, lambda rows, tokens: None, now, card=prepared.card)
     output: Output = prepared.output
     results = list(compute_missing(output, prepared.run, prepared.plan, local))
     now()
