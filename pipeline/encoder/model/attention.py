@@ -29,7 +29,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
-from pipeline.encoder.model.batched_attention import MAX_LOGITS, attend_in_products
+from pipeline.encoder.model.batched_attention import (
+    MAX_LOGITS,
+    attend_in_products,
+    of_each_head,
+)
 from pipeline.encoder.model.varlen_kernels import Kernel, Sequences
 
 # Entries of one attention mask or bias, all heads: 64 MiB in float32. Longer texts are attended to
@@ -106,11 +110,14 @@ class GroupedAttention:
         masked = reach is not None or self._bias is not None or (batched and self._config.causal)
         if not masked and not batched:
             return self._sdpa(q_BHLD, k_BKLD, v_BKLD, None, self._config.causal)
+        k, v = k_BKLD, v_BKLD
+        if batched:
+            k, v = (of_each_head(x, q_BHLD.shape[1]) for x in (k, v))
         tiles = [
             (self._in_products if batched else self._sdpa)(
                 q_BHLD[:, :, rows],
-                k_BKLD[:, :, columns],
-                v_BKLD[:, :, columns],
+                k[:, :, columns],
+                v[:, :, columns],
                 self._mask(rows, columns, reach, q_BHLD) if masked else None,
             )
             for rows, columns in self._tiles(length, reach, MAX_LOGITS if batched else None)

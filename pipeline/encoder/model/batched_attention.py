@@ -19,15 +19,24 @@ from torch import Tensor
 MAX_LOGITS = 512 * 1024
 
 
+def of_each_head(x_BKLD: Tensor, heads: int) -> Tensor:
+    """Keys or values as the heads of queries read them, [B, H, L, D], laid out for products.
+
+    A copy, so it is made once for all tiles of query rows.
+    """
+    shared = heads // x_BKLD.shape[1]
+    return x_BKLD.repeat_interleave(shared, dim=1) if shared > 1 else x_BKLD.contiguous()
+
+
 def attend_in_products(
-    q_BHQD: Tensor, k_BKCD: Tensor, v_BKCD: Tensor, mask_1PQC: Tensor | None, scale: float
+    q_BHQD: Tensor, k_BHCD: Tensor, v_BHCD: Tensor, mask_1PQC: Tensor | None, scale: float
 ) -> Tensor:
     """Softmax(scale · q · kᵀ + mask) · v, in the dtype of q.
 
     Args:
         q_BHQD: queries.
-        k_BKCD: keys; each serves H / K heads of queries.
-        v_BKCD: values.
+        k_BHCD: keys, from `of_each_head`.
+        v_BHCD: values, from there too.
         mask_1PQC: is added to the logits, for every head or one for each; None for none.
         scale: of the logits.
 
@@ -35,12 +44,10 @@ def attend_in_products(
         [B, H, Q, D].
     """
     sequences, heads, rows, width = q_BHQD.shape
-    columns, shared = k_BKCD.shape[2], heads // k_BKCD.shape[1]
-    if shared > 1:
-        k_BKCD, v_BKCD = (x.repeat_interleave(shared, dim=1) for x in (k_BKCD, v_BKCD))
+    columns = k_BHCD.shape[2]
     q_MQD = q_BHQD.reshape(-1, rows, width)
-    k_MDC = k_BKCD.reshape(-1, columns, width).transpose(1, 2)
-    v_MCD = v_BKCD.reshape(-1, columns, width)
+    k_MDC = k_BHCD.flatten(0, 1).transpose(1, 2)
+    v_MCD = v_BHCD.flatten(0, 1)
     out_MQD = torch.empty_like(q_MQD)
     ignored = q_MQD.new_empty(1)  # with beta 0
     at_once = max(1, MAX_LOGITS // (rows * columns))

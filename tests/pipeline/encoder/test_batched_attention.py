@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from pipeline.encoder.architecture.encoder_config import EncoderConfig
 from pipeline.encoder.card import open_card
 from pipeline.encoder.model import attention, batched_attention
 from pipeline.encoder.model.attention import GroupedAttention, PositionBias, group_equal_lengths
-from pipeline.encoder.model.batched_attention import attend_in_products
+from pipeline.encoder.model.batched_attention import attend_in_products, of_each_head
 
 
 def _random(*shape: int) -> Tensor:
@@ -37,7 +38,29 @@ def test_products_compute_what_torchs_attention_does(
     expected = functional.scaled_dot_product_attention(
         q, k, v, mask, scale=0.3, enable_gqa=heads != kv_heads
     )
+    k, v = (of_each_head(x, heads) for x in (k, v))
     torch.testing.assert_close(attend_in_products(q, k, v, mask, 0.3), expected)
+
+
+@pytest.mark.parametrize("kv_heads", [6, 2])
+@pytest.mark.parametrize("window", [None, 60])
+def test_keys_and_values_of_a_long_text_are_laid_out_once_for_all_tiles(
+    kv_heads: int, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: set[int] = set()
+
+    def watched(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Tensor:
+        for x in (k, v):
+            assert x.flatten(0, 1).data_ptr() == x.data_ptr()  # no copy
+            read.add(x.untyped_storage().data_ptr())
+        return attend_in_products(q, k, v, *rest)
+
+    monkeypatch.setattr(attention, "attend_in_products", watched)
+    monkeypatch.setattr(attention, "MAX_LOGITS", 200)
+    config = replace(open_card(str(GOLDENS / "bert_mean")).config, heads=6, kv_heads=kv_heads)
+    q, k, v = (_random(600, n, 16).bfloat16() for n in (6, kv_heads, kv_heads))
+    GroupedAttention(config, group_equal_lengths([0, 300, 600]), None)(q, k, v, window)
+    assert len(read) == 2
 
 
 @pytest.mark.parametrize("entries", [200, 512 * 1024])
