@@ -12,15 +12,16 @@ from __future__ import annotations
 import json
 import os
 import platform
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
+from pipeline.encoder.device.cpu_time import least_seconds
 from pipeline.encoder.device.devices import cpu_streams
 from pipeline.encoder.model.int8 import fastest_passes
 from pipeline.encoder.model.linear import Linear, make_linear
@@ -33,6 +34,8 @@ _REPEATS = 5
 # A gain between these may be that of a busy machine: it is measured again next time. AVX512-BF16
 # gains 1.9, AMX more, and a chip without either loses.
 _UNSURE = (1.0, 1.6)
+# Lines of /proc/cpuinfo, of x86 and of ARM.
+_TELLING = ("model", "vendor_id", "cpu family", "flags", "CPU ", "Features")
 _MAX_BYTES = 4096
 _MAX_GAIN = 1000.0
 
@@ -106,16 +109,8 @@ def _measure_int8(hidden: int, intermediate: int) -> float:
 
 def _ratio(*products: tuple[Linear, torch.Tensor]) -> float:
     """Least seconds of the first product / of the second one."""
-    best = [float("inf")] * len(products)
-    for _ in range(1 + _REPEATS):  # interleaved: a busy machine slows both
-        best = [min(b, _seconds(*product)) for b, product in zip(best, products, strict=True)]
-    return best[0] / best[1]
-
-
-def _seconds(linear: Linear, x: torch.Tensor) -> float:
-    started = time.thread_time()  # what others take of a busy machine does not count
-    linear(x)
-    return time.thread_time() - started
+    first, second = least_seconds([partial(linear, x) for linear, x in products], 1 + _REPEATS)
+    return first / second
 
 
 def _chip() -> list[str]:
@@ -123,7 +118,7 @@ def _chip() -> list[str]:
     found = [platform.machine(), platform.processor()]
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(errors="replace").split("\n\n", 1)[0].splitlines()
-        found += [x for x in lines if x.startswith(("model", "vendor_id", "cpu family", "flags"))]
+        found += [x for x in lines if x.startswith(_TELLING)]
     return found
 
 

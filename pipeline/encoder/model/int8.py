@@ -12,7 +12,6 @@ one compiled pass; elsewhere torch does them step by step.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import logging
 
 import torch
@@ -83,9 +82,9 @@ class Int8Linear:
 @functools.cache
 def fastest_passes() -> Passes:
     """Compiled passes where numba is installed; compiling takes seconds, once per process."""
-    if importlib.util.find_spec("numba") is None:
-        logger.info("int8 without numba: `pip install 'bei-jobs[int8]'` makes it faster")
+    try:
+        from pipeline.encoder.model.int8_compiled import CompiledPasses
+    except ImportError as error:  # not installed, or not for this NumPy
+        logger.info("int8 is slower without numba, the extra `int8`: %s", error)
         return TorchPasses()
-    from pipeline.encoder.model.int8_compiled import CompiledPasses
-
     return CompiledPasses()

@@ -10,12 +10,13 @@ Shapes: T tokens, I inputs, O outputs.
 from __future__ import annotations
 
 import functools
-import time
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from pipeline.encoder.device.cpu_time import least_seconds
 from pipeline.errors import UsageError
 
 _MAX = 127
@@ -120,7 +121,7 @@ def fastest_product(inputs: int, outputs: int) -> ProductType:
     if len(candidates) == 1:
         return candidates[0]
     weight = torch.randint(-_MAX, _MAX + 1, (outputs, inputs), dtype=torch.int8)
-    seconds = _least_seconds(candidates, weight, _TOKENS)
+    seconds = _seconds(candidates, weight, _TOKENS)
     return min(candidates, key=seconds.__getitem__)
 
 
@@ -131,7 +132,7 @@ def _candidates() -> tuple[ProductType, ...]:
     if not all(hasattr(torch.ops.onednn, name) for name in names):
         return (TorchProduct,)
     exact = [x for x in PRODUCTS if _works(x)]
-    seconds = _least_seconds(exact, torch.ones(_PROBE, _PROBE, dtype=torch.int8), _PROBE)
+    seconds = _seconds(exact, torch.ones(_PROBE, _PROBE, dtype=torch.int8), _PROBE)
     most = _HOPELESS * min(seconds.values())
     return tuple(x for x in exact if seconds[x] <= most)
 
@@ -144,16 +145,10 @@ def _works(product: ProductType) -> bool:
 
 
 @torch.inference_mode()
-def _least_seconds(
-    products: tuple[ProductType, ...] | list[ProductType], weight: Tensor, tokens: int
+def _seconds(
+    products: Sequence[ProductType], weight: Tensor, tokens: int
 ) -> dict[ProductType, float]:
-    """CPU seconds of each, interleaved."""
-    made = {x: x(weight) for x in products}
+    """The least CPU seconds of each."""
     quantized = torch.ones(tokens, weight.shape[1], dtype=torch.int8)
-    least = dict.fromkeys(products, float("inf"))
-    for _ in range(1 + _REPEATS):
-        for product, multiply in made.items():
-            started = time.thread_time()
-            multiply(quantized)
-            least[product] = min(least[product], time.thread_time() - started)
-    return least
+    calls = [functools.partial(product(weight), quantized) for product in products]
+    return dict(zip(products, least_seconds(calls, 1 + _REPEATS), strict=True))

@@ -18,6 +18,7 @@ from pipeline.encoder.model.int8 import Int8Linear
 # Activation → oneDNN's (function, algorithm). oneDNN approximates erf to about 1e-6.
 _FUSED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "silu": ("swish", ""),
           "relu": ("relu", ""), "tanh": ("tanh", "")}  # fmt: skip
+_OPERATORS = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
 
 
 class Linear(Protocol):
@@ -86,10 +87,10 @@ def make_linear(weight: Tensor, bias: Tensor | None, *, quantize: bool = False) 
 def _packs(dtype: torch.dtype) -> bool:
     """Whether oneDNN packs weights of a dtype on this CPU, and torch has its private operators."""
     operators = torch.ops.mkldnn
-    if dtype == torch.bfloat16 and not operators._is_mkldnn_bf16_supported():
-        return False
     if dtype not in (torch.float32, torch.bfloat16):
         return False
-    return torch.backends.mkldnn.is_available() and all(  # type: ignore[no-untyped-call]
-        hasattr(operators, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
-    )
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False  # such as torch's builds for Apple's chips, which lack the operators too
+    if not all(hasattr(operators, name) for name in _OPERATORS):
+        return False
+    return dtype == torch.float32 or bool(operators._is_mkldnn_bf16_supported())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
@@ -49,3 +51,12 @@ def test_float32_and_bfloat16_on_a_cpu_are_packed() -> None:
         assert isinstance(make_linear(weight.bfloat16(), None), PackedLinear)
     assert isinstance(make_linear(weight.half(), None), PlainLinear)
     assert isinstance(make_linear(weight, None, quantize=True), Int8Linear)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_torch_without_onednn_computes_plain_products(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())  # as for Apple's chips
+    assert isinstance(make_linear(_random(8, 8).to(dtype), None), PlainLinear)
