@@ -79,7 +79,7 @@ def test_out_of_memory_in_a_graph_halves_the_batch_and_goes_on(
     def short_of_memory(packed: PackedBatch) -> torch.Tensor:
         if packed.ids.shape[0] > room:
             raise torch.OutOfMemoryError("no memory left")
-        return small.rows(packed)
+        return small.outputs(packed)
 
     small.graphs = CudaGraphs(
         short_of_memory, torch.device("cuda"), per_token=False, limit=small.config.max_length
