@@ -132,3 +132,9 @@ def gather(
         type_ids=None if type_ids is None else type_ids[index],
         spans=None if spans is None else spans.of(sequences, cu_seqlens[:-1] - starts),
     )
+
+
+def some_of(batch: Batch, sequences: Int64Array) -> Batch:
+    """Some sequences of a batch as a batch of their own, [B] indexes into it."""
+    offsets = batch.cu_seqlens.astype(np.int64)
+    return gather(batch.ids, offsets, sequences, batch.type_ids, batch.spans)

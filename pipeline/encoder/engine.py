@@ -3,8 +3,8 @@
     engine = Engine(open_card("sentence-transformers/all-MiniLM-L6-v2"))
     for batch, outputs in engine.run_all(batches): ...
 
-The engine keeps the order of batches, halves those that do not fit into memory, and repairs outputs
-that are not finite; its lane passes batches through the device.
+The engine keeps the order of batches and repairs outputs that are not finite; its lane passes
+batches through the device.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ from pipeline.encoder.choose_fused import choose_fused
 from pipeline.encoder.cpu_trials import bfloat16_gain
 from pipeline.encoder.cuda_graphs import CudaGraphs
 from pipeline.encoder.device.devices import find_device, loading_threads
-from pipeline.encoder.device.out_of_memory import is_out_of_memory
+from pipeline.encoder.halving import Halving
 from pipeline.encoder.lanes import Arrival, choose_token_budget, make_lane
 from pipeline.encoder.model.head_outputs import (
     Parts,
     as_outputs,
-    concatenated,
     empty_parts,
     non_finite,
     repaired,
@@ -43,7 +42,7 @@ from pipeline.encoder.model.packed_batch import PackedBatch, pack_batch
 from pipeline.encoder.precision import between_products, choose_precision
 from pipeline.errors import EncodeError, Interrupted, UsageError
 from pipeline.outputs import FOLDED, Float32Array, Int64Array, Outputs
-from pipeline.packing import Batch, gather
+from pipeline.packing import Batch, some_of
 from pipeline.spec import Vectors
 
 logger = logging.getLogger(__name__)
@@ -80,7 +79,7 @@ class Engine:
         head: what turns hidden states into outputs.
         lane: passes batches through the device.
         graphs: the CUDA graphs, None if the encoder cannot be captured.
-        token_limit: the most tokens per batch, set when one was too large for the device's memory.
+        halving: computes a batch, in halves where the device's memory is short.
     """
 
     def __init__(
@@ -155,7 +154,7 @@ class Engine:
                 self.outputs, self._torch_device, per_token=self.per_token, limit=limit
             )
         self._exact: ForwardPass | None = None
-        self.token_limit: int | None = None
+        self.halving = Halving(device)
 
     @property
     def device_name(self) -> str:
@@ -217,7 +216,7 @@ class Engine:
     def _launch(self, batch: Batch) -> _Launched:
         self._check(batch)
         with self.lane.placed():
-            return _Launched(batch, self.lane.launch(lambda: self._fit(batch)))
+            return _Launched(batch, self.lane.launch(lambda: self._fitted(batch)))
 
     def _finish(self, launched: _Launched) -> tuple[Batch, Outputs]:
         batch, outputs = launched.batch, as_outputs(launched.outputs(), self.lists)
@@ -241,37 +240,16 @@ class Engine:
                 f"{self.config.vocab_size}: the tokenizer belongs to another model"
             )
 
-    def _fit(self, batch: Batch) -> Parts:
-        """Compute a batch, in halves if it does not fit into the device's memory at once."""
-        if self.token_limit is not None and batch.tokens > self.token_limit and len(batch) > 1:
-            return self._halve(batch)
-        try:
-            return self._compute(batch, self.forward)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(batch) == 1:
-                raise EncodeError(
-                    f"a sequence of {batch.tokens} tokens does not fit into the memory of "
-                    f"{self.device}",
-                    hint="use a smaller --max-length or --token-budget, or a larger device",
-                ) from error
-        # Outside the handler: its traceback would keep the failed batch's memory alive.
+    def _fitted(self, batch: Batch) -> Parts:
+        """Outputs of a batch, whatever the device's memory holds of it at once."""
+        compute = functools.partial(self._compute, forward=self.forward)
+        return self.halving(batch, compute, self._release)
+
+    def _release(self) -> None:
+        """Free what is kept on the device for speed alone."""
         if self.graphs is not None:
             self.graphs.clear()
         self.lane.release_memory()
-        self.token_limit = batch.tokens // 2
-        logger.warning(
-            "%d tokens do not fit into the memory of %s: continuing with half as many",
-            batch.tokens,
-            self.device,
-        )
-        return self._halve(batch)
-
-    def _halve(self, batch: Batch) -> Parts:
-        middle = len(batch) // 2
-        halves = (np.arange(middle), np.arange(middle, len(batch)))
-        return concatenated([self._fit(_select(batch, half)) for half in halves])
 
     @torch.inference_mode()
     def _compute(self, batch: Batch, forward: ForwardPass) -> Parts:
@@ -299,13 +277,7 @@ class Engine:
         for sequence in broken:
             exact = None
             if self._exact is not None:
-                parts = self._compute(_select(batch, np.array([sequence])), self._exact)
+                parts = self._compute(some_of(batch, np.array([sequence])), self._exact)
                 exact = as_outputs(tuple(part.cpu() for part in parts), self.lists)
             outputs = repaired(outputs, batch, int(sequence), exact, per_token=self.per_token)
         return outputs
-
-
-def _select(batch: Batch, sequences: Int64Array) -> Batch:
-    """Some sequences of a batch as a batch of their own."""
-    offsets = batch.cu_seqlens.astype(np.int64)
-    return gather(batch.ids, offsets, sequences, batch.type_ids, batch.spans)

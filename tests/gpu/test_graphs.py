@@ -87,7 +87,7 @@ def test_out_of_memory_in_a_graph_halves_the_batch_and_goes_on(
     halved = [rows for _, rows in small.run(batches)]
     for rows, whole in zip(halved, expected, strict=True):
         np.testing.assert_allclose(rows, whole, rtol=0, atol=4e-3)
-    assert small.token_limit is not None
+    assert small.halving.token_limit is not None
 
 
 @pytest.mark.parametrize("name", ["bert_mean", "gte_qwen2", "qwen3_causal_last"])

@@ -155,7 +155,7 @@ def test_a_capture_that_runs_out_of_memory_halves_the_batch(
     small = open_engine(golden("bert_mean"), precision="float16")
     found = _matrix(list(small.run(work)))
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-3)
-    assert small.token_limit == work[0].tokens // 2
+    assert small.halving.token_limit == work[0].tokens // 2
 
 
 def test_memory_is_seen_behind_the_error_that_it_caused() -> None:

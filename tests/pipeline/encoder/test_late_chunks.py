@@ -154,5 +154,5 @@ def test_values_do_not_depend_on_what_is_computed_with_them(
     tokens = ChunkTokenizer(load_tokenizer(engine.card), 40, 0, window=120).encode([TEXT, TEXT[9:]])
     together = computed(engine, tokens, budget=10_000)
     np.testing.assert_allclose(computed(engine, tokens, budget=1), together, rtol=0, atol=1e-6)
-    engine.token_limit = 150  # as after a batch that was too large for the device's memory
+    engine.halving.token_limit = 150  # as after a batch that was too large for the device's memory
     np.testing.assert_allclose(computed(engine, tokens, budget=10_000), together, rtol=0, atol=1e-6)
