@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pipeline.encoder.card import ModelCard, read_card
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
 from pipeline.encoder.checkpoint.files import CheckpointFiles
 from pipeline.encoder.engine import Engine
+from pipeline.encoder.model.load import HeadOptions
 from pipeline.packing import gather, pack
 
 Rows = np.ndarray[Any, np.dtype[np.float32]]
@@ -30,8 +31,12 @@ def fresh_card(checkpoint: Checkpoint) -> ModelCard:
 
 
 def open_engine(checkpoint: Checkpoint, **options: Any) -> Engine:
-    """An engine of a checkpoint, with the options of `Engine`."""
-    return Engine(fresh_card(checkpoint), **options)
+    """An engine of a checkpoint, with the options of `HeadOptions` and `Engine`."""
+    names = {field.name for field in fields(HeadOptions)} & options.keys()
+    of_head = {name: options.pop(name) for name in names}
+    if isinstance(of_head.get("dimensions"), int):
+        of_head["dimensions"] = (of_head["dimensions"],)
+    return Engine(fresh_card(checkpoint), HeadOptions(**of_head), **options)
 
 
 def recognised(checkpoint: Checkpoint) -> EncoderConfig | None:

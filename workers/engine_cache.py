@@ -59,6 +59,7 @@ class EngineCache:
 
     def _load(self, spec: JobSpec, device: str, given: ModelCard | None) -> Engine:
         from pipeline.encoder.engine import Engine  # torch takes seconds to import
+        from pipeline.encoder.model.load import HeadOptions
 
         fits = given is not None and _content(given) == (spec.model.sha256, spec.model.fingerprint)
         card = given if given is not None and fits else verified_card(spec, self._cache_dir)
@@ -66,17 +67,16 @@ class EngineCache:
         skipped = 0
         if spec.prompt and not card.modules.include_prompt:
             skipped = prompt_tokens(load_tokenizer(card), spec.prompt)
-        return Engine(
-            card,
-            device=device,
-            precision=spec.precision,
-            dimensions=spec.all_dimensions,
-            normalize=spec.normalize,
-            vectors=spec.vectors,
-            sparse_top_k=spec.sparse_top_k,
+        options = HeadOptions(
+            spec.all_dimensions,
+            spec.normalize,
             prompt_tokens=skipped,
             late_chunks=spec.chunking == "late-chunk",
-            cache_dir=self._cache_dir,
+            vectors=spec.vectors,
+            sparse_top_k=spec.sparse_top_k,
+        )
+        return Engine(
+            card, options, device=device, precision=spec.precision, cache_dir=self._cache_dir
         )
 
 

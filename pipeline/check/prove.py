@@ -15,6 +15,7 @@ from pipeline.check.sample import Sample, compute
 from pipeline.check.tokens import prove_tokens
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.engine import Engine
+from pipeline.encoder.model.load import HeadOptions
 from pipeline.output.certificate import Certificate, Proof, certificate_key
 from pipeline.output.process import user_and_host
 from pipeline.output.run import now
@@ -99,12 +100,14 @@ def _compute(sample: Sample, device: str, precision: str, cache_dir: Path | None
     spec = sample.spec
     engine = Engine(
         sample.card,
+        HeadOptions(
+            spec.all_dimensions,
+            spec.normalize,
+            vectors=spec.vectors,
+            sparse_top_k=spec.sparse_top_k,
+        ),
         device=device,
         precision=precision,
-        dimensions=spec.all_dimensions,
-        normalize=spec.normalize,
-        vectors=spec.vectors,
-        sparse_top_k=spec.sparse_top_k,
         cache_dir=cache_dir,
     )
     budget = spec.token_budget or engine.token_budget

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,6 @@ from pipeline.encoder.precision import between_products, choose_precision
 from pipeline.errors import EncodeError, Interrupted, UsageError
 from pipeline.outputs import FOLDED, Float32Array, Int64Array, Outputs
 from pipeline.packing import Batch, some_of
-from pipeline.spec import Vectors
 
 logger = logging.getLogger(__name__)
 
@@ -85,30 +84,19 @@ class Engine:
     def __init__(
         self,
         card: ModelCard,
+        options: HeadOptions | None = None,
         *,
         device: str = "cpu",
         precision: str = "auto",
-        dimensions: int | Sequence[int] | None = None,
-        normalize: bool | None = None,
-        prompt_tokens: int = 0,
-        late_chunks: bool = False,
-        vectors: tuple[Vectors, ...] = ("dense",),
-        sparse_top_k: int | None = None,
         cache_dir: Path | None = None,
     ) -> None:
         """Load the model.
 
         Args:
             card: from `open_card`.
+            options: of the vectors of an embedding model; None for what the checkpoint says.
             device: a torch device.
             precision: of the encoder, see `choose_precision`; heads are always float32.
-            dimensions: leading ones of a vector to keep, None for all; of several, side by side.
-            normalize: whether vectors have unit length, None for what the checkpoint does.
-            prompt_tokens: leading tokens of every sequence that belong to the prompt
-                (`tokenizer.prompt_tokens`); omitted from pooling where the checkpoint says so.
-            late_chunks: whether batches have spans, each of which gives a dense vector.
-            vectors: the kinds of vectors that are computed, of those in `card.vectors`.
-            sparse_top_k: terms of a vector that are kept; None for one more than `MAX_TERMS`.
             cache_dir: where the trial behind `auto` is kept; None to repeat it.
 
         Raises:
@@ -120,13 +108,10 @@ class Engine:
         self.device = device
         self._torch_device = find_device(device)
         self.lane = make_lane(self._torch_device)
-        widths = (dimensions,) if isinstance(dimensions, int) else tuple(dimensions or ())
-        options = HeadOptions(
-            widths, normalize, prompt_tokens, late_chunks, vectors, sparse_top_k=sparse_top_k
-        )
+        options = options or HeadOptions()
         self._model = open_model(card, self._torch_device, options)
         self.head = self._model.head
-        self.lists = tuple(kind for kind in vectors if kind != "dense")
+        self.lists = tuple(kind for kind in options.vectors if kind != "dense")
         self.output_size = self.head.output_size + len(self.lists) * FOLDED
         self.memory_size = self.head.output_size + len(self.lists) * 2 * _TYPICAL_ENTRIES
         self.per_token = card.head == "token_classifier"
@@ -146,15 +131,16 @@ class Engine:
         if int8:
             error = int8_error(self.forward, self.load("float32"), card.config)
             self.quantization = f"{INT8_SCHEME}, {self._between} between them; {error}"
-        self.graphs: CudaGraphs | None = None
-        # A graph's shapes know no spans, and how long a list is, is read back.
-        if self.forward.capturable and not late_chunks and not self.lists:
-            limit = self.config.max_length if self.config.position_table else None
-            self.graphs = CudaGraphs(
-                self.outputs, self._torch_device, per_token=self.per_token, limit=limit
-            )
+        self.graphs = self._make_graphs(options)
         self._exact: ForwardPass | None = None
         self.halving = Halving(device)
+
+    def _make_graphs(self, options: HeadOptions) -> CudaGraphs | None:
+        # A graph's shapes know no spans, and how long a list is, is read back.
+        if not self.forward.capturable or options.late_chunks or self.lists:
+            return None
+        limit = self.config.max_length if self.config.position_table else None
+        return CudaGraphs(self.outputs, self._torch_device, per_token=self.per_token, limit=limit)
 
     @property
     def device_name(self) -> str:

@@ -22,6 +22,7 @@ from benchmarks.common import EXAMPLES, header, read_texts, table
 from pipeline.encoder.card import ModelCard, open_card
 from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL
 from pipeline.encoder.engine import Engine
+from pipeline.encoder.model.load import HeadOptions
 from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.packing import gather, pack
 from pipeline.tokenize.chunk_texts import ChunkTokenizer
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace, command: str) -> str:
     card = open_card(options.model)
     texts = read_texts(options.texts, options.rows)
     alone = Engine(card, precision="float32")
-    late = Engine(card, precision="float32", late_chunks=True)
+    late = Engine(card, HeadOptions(late_chunks=True), precision="float32")
     found = [
         row
         for size in options.chunk_tokens

@@ -31,6 +31,7 @@ from pipeline.encoder import cuda_graphs
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.cuda_graphs import CudaGraphs
 from pipeline.encoder.engine import Engine
+from pipeline.encoder.model.load import HeadOptions
 from pipeline.input.formats.parquet import ParquetReader
 from pipeline.known_rows import KnownRows
 from pipeline.output import part_file
@@ -180,8 +181,8 @@ class _Outputs:
 class _InstantEngine(Engine):
     """An engine whose device has always just finished."""
 
-    def __init__(self, card: ModelCard, dimensions: int | None) -> None:
-        super().__init__(card, precision="float32", dimensions=dimensions)
+    def __init__(self, card: ModelCard, dimensions: tuple[int, ...]) -> None:
+        super().__init__(card, HeadOptions(dimensions), precision="float32")
         self.device = "cuda"  # so that as many threads tokenize as for a GPU
         self.token_budget = _TOKEN_BUDGET
         rows = np.random.default_rng(0).standard_normal((_TOKEN_BUDGET, self.output_size))
@@ -203,7 +204,7 @@ class _Engines:
         self._engine: Engine | None = None
 
     def get(self, spec: JobSpec, device: str, card: ModelCard) -> Engine:
-        self._engine = self._engine or _InstantEngine(card, spec.dimensions)
+        self._engine = self._engine or _InstantEngine(card, spec.all_dimensions)
         return self._engine
 
 

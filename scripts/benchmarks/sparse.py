@@ -30,6 +30,7 @@ from benchmarks.common import (
 from benchmarks.shapes import write_tokenizer
 from pipeline.encoder.card import open_card
 from pipeline.encoder.engine import Engine
+from pipeline.encoder.model.load import HeadOptions
 from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.outputs import Lists
 from pipeline.packing import gather, pack
@@ -115,7 +116,7 @@ def _ours(
     path: Path, device: str, precision: str
 ) -> tuple[Callable[[list[str]], Lists], Callable[[list[str]], int]]:
     card = open_card(str(path))
-    engine = Engine(card, device=device, precision=precision, vectors=("sparse",))
+    engine = Engine(card, HeadOptions(vectors=("sparse",)), device=device, precision=precision)
     limit = min(card.default_max_length, _MAX_LENGTH)
 
     def tokenized(texts: list[str]) -> Any:

@@ -77,7 +77,17 @@ class Head(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HeadOptions:
-    """What a user may change about the vectors of a model; see `SentenceHead`."""
+    """What a user may change about the vectors of a model.
+
+    Attributes:
+        dimensions: leading ones of a vector to keep, none for all; of several, side by side.
+        normalize: whether vectors have unit length, None for what the checkpoint does.
+        prompt_tokens: leading tokens of every sequence that belong to the prompt
+            (`tokenizer.prompt_tokens`); omitted from pooling where the checkpoint says so.
+        late_chunks: whether batches have spans, each of which gives a dense vector.
+        vectors: the kinds of vectors that are computed, of those in `card.vectors`.
+        sparse_top_k: terms of a vector that are kept; None for one more than `MAX_TERMS`.
+    """
 
     dimensions: tuple[int, ...] = ()
     normalize: bool | None = None
