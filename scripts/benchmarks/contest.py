@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from benchmarks.common import Work, matrix_rate, peak_memory_mib, ratio, reset_peak_memory, timed
+from benchmarks.common import (
+    Work,
+    matrix_rate,
+    peak_memory_mib,
+    ratio,
+    reset_peak_memory,
+    table,
+    timed,
+)
 from benchmarks.ours import Ours
 from benchmarks.peers import Case, Peer, Runner, library, library_name, open_peers
 from pipeline.errors import BeiJobsError
 
-COLUMNS = ["engine", "rows/s", "tokens/s", "TFLOP/s", "of matrix rate", "padding", "peak MiB",
-           "x library", "x strongest default", "agreement"]  # fmt: skip
-NOTES = (
+_COLUMNS = ["engine", "rows/s", "tokens/s", "TFLOP/s", "of matrix rate", "padding", "peak MiB",
+            "x library", "x strongest default", "agreement"]  # fmt: skip
+_NOTES = (
     "Medians of interleaved repeats; tokens/s counts real tokens. Matrix rate: measured in turn "
     "with the runs, in the engine's precision. x library: against the first peer; x strongest "
     "default: against the fastest of those that somebody gets without an option. Agreement with "
@@ -95,12 +104,26 @@ def hold(
     return Outcome(_rows(contenders, work, rates), notes)
 
 
-def listed(notes: Sequence[tuple[str, str]]) -> list[str]:
-    """A line for each note, with the cases that it is about."""
-    cases: dict[str, list[str]] = {}
-    for case, note in notes:
-        cases.setdefault(note, []).append(case)
-    return [f"- {note} ({'; '.join(found)})" for note, found in cases.items()]
+def report(first: Sequence[str], cases: Iterable[tuple[Sequence[str], str, Outcome]]) -> str:
+    """One table of all cases, and a line for each note with the cases that it is about.
+
+    Each case is printed to stderr when it is there, so that a run that is cut has those before.
+
+    Args:
+        first: the columns that say which case it is.
+        cases: what stands there, what notes call it, and what it gave.
+    """
+    columns = [*first, *_COLUMNS]
+    rows: list[list[object]] = []
+    named: dict[str, list[str]] = {}
+    for words, name, outcome in cases:
+        new = [[*words, *row] for row in outcome.rows]
+        print(table(columns, new), file=sys.stderr, flush=True)
+        rows += new
+        for note in outcome.notes:
+            named.setdefault(note, []).append(name)
+    notes = [f"- {note} ({'; '.join(names)})" for note, names in named.items()]
+    return "\n".join([table(columns, rows), "", _NOTES, "", *notes])
 
 
 def open_ours(

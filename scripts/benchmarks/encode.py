@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import gc
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,9 +25,8 @@ from benchmarks.common import (
     matrix_parameters,
     read_texts,
     repeated,
-    table,
 )  # fmt: skip
-from benchmarks.contest import COLUMNS, NOTES, Outcome, hold, listed, open_ours
+from benchmarks.contest import Outcome, hold, open_ours, report
 from benchmarks.ours import Ours
 from benchmarks.peers import Case
 from benchmarks.shapes import ENCODERS, SHAPES, checkpoint_of, texts_of_length
@@ -73,27 +71,16 @@ def common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, command: str) -> str:
     """Measure every case and return the table."""
-    columns = ["model", "lengths", *COLUMNS]
-    rows: list[list[object]] = []
-    notes: list[tuple[str, str]] = []
-    with tempfile.TemporaryDirectory() as name:
-        for shape in [options.model] if options.model else options.shapes.split(","):
-            for lengths, outcome in cases_of(shape, Path(name), options):
-                words = [shape.rpartition("/")[2], lengths]
-                new = [[*words, *row] for row in outcome.rows]
-                print(table(columns, new), file=sys.stderr, flush=True)  # a cut run has these
-                rows += new
-                notes += [(f"{words[0]}, {lengths}", note) for note in outcome.notes]
-    lines = [
-        header(command, options.device),
-        "",
-        table(columns, rows),
-        "",
-        NOTES,
-        "",
-        *listed(notes),
-    ]
-    return "\n".join(lines)
+
+    def cases() -> Iterator[tuple[list[str], str, Outcome]]:
+        with tempfile.TemporaryDirectory() as folder:
+            for model in [options.model] if options.model else options.shapes.split(","):
+                name = model.rpartition("/")[2]
+                for lengths, outcome in cases_of(model, Path(folder), options):
+                    yield [name, lengths], f"{name}, {lengths}", outcome
+
+    printed = report(["model", "lengths"], cases())
+    return f"{header(command, options.device)}\n\n{printed}"
 
 
 def cases_of(

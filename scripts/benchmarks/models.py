@@ -7,12 +7,12 @@ the forward pass of each family, with its head. `scripts/bench encode --shapes N
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.common import header, table
-from benchmarks.contest import COLUMNS, NOTES, listed
+from benchmarks.common import header
+from benchmarks.contest import Outcome, report
 from benchmarks.encode import cases_of, common_arguments
 from benchmarks.shapes import SHAPES
 
@@ -34,23 +34,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, command: str) -> str:
     """Measure every model and return the table."""
-    columns = ["model", "task", *COLUMNS]
-    rows: list[list[object]] = []
-    notes: list[tuple[str, str]] = []
-    for shape in options.shapes.split(","):
-        with tempfile.TemporaryDirectory() as folder:
-            for _, outcome in cases_of(shape, Path(folder), options):
-                new = [[shape, SHAPES[shape].task, *row] for row in outcome.rows]
-                print(table(columns, new), file=sys.stderr, flush=True)  # a cut run has these
-                rows += new
-                notes += [(shape, note) for note in outcome.notes]
-    lines = [
-        header(command, options.device),
-        "",
-        table(columns, rows),
-        "",
-        NOTES,
-        "",
-        *listed(notes),
-    ]
-    return "\n".join(lines)
+
+    def cases() -> Iterator[tuple[list[str], str, Outcome]]:
+        for shape in options.shapes.split(","):
+            with tempfile.TemporaryDirectory() as folder:
+                for _, outcome in cases_of(shape, Path(folder), options):
+                    yield [shape, SHAPES[shape].task], shape, outcome
+
+    printed = report(["model", "task"], cases())
+    return f"{header(command, options.device)}\n\n{printed}"
