@@ -107,6 +107,16 @@ def test_values_that_are_not_the_librarys_show(
     assert theirs[-1] == "1.00000"
 
 
+def test_tokens_that_only_fill_a_shape_are_padding(
+    texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ours.Engine, "take_padding", lambda self: 10**6)
+
+    (mine, _) = rows(of_golden("bert_mean", texts, "--precision", "float32"))
+
+    assert mine[5] == "100 %"
+
+
 def test_a_peer_that_is_not_installed_or_cannot_load_a_model_is_named_below_the_table(
     texts: Path,
     monkeypatch: pytest.MonkeyPatch,

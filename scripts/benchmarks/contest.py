@@ -148,13 +148,15 @@ def _ours(engine: Ours) -> Contender:
     name = f"bei-jobs {engine.precision}"
     if engine.automatic:
         name = f"bei-jobs, defaults ({engine.precision})"
-    return Contender(name, engine.precision, lambda: 0.0, engine, "ours", engine.automatic)
+    return Contender(
+        name, engine.precision, lambda: engine.padding, engine, "ours", engine.automatic
+    )
 
 
 def _tokenized(engine: Ours, inputs: Sequence[Any]) -> Contender:
     name = f"bei-jobs {engine.precision}, tokenized"
     call = engine.tokenized(inputs)
-    return Contender(name, engine.precision, lambda: 0.0, call, "tokenized")
+    return Contender(name, engine.precision, lambda: engine.padding, call, "tokenized")
 
 
 def _peer(peer: Peer, runner: Runner) -> Contender:

@@ -52,6 +52,7 @@ class Ours:
         self.engine = Engine(card, device=device, precision=precision)
         self.precision = self.engine.precision
         self.automatic = precision == "auto"
+        self._real = self._padded = 0
         self._budget = budget or self.engine.token_budget
         self.tokenizer = load_tokenizer(card)
         spec = sample_spec(card, self.task, precision="auto", max_length=limit)
@@ -62,6 +63,12 @@ class Ours:
         )
         # A task owns its tokenizer, and texts are made with this one.
         self._task = make_task(self._spec, card, load_tokenizer(card))
+
+    @property
+    def padding(self) -> float:
+        """Share of the computed tokens that only fill a graph's shape; none of them on a CPU."""
+        self._padded += self.engine.take_padding()
+        return self._padded / max(1, self._padded + self._real)
 
     def __call__(self, inputs: Inputs) -> list[pa.Array]:
         """The result columns of each window of rows, one after another."""
@@ -117,6 +124,7 @@ class Ours:
         size = len(tokens.ids) if self.engine.per_token else len(tokens.lengths)
         outputs = np.empty((size, self.engine.output_size), dtype=np.float32)
         for batch, computed in self.engine.run(batches):
+            self._real += batch.tokens
             places = batch.sequences
             if self.engine.per_token:
                 spans = zip(tokens.offsets[places], tokens.offsets[places + 1], strict=True)
