@@ -126,7 +126,7 @@ def _read(path: Path) -> float | None:
     """The result of an earlier trial; a file that is damaged counts as missing."""
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         if path.is_file() and path.stat().st_size <= _MAX_BYTES:
-            gain = float(json.loads(path.read_text())["bfloat16_gain"])
+            gain = float(json.loads(path.read_text())["gain"])
             return gain if 0 < gain < _MAX_GAIN else None
     return None
 
@@ -135,5 +135,5 @@ def _keep(path: Path, gain: float) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     with suppress(OSError):  # a read-only directory keeps none: the next process measures again
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"bfloat16_gain": round(gain, 3)}))
+        temporary.write_text(json.dumps({"gain": round(gain, 3)}))
         temporary.replace(path)

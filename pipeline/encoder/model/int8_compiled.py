@@ -127,7 +127,7 @@ def _gelu(values: Float32) -> None:
 
 
 class CompiledPasses:
-    """See `int8.Passes`; every tensor must be contiguous."""
+    """See `int8_passes.Passes`; every tensor must be contiguous."""
 
     def quantize(self, x: Tensor, quantized: Tensor, scale: Tensor, zero_point: int) -> None:
         # q + 128 as a byte is q with its highest bit turned.
