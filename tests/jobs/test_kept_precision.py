@@ -191,7 +191,7 @@ def test_the_trial_of_a_chip_is_kept_and_a_damaged_one_repeated(
     assert bfloat16_gain(config, tmp_path) == 123.0
     assert bfloat16_gain(replace(config, intermediate_size=128), tmp_path) != 123.0
     monkeypatch.setattr("pipeline.encoder.cpu_trials._UNSURE", (0.0, 0.0))
-    for damaged in ("", "[]", '{"gain": -1}', '{"bfloat16_gain": "x"}', "[" * 10_000):
+    for damaged in ("", "[]", '{"gain": -1}', '{"gain": "x"}', "[" * 10_000):
         kept.write_text(damaged)
         assert 0 < bfloat16_gain(config, tmp_path) < 100
     assert 0 < bfloat16_gain(config, tmp_path / "a" / "b") < 100
