@@ -39,7 +39,7 @@ from pipeline.encoder.model.int8 import INT8_SCHEME
 from pipeline.encoder.model.int8_error import int8_error
 from pipeline.encoder.model.load import ForwardPass, HeadOptions, open_model
 from pipeline.encoder.model.packed_batch import PackedBatch, pack_batch
-from pipeline.encoder.precision import between_products, choose_precision
+from pipeline.encoder.precision import choose_precision
 from pipeline.errors import EncodeError, Interrupted, UsageError
 from pipeline.outputs import FOLDED, Float32Array, Int64Array, Outputs
 from pipeline.packing import Batch, some_of
@@ -118,8 +118,6 @@ class Engine:
         gain = functools.partial(bfloat16_gain, card.config, cache_dir)
         chosen = choose_precision(precision, card.config, device, gain)
         self.precision = chosen.value
-        int8 = self.precision == "int8"
-        self._between = between_products(card.config, gain) if int8 else "float32"
         with self.lane.placed():
             self.forward = self.load(self.precision)
             fused = choose_fused(self.forward, self.head)
@@ -128,9 +126,9 @@ class Engine:
         self.chosen_precision = chosen
         self.choices: Choices = {"precision": chosen, "token-budget": budget, **fused}
         self.quantization = ""
-        if int8:
+        if self.precision == "int8":
             error = int8_error(self.forward, self.load("float32"), card.config)
-            self.quantization = f"{INT8_SCHEME}, {self._between} between them; {error}"
+            self.quantization = f"{INT8_SCHEME}; {error}"
         self.graphs = self._make_graphs(options)
         self._exact: ForwardPass | None = None
         self.halving = Halving(device)
@@ -157,7 +155,7 @@ class Engine:
     def load(self, precision: str) -> ForwardPass:
         """The encoder in any precision, on the engine's device."""
         with loading_threads(self.card.parameters):
-            return self._model.load(precision, self._between)
+            return self._model.load(precision)
 
     def run(
         self, batches: Iterable[Batch], should_stop: Callable[[], bool] | None = None

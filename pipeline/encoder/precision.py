@@ -57,11 +57,6 @@ def choose_precision(
     )
 
 
-def between_products(config: EncoderConfig, gain: Callable[[], float]) -> str:
-    """What int8 computes in between its products: bfloat16 where `auto` would be that."""
-    return _on_cpu(config, gain).value if gains_by_narrow_products(config) else "float32"
-
-
 def gains_by_narrow_products(config: EncoderConfig) -> bool:
     """Whether 16 or 8 bits may pay on a CPU: bei-jobs computes the model, which is not tiny."""
     return not config.foreign and not config.static and config.hidden_size >= _LEAST_WIDTH

@@ -72,11 +72,10 @@ class Encoder:
 
         Args:
             config: sizes and settings.
-            weights: by bei-jobs' own names, on `device`, in `dtype`; float32 where they are
-                quantized.
+            weights: by bei-jobs' own names, in `dtype` on `device`.
             device: where to compute.
             dtype: of weights and activations.
-            quantize: multiply 8-bit integers; everything else is computed in `dtype`.
+            quantize: multiply 8-bit integers; everything else stays float32.
             reads: what the head reads; if one token per sequence, the last layer computes nothing
                 after its attention for the others.
         """
@@ -93,7 +92,6 @@ class Encoder:
             for layer in range(config.layers)
             if config.has_experts(layer)
         }
-        self._weights = {name: tensor.to(dtype) for name, tensor in self._weights.items()}
         self.norms = self._take_norms()
         self.kernels = PLAIN
         self._kernel: Kernel | None = None

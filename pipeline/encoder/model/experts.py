@@ -56,7 +56,7 @@ class ExpertMlp:
         chosen_P, weights_P1 = chosen_RA.flatten(), weights_RA.reshape(-1, 1).to(hidden_RE.dtype)
         by_expert_P = chosen_P.argsort(stable=True)
         counts = chosen_P.bincount(minlength=len(self._experts)).tolist()
-        sum_RE = self._bias_E.to(hidden_RE.dtype).repeat(hidden_RE.shape[0], 1)
+        sum_RE = self._bias_E.repeat(hidden_RE.shape[0], 1)
         for (up, down), pairs in zip(self._experts, torch.split(by_expert_P, counts), strict=True):
             if pairs.shape[0]:
                 rows = pairs // self._active

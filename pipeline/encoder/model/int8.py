@@ -29,7 +29,7 @@ _TOKENS_AT_ONCE = 512
 
 
 class Int8Linear:
-    """A linear layer in 8-bit integers; see `linear.Linear`. The output has the input's dtype.
+    """A linear layer in 8-bit integers, float32 outside; see `linear.Linear`.
 
     Attributes:
         passes: what quantizes and scales back.

@@ -28,13 +28,13 @@ class Channels:
 
 
 class Passes(Protocol):
-    """The passes before and after a product of integers; float32 or bfloat16 outside of it."""
+    """The passes before and after a product of integers."""
 
     def quantize(self, x: Tensor, quantized: Tensor, scale: Tensor, zero_point: int) -> None:
         """Fill quantized [t, I] int8, the bytes of q + zero_point, and scale [t] float32.
 
         Args:
-            x: [t, I].
+            x: [t, I] float32.
             quantized: to fill.
             scale: to fill.
             zero_point: 0, or 128 for bytes without a sign.
@@ -56,7 +56,7 @@ class Passes(Protocol):
             scale: of the tokens, [t] float32.
             channels: of the layer.
             activation: None for none.
-            residual: [t, O] in the dtype of `out`, None for none.
+            residual: [t, O], None for none.
             out: to fill.
         """
 
@@ -65,7 +65,6 @@ class TorchPasses:
     """Step by step, with torch alone."""
 
     def quantize(self, x: Tensor, quantized: Tensor, scale: Tensor, zero_point: int) -> None:
-        x = x.float()
         torch.amax(x.abs(), 1, out=scale)
         scale.clamp_min_(TINY).div_(MAX_INT8)
         quantized.copy_(stored((x * scale.reciprocal()[:, None]).round_(), zero_point))

@@ -55,7 +55,7 @@ _DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
-    "int8": torch.float32,  # what is quantized
+    "int8": torch.float32,  # of everything except the products
 }
 # Tokens of XLM-R that weigh nothing, as FlagEmbedding leaves them out.
 _NO_TERMS = ("<s>", "</s>", "<pad>", "<unk>")
@@ -102,8 +102,7 @@ class Model:
     """A loaded head, and a function that loads the encoder."""
 
     head: Head
-    # precision, dtype between the products of int8 → encoder
-    load: Callable[[str, str], ForwardPass]
+    load: Callable[[str], ForwardPass]  # precision → encoder
 
 
 def open_model(card: ModelCard, device: torch.device, options: HeadOptions) -> Model:
@@ -129,14 +128,13 @@ def open_model(card: ModelCard, device: torch.device, options: HeadOptions) -> M
         if card.head == "embedding":
             head = _vectors_head(card, weights, device, options)
 
-    def load(precision: str, between: str) -> ForwardPass:
-        quantize = precision == "int8"
+    def load(precision: str) -> ForwardPass:
         return Encoder(
             card.config,
             _weights(matched, device, precision, of_head=False),
             device,
-            _DTYPES[between if quantize else precision],
-            quantize=quantize,
+            _DTYPES[precision],
+            quantize=precision == "int8",
             reads=head.reads,
         )
 
@@ -151,7 +149,7 @@ def _transformers(card: ModelCard, device: torch.device, options: HeadOptions) -
     if card.head == "embedding":
         head = _vectors_head(card, {}, device, options)
 
-    def load(precision: str, between: str) -> ForwardPass:
+    def load(precision: str) -> ForwardPass:
         if precision == "int8":
             raise UsageError(
                 f"{card.name} is computed by transformers, for which bei-jobs has no int8",
@@ -167,7 +165,7 @@ def _static(
 ) -> Model:
     """A table of token vectors."""
 
-    def load(precision: str, between: str) -> ForwardPass:
+    def load(precision: str) -> ForwardPass:
         if precision == "int8":
             raise UsageError(
                 f"{card.name} is a table of token vectors: it multiplies nothing, so int8 would "

@@ -65,25 +65,16 @@ def test_int8_is_within_its_rounding_of_float32(activation: str | None, passes: 
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("summed", [True, False])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compiled_passes_do_what_torch_does(
-    tokens: int, biased: bool, summed: bool, activation: str | None, dtype: torch.dtype
+    tokens: int, biased: bool, summed: bool, activation: str | None
 ) -> None:
     weight, bias = _random(48, 70), _random(48) if biased else None
-    x = (_random(tokens, 70) * 3).to(dtype)
-    residual = _random(tokens, 48).to(dtype) if summed else None
+    x = _random(tokens, 70) * 3
+    residual = _random(tokens, 48) if summed else None
     kept = None if residual is None else residual.clone()
     compiled = Int8Linear(weight, bias, CompiledPasses())(x, activation, residual)
     steps = Int8Linear(weight, bias, TorchPasses())(x, activation, residual)
-    assert compiled.dtype == dtype
-    if dtype == torch.float32:
-        torch.testing.assert_close(compiled, steps, rtol=1e-5, atol=1e-4)
-    elif tokens:
-        # Bfloat16 has many values near the middle of two integers, which may go either way.
-        step = x.abs().amax(1, keepdim=True) / 127 * weight.abs().max()
-        difference = (compiled.float() - steps.float()).abs()
-        assert (difference <= 2**-7 * (steps.abs() + 1) + step).all()
-        assert (difference > 2**-7 * (steps.abs() + 1)).float().mean() < 0.02
+    torch.testing.assert_close(compiled, steps, rtol=1e-5, atol=1e-4)
     if residual is not None and kept is not None:
         torch.testing.assert_close(residual, kept, rtol=0, atol=0)  # read, not written
 
@@ -117,13 +108,12 @@ def test_int8_of_a_token_does_not_depend_on_its_neighbours(passes: Passes) -> No
     torch.testing.assert_close(alone, together[[0, 511, 512, 699]], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_int8_of_zeros_is_the_bias_and_of_nan_is_nan(passes: Passes, dtype: torch.dtype) -> None:
+def test_int8_of_zeros_is_the_bias_and_of_nan_is_nan(passes: Passes) -> None:
     bias = _random(16)
-    x = torch.zeros(3, 32, dtype=dtype)
+    x = torch.zeros(3, 32)
     x[1, 4], x[2, 4] = torch.nan, torch.inf
     found = Int8Linear(_random(16, 32), bias, passes)(x)
-    torch.testing.assert_close(found[0], bias.to(dtype))
+    torch.testing.assert_close(found[0], bias)
     assert not found[1:].isfinite().any()
 
 
