@@ -183,8 +183,8 @@ def chunk_choices(request: Request, spec: JobSpec) -> dict[str, Choice[object]]:
     """The settings of chunks that the user left open."""
     found: dict[str, Choice[object]] = {}
     if spec.chunking and request.chunk_tokens is None:
-        reasons = {spec.max_length: "the model's limit", CHUNK_TOKENS: "a few paragraphs"}
-        reason = reasons.get(spec.chunk_tokens or 0, "a quarter of the model's limit")
+        reasons = {spec.max_length: "all of --max-length", CHUNK_TOKENS: "a few paragraphs"}
+        reason = reasons.get(spec.chunk_tokens or 0, "a quarter of --max-length")
         found["chunk-tokens"] = Choice(spec.chunk_tokens, reason)
     if spec.chunking and request.chunk_overlap is None:
         found["chunk-overlap"] = Choice(spec.chunk_overlap, "chunks follow each other")

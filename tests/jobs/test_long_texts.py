@@ -396,7 +396,8 @@ def test_a_job_that_keeps_its_text_a_small_limit_and_a_wrong_model_are_refused(
         (("--long-texts", "late-chunk", "--model", cls), "pools by cls"),
         (("--long-texts", "chunk", "--task", "rerank"), "does not belong to --task rerank"),
         (("--long-texts", "pool", "--task", "tag"), "does not belong to --task tag"),
-        (("--long-texts", "cut-start", "--task", "tag"), "does not belong to --task tag"),
+        (("--long-texts", "cut-start", "--task", "tag"), "--long-texts cut-start does not belong"),
+        (("--long-texts", "cut-end", "--task", "tag"), "--long-texts cut-end does not belong"),
     ):  # fmt: skip
         refused = submit(corpus, *words, "--output", tmp_path / "refused")
         assert refused.code == 2, (words, refused.err)
@@ -462,3 +463,18 @@ def test_the_ledger_says_how_many_tokens_were_cut(
     assert again["rows"]["reused"] == 29
     assert again["tokens_cut"] == pytest.approx(cut, abs=3)  # a copy has its share of its part's
     assert again["run"] == 2
+
+
+def test_the_ledger_counts_a_row_that_another_column_made_an_error(
+    submit: Bei, tmp_path: Path
+) -> None:
+    text = b" ".join([b"long"] * 40)
+    lines = [b'{"id": %d, "lang": "%s", "text": "%s"}\n' % (i, lang, text)
+             for i, lang in enumerate([b"en", b"d\xff"])]  # fmt: skip
+    (tmp_path / "in.jsonl").write_bytes(b"".join(lines))
+    words = (tmp_path / "in.jsonl", "--keep", "lang", "--max-length", 20, "--json")
+    done = submit(*words, "--max-failed-rows", 1).json
+    assert done["rows"]["failed"] == 1
+    assert done["truncated"] == 2
+    vocabulary = Tokenizer.from_file(f"{TINY}/tokenizer.json")
+    assert done["tokens_cut"] == 2 * (len(vocabulary.encode(text.decode())) - 20)
