@@ -115,7 +115,12 @@ def _checked(value: Any, key: str, where: str, takes_list: bool) -> Any:
     if not all(isinstance(item, str | int | float | bool) for item in items) or (
         isinstance(value, list) and not takes_list
     ):
-        wanted = "a list of strings" if takes_list else "one value, not a list or a table"
+        wanted = (
+            "a list of strings"
+            if takes_list
+            else "one value, not a list or a table; several, where the option takes them, in one "
+            'string such as "a,b"'
+        )
         raise UsageError(f"{where} sets {key} to {value!r}", hint=f"give {wanted}")
     for item in items:
         if isinstance(item, str):

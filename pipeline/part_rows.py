@@ -17,6 +17,7 @@ from pipeline.output.run import Run
 from pipeline.output.source_columns import SOURCE_FIELDS, source_columns
 from pipeline.outputs import Outputs
 from pipeline.packing import Int8Array
+from pipeline.part_columns import CUT_FIELD
 from pipeline.row_keys import KEY_FIELD, row_keys
 from pipeline.slices import ShardSlice, computed_slices
 from pipeline.tasks.base import NON_FINITE, BoolArray, Task
@@ -172,11 +173,8 @@ def _with_errors(results: pa.Table, reasons: dict[int, str]) -> pa.Table:
     errors = results["error"].to_pylist()
     errors = [error or reasons.get(row) for row, error in enumerate(errors)]
     table = results.take(pa.array(rows, pa.int64()))
-    for name, column in (
-        ("n_tokens", results["n_tokens"]),
-        ("truncated", results["truncated"]),
-        ("error", pa.array(errors, pa.string())),
-    ):
+    counts = {name: results[name] for name in ("n_tokens", "truncated", CUT_FIELD.name)}
+    for name, column in (counts | {"error": pa.array(errors, pa.string())}).items():
         table = table.set_column(table.column_names.index(name), table.schema.field(name), column)
     return table
 

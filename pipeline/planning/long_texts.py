@@ -9,11 +9,13 @@ from pipeline.encoder.card import ModelCard
 from pipeline.errors import UsageError
 from pipeline.request import Request
 from pipeline.spec import JobSpec
-from pipeline.tasks import TASKS, find_task
+from pipeline.tasks import TASKS, find_task, make_task
 from pipeline.tokenize.chunks import CHUNK_RULES, bytes_of_chunk
 
 # Enough for a few paragraphs: a vector of more says less about each of them.
 CHUNK_TOKENS = 256
+# Special tokens of a model, at most.
+_MOST_SPECIAL = 32
 # Policies with a row for each chunk; of the others, a chunk is as long as the model can read.
 ROW_PER_CHUNK = ("chunk", "late-chunk")
 
@@ -58,11 +60,40 @@ def _check_chunking(request: Request) -> None:
             f"{' and '.join(owners)}",
             hint=hint,
         )
-    if chunking in ROW_PER_CHUNK and request.text_column in request.keep:
-        raise UsageError(
-            f"--keep {request.text_column} would repeat the whole text in each of its chunks",
-            hint="omit it: chunk_start and chunk_end say where in the text a chunk is",
-        )
+
+
+def check_kept(spec: JobSpec) -> None:
+    """Refuse a text that would pass through with each of its chunks.
+
+    Raises:
+        UsageError: the message names the option.
+    """
+    if not spec.has_chunk_rows or spec.text_column not in (spec.id_column, *spec.keep):
+        return
+    kept = spec.text_column in spec.keep
+    raise UsageError(
+        f"{'--keep' if kept else '--id-column'} {spec.text_column} would repeat the whole text in "
+        "each of its chunks",
+        hint="omit it: chunk_start and chunk_end say where in the text a chunk is"
+        if kept
+        else "name another column, which tells the rows apart",
+    )
+
+
+def check_room(spec: JobSpec, card: ModelCard) -> None:
+    """Refuse limits that leave no room for text, before an output is claimed.
+
+    A tokenizer takes a second to load, so only limits are tried that a prompt could fill.
+
+    Raises:
+        UsageError: the message names the limit.
+    """
+    limit = min(spec.max_length, spec.chunk_tokens or spec.max_length)
+    if limit > _MOST_SPECIAL + len(spec.prompt.encode()) + (spec.chunk_overlap or 0):
+        return
+    from pipeline.encoder.tokenizer import load_tokenizer  # with the library of tokenizers
+
+    make_task(spec, card, load_tokenizer(card))
 
 
 def check_chunks(request: Request, card: ModelCard) -> None:
@@ -152,8 +183,8 @@ def chunk_choices(request: Request, spec: JobSpec) -> dict[str, Choice[object]]:
     """The settings of chunks that the user left open."""
     found: dict[str, Choice[object]] = {}
     if spec.chunking and request.chunk_tokens is None:
-        reasons = {spec.max_length: "the model's limit", CHUNK_TOKENS: "a few paragraphs"}
-        reason = reasons.get(spec.chunk_tokens or 0, "a quarter of the model's limit")
+        reasons = {spec.max_length: "all of --max-length", CHUNK_TOKENS: "a few paragraphs"}
+        reason = reasons.get(spec.chunk_tokens or 0, "a quarter of --max-length")
         found["chunk-tokens"] = Choice(spec.chunk_tokens, reason)
     if spec.chunking and request.chunk_overlap is None:
         found["chunk-overlap"] = Choice(spec.chunk_overlap, "chunks follow each other")

@@ -26,6 +26,7 @@ from pipeline.planning.check_request import check_request
 from pipeline.planning.choices import planning_choices, table_choices, without_effect
 from pipeline.planning.default_output import default_output
 from pipeline.planning.guards import guard_output
+from pipeline.planning.long_texts import check_kept, check_room
 from pipeline.planning.make_spec import as_begun, make_spec, resolve_model
 from pipeline.planning.match_rows import match_rows
 from pipeline.planning.plan_request import all_inputs, plan_request, planned_inputs, where_of
@@ -182,6 +183,9 @@ def draft(request: Request, cache_dir: Path, card: ModelCard | None = None) -> D
     previous, planned = planned_inputs(request, inputs, card, output, last)
     request = replace(request, keep=named_columns(request.keep, planned.schema.names))
     spec = as_begun(make_spec(request, card, planned), request, last)
+    check_kept(spec)
+    if last is None:
+        check_room(spec, card)
     refuse_columns(spec.output_format, kept_schema(spec, planned.schema))
     plan = plan_request(request, spec, planned, output, previous)
     guard_output(output, previous.plan, plan, prune=request.prune)

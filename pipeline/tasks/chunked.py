@@ -54,7 +54,8 @@ def _output_text_bytes(spec: JobSpec) -> int:
 
 def _chunked_pairs(spec: JobSpec, pairs: Pairs, tokenizer: Tokenizer) -> ChunkedPairs:
     chunk_tokens = spec.chunk_tokens or spec.max_length
-    return ChunkedPairs(pairs, tokenizer, chunk_tokens, spec.chunk_overlap or 0)
+    overlap = spec.chunk_overlap or 0
+    return ChunkedPairs(pairs, tokenizer, chunk_tokens, overlap, max_length=spec.max_length)
 
 
 def _tokenize(chunker: ChunkTokenizer, column: pa.Array) -> Tokens:

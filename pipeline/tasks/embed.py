@@ -153,8 +153,9 @@ class Embed(Task):
         prompt = _prompt(request, card)
         left = cls.truncate(request, card) == "left"
         if prompt and left and not card.modules.include_prompt:
+            given = "--long-texts cut-start" if request.long_texts else "--truncate left"
             raise UsageError(
-                f"--truncate left would cut the prompt off long texts, and the pooling of "
+                f"{given} would cut the prompt off long texts, and the pooling of "
                 f"{request.model} would then skip that many tokens of the text",
                 hint="use --truncate right or error (--long-texts cut-end or error), or "
                 "--prompt '' for no prompt",

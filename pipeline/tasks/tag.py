@@ -86,9 +86,12 @@ class Tag(Task):
 
     @classmethod
     def check_request(cls, request: Request) -> None:
-        if request.end == "left":
+        if request.end == "left" or request.long_texts == "cut-end":
+            given = (
+                f"--long-texts {request.long_texts}" if request.long_texts else "--truncate left"
+            )
             raise UsageError(
-                "--truncate left does not belong to --task tag, which cuts nothing off: a text "
+                f"{given} does not belong to --task tag, which cuts nothing off: a text "
                 "longer than --max-length is read in overlapping chunks",
                 hint="omit it, or refuse long texts with --long-texts error",
             )

@@ -15,15 +15,14 @@ import numpy as np
 from pipeline.errors import UsageError
 from pipeline.packing import Int32Array, Int64Array, Spans
 from pipeline.tokenize.chunks import Chunk, Chunks, cut_chunks, macro_windows
-from pipeline.tokenize.encodings import char_spans
+from pipeline.tokenize.encodings import char_spans, encode_sections, section_end
 from pipeline.tokenize.texts import NO_TOKENS, NULL_TEXT, Tokens, assemble
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
-# An encoding takes some 200 bytes a token: only so much text is tokenized at once.
-_TEXTS_AT_ONCE = 256
-_SECTION_CHARS = 1 << 18
+# Characters that are tokenized at once, and one section more.
+_CHARS_AT_ONCE = 1 << 20
 _NO_IDS: Int32Array = np.zeros(0, dtype=np.int32)
 
 
@@ -75,10 +74,10 @@ class ChunkTokenizer:
         # Beside the text; a tokenizer joins no prompt and text to more tokens than it has for both.
         around = len(tokenizer.encode(prompt))
         if chunk_tokens <= around + overlap:
-            besides = f"and --chunk-overlap {overlap} " if overlap else ""
+            besides = f", and --chunk-overlap {overlap}" if overlap else ""
             raise UsageError(
                 f"--chunk-tokens {chunk_tokens} leaves no room for text besides the {around} "
-                f"tokens of the prompt and the model {besides}",
+                f"tokens of the prompt and the model{besides}",
                 hint=f"give {around + 2 * overlap + 1} or more",
             )
 
@@ -88,7 +87,7 @@ class ChunkTokenizer:
         built = _Built()
         for row, text, encoding in self._encodings(texts):
             tokens = self._text(text, encoding)
-            if not (len(encoding.ids) or len(tokens.ids)):
+            if not (len(tokens.before) or len(tokens.ids)):
                 errors[row] = NO_TOKENS
                 continue
             self._add(built, row, text, tokens)
@@ -96,18 +95,20 @@ class ChunkTokenizer:
 
     def _encodings(self, texts: Sequence[str | None]) -> Iterator[tuple[int, str, Encoding]]:
         """Row, text, and the encoding of its first section, with prompt and special tokens."""
-        given = [(row, text) for row, text in enumerate(texts) if text is not None]
-        for start in range(0, len(given), _TEXTS_AT_ONCE):
-            some = given[start : start + _TEXTS_AT_ONCE]
-            firsts = [self._prompt + text[: _section_end(text, 0)] for _, text in some]
+        for some in _at_once(texts):
+            firsts = [self._prompt + text[: section_end(text, 0)] for _, text in some]
             encodings = self._tokenizer.encode_batch(firsts)
             for (row, text), encoding in zip(some, encodings, strict=True):
                 yield row, text, encoding
 
     def _text(self, text: str, encoding: Encoding) -> _Text:
-        """The tokens of a text; one that fits into a chunk as it is needs no character spans."""
+        """The tokens of a text, given the encoding of its first section."""
+        begins, at = 0, section_end(text, 0)
+        while not (own := _own_tokens(encoding)).size and at < len(text):
+            # Blank so far: what stands around the text is only seen beside tokens of its own.
+            begins, at = at, section_end(text, at)
+            encoding = self._tokenizer.encode(self._prompt + text[begins:at])
         ids = np.array(encoding.ids, dtype=np.int32)
-        own = np.flatnonzero(np.array(encoding.special_tokens_mask) == 0)
         if not own.size:
             empty = np.zeros(0, dtype=np.int64)
             return _Text(ids, _NO_IDS, _NO_IDS, empty, empty)
@@ -116,15 +117,10 @@ class ChunkTokenizer:
         starts, ends = starts - len(self._prompt), ends - len(self._prompt)
         while begin < stop and ends[begin] <= 0 and self._prompt:
             begin += 1
-        found = [(ids[begin:stop], np.maximum(starts[begin:stop], 0), ends[begin:stop])]
-        at = _section_end(text, 0)
-        while at < len(text):
-            end = _section_end(text, at)
-            section = self._tokenizer.encode(text[at:end], add_special_tokens=False)
-            starts, ends = char_spans(section)
-            found.append((np.array(section.ids, dtype=np.int32), starts + at, ends + at))
-            at = end
-        joined = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+        starts = np.maximum(starts[begin:stop], 0) + begins
+        first = ids[begin:stop], starts, ends[begin:stop] + begins
+        sections = zip(first, *encode_sections(self._tokenizer, text, at), strict=True)
+        joined = (np.concatenate(arrays) for arrays in sections)
         return _Text(ids[:begin], ids[stop:], *joined)
 
     def _add(self, built: _Built, row: int, text: str, tokens: _Text) -> None:
@@ -205,13 +201,22 @@ class _Built:
         return replace(found, spans=Spans(tokens.offsets[sequence] + first, count, bounds))
 
 
-def _section_end(text: str, start: int) -> int:
-    """Where to tokenize a long text in two: after a line, else after a space."""
-    end = start + _SECTION_CHARS
-    if end >= len(text):
-        return len(text)
-    for space in "\n ":
-        at = text.rfind(space, start + _SECTION_CHARS // 2, end)
-        if at >= 0:
-            return at
-    return end
+def _own_tokens(encoding: Encoding) -> Int64Array:
+    """The places of the tokens that are no special ones."""
+    return np.flatnonzero(np.array(encoding.special_tokens_mask) == 0)
+
+
+def _at_once(texts: Sequence[str | None]) -> Iterator[list[tuple[int, str]]]:
+    """The texts that are not null, with their rows, in groups to tokenize at once."""
+    some: list[tuple[int, str]] = []
+    size = 0
+    for row, text in enumerate(texts):
+        if text is None:
+            continue
+        some.append((row, text))
+        size += section_end(text, 0)
+        if size >= _CHARS_AT_ONCE:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,10 @@ import numpy as np
 from pipeline.packing import Int32Array, Int64Array
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding
+    from tokenizers import Encoding, Tokenizer
+
+# An encoding takes some 200 bytes a token: only so much of a text is tokenized at once.
+_SECTION_CHARS = 1 << 18
 
 
 def char_spans(encoding: Encoding) -> tuple[Int64Array, Int64Array]:
@@ -18,6 +22,34 @@ def char_spans(encoding: Encoding) -> tuple[Int64Array, Int64Array]:
     flat = itertools.chain.from_iterable(encoding.offsets)
     spans = np.fromiter(flat, dtype=np.int64, count=2 * len(encoding)).reshape(-1, 2)
     return np.maximum.accumulate(spans[:, 0]), spans[:, 1]
+
+
+def section_end(text: str, start: int) -> int:
+    """Where to tokenize a long text in two: after a line, else after a space."""
+    end = start + _SECTION_CHARS
+    if end >= len(text):
+        return len(text)
+    for space in "\n ":
+        at = text.rfind(space, start + _SECTION_CHARS // 2, end)
+        if at >= 0:
+            return at
+    return end
+
+
+def encode_sections(
+    tokenizer: Tokenizer, text: str, at: int = 0
+) -> Iterator[tuple[Int32Array, Int64Array, Int64Array]]:
+    """The tokens of a text from a character on, without special ones, section by section.
+
+    Yields:
+        Ids, and what `char_spans` gives, as characters of the whole text.
+    """
+    while at < len(text):
+        end = section_end(text, at)
+        section = tokenizer.encode(text[at:end], add_special_tokens=False)
+        starts, ends = char_spans(section)
+        yield np.array(section.ids, dtype=np.int32), starts + at, ends + at
+        at = end
 
 
 def lost_tokens(encoding: Encoding, special: int = 0, left_out: float = 0.0) -> int:

@@ -296,7 +296,7 @@ def test_pool_is_the_mean_of_the_chunks_weighted_by_their_tokens(
     night: Callable[..., Outcome], bei: Bei, tmp_path: Path
 ) -> None:
     night("chunk", "--no-normalize", output="chunks")
-    pooled = read_output(bei, tmp_path / "out") if not night("pool", "--no-normalize") else None
+    night("pool", "--no-normalize")
     pooled = read_output(bei, tmp_path / "out")
     assert "chunk" not in pooled.schema.names
     chunks = of_rows(read_output(bei, tmp_path / "chunks"))
@@ -350,7 +350,7 @@ def test_an_export_has_a_row_for_each_chunk(
         assert done.json["rows"] == len(table)
 
 
-def test_verify_sees_a_chunk_that_is_missing_doubled_or_in_another_order(
+def test_verify_sees_a_chunk_that_is_missing_doubled_or_of_another_row(
     night: Callable[..., Outcome], bei: Bei, tmp_path: Path
 ) -> None:
     night("chunk")
@@ -360,16 +360,16 @@ def test_verify_sees_a_chunk_that_is_missing_doubled_or_in_another_order(
     table, values = read_rows(path.name, data), dict(parse_info(path.name, data).values)
     values.pop("checksum")
     row = table["chunk"].to_pylist().index(2)  # the third chunk of a row
-    cases = {
-        "numbered one after another": [*range(row - 1), *range(row, len(table))],
-        "numbered one": [*range(row), row, *range(row, len(table))],
-        "differs between the chunks": [*range(row), row + 1, *range(row + 1, len(table))],
-    }
-    del cases["differs between the chunks"]
-    for problem, order in cases.items():
-        path.write_bytes(
-            encode_part(table.take(pa.array(order)).replace_schema_metadata(None), values)
-        )
+    missing = table.take(pa.array([*range(row - 1), *range(row, len(table))]))
+    doubled = table.take(pa.array([*range(row), row, *range(row, len(table))]))
+    langs = ["fr" if i == row else lang for i, lang in enumerate(table["lang"].to_pylist())]
+    other = table.set_column(1, table.field(1), pa.array(langs))
+    for problem, tampered in (
+        ("numbered one after another", missing),
+        ("numbered one after another", doubled),
+        ("lang differs between the chunks of a row", other),
+    ):
+        path.write_bytes(encode_part(tampered.replace_schema_metadata(None), values))
         found = bei("verify", output.uri)
         assert found.code == 1
         assert problem in found.out + found.err
@@ -381,6 +381,13 @@ def test_a_job_that_keeps_its_text_a_small_limit_and_a_wrong_model_are_refused(
     cls = GOLDENS / "modernbert_cls"
     for words, message in (
         (("--long-texts", "chunk", "--keep", "text"), "--keep text would repeat the whole text"),
+        (("--long-texts", "chunk", "--keep", "lang,text"), "--keep text would repeat the whole"),
+        (("--long-texts", "chunk", "--id-column", "text"), "--id-column text would repeat"),
+        (
+            ("--long-texts", "chunk", "--chunk-tokens", 2),
+            "--chunk-tokens 2 leaves no room for text besides the 2 tokens",
+        ),
+        (("--max-length", 2), "--max-length 2 leaves no room for text"),
         (("--chunk-tokens", 8), "--chunk-tokens needs --long-texts chunk, late-chunk or pool"),
         (("--long-texts", "cut-end", "--chunk-overlap", 8), "--chunk-overlap needs --long-texts"),
         (("--long-texts", "chunk", "--truncate", "left"), "cannot be used together"),
@@ -389,16 +396,14 @@ def test_a_job_that_keeps_its_text_a_small_limit_and_a_wrong_model_are_refused(
         (("--long-texts", "late-chunk", "--model", cls), "pools by cls"),
         (("--long-texts", "chunk", "--task", "rerank"), "does not belong to --task rerank"),
         (("--long-texts", "pool", "--task", "tag"), "does not belong to --task tag"),
-        (("--long-texts", "cut-start", "--task", "tag"), "does not belong to --task tag"),
+        (("--long-texts", "cut-start", "--task", "tag"), "--long-texts cut-start does not belong"),
+        (("--long-texts", "cut-end", "--task", "tag"), "--long-texts cut-end does not belong"),
     ):  # fmt: skip
         refused = submit(corpus, *words, "--output", tmp_path / "refused")
         assert refused.code == 2, (words, refused.err)
         assert message in refused.screen[0], words
         assert len(refused.screen) == 2, refused.screen  # with a hint
     assert not (tmp_path / "refused").exists()
-    small = submit(corpus, "--long-texts", "chunk", "--chunk-tokens", 2)
-    assert small.code == 2
-    assert "--chunk-tokens 2 leaves no room for text besides the 2 tokens" in small.screen[0]
 
 
 @pytest.mark.parametrize(
@@ -458,3 +463,18 @@ def test_the_ledger_says_how_many_tokens_were_cut(
     assert again["rows"]["reused"] == 29
     assert again["tokens_cut"] == pytest.approx(cut, abs=3)  # a copy has its share of its part's
     assert again["run"] == 2
+
+
+def test_the_ledger_counts_a_row_that_another_column_made_an_error(
+    submit: Bei, tmp_path: Path
+) -> None:
+    text = b" ".join([b"long"] * 40)
+    lines = [b'{"id": %d, "lang": "%s", "text": "%s"}\n' % (i, lang, text)
+             for i, lang in enumerate([b"en", b"d\xff"])]  # fmt: skip
+    (tmp_path / "in.jsonl").write_bytes(b"".join(lines))
+    words = (tmp_path / "in.jsonl", "--keep", "lang", "--max-length", 20, "--json")
+    done = submit(*words, "--max-failed-rows", 1).json
+    assert done["rows"]["failed"] == 1
+    assert done["truncated"] == 2
+    vocabulary = Tokenizer.from_file(f"{TINY}/tokenizer.json")
+    assert done["tokens_cut"] == 2 * (len(vocabulary.encode(text.decode())) - 20)

@@ -432,6 +432,8 @@ def test_truncation_that_would_take_a_prompt_off_pooling_is_refused_before_anyth
     assert refused.code == 2
     assert "--truncate left would cut the prompt off" in refused.screen[0]
     assert "--truncate right or error" in refused.screen[1]
+    named = submit(*words[:3], "--long-texts", "cut-start", "--prompt", "query: ")
+    assert "--long-texts cut-start would cut the prompt off" in named.screen[0]
     assert not (tmp_path / "corpus.embed").exists()
     assert submit(*words, "--prompt", "").code == 0
 

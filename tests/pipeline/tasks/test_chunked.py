@@ -10,6 +10,7 @@ import pytest
 from task_rows import TOKENIZERS, finish, table
 from tokenizers import Tokenizer
 
+from pipeline.errors import UsageError
 from pipeline.tasks import Task
 
 Make = Callable[..., Task]
@@ -70,6 +71,46 @@ def test_a_query_that_leaves_no_room_is_an_error_as_it_is_without_chunks(make: M
     best = finish(task, rows, tokens, np.ones((len(tokens.lengths), 1)))
     assert best[0] == {"score": None}
     assert best[1]["score"] == pytest.approx(1 / (1 + np.exp(-1)))
+
+
+def test_a_query_that_leaves_no_room_for_a_chunk_is_an_error_where_chunks_could_be_longer(
+    make: Make,
+) -> None:
+    query = "a question of some more words than that"
+    rows = table(query=[query, query, "a", query], documents=[[SHORT, LONG], ["a"], [LONG], []])
+    options: dict[str, Any] = {**POOL, "max_length": 64, "chunk_overlap": 0}
+    long = make("rerank", labels=("relevance",), **options | {"chunk_tokens": 60}).tokenize(rows)
+    assert not long.errors
+    size = len(make("rerank", labels=("relevance",)).tokenize(rows.slice(1, 1)).ids)
+    task = make("rerank", labels=("relevance",), **options | {"chunk_tokens": size})
+    tokens = task.tokenize(rows)
+    assert tokens.errors == {
+        0: f"the query leaves no room for a chunk of its document within --chunk-tokens {size}"
+    }
+    assert sorted(set(tokens.row_of.tolist())) == [1, 2]
+    assert max(tokens.lengths) == size
+    assert not tokens.truncated.any()
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_chunks_too_short_for_any_document_are_refused(name: str, make: Make) -> None:
+    options: dict[str, Any] = {**POOL, "chunk_overlap": 0}
+    for small in range(1, 4):
+        with pytest.raises(UsageError, match=f"--chunk-tokens {small} leaves no room") as refused:
+            make("rerank", name, labels=("relevance",), **options | {"chunk_tokens": small})
+    assert refused.value.hint
+    least = int(refused.value.hint.split()[1])
+    make("rerank", name, labels=("relevance",), **options | {"chunk_tokens": least})
+
+
+def test_a_long_document_is_tokenized_in_sections(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = table(query=["a question here"], documents=[[LONG, SHORT]])
+    tokens = make("rerank", labels=("relevance",), **POOL).tokenize(rows)
+    monkeypatch.setattr("pipeline.tokenize.encodings._SECTION_CHARS", 100)
+    parts = make("rerank", labels=("relevance",), **POOL).tokenize(rows)
+    assert parts.ids.tolist() == tokens.ids.tolist()
 
 
 def classified(make: Make, labels: int = 3, **options: Any) -> tuple[Any, Any]:

@@ -177,13 +177,63 @@ def test_a_chunk_has_the_tokens_of_its_own_text_where_words_stand_alone() -> Non
 def test_a_long_text_is_tokenized_in_sections(monkeypatch: pytest.MonkeyPatch) -> None:
     text = " ".join(f"Sentence number {i} is here." for i in range(200))
     whole = ChunkTokenizer(tokenizer("bert_mean"), 40, 0).encode([text])
-    monkeypatch.setattr("pipeline.tokenize.chunk_texts._SECTION_CHARS", 500)
+    monkeypatch.setattr("pipeline.tokenize.encodings._SECTION_CHARS", 500)
     parts = ChunkTokenizer(tokenizer("bert_mean"), 40, 0).encode([text])
     assert parts.ids.tolist() == whole.ids.tolist()
     assert parts.chunks is not None
     assert whole.chunks is not None
     assert parts.chunks.starts.tolist() == whole.chunks.starts.tolist()
     assert parts.chunks.ends.tolist() == whole.chunks.ends.tolist()
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", "\0"])
+@pytest.mark.parametrize("prompt", ["", "  ", "query: "])
+def test_a_text_that_is_blank_at_first_is_read_to_its_end(
+    blank: str, prompt: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.tokenize.encodings._SECTION_CHARS", 200)
+    text = " ".join(f"Sentence number {i} is here." for i in range(30))
+    for window in (None, 60):
+        chunker = ChunkTokenizer(tokenizer("bert_mean"), 24, 0, window=window, prompt=prompt)
+        plain, late, none = (chunker.encode([each]) for each in (text, blank * 299 + text, blank))
+        assert late.ids.tolist() == plain.ids.tolist()
+        assert late.offsets.tolist() == plain.offsets.tolist()
+        chunks, others = late.chunks, plain.chunks
+        assert chunks is not None
+        assert others is not None
+        assert chunks.ends.tolist() == [299 + end for end in others.ends.tolist()]
+        assert chunks.starts[1:].tolist() == [299 + start for start in others.starts[1:].tolist()]
+        assert len(none.lengths) == 1
+
+
+class Recorder:
+    """A tokenizer that keeps how many characters it was given at once."""
+
+    def __init__(self, name: str) -> None:
+        self.at_once: list[int] = []
+        self._real = tokenizer(name)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._real, name)
+
+    def encode_batch(self, given: list[str]) -> object:
+        self.at_once.append(sum(map(len, given)))
+        return self._real.encode_batch(given)
+
+
+def test_of_many_long_texts_few_are_tokenized_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.tokenize.encodings._SECTION_CHARS", 500)
+    monkeypatch.setattr("pipeline.tokenize.chunk_texts._CHARS_AT_ONCE", 2000)
+    long = [" ".join(f"Text {n}, sentence {i}." for i in range(100)) for n in range(20)]
+    given_texts = [None, *long, "short", None, "", "last"]
+    recorder = Recorder("bert_mean")
+    tokens = ChunkTokenizer(recorder, 40, 0).encode(given_texts)  # type: ignore[arg-type]
+    assert len(recorder.at_once) > 3
+    assert max(recorder.at_once) <= 2500
+    alone = [ChunkTokenizer(tokenizer("bert_mean"), 40, 0).encode([text]) for text in given_texts]
+    assert tokens.ids.tolist() == [number for each in alone for number in each.ids.tolist()]
+    assert tokens.n_tokens.tolist() == [each.n_tokens[0] for each in alone]
+    assert list(tokens.errors) == [0, 22]
 
 
 @pytest.mark.parametrize("text", ["!" * 200_000, "." * 200_000, "?) " * 80_000, "\n\r" * 100_000])
