@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +20,7 @@ import torch
 from corpora import write_parquet
 from prepared import prepared_run
 
-from pipeline.errors import CheckpointError, StorageError, StoreFull
+from pipeline.errors import CheckpointError, EncodeError, StorageError, StoreFull
 from pipeline.output.manifest import finalise
 from pipeline.output.open_shards import OPEN, rows_kept
 from pipeline.output.output import MAX_ATTEMPTS, Output
@@ -150,6 +152,22 @@ def test_a_device_process_leaves_signals_to_its_parent_from_the_first(tmp_path: 
     device.close()
     assert process.exitcode == 0
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM}
+
+
+def test_a_machine_that_starts_no_process_is_told_and_may_try_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = DeviceProcess("cpu", tmp_path, 60.0)
+    with monkeypatch.context() as patch:
+        error = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        patch.setattr("multiprocessing.util.spawnv_passfds", Mock(side_effect=error))
+        with pytest.raises(EncodeError, match="for cpu: Resource temporarily unavailable"):
+            device.start()
+        device.kill()
+    device.start()
+    assert device._process is not None
+    assert device._process.is_alive()
+    device.kill()
 
 
 def test_a_device_process_that_dies_is_replaced_and_nobody_notices(job: Prepared) -> None:
