@@ -20,6 +20,7 @@ import torch
 from corpora import write_parquet
 from prepared import prepared_run
 
+from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.errors import CheckpointError, EncodeError, StorageError, StoreFull
 from pipeline.output.manifest import finalise
 from pipeline.output.open_shards import OPEN, rows_kept
@@ -29,7 +30,10 @@ from pipeline.output.verify import verify
 from pipeline.planning.prepare import Prepared
 from pipeline.shards import ShardResult
 from pipeline.spec import ModelIdentity, OnBatch
+from pipeline.tokenize.texts import TextTokenizer
+from workers.device_main import Event, Jobs, Order, execute
 from workers.device_process import DeviceProcess
+from workers.engine_cache import EngineCache
 from workers.local import LocalRun, compute_missing
 from workers.open_devices import open_devices
 from workers.settings import Settings
@@ -184,6 +188,28 @@ def test_a_device_process_that_dies_is_replaced_and_nobody_notices(job: Prepared
     assert not any(result.failed or result.error for result in results)
     assert finalise(job.output, job.run, job.plan, max_failed="0") is not None
     assert verify(job.output).ok
+
+
+def test_orders_of_a_run_share_a_tokenizer_until_something_happens_to_it(
+    job: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Mock(side_effect=load_tokenizer)
+    monkeypatch.setattr("pipeline.encoder.tokenizer.load_tokenizer", load)
+    engines, jobs = EngineCache(tmp_path / "cache"), Jobs()
+
+    def order(index: int) -> object:
+        events: list[Event] = []
+        one = Order(job.output.uri, job.run.n, [index])
+        execute(one, "cpu", engines, events.append, lambda: False, jobs)
+        return events[-1][1]
+
+    assert [order(0), order(1)] == [None, None]
+    assert load.call_count == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(TextTokenizer, "encode_column", Mock(side_effect=RuntimeError("a panic")))
+        assert order(2) == "RuntimeError: a panic"
+    assert order(2) is None
+    assert load.call_count == 2
 
 
 def test_a_model_that_cannot_be_loaded_is_the_error_of_the_run(job: Prepared) -> None:
