@@ -9,11 +9,11 @@ from pipeline.output.begun import begun_here
 from pipeline.planning.default_output import default_output
 from pipeline.request import Request
 from pipeline.store.uris import is_web
-from workers.devices import find_devices
+from workers.devices import probable_devices
 
 
 def devices_needed(request: Request, device: str | None) -> Sequence[str]:
-    """The devices that will almost certainly compute the request here; () where that is not known.
+    """Devices that will most likely compute the request here; () where that is not known.
 
     The first run of an output has rows to compute. A later one often has nothing to do, and then
     no process shall import torch.
@@ -22,13 +22,10 @@ def devices_needed(request: Request, device: str | None) -> Sequence[str]:
         request: what the user asked for.
         device: the value of --device; None for the default.
     """
-    try:
-        if any(uri.startswith("memory://") for uri in request.inputs):
-            return ()
-        output = output_of(request)
-        return find_devices(device).names if output and begun_here(output) is False else ()
-    except UsageError:  # which is raised again where it is told
+    if any(uri.startswith("memory://") for uri in request.inputs):
         return ()
+    output = output_of(request)
+    return probable_devices(device) if output and begun_here(output) is False else ()
 
 
 def output_of(request: Request) -> str:

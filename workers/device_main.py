@@ -73,6 +73,7 @@ class Jobs:
         self._proven: tuple[Run, ProvenTokens] | None = None
         self._key: object = None
         self._job: tuple[Run, Plan, Duplicates] | None = None
+        self._task: tuple[Run, ModelCard, Task] | None = None
         self._kept: tuple[Run, Choice[str]] | None = None  # of the last run with --precision auto
         self._sung: weakref.WeakKeyDictionary[Engine, list[Run]] = weakref.WeakKeyDictionary()
 
@@ -106,6 +107,20 @@ class Jobs:
         if kept is None:
             kept = engines.get(run.spec, device, card).chosen_precision
         return keep_precision(output, run, kept)
+
+    def task(self, run: Run, engine: Engine) -> Task:
+        """The task of a run: the same for each order, since it remembers words."""
+        from pipeline.encoder.tokenizer import load_tokenizer
+        from pipeline.tasks import make_task
+
+        card = engine.card
+        if self._task is None or self._task[0] != run or self._task[1] is not card:
+            self._task = run, card, make_task(run.spec, card, load_tokenizer(card))
+        return self._task[2]
+
+    def forget_task(self) -> None:
+        """The next order begins with a tokenizer that nothing has happened to."""
+        self._task = None
 
     def proven(self, run: Run, engine: Engine, warn: Callable[[str], None]) -> ProvenTokens | None:
         """What tokenizes the rows of a run in processes; None where the task itself does."""
@@ -184,16 +199,14 @@ def execute(
     sender = _Sender(send)
     stage_times.abandon()  # what an error left
     try:
-        from pipeline.encoder.tokenizer import load_tokenizer
         from pipeline.run import run_shards
-        from pipeline.tasks import make_task
 
         output = Output(order.output)
         run, plan, duplicates = jobs.open(output, order.n)
         set_context(job=run.job)
         engine, choices = jobs.engine(output, run, device, engines, order.card)
         sender.engine = engine
-        task = make_task(run.spec, engine.card, load_tokenizer(engine.card))
+        task = jobs.task(run, engine)
         try:
             jobs.check_canary(output, run, engine, task)
         except CanaryDiffers:
@@ -222,5 +235,6 @@ def execute(
         outcome = error
     except Exception as error:  # of a row, of a library, or of this program
         logger.debug("%s", order.output, exc_info=error)
+        jobs.forget_task()
         outcome = f"{type(error).__name__}: {error}"
     sender(("over", outcome))

@@ -21,6 +21,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.errors import EncodeError
 from pipeline.store.sections import configured
 from workers.device_counters import DeviceCounters
 from workers.device_start import PARENTS_SIGNALS, serve
@@ -73,31 +74,45 @@ class DeviceProcess:
         self._link: Connection | None = None
 
     def start(self) -> None:
-        """Start the process, which imports torch meanwhile; does nothing if it runs."""
+        """Start the process, which imports torch meanwhile; does nothing if it runs.
+
+        Raises:
+            EncodeError: this machine has no room for another process.
+        """
         if self._process is not None and not self._process.is_alive():
             self._end()  # the kernel kills it with the thread that started it
-        if self._process is None:
-            # Spawned, not forked: neither CUDA nor torch's threads survive a fork.
-            context = multiprocessing.get_context("spawn")
-            link, other = context.Pipe()
-            self._process = context.Process(
-                target=serve,
-                args=(
-                    other,
-                    self.device,
-                    self._cache_dir,
-                    log_format(),
-                    _log_levels(),
-                    configured(),
-                    self._tokenizing,
-                ),
-                name=f"bei-jobs {self.device}",
-                daemon=True,  # ends with this process
-            )
+        if self._process is not None:
+            return
+        try:
             with _signals_blocked():
-                self._process.start()
-            other.close()
-            self._link = link
+                self._process, self._link = self._started()
+        except OSError as error:
+            raise EncodeError(
+                f"no process can be started for {self.device}: {error.strerror or error}",
+                hint="check the limits of this machine or container: processes, open files, memory",
+            ) from error
+
+    def _started(self) -> tuple[SpawnProcess, Connection]:
+        # Spawned, not forked: neither CUDA nor torch's threads survive a fork.
+        context = multiprocessing.get_context("spawn")
+        link, other = context.Pipe()
+        process = context.Process(
+            target=serve,
+            args=(
+                other,
+                self.device,
+                self._cache_dir,
+                log_format(),
+                _log_levels(),
+                configured(),
+                self._tokenizing,
+            ),
+            name=f"bei-jobs {self.device}",
+            daemon=True,  # ends with this process
+        )
+        process.start()
+        other.close()
+        return process, link
 
     def run(self, order: Order, should_stop: Callable[[], bool]) -> Iterator[Event]:
         """Send an order and yield its events up to and including "over".

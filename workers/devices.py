@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +38,7 @@ def find_devices(option: str | None) -> Devices:
             names = tuple(f"cuda:{i}" for i in range(count))
             return Devices(names, f"torch sees {count} GPU{'s' * (count > 1)}", chosen=True)
         return Devices(("cpu",), "torch sees no GPU", chosen=True)
-    names = tuple(name.strip() for name in option.split(","))
+    names = _names(option)
     available = {"cpu", *(f"cuda:{i}" for i in range(count)), *(["cuda"] if count else [])}
     for name in names:
         if name not in available:
@@ -50,9 +49,30 @@ def find_devices(option: str | None) -> Devices:
     return Devices(names, "set by the user", chosen=False)
 
 
+def probable_devices(option: str | None) -> tuple[str, ...]:
+    """Devices that `find_devices` will most likely name, told without torch; () for a wrong name.
+
+    By default those are the first GPU where there is a driver, and else the CPU.
+    """
+    driver = _has_gpu_driver()
+    if option is None:
+        return ("cuda:0",) if driver else ("cpu",)
+    names = _names(option)
+    known = all(name == "cpu" or (driver and name.startswith("cuda")) for name in names)
+    return names if known else ()
+
+
+def _names(option: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in option.split(","))
+
+
+def _has_gpu_driver() -> bool:
+    return any(map(os.path.exists, _GPU_DRIVERS))
+
+
 def _gpu_count() -> int:
     """GPUs that torch sees. It takes seconds to import, so only where there is a driver."""
-    if sys.platform == "linux" and not any(map(os.path.exists, _GPU_DRIVERS)):
+    if not _has_gpu_driver():
         return 0
     from pipeline.encoder.device.devices import gpu_count
 

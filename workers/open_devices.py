@@ -19,13 +19,21 @@ LocalDevice = DeviceProcess | DeviceThread
 class EarlyDevices:
     """Devices whose processes run before their job is planned, until a job takes them."""
 
-    def __init__(self, devices: tuple[LocalDevice, ...] = ()) -> None:
-        self._devices = devices
+    def __init__(self, devices: Iterable[LocalDevice] = ()) -> None:
+        self._devices = list(devices)
 
-    def take(self) -> tuple[LocalDevice, ...]:
-        """The devices, which are the caller's to end; () the second time."""
-        devices, self._devices = self._devices, ()
-        return devices
+    def take(self, name: str) -> LocalDevice | None:
+        """One with this name, which is the caller's to end; None where there is none."""
+        for device in self._devices:
+            if device.device == name:
+                self._devices.remove(device)
+                return device
+        return None
+
+    def kill(self) -> None:
+        """Kill those that nobody took."""
+        while self._devices:
+            self._devices.pop().kill()
 
 
 @contextmanager
@@ -38,8 +46,7 @@ def started_early(names: Sequence[str], settings: Settings) -> Iterator[EarlyDev
             device.start()
         yield early
     finally:
-        for device in early.take():
-            device.kill()
+        early.kill()
 
 
 @contextmanager
@@ -62,11 +69,13 @@ def open_devices(
         settings: of this machine.
         counters: of each device, for one who reads them; none if nobody does.
         start: whether the processes start at once, or with the first order.
-        early: devices with these names, which are taken if their processes run.
+        early: devices that are taken where they have these names, and killed where not.
     """
-    devices = () if early is None else early.take()
+    early = early or EarlyDevices()
+    devices: tuple[LocalDevice, ...] = ()
     try:
-        devices = devices or _devices(names, uris, settings)
+        devices = _devices(names, uris, settings, early)
+        early.kill()
         for device, counted in zip(devices, counters or (), strict=False):
             device.counters = counted
         for device in devices if start else ():
@@ -81,10 +90,10 @@ def open_devices(
 
 
 def _devices(
-    names: Sequence[str], uris: Iterable[str], settings: Settings
+    names: Sequence[str], uris: Iterable[str], settings: Settings, early: EarlyDevices
 ) -> tuple[LocalDevice, ...]:
     if not any(uri.startswith("memory://") for uri in uris):
-        return tuple(_process(name, settings) for name in names)
+        return tuple(early.take(name) or _process(name, settings) for name in names)
     from workers.engine_cache import EngineCache
 
     return tuple(DeviceThread(name, EngineCache(settings.cache_dir)) for name in names)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.packing import Int32Array, Int64Array
-from pipeline.tokenize.shorten import is_far_over, shorten
+from pipeline.tokenize.shorten import far_over, shorten
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -81,11 +82,13 @@ def shortened(texts: pa.LargeStringArray, limit: int) -> pa.LargeStringArray:
     """The texts, those far over a limit cut as `shorten` does it; the limit 0 cuts none.
 
     Raises:
-        UnicodeDecodeError: a text is not UTF-8, where one is cut.
+        UnicodeDecodeError: a text that is far over is not UTF-8.
     """
-    if not limit or not is_far_over(int(np.diff(utf8(texts)[0]).max(initial=0)), limit):
+    is_far = np.diff(utf8(texts)[0]) > far_over(limit)
+    if not limit or not is_far.any():
         return texts
-    return pa.array([shorten(text, limit) for text in texts.to_pylist()], pa.large_string())
+    cut = [shorten(text, limit) for text in texts.filter(is_far).to_pylist()]
+    return pc.replace_with_mask(texts, is_far, pa.array(cut, pa.large_string()))
 
 
 def utf8(texts: pa.LargeStringArray) -> tuple[Int64Array, npt.NDArray[np.uint8]]:

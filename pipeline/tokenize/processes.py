@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from multiprocessing import Pipe
 from pathlib import Path
@@ -75,27 +76,21 @@ class TokenizerProcesses:
             tokenizer: with all of its settings; its truncation does not count.
 
         Raises:
-            ProcessesLost: one cannot load it, or the library is no 1.x.
+            ProcessesLost: one cannot be started, or load it, or the library is no 1.x.
         """
-        with self._lock, tempfile.TemporaryFile() as file:
+        with self._all_or_none(), tempfile.TemporaryFile() as file:
             file.write(tokenizer.to_str().encode())
             file.seek(0)  # macOS opens it where it stands here
             arguments = {
                 "tokenizer": file.fileno(),
                 "splits_special": tokenizer.encode_special_tokens,
             }
-            try:
-                for _ in range(self.count):
-                    self._processes.append(_Process(self.library, arguments))
-                for process in self._processes:
-                    self.version = str(process.started()["version"])
-                if self.library is not None and not self.version.startswith("1."):
-                    raise ProcessesLost(
-                        f"{self.library} holds tokenizers {self.version}, and no 1.x"
-                    )
-            except BaseException:
-                self._end()
-                raise
+            for _ in range(self.count):
+                self._processes.append(_Process(self.library, arguments))
+            for process in self._processes:
+                self.version = str(process.started()["version"])
+            if self.library is not None and not self.version.startswith("1."):
+                raise ProcessesLost(f"{self.library} holds tokenizers {self.version}, and no 1.x")
 
     def encode(self, texts: pa.LargeStringArray, shorten: int = 0) -> tuple[Int32Array, Int64Array]:
         """As of `ids.Ids`.
@@ -104,13 +99,22 @@ class TokenizerProcesses:
             InvalidText: as there.
             ProcessesLost: a process has ended, or raised.
         """
-        with self._lock:
+        with self._all_or_none():
             if not self._processes:
                 raise ProcessesLost("its processes have ended")
+            return self._encode(texts, shorten)
+
+    @contextmanager
+    def _all_or_none(self) -> Iterator[None]:
+        """One thread at a time; after an error, no process is left."""
+        with self._lock:
             try:
-                return self._encode(texts, shorten)
+                yield
             except InvalidText:
                 raise
+            except OSError as error:  # no room for a process, a file or a mapping
+                self._end()
+                raise ProcessesLost(f"its processes cannot be used: {error}") from error
             except BaseException:
                 self._end()
                 raise
@@ -157,14 +161,18 @@ class _Process:
         }
         given = {**arguments, **descriptors}
         command = [sys.executable, "-P", "-c", _COMMAND, str(library or ""), _SOURCES]
-        self._process = subprocess.Popen(
-            [*command, json.dumps(given)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[*descriptors.values(), arguments["tokenizer"]],
-        )
-        other.close()
+        try:
+            with other:
+                self._process = subprocess.Popen(
+                    [*command, json.dumps(given)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=[*descriptors.values(), arguments["tokenizer"]],
+                )
+        except BaseException:
+            self._close()
+            raise
 
     def started(self) -> dict[str, object]:
         if not self._link.poll(_START_SECONDS):
@@ -212,5 +220,9 @@ class _Process:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        self._link.close()
         self._texts.close()
         self._ids.close()

@@ -12,9 +12,9 @@ _WORD = re.compile(r"[A-Za-z0-9][^ \t\n\r]*[ \t\n\r]")
 _LONG_TEXT_CHARS_PER_TOKEN = 12
 
 
-def is_far_over(characters: int, max_length: int) -> bool:
-    """Whether a text of so many characters, or bytes, may be worth cutting."""
-    return characters > max_length * _LONG_TEXT_CHARS_PER_TOKEN
+def far_over(max_length: int) -> int:
+    """A text of more characters, or bytes, may be worth cutting."""
+    return max_length * _LONG_TEXT_CHARS_PER_TOKEN
 
 
 def shorten(text: str, max_length: int) -> str:
@@ -24,7 +24,7 @@ def shorten(text: str, max_length: int) -> str:
     than the limit is kept, so that the row still counts as truncated. The result is exact if
     `texts.splits_at_ascii_space` holds.
     """
-    if not is_far_over(len(text), max_length):
+    if len(text) <= far_over(max_length):
         return text
     last = next(itertools.islice(_WORD.finditer(text), max_length, None), None)
     return text if last is None else text[: last.end()]

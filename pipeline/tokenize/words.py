@@ -30,6 +30,8 @@ _PUNCTUATION = set(string.punctuation) - {"_"}
 # Words that are remembered, some 200 bytes each; a word of more characters occurs once.
 _REMEMBERED = 500_000
 _LONGEST = 40
+# Marks of a byte: a word ends with it, or begins with it.
+_LAST, _FIRST = 1, 2
 
 
 def spells_by_words(tokenizer: Tokenizer) -> bool:
@@ -52,64 +54,58 @@ class Speller:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         added = {c for t in tokenizer.get_added_tokens_decoder().values() for c in t.content}
-        self._alone = _table(_PUNCTUATION - added)
+        self._marks = _marks(_PUNCTUATION - added)
         self._known: dict[str, bytes] = {}  # word → its ids, int32
 
     def encode(self, texts: pa.LargeStringArray, shorten: int = 0) -> tuple[Int32Array, Int64Array]:
         """As of `ids.Ids`."""
         try:
-            words, words_before = _words(shortened(texts, shorten), self._alone)
-            encoded = words.dictionary_encode()
-            spelled = self._spell(encoded.dictionary.to_pylist())
+            words, words_before = _words(shortened(texts, shorten), self._marks)
+            spelled = self._spell(words.dictionary.to_pylist())
         except UnicodeDecodeError as error:
             raise InvalidText from error
-        ids = np.frombuffer(b"".join(spelled), dtype=np.int32)
-        sizes = np.fromiter(map(len, spelled), dtype=np.int64, count=len(spelled)) // 4
-        starts = np.cumsum(sizes) - sizes
-        word = encoded.indices.to_numpy()  # of each word of the texts, which one it is
-        ends = np.cumsum(sizes[word])
-        # Of each token, where it stands in `ids`: the start of its word there plus its rank.
-        index = np.repeat(starts[word] - ends + sizes[word], sizes[word])
-        index += np.arange(index.shape[0])
-        return ids[index], np.diff(np.concatenate([[0], ends])[words_before])
+        ends, ids = utf8(pa.array(spelled, pa.large_binary()).take(words.indices))
+        return ids.view(np.int32), np.diff(ends[words_before]) // 4
 
-    def _spell(self, words: list[str]) -> list[bytes]:
-        """The ids of different words."""
+    def _spell(self, words: list[str]) -> list[bytes | None]:
+        """The ids of different words, int32; each is there."""
         known = self._known  # another thread may begin a new one
-        new = [word for word in words if word not in known]
-        encodings = self._tokenizer.encode_batch_fast(new, add_special_tokens=False)
-        found = {w: array("i", e.ids).tobytes() for w, e in zip(new, encodings, strict=True)}
-        ids = [found[word] if word in found else known[word] for word in words]
-        known.update((word, one) for word, one in found.items() if len(word) <= _LONGEST)
+        ids = list(map(known.get, words))
+        new = [number for number, one in enumerate(ids) if one is None]
+        encodings = self._tokenizer.encode_batch_fast(
+            [words[number] for number in new], add_special_tokens=False
+        )
+        for number, encoding in zip(new, encodings, strict=True):
+            ids[number] = found = array("i", encoding.ids).tobytes()
+            if len(words[number]) <= _LONGEST:
+                known[words[number]] = found
         if len(known) > _REMEMBERED:
             self._known = {}
         return ids
 
 
-def _table(characters: Iterable[str]) -> npt.NDArray[np.bool_]:
-    """Whether a byte is one of some ASCII characters, [256]."""
-    table = np.zeros(256, dtype=np.bool_)
-    table[[ord(one) for one in characters]] = True
-    return table
+def _marks(alone: Iterable[str]) -> npt.NDArray[np.uint8]:
+    """What a byte is at the end and the beginning of, [256]."""
+    marks = np.zeros(256, dtype=np.uint8)
+    marks[[ord(one) for one in _SPACES]] = _LAST
+    marks[[ord(one) for one in alone]] = _FIRST | _LAST
+    return marks
 
 
 def _words(
-    texts: pa.LargeStringArray, alone: npt.NDArray[np.bool_]
-) -> tuple[pa.LargeStringArray, Int64Array]:
+    texts: pa.LargeStringArray, marks: npt.NDArray[np.uint8]
+) -> tuple[pa.DictionaryArray, Int64Array]:
     """The words of all texts in a row, each with the space after it; and the number of words before
     each text, and before the end.
     """
     offsets, data = utf8(texts)
-    is_last = _ENDS[data]  # bytes that end a word
-    is_alone = alone[data]
-    is_last |= is_alone
-    is_last[:-1] |= is_alone[1:]
-    is_last[offsets[offsets > 0] - 1] = True
-    bounds = np.concatenate([[0], np.flatnonzero(is_last) + 1])
+    marked = marks[data]
+    begins = np.zeros(len(data) + 1, dtype=np.bool_)
+    begins[1:] = marked & _LAST
+    begins[:-1] |= marked >= _FIRST
+    begins[offsets] = True
+    bounds = np.flatnonzero(begins)
     words = pa.LargeStringArray.from_buffers(
         len(bounds) - 1, pa.py_buffer(bounds), pa.py_buffer(data)
     )
-    return words, np.searchsorted(bounds, offsets)
-
-
-_ENDS = _table(_SPACES)
+    return words.dictionary_encode(), np.searchsorted(bounds, offsets)

@@ -44,6 +44,7 @@ from pipeline.request import Request
 from pipeline.spec import JobSpec
 from pipeline.store.directory import Directory
 from pipeline.tasks.embed import Embed
+from pipeline.tokenize import words
 from workers import device_main, device_process, device_start, engine_cache
 from workers.device_process import DeviceProcess
 from workers.local import LocalRun, compute_missing
@@ -60,6 +61,8 @@ _CALLS: tuple[tuple[Any, str, str], ...] = (
     (pipeline.blocks, "read_slices", "slices of shards"),
     (KnownRows, "resolve", "row keys, duplicates"),
     (Embed, "tokenize", "tokenize, in Python"),
+    (words, "_words", "split into words"),
+    (words.Speller, "_spell", "ids of words"),
     (pipeline.encode, "pack", "sort and pack"),
     (pipeline.encode, "gather", "gather batches"),
     (CudaGraphs, "run", "fill a graph's shape"),
@@ -77,7 +80,10 @@ THREADS: dict[str, tuple[str, tuple[str, ...]]] = {
         "prefetch",
         ("decode Parquet", "slices of shards", "row keys, duplicates", "reads: the rest"),
     ),
-    "tokenizes": ("map", ("tokenize, in Python", "tokenizes: the rest")),
+    "tokenizes": (
+        "map",
+        ("tokenize, in Python", "split into words", "ids of words", "tokenizes: the rest"),
+    ),
     "launches": (
         "MainThread",
         ("sort and pack", "gather batches", "fill a graph's shape", "put outputs in order",
@@ -93,7 +99,7 @@ THREADS: dict[str, tuple[str, tuple[str, ...]]] = {
 #: all that Arrow, OpenSSL, tokenizers and the system do.
 UNLOCKED = {
     PARENT, TOKENIZERS, "decode Parquet", "put outputs in order", "build columns",
-    "write Arrow IPC", "SHA-256 of parts", "create files",
+    "split into words", "write Arrow IPC", "SHA-256 of parts", "create files",
 }  # fmt: skip
 
 

@@ -30,7 +30,8 @@ main()
 """
 # The command ends where the first process of a device would start.
 _UNTIL_A_DEVICE_STARTS = f"""
-import sys
+import sys, workers.devices
+workers.devices._GPU_DRIVERS = sys.path  # there is a driver, whatever torch will see
 from workers.device_process import DeviceProcess
 DeviceProcess.start = lambda self: sys.exit()
 {_COMMAND}
@@ -81,15 +82,18 @@ def test_listing_jobs_imports_what_it_reads(submit: Bei, tmp_path: Path) -> None
     assert imported("list") & HEAVY == set()
 
 
-def test_the_first_run_of_an_output_starts_its_device_before_all_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", [(), ("--device", "cpu")])
+def test_the_first_run_of_an_output_starts_its_device_before_all_else(
+    tmp_path: Path, device: tuple[str, ...]
+) -> None:
     corpus = write_parquet(tmp_path / "c.parquet", 2)
-    words = ("submit", corpus, "--model", TINY, "--device", "cpu")
+    words = ("submit", corpus, "--model", TINY, *device)
     assert imported(*words, code=_UNTIL_A_DEVICE_STARTS) & (HEAVY | ARROW) == set()
 
 
-def test_a_submit_that_fails_leaves_no_process(
-    bei: Bei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[DeviceProcess]:
+    """The devices whose processes were started."""
     started: list[DeviceProcess] = []
 
     class Watched(DeviceProcess):
@@ -98,10 +102,36 @@ def test_a_submit_that_fails_leaves_no_process(
             started.append(self)
 
     monkeypatch.setattr("workers.open_devices.DeviceProcess", Watched)
+    return started
+
+
+def test_a_submit_that_fails_leaves_no_process(
+    bei: Bei, tmp_path: Path, started: list[DeviceProcess]
+) -> None:
     failed = bei("submit", tmp_path / "missing.parquet", "--device", "cpu")
     assert failed.code == 1
     (device, *_) = started
     assert device._process is None  # joined, or it would be left
+
+
+def test_a_device_that_is_named_and_not_there_is_not_started(
+    bei: Bei, tmp_path: Path, started: list[DeviceProcess]
+) -> None:
+    failed = bei("submit", write_parquet(tmp_path / "c.parquet", 2), "--device", "cpu,tpu")
+    assert failed.code == 2
+    assert "no such device" in failed.screen[0]
+    assert not started
+
+
+def test_a_driver_without_a_gpu_costs_a_process_that_is_killed(
+    bei: Bei, tmp_path: Path, started: list[DeviceProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.devices._GPU_DRIVERS", (str(tmp_path),))
+    monkeypatch.setattr("workers.devices._gpu_count", lambda: 0)
+    corpus = write_parquet(tmp_path / "c.parquet", 2)
+    assert bei("submit", corpus, "--model", TINY).code == 0
+    assert list(dict.fromkeys(device.device for device in started)) == ["cuda:0", "cpu"]
+    assert [device._process for device in started] == [None] * len(started)
 
 
 def test_a_device_that_nobody_took_is_killed(

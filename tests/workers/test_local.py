@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +20,8 @@ import torch
 from corpora import write_parquet
 from prepared import prepared_run
 
-from pipeline.errors import CheckpointError, StorageError, StoreFull
+from pipeline.encoder.tokenizer import load_tokenizer
+from pipeline.errors import CheckpointError, EncodeError, StorageError, StoreFull
 from pipeline.output.manifest import finalise
 from pipeline.output.open_shards import OPEN, rows_kept
 from pipeline.output.output import MAX_ATTEMPTS, Output
@@ -27,7 +30,10 @@ from pipeline.output.verify import verify
 from pipeline.planning.prepare import Prepared
 from pipeline.shards import ShardResult
 from pipeline.spec import ModelIdentity, OnBatch
+from pipeline.tokenize.texts import TextTokenizer
+from workers.device_main import Event, Jobs, Order, execute
 from workers.device_process import DeviceProcess
+from workers.engine_cache import EngineCache
 from workers.local import LocalRun, compute_missing
 from workers.open_devices import open_devices
 from workers.settings import Settings
@@ -152,6 +158,22 @@ def test_a_device_process_leaves_signals_to_its_parent_from_the_first(tmp_path: 
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM}
 
 
+def test_a_machine_that_starts_no_process_is_told_and_may_try_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = DeviceProcess("cpu", tmp_path, 60.0)
+    with monkeypatch.context() as patch:
+        error = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        patch.setattr("multiprocessing.util.spawnv_passfds", Mock(side_effect=error))
+        with pytest.raises(EncodeError, match="for cpu: Resource temporarily unavailable"):
+            device.start()
+        device.kill()
+    device.start()
+    assert device._process is not None
+    assert device._process.is_alive()
+    device.kill()
+
+
 def test_a_device_process_that_dies_is_replaced_and_nobody_notices(job: Prepared) -> None:
     killed = []
 
@@ -166,6 +188,28 @@ def test_a_device_process_that_dies_is_replaced_and_nobody_notices(job: Prepared
     assert not any(result.failed or result.error for result in results)
     assert finalise(job.output, job.run, job.plan, max_failed="0") is not None
     assert verify(job.output).ok
+
+
+def test_orders_of_a_run_share_a_tokenizer_until_something_happens_to_it(
+    job: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Mock(side_effect=load_tokenizer)
+    monkeypatch.setattr("pipeline.encoder.tokenizer.load_tokenizer", load)
+    engines, jobs = EngineCache(tmp_path / "cache"), Jobs()
+
+    def order(index: int) -> object:
+        events: list[Event] = []
+        one = Order(job.output.uri, job.run.n, [index])
+        execute(one, "cpu", engines, events.append, lambda: False, jobs)
+        return events[-1][1]
+
+    assert [order(0), order(1)] == [None, None]
+    assert load.call_count == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(TextTokenizer, "encode_column", Mock(side_effect=RuntimeError("a panic")))
+        assert order(2) == "RuntimeError: a panic"
+    assert order(2) is None
+    assert load.call_count == 2
 
 
 def test_a_model_that_cannot_be_loaded_is_the_error_of_the_run(job: Prepared) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
@@ -175,6 +177,21 @@ def test_a_process_that_is_killed_is_told_and_none_is_left() -> None:
     assert not psutil.pid_exists(other)
     with pytest.raises(ProcessesLost):
         processes.encode(texts)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["subprocess.Popen", "tempfile.TemporaryFile", "os.memfd_create"],
+)
+def test_a_machine_without_room_for_processes_is_told_and_nothing_is_left(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, descriptors = tokenizer_of("bert_mean"), psutil.Process().num_fds()
+    error = OSError(errno.EAGAIN, "Resource temporarily unavailable")
+    monkeypatch.setattr(broken, Mock(side_effect=error), raising=False)
+    with pytest.raises(ProcessesLost, match="Resource temporarily unavailable"):
+        TokenizerProcesses(2, None).start(tokenizer)
+    assert psutil.Process().num_fds() == descriptors
 
 
 _PARENT = """
