@@ -15,14 +15,16 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from bei_jobs import errors
 from bei_jobs.errors import BeiJobsError
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # By its path: the caller may have found this package where a new process would not look.
 _MAIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
@@ -180,11 +182,12 @@ def ask(
         TimeoutError: it took longer, and was stopped.
         BeiJobsError: what the command reported.
     """
-    child = Child((words[0], "--json", *words[1:]), _environment(broker, stores))
+    command = (words[0], "--json", *words[1:])
     try:
-        return child.wait(timeout).answer()
+        return _with_child(
+            lambda child: child.wait(timeout).answer(), command, _environment(broker, stores)
+        )
     except StillRunning:
-        child.stop()
         raise TimeoutError(f"`bei-jobs {words[0]}` took longer than {timeout:g} s") from None
 
 
@@ -201,18 +204,37 @@ def start(
         The process, and the run as `jobs.notify` describes it; None where planning failed.
     """
     reader, writer = os.pipe()
-    with open(reader, "rb") as notified:
-        try:
-            variables = {**(environment or {}), "BEI_JOBS_NOTIFY_FD": str(writer)}
-            child = Child(("submit", "--json", *words), variables, [writer])
-        finally:
-            os.close(writer)
-        try:
-            line = notified.readline()
-        except BaseException:
-            child.stop()
-            raise
+    with open(reader, "rb") as notified, open(writer, "wb") as given:
+
+        def planned(child: Child) -> tuple[Child, bytes]:
+            given.close()  # so that reading ends when the process does
+            return child, notified.readline()
+
+        variables = {**(environment or {}), "BEI_JOBS_NOTIFY_FD": str(writer)}
+        child, line = _with_child(planned, ("submit", "--json", *words), variables, [writer])
     return child, json.loads(line) if line.endswith(b"\n") else None
+
+
+def _with_child(
+    use: Callable[[Child], T],
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    descriptors: Sequence[int] = (),
+) -> T:
+    """What `use` returns of a new process, which any exception stops.
+
+    It is started in a thread, where no signal raises anything: an exception in the middle of
+    `subprocess.Popen` would leave a process that nobody knows.
+    """
+    started: list[Child] = []
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(lambda: started.append(Child(words, environment, descriptors))).result()
+        return use(started[0])
+    except BaseException:
+        for child in started:
+            child.stop()
+        raise
 
 
 def _environment(broker: str | None, stores: str | None) -> dict[str, str]:

@@ -28,11 +28,13 @@ def write_npy(rows: Rows, dest: Destination, *, overwrite: bool) -> None:
     """
     vectors = rows.vectors
     if vectors is None:
-        dense = "dense " if rows.run.spec.vectors != ("dense",) else ""
-        raise UsageError(
-            f"{redact(rows.output.uri)} holds no {dense}vectors: its task is {rows.run.spec.task}",
-            hint="export --to parquet",
+        spec = rows.run.spec
+        reason = (
+            f"vectors: its task is {spec.task}"
+            if spec.vectors == ("dense",)
+            else f"dense vectors, only {' and '.join(spec.vectors)} ones"
         )
+        raise UsageError(f"{redact(rows.output.uri)} holds no {reason}", hint="export --to parquet")
     others = parquet_schema(_without(rows.schema, vectors.name, "error"), dest)
     count = rows.manifest.output_rows - rows.manifest.failed
     width, dtype = vectors.type.list_size, np.dtype(vectors.type.value_type.to_pandas_dtype())

@@ -144,6 +144,30 @@ def test_an_interrupt_while_submit_plans_leaves_no_process_behind(
     program.communicate("\n")
 
 
+def test_an_interrupt_while_a_process_is_started_does_not_leave_it_behind(
+    python: Python, job_processes: Processes
+) -> None:
+    # Ctrl-C when the process exists, but subprocess.Popen has not returned.
+    interrupted = """
+import signal, subprocess
+import bei_jobs
+
+class Slow(subprocess.Popen):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        signal.raise_signal(signal.SIGINT)
+
+subprocess.Popen = Slow
+try: bei_jobs.submit('corpus.parquet')
+except KeyboardInterrupt: input(print('interrupted', flush=True))
+"""
+    program = python(interrupted)
+    assert program.stdout is not None
+    assert program.stdout.readline() == "interrupted\n"
+    assert job_processes() == []
+    program.communicate("\n")
+
+
 def test_an_interrupt_of_a_whole_terminal_stops_no_job_that_is_not_waited_for(
     python: Python, corpus: Path, output: Path, tiny: dict[str, object], busy: Busy
 ) -> None:

@@ -195,6 +195,18 @@ def test_each_chunk_has_the_vectors_that_it_has_alone(
                 np.testing.assert_allclose(found, value, rtol=0, atol=TOLERANCE_OF[name])
 
 
+def test_sparse_vectors_are_exported_but_to_no_array(
+    bei: Bei, submit: Bei, tmp_path: Path
+) -> None:
+    submit(corpus(tmp_path, texts(3)), "--model", SPLADE)
+    refused = bei("export", tmp_path / "c.embed", tmp_path / "out.npy")
+    assert refused.code == 2
+    assert "holds no dense vectors, only sparse ones" in refused.screen[0]
+    assert bei("export", tmp_path / "c.embed", tmp_path / "out.parquet").code == 0
+    exported = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert exported == read_output(bei, tmp_path / "c.embed").to_pylist()
+
+
 @pytest.mark.parametrize("policy", ["late-chunk", "pool"])
 def test_what_makes_a_vector_of_several_is_for_dense_ones(
     submit: Bei, tmp_path: Path, policy: str
