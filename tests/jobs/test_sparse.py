@@ -195,9 +195,7 @@ def test_each_chunk_has_the_vectors_that_it_has_alone(
                 np.testing.assert_allclose(found, value, rtol=0, atol=TOLERANCE_OF[name])
 
 
-def test_sparse_vectors_are_exported_but_to_no_array(
-    bei: Bei, submit: Bei, tmp_path: Path
-) -> None:
+def test_sparse_vectors_are_exported_but_to_no_array(bei: Bei, submit: Bei, tmp_path: Path) -> None:
     submit(corpus(tmp_path, texts(3)), "--model", SPLADE)
     refused = bei("export", tmp_path / "c.embed", tmp_path / "out.npy")
     assert refused.code == 2
