@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,13 +44,13 @@ class EngineCache:
         Raises:
             CheckpointError: the model cannot be found, or is not the one in the spec.
         """
-        for resident in self._resident:
-            if _serves(resident, spec, device):
-                self._resident.remove(resident)
-                break
-        else:
+        resident = next((each for each in self._resident if _serves(each, spec, device)), None)
+        if resident is None:
             del self._resident[: len(self._resident) - _RESIDENT + 1]
+            gc.collect()  # an engine and its CUDA graphs refer to each other, and hold GPU memory
             resident = spec, self._load(spec, device, card)
+        else:
+            self._resident.remove(resident)
         self._resident.append(resident)
         return resident[1]
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
+import pytest
 from corpora import GOLDENS
 
 from pipeline.encoder.card import open_card
@@ -30,3 +35,31 @@ def test_other_special_tokens_are_another_engine(tmp_path: Path) -> None:
 
     assert first is again
     assert changed is not first
+
+
+class CircularEngine:
+    """As an engine with CUDA graphs: something that it holds refers to it."""
+
+    alive: ClassVar[weakref.WeakSet[CircularEngine]] = weakref.WeakSet()
+    most = 0
+
+    def __init__(self, *arguments: object, device: str, precision: str, cache_dir: object) -> None:
+        self.device, self.precision, self.itself = device, precision, self
+        CircularEngine.most = max(CircularEngine.most, len(CircularEngine.alive))
+        CircularEngine.alive.add(self)
+
+
+def test_an_engine_is_gone_before_the_one_that_replaces_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.encoder.engine.Engine", CircularEngine)
+    engines = EngineCache(tmp_path)
+    card = open_card(str(GOLDENS / "bert_mean"), cache_dir=tmp_path)
+    spec = sample_spec(card, "embed", precision="float32", max_length=None)
+    gc.disable()
+    try:
+        for dimensions in range(1, 6):
+            engines.get(replace(spec, dimensions=dimensions), "cpu", card)
+    finally:
+        gc.enable()
+    assert CircularEngine.most == 1  # and the new one
