@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import click
 import pyarrow.parquet as pq
+import pytest
 from click.core import ParameterSource
+from commandline import forget_the_user, typist
+from corpora import TINY
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -48,3 +52,20 @@ def test_the_schedules_are_valid_and_the_monthly_one_reads_the_month_before() ->
     job = monthly.job_of(datetime(2027, 1, 1, 4, 30, tzinfo=UTC))
     assert job["inputs"] == ["/data/reviews/month=2026-12/"]
     assert job["output"] == "/data/reviews.embed/month=2026-12"
+
+
+def test_two_nights_of_the_nightly_job_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forget_the_user(monkeypatch, tmp_path / "state", tmp_path / "cache")
+    bei = typist(capsys)
+    corpus = pq.read_table(EXAMPLES / "corpus.parquet").slice(0, 20)
+    pq.write_table(corpus, tmp_path / "corpus.parquet")  # the file's paths are relative to itself
+    shutil.copy(EXAMPLES / "nightly.toml", tmp_path)
+    night = ("submit", "--job-file", tmp_path / "nightly.toml", "--model", TINY, "--json")
+
+    assert bei(*night).json["rows"]["computed"] == 20
+    pq.write_table(corpus.slice(1), tmp_path / "corpus.parquet")
+    second = bei(*night).json
+    assert (second["rows"]["computed"], second["rows"]["reused"]) == (0, 19)
+    assert bei("verify", tmp_path / "corpus.embed").code == 0
