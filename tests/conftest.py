@@ -6,9 +6,10 @@ import os
 import pickle
 import signal
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import fsspec
 import pytest
@@ -18,6 +19,9 @@ from pipeline.store.sections import configured
 from workers.device_process import DeviceProcess, DeviceThread
 from workers.engine_cache import EngineCache
 from workers.settings import Tokenizing
+
+if TYPE_CHECKING:
+    from workers.device_main import Event, Order
 
 pytest_plugins = [
     "faulty_s3",
@@ -79,12 +83,25 @@ class Resident(DeviceProcess):
                 DeviceProcess.kill(waiting.pop())
 
     back: list[Resident]
+    busy = False
+
+    def run(self, order: Order, should_stop: Callable[[], bool]) -> Iterator[Event]:
+        self.busy = True
+        try:
+            with closing(super().run(order, should_stop)) as events:  # type: ignore[type-var]
+                for event in events:
+                    self.busy = event[0] != "over"
+                    yield event
+        finally:
+            self.busy = False
 
     def close(self) -> None:
-        self.back.append(self)
+        self.kill()
 
     def kill(self) -> None:
-        super().kill()
+        """Kill the process only where an order is under way: another job may have one at rest."""
+        if self.busy:
+            super().kill()
         if self not in self.back:
             self.back.append(self)
 
