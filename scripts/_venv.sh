@@ -40,7 +40,7 @@ ensure_venv() {
   if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
     echo "Installing bei-jobs[$extras] into .venv: once, some minutes, most of them PyTorch." >&2
     if [ -t 2 ]; then quiet=; fi
-    .venv/bin/python -m pip install $quiet --disable-pip-version-check -c constraints.txt -e ".[$extras]" >&2
+    .venv/bin/python scripts/_install $quiet -c constraints.txt -e ".[$extras]" >&2
     printf '%s\n' "$want" >"$stamp"
   fi
   export PATH="$PWD/.venv/bin:$PATH"
@@ -55,7 +55,7 @@ ensure_triton() {
   if [ "$(cat .venv/triton/version 2>/dev/null)" = "$want" ]; then return; fi
   echo "Installing Triton into .venv/triton: once, half a minute." >&2
   rm -rf .venv/triton
-  if python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/triton "$want" >&2; then
+  if python scripts/_install --quiet --no-deps --target .venv/triton "$want" >&2; then
     echo "$want" >.venv/triton/version
   else
     echo "That failed: the tests of fused kernels will not run." >&2
@@ -66,8 +66,7 @@ ensure_triton() {
 ensure_tokenizers_1() {
   local want=1.0.0rc3 folder=.venv/tokenizers-1
   if [ "$(cat $folder/version 2>/dev/null)" = "$want" ]; then return; fi
-  if python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
-    --target $folder "tokenizers==$want" >&2; then
+  if python scripts/_install --quiet --no-deps --upgrade --target $folder "tokenizers==$want" >&2; then
     echo "$want" >$folder/version
   else
     echo "Installing tokenizers $want failed: its tests will not run." >&2

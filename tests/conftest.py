@@ -6,9 +6,10 @@ import os
 import pickle
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import fsspec
 import pytest
@@ -18,6 +19,9 @@ from pipeline.store.sections import configured
 from workers.device_process import DeviceProcess, DeviceThread
 from workers.engine_cache import EngineCache
 from workers.settings import Tokenizing
+
+if TYPE_CHECKING:
+    from workers.device_main import Event, Order
 
 pytest_plugins = [
     "faulty_s3",
@@ -43,9 +47,14 @@ for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.default_int_handler if ctrl_c else signal.SIG_DFL)
 
 
+#: So many kinds of devices keep their processes, of 400 MB each: a test's for each of the stores.
+KINDS = 4
+
+
 class Resident(DeviceProcess):
     """A device whose process stays for the next job that needs one like it."""
 
+    #: Of each kind, the one that was taken last at the end.
     idle: ClassVar[dict[object, list[Resident]]] = {}
 
     @classmethod
@@ -61,26 +70,38 @@ class Resident(DeviceProcess):
         own = [i for i in sorted(os.environ.items()) if i[0].startswith(kinds)]
         stores = pickle.dumps(configured())
         key = (name, cache_dir, batch_seconds, tokenizing, tuple(own), stores)
-        waiting = cls.idle.setdefault(key, [])
-        if not waiting:
-            cls.end_all()  # each holds 400 MB: only the last kind stays
+        waiting = cls.idle[key] = cls.idle.pop(key, [])
+        cls.end(list(cls.idle.values())[:-KINDS])
         device = waiting.pop() if waiting else cls(name, cache_dir, batch_seconds, tokenizing)
         device.back = waiting
         return device
 
-    @classmethod
-    def end_all(cls) -> None:
-        for waiting in cls.idle.values():
+    @staticmethod
+    def end(kinds: Iterable[list[Resident]]) -> None:
+        for waiting in kinds:
             while waiting:
                 DeviceProcess.kill(waiting.pop())
 
     back: list[Resident]
+    busy = False
+
+    def run(self, order: Order, should_stop: Callable[[], bool]) -> Iterator[Event]:
+        self.busy = True
+        try:
+            with closing(super().run(order, should_stop)) as events:  # type: ignore[type-var]
+                for event in events:
+                    self.busy = event[0] != "over"
+                    yield event
+        finally:
+            self.busy = False
 
     def close(self) -> None:
-        self.back.append(self)
+        self.kill()
 
     def kill(self) -> None:
-        super().kill()
+        """Kill the process only where an order is under way: another job may have one at rest."""
+        if self.busy:
+            super().kill()
         if self not in self.back:
             self.back.append(self)
 
@@ -88,7 +109,7 @@ class Resident(DeviceProcess):
 @pytest.fixture(scope="session", autouse=True)
 def devices_end_with_the_session() -> Iterator[None]:
     yield
-    Resident.end_all()
+    Resident.end(Resident.idle.values())
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ import fsspec
 import pytest
 from corpora import ROOT
 
-START_DEADLINE_S = 30.0
+START_DEADLINE_S = 100.0
 POLL_S = 0.02
 
 # Azurite's own account, which its documentation publishes.

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
+import pytest
 from corpora import ROOT
 
 BIN = Path(sys.executable).parent
+SOURCE = ROOT / "examples" / "corpus.parquet"
 
 
 def python_blocks(markdown: str) -> list[str]:
@@ -24,22 +27,22 @@ def run(directory: Path, *command: str) -> str:
     return done.stdout
 
 
-def test_every_reader_of_the_readme_reads_a_job_output(tmp_path: Path) -> None:
-    source = ROOT / "examples" / "corpus.parquet"
-    run(tmp_path, "bei-jobs", "submit", str(source), "--output", "corpus.embed", "--limit", "20")
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the vectors of twenty rows in corpus.embed."""
+    folder = tmp_path_factory.mktemp("embedded")
+    run(folder, "bei-jobs", "submit", str(SOURCE), "--output", "corpus.embed", "--limit", "20")
+    return folder
+
+
+def test_every_reader_of_the_readme_reads_a_job_output(embedded: Path) -> None:
     (block,) = python_blocks((ROOT / "README.md").read_text())
     checks = "assert vectors.shape == (20, 384) and table.num_rows == len(frame) == 20"
-    assert "20" in run(tmp_path, sys.executable, "-c", f"{block}\n{checks}\n")
+    assert "20" in run(embedded, sys.executable, "-c", f"{block}\n{checks}\n")
 
 
-def test_the_example_reader_names_the_row_itself_first(tmp_path: Path) -> None:
-    source = ROOT / "examples" / "corpus.parquet"
-    run(tmp_path, "bei-jobs", "submit", str(source), "--output", "corpus.embed", "--limit", "20")
-    first_id = run(
-        tmp_path,
-        *(sys.executable, "-c"),
-        f"import pyarrow.parquet as pq; print(pq.read_table({str(source)!r})['id'][0])",
-    ).strip()
+def test_the_example_reader_names_the_row_itself_first(embedded: Path) -> None:
+    first_id = pq.read_table(SOURCE)["id"][0].as_py()
     script = ROOT / "examples" / "neighbours.py"
-    nearest = run(tmp_path, sys.executable, str(script), "corpus.embed", first_id)
+    nearest = run(embedded, sys.executable, str(script), "corpus.embed", first_id)
     assert re.findall(r"│ (\S+) +┆ \d", nearest)[0] == first_id

@@ -208,12 +208,14 @@ class Case:
             temporaries: files of commits that were killed.
         """
         self._judge("P", lambda: None)
+        # First, as it waits until nobody is at work: a late worker's part of a run that another has
+        # replaced is there for the moment before that worker deletes it.
+        self._judge("B", lambda: self._bounded(failures, computed, temporaries))
         for job in self.jobs:
             self._judge(
                 "X", lambda job=job: checks.exactly_once(job.output, self.undisturbed(job.corpus))
             )  # type: ignore[misc]
             self._judge("V", lambda job=job: self._nothing_partial(job))  # type: ignore[misc]
-        self._judge("B", lambda: self._bounded(failures, computed, temporaries))
         self._judge("S", lambda: checks.untouched(self.outside, self._before))
 
     def check_local(

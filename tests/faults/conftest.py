@@ -57,11 +57,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(table(lines))
 
 
+@pytest.fixture(scope="session")
+def checkpoint_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(autouse=True)
-def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_machine(tmp_path: Path, checkpoint_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No option and no memory of another test or of the user."""
     torch.set_num_threads(1)
-    forget_the_user(monkeypatch, tmp_path / "state", tmp_path / "cache")
+    forget_the_user(monkeypatch, tmp_path / "state", checkpoint_cache)
 
 
 @pytest.fixture(scope="session")

@@ -103,7 +103,7 @@ def test_told_to_stop_twice_while_it_starts(case: Case) -> None:
     first.process.send_signal(signal.SIGTERM)
     until(lambda: "stopping after this batch" in first.log, "the worker to hear it")
     first.process.send_signal(signal.SIGTERM)
-    assert first.process.wait(20) == 1
+    assert first.process.wait(60) == 1
     case.start()
     job = case.submit()
     case.struck()

@@ -51,19 +51,43 @@ def submit(tiny: dict[str, Any]) -> Callable[..., bei_jobs.Job]:
 def make_corpus(tmp_path: Path) -> Callable[..., Path]:
     """Write a corpus of rows "0", "1", …; those in `null` have no text."""
 
-    def make(rows: int = 20, name: str = "corpus", null: tuple[int, ...] = ()) -> Path:
-        text = [None if row in null else f"number {row} " * (row % 9 + 1) for row in range(rows)]
-        path = tmp_path / f"{name}.parquet"
-        pq.write_table(pa.table({"id": [str(row) for row in range(rows)], "text": text}), path)
-        return path
+    return partial(_write_corpus, tmp_path)
 
-    return make
+
+def _write_corpus(
+    folder: Path, rows: int = 20, name: str = "corpus", null: tuple[int, ...] = ()
+) -> Path:
+    text = [None if row in null else f"number {row} " * (row % 9 + 1) for row in range(rows)]
+    path = folder / f"{name}.parquet"
+    pq.write_table(pa.table({"id": [str(row) for row in range(rows)], "text": text}), path)
+    return path
 
 
 @pytest.fixture
 def corpus(make_corpus: Callable[..., Path]) -> Path:
     """Twenty rows."""
     return make_corpus()
+
+
+@pytest.fixture(scope="session")
+def _shared_job(
+    tmp_path_factory: pytest.TempPathFactory, checkpoint_cache: Path
+) -> tuple[Path, bei_jobs.Job]:
+    folder = tmp_path_factory.mktemp("shared")
+    with pytest.MonkeyPatch.context() as patch:
+        forget_the_user(patch, folder / "state", checkpoint_cache)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        return folder, bei_jobs.submit(_write_corpus(folder), model=TINY, device="cpu")
+
+
+@pytest.fixture
+def shared_job(
+    _shared_job: tuple[Path, bei_jobs.Job], own_machine: None, monkeypatch: pytest.MonkeyPatch
+) -> bei_jobs.Job:
+    """A job of the twenty rows of corpus.parquet beside its output, which is not to be touched."""
+    folder, job = _shared_job
+    monkeypatch.setenv("BEI_JOBS_STATE_DIR", str(folder / "state"))
+    return job
 
 
 @pytest.fixture

@@ -24,11 +24,10 @@ def output(tmp_path: Path) -> Path:
     return tmp_path / "corpus.embed"
 
 
-def test_a_job_is_submitted_waited_for_and_described(
-    submit: Submit, corpus: Path, output: Path
-) -> None:
-    job = submit(corpus)
-    assert (job.output, job.run) == (str(output), 1)
+def test_a_job_is_submitted_waited_for_and_described(shared_job: bei_jobs.Job) -> None:
+    job = shared_job
+    assert (Path(job.output).name, job.run) == ("corpus.embed", 1)
+    assert Path(job.output).with_name("corpus.parquet").exists()
     status = job.wait()
     assert (status.job, status.output, status.run) == (job.id, job.output, job.run)
     assert (status.state, status.rows.computed, status.shards.done) == ("done", 20, 1)
@@ -40,11 +39,12 @@ def test_a_job_is_submitted_waited_for_and_described(
     assert job.status().state == "done"
 
 
-def test_the_same_submit_again_finds_everything_there(submit: Submit, corpus: Path) -> None:
-    first = submit(corpus)
-    first.wait()
-    again = submit([corpus])
-    assert again == first
+def test_the_same_submit_again_finds_everything_there(
+    submit: Submit, shared_job: bei_jobs.Job
+) -> None:
+    shared_job.wait()
+    again = submit([Path(shared_job.output).with_name("corpus.parquet")])
+    assert again == shared_job
     assert (again.wait().rows.computed, again.wait().rows.reused) == (0, 20)
 
 
@@ -111,10 +111,9 @@ def test_a_cancelled_job_ends_and_says_so(
     assert submit(corpus).wait().state == "done"
 
 
-def test_a_job_that_is_done_cannot_be_cancelled(submit: Submit, corpus: Path) -> None:
-    job = submit(corpus)
-    job.wait()
-    assert job.cancel().state == "done"
+def test_a_job_that_is_done_cannot_be_cancelled(shared_job: bei_jobs.Job) -> None:
+    shared_job.wait()
+    assert shared_job.cancel().state == "done"
 
 
 def test_a_job_whose_process_is_killed_failed_and_goes_on_when_submitted_again(
@@ -134,12 +133,10 @@ def test_a_job_whose_process_is_killed_failed_and_goes_on_when_submitted_again(
     assert submit(corpus).wait().state == "done"
 
 
-def test_a_job_is_found_again_by_id_by_output_and_after_pickling(
-    submit: Submit, corpus: Path, output: Path
-) -> None:
-    job = submit(corpus)
+def test_a_job_is_found_again_by_id_by_output_and_after_pickling(shared_job: bei_jobs.Job) -> None:
+    job = shared_job
     status = job.wait()
-    for same in (bei_jobs.job(job.id), bei_jobs.job(output), pickle.loads(pickle.dumps(job))):
+    for same in (bei_jobs.job(job.id), bei_jobs.job(job.output), pickle.loads(pickle.dumps(job))):
         assert same == job
         assert same.log() == ""
         assert same.wait().rows.done == status.rows.done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -48,8 +49,8 @@ def test_an_output_without_a_finished_run_cannot_be_read(tmp_path: Path) -> None
         bei_jobs.read(tmp_path)
 
 
-def test_a_sound_output_is_found_sound(submit: Submit, corpus: Path) -> None:
-    job = submit(corpus)
+def test_a_sound_output_is_found_sound(shared_job: bei_jobs.Job) -> None:
+    job = shared_job
     job.wait()
     found = bei_jobs.verify(job.output)
     assert found == bei_jobs.Verification(
@@ -57,11 +58,11 @@ def test_a_sound_output_is_found_sound(submit: Submit, corpus: Path) -> None:
     )
 
 
-def test_a_damaged_output_is_told_by_its_problems(submit: Submit, corpus: Path) -> None:
-    job = submit(corpus)
-    job.wait()
-    (part,) = Path(job.output).glob("*.arrow")
+def test_a_damaged_output_is_told_by_its_problems(shared_job: bei_jobs.Job, tmp_path: Path) -> None:
+    shared_job.wait()
+    output = Path(shutil.copytree(shared_job.output, tmp_path / "copy"))
+    (part,) = output.glob("*.arrow")
     part.unlink()
-    found = bei_jobs.verify(Path(job.output))
+    found = bei_jobs.verify(output)
     assert not found.ok
     assert any("is missing" in problem for problem in found.problems)

@@ -12,11 +12,16 @@ from fixtures_redis import RedisServer
 from fleet import Fleet
 
 
+@pytest.fixture(scope="session")
+def checkpoint_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_machine(tmp_path: Path, checkpoint_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No option and no memory of another test or of the user."""
     torch.set_num_threads(1)
-    forget_the_user(monkeypatch, tmp_path / "state", tmp_path / "cache")
+    forget_the_user(monkeypatch, tmp_path / "state", checkpoint_cache)
 
 
 @pytest.fixture

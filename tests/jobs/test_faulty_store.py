@@ -109,9 +109,9 @@ def test_ctrl_c_ends_the_wait_for_a_store(place: str, faulty_s3: FaultyS3) -> No
     faulty_s3.fault_of = counting  # type: ignore[method-assign]
     process = spawn("submit", *words(place), "--model", TINY, "--device", "cpu")
     try:
-        assert asked.wait(60)
+        assert asked.wait(100)
         process.send_signal(2)
-        _, err = process.communicate(timeout=15)
+        _, err = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130, err

@@ -36,7 +36,7 @@ def test_it_runs_ahead_but_never_further_than_asked() -> None:
 
     with prefetch(produce(), 2) as items:
         assert next(items) == 0
-        assert ahead.wait(10)  # 1 and 2 wait in the queue, 3 in the producer's hand
+        assert ahead.wait(60)  # 1 and 2 wait in the queue, 3 in the producer's hand
         assert len(made) <= 4
         for taken in range(1, 50):
             assert next(items) == taken
@@ -111,7 +111,7 @@ def test_fewer_large_items_than_small_ones_are_made_ahead() -> None:
 
     with prefetch(produce(), 5, 8, lambda number: 8) as items:
         assert next(items) == 0
-        assert two_are_made.wait(10)  # one waits, and the next one is made
+        assert two_are_made.wait(60)  # one waits, and the next one is made
         assert next(items) == 1
         assert len(made) <= 4
 
@@ -122,7 +122,7 @@ def test_results_come_in_the_order_of_their_items(threads: int) -> None:
 
 
 def test_as_many_calls_run_at_once_as_there_are_threads() -> None:
-    together = threading.Barrier(2, timeout=10)
+    together = threading.Barrier(2, timeout=60)
 
     def meet(number: int) -> int:
         together.wait()  # breaks, and raises, where a call runs alone

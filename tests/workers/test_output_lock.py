@@ -21,7 +21,7 @@ def test_the_second_waits_until_the_first_has_ended(tmp_path: Path) -> None:
     with output_lock(tmp_path, OUTPUT, lambda holder: None):
         thread = threading.Thread(target=second)
         thread.start()
-        assert waiting.wait(10)
+        assert waiting.wait(60)
         order.append("first")
     thread.join(10)
 
@@ -43,7 +43,7 @@ def test_a_process_that_waits_is_told_the_holder(tmp_path: Path) -> None:
     with output_lock(tmp_path, OUTPUT, lambda holder: None):
         thread = threading.Thread(target=second)
         thread.start()
-        assert waited.wait(10)
+        assert waited.wait(60)
     thread.join(10)
 
     assert holders == [str(os.getpid())]

@@ -34,7 +34,7 @@ from pipeline.tokenize.texts import TextTokenizer, Tokens
 #: adds none.
 FAMILIES = ("bert_mean", "e5_xlmr", "roberta_mean", "qwen3_causal_last", "voyage_nano")
 LIMIT = 12
-TIMEOUT_S = 30
+TIMEOUT_S = 100
 
 Started = Callable[[str], TokenizerProcesses]
 any_text = st.text(max_size=60) | st.lists(
