@@ -84,6 +84,8 @@ def encoder_identity(
     facts = task.identity(card)
     if "sparse" in vectors and card.sparse is not None:
         facts["sparse"] = card.sparse.identity()
+    if "multi" in vectors and card.multi is not None:
+        facts["multi"] = card.multi.identity()
     return facts
 
 

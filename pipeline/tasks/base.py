@@ -76,6 +76,8 @@ class Task(ABC):
     per_token: ClassVar[bool] = False
     # Bytes of text with which a further output comes; 0: a row has one, whatever its text.
     output_text_bytes: int = 0
+    # Values of four bytes that each token has besides its outputs: those of its vector.
+    token_values: int = 0
     # Whether `ids`, as given, are what it reads.
     uses_ids: bool = False
 
@@ -173,6 +175,11 @@ class Task(ABC):
     def row_bytes(cls, request: Request, card: ModelCard) -> int:
         """Estimated size of an output row, which bounds the rows of a shard."""
         return _ROW_BYTES
+
+    @classmethod
+    def token_bytes(cls, request: Request, card: ModelCard) -> float:
+        """Estimated size of what each token adds to an output row."""
+        return 0.0
 
     @classmethod
     def sample(
