@@ -12,7 +12,7 @@ from pipeline.blocks import Block, RowPlaces, Watch
 from pipeline.encoder.engine import Engine
 from pipeline.output.row_ranges import Places
 from pipeline.outputs import Int64Array, Lists, Outputs
-from pipeline.packing import Batch, gather, pack
+from pipeline.packing import Batch, pack
 from pipeline.spec import OnBatch
 from pipeline.stage_times import stage_times
 from pipeline.tasks.base import BoolArray, Float32Array, Task
@@ -154,7 +154,7 @@ def encode(
             for index, sequences in enumerate(pack(tokens.lengths, token_budget)):
                 if should_stop():
                     return
-                batch = gather(tokens.ids, tokens.offsets, sequences, tokens.type_ids, tokens.spans)
+                batch = tokens.batch(sequences)
                 launched.append(f"batch-{block.number}-{index}")
                 if watch is not None:
                     watch.begin(launched[-1], one.places_of(batch))

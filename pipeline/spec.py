@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # 1: first release.
 NUMERICS_VERSION = 1
 
-Vectors = Literal["dense", "sparse"]
+Vectors = Literal["dense", "sparse", "multi"]
 Kind = Literal["query", "document"]
 Truncate = Literal["right", "left", "error"]
 # Those that read all of a text; "": it is cut, see Truncate.

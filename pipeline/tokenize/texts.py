@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import UsageError
-from pipeline.packing import Int8Array, Int32Array, Int64Array, Spans
+from pipeline.packing import Batch, Int8Array, Int32Array, Int64Array, Masks, Spans, gather
 from pipeline.spec import Truncate
 from pipeline.tokenize.chunks import Chunks
 from pipeline.tokenize.encodings import lost_tokens
@@ -45,6 +45,7 @@ class Tokens:
     cut: Int32Array | None = None  # [R], tokens that truncation left out; None: none
     chunks: Chunks | None = None  # where a row has several
     spans: Spans | None = None  # what outputs are pooled from, chunk by chunk
+    masks: Masks | None = None  # where each token has a vector
 
     @property
     def lengths(self) -> Int64Array:
@@ -59,6 +60,10 @@ class Tokens:
     @property
     def rows(self) -> int:
         return int(self.n_tokens.shape[0])
+
+    def batch(self, sequences: Int64Array) -> Batch:
+        """Some sequences, packed."""
+        return gather(self.ids, self.offsets, sequences, self.type_ids, self.spans, self.masks)
 
 
 def no_tokens(rows: int, errors: dict[int, str]) -> Tokens:

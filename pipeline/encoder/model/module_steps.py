@@ -1,6 +1,6 @@
 """The modules of sentence-transformers after pooling: their weights, and what they compute.
 
-Shape suffixes of tensors: S sequences, V width of a vector.
+Shape suffixes of tensors: S sequences, or tokens where each has a vector; V width of a vector.
 """
 
 # ruff: noqa: N803, N806 - shape suffixes
