@@ -14,9 +14,10 @@ from pipeline.encoder.card import ModelCard
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.outputs import Outputs
 from pipeline.request import Request
-from pipeline.spec import JobSpec, Kind, Vectors
+from pipeline.spec import JobSpec, Vectors
 from pipeline.tasks.base import BoolArray, Float32Array, Task
 from pipeline.tasks.dense_columns import DenseColumn, dense_columns
+from pipeline.tasks.prompts import prompt_name_of
 from pipeline.tasks.sparse_columns import (
     FLOAT16_OVERFLOW,
     SPARSE_NAMES,
@@ -34,11 +35,6 @@ if TYPE_CHECKING:
 
 # Estimated bytes of an output row besides its vectors: id, counts and kept columns.
 _OTHER_BYTES = 64
-# The prompts of sentence-transformers for a kind of text, of which the first that is there is used.
-_PROMPTS: dict[Kind, tuple[str, ...]] = {
-    "query": ("query",),
-    "document": ("document", "passage", "corpus"),
-}
 # Options of one kind of vectors, which others refuse.
 _OPTIONS: dict[Vectors, tuple[str, ...]] = {
     "dense": ("dimensions", "normalize"),
@@ -253,7 +249,7 @@ def _prompt(request: Request, card: ModelCard) -> str:
     prompts = card.modules.prompts
     name = request.prompt_name or card.modules.default_prompt_name
     if request.kind is not None and not request.prompt_name:
-        name = next((name for name in _PROMPTS[request.kind] if name in prompts), None)
+        name = prompt_name_of(request.kind, prompts)
     if name is None:
         return ""
     if name not in prompts:
