@@ -83,6 +83,10 @@ def _shape(card: ModelCard) -> Iterator[tuple[str, str]]:
         yield "after pooling", ", ".join(card.modules.step_names) or "nothing"
     if card.sparse is not None:
         yield "sparse", _sparse(card.sparse, config.vocab_size)
+    if card.multi is not None:
+        from pipeline.tasks.late_interaction import maxsim_in_words
+
+        yield "rerank", maxsim_in_words(card)
 
 
 def _sparse(head: SparseHead, terms: int) -> str:

@@ -26,6 +26,11 @@ def maxsim_identity(card: ModelCard) -> dict[str, Any]:
     return {"maxsim": "mean" if by_mean(card) else "sum"}
 
 
+def maxsim_in_words(card: ModelCard) -> str:
+    """How the model scores a document."""
+    return f"MaxSim, the {'mean' if by_mean(card) else 'sum'} over the tokens of a query"
+
+
 def check_maxsim(request: Request, card: ModelCard) -> None:
     """Refuse options that such a model has no place for.
 
@@ -92,8 +97,7 @@ def document_prompt(card: ModelCard) -> str:
 def maxsim_choices(request: Request, card: ModelCard) -> Choices:
     """How the model scores, and the prompt that its authors chose for queries."""
     found: dict[str, Choice[object]] = {}
-    score = f"MaxSim, the {'mean' if by_mean(card) else 'sum'} over the tokens of a query"
-    found["score"] = Choice(score, "the model gives each token a vector")
+    found["score"] = Choice(maxsim_in_words(card), "the model gives each token a vector")
     prompt = query_prompt(request, card)
     if prompt and request.prompt is None and request.prompt_name is None:
         found["prompt"] = Choice(prompt, "what the model has before each query")
