@@ -17,6 +17,7 @@ import pyarrow as pa
 from pipeline.choice import Choices
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.config_values import HeadKind
+from pipeline.maxsim import Scorer
 from pipeline.outputs import Outputs
 from pipeline.packing import Int64Array
 from pipeline.request import Request
@@ -194,6 +195,10 @@ class Task(ABC):
     @abstractmethod
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
         """Turn rows into token sequences; rows without one have an error."""
+
+    def scorer(self, tokens: Tokens) -> Scorer | None:
+        """What makes scores of the vectors of a block's batches; None: their outputs are kept."""
+        return None
 
     @abstractmethod
     def fields(self) -> list[pa.Field]:

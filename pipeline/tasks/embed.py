@@ -15,7 +15,7 @@ from pipeline.encoder.card import ModelCard
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.outputs import Outputs
 from pipeline.request import Request
-from pipeline.spec import JobSpec, Kind, Vectors
+from pipeline.spec import JobSpec, Vectors
 from pipeline.tasks.base import BoolArray, Float32Array, Task
 from pipeline.tasks.dense_columns import DenseColumn, dense_columns
 from pipeline.tasks.multi_columns import (
@@ -25,6 +25,7 @@ from pipeline.tasks.multi_columns import (
     multi_flaws,
     multi_names,
 )
+from pipeline.tasks.prompts import prompt_name_of
 from pipeline.tasks.sparse_columns import (
     FLOAT16_OVERFLOW,
     SPARSE_NAMES,
@@ -43,11 +44,6 @@ if TYPE_CHECKING:
 
 # Estimated bytes of an output row besides its vectors: id, counts and kept columns.
 _OTHER_BYTES = 64
-# The prompts of sentence-transformers for a kind of text, of which the first that is there is used.
-_PROMPTS: dict[Kind, tuple[str, ...]] = {
-    "query": ("query",),
-    "document": ("document", "passage", "corpus"),
-}
 # Tokens of a blank text.
 _LEAST_TOKENS = 4
 # Options of one kind of vectors, which others refuse.
@@ -315,7 +311,7 @@ def _prompt(request: Request, card: ModelCard) -> str:
     if kind is None and card.multi is not None and "multi" in Embed.vectors(request, card):
         kind = "query" if card.kind == "query" else "document" if card.kind else None
     if kind is not None and not request.prompt_name:
-        name = next((name for name in _PROMPTS[kind] if name in prompts), None)
+        name = prompt_name_of(kind, prompts)
     if name is None:
         return ""
     if name not in prompts:

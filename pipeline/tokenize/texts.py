@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import UsageError
-from pipeline.packing import Batch, Int8Array, Int32Array, Int64Array, Masks, Spans, gather
+from pipeline.maxsim import Interaction
+from pipeline.packing import Batch, Int8Array, Int32Array, Int64Array, Masks, Spans, gather, pack
 from pipeline.spec import Truncate
 from pipeline.tokenize.chunks import Chunks
 from pipeline.tokenize.encodings import lost_tokens, spans_after
@@ -46,6 +47,7 @@ class Tokens:
     chunks: Chunks | None = None  # where a row has several
     spans: Spans | None = None  # what outputs are pooled from, chunk by chunk
     masks: Masks | None = None  # where each token has a vector
+    interaction: Interaction | None = None  # where queries and documents are read apart
 
     @property
     def lengths(self) -> Int64Array:
@@ -60,6 +62,12 @@ class Tokens:
     @property
     def rows(self) -> int:
         return int(self.n_tokens.shape[0])
+
+    def packed(self, token_budget: int) -> Iterable[Int64Array]:
+        """The sequences of each batch, in order; see `pack`."""
+        if self.interaction is not None:
+            return self.interaction.batches(self.lengths, token_budget)
+        return pack(self.lengths, token_budget)
 
     def batch(self, sequences: Int64Array) -> Batch:
         """Some sequences, packed."""

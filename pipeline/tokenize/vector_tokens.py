@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.encoder.card import ModelCard
+from pipeline.encoder.checkpoint.pooling_config import TextReading
 from pipeline.encoder.checkpoint.tokenizer_settings import content_of
 from pipeline.errors import CheckpointError
 from pipeline.packing import Int32Array, Int64Array, Masks
@@ -91,13 +92,21 @@ def vector_tokens(
     """
     assert card.multi is not None
     reading = card.multi.reading(kind)
-    found = (tokenizer.token_to_id(word) for word in reading.skipped)
+    found = (_skipped(tokenizer, word, reading) for word in reading.skipped)
     skipped = np.array(sorted({number for number in found if number is not None}), dtype=np.int32)
     if (expansion := reading.expansion) is None:
         return VectorTokens(skipped, card.multi.skips_first)
     length = max_length if expansion.fixed else min(max_length, expansion.length)
     filler = _filler(card, tokenizer, expansion.token)
     return VectorTokens(skipped, card.multi.skips_first, length, filler, expansion.attended)
+
+
+def _skipped(tokenizer: Tokenizer, word: str, reading: TextReading) -> int | None:
+    """The token that has no vector; None where there is no such token."""
+    if not reading.skips_words:
+        return tokenizer.token_to_id(word)
+    ids = tokenizer.encode(word, add_special_tokens=False).ids
+    return ids[0] if ids else None
 
 
 def _filler(card: ModelCard, tokenizer: Tokenizer, token: str) -> int:

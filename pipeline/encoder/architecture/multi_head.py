@@ -81,11 +81,15 @@ class MultiHead:
         }
         if self.tells_apart:
             facts |= {
-                "query": asdict(self.query),
-                "document": asdict(self.document),
+                "query": _as_json(self.query),
+                "document": _as_json(self.document),
                 "markers": list(self.markers),
             }
         return facts | ({"sha256": self.sha256} if self.sha256 else {})
+
+
+def _as_json(reading: TextReading) -> dict[str, Any]:
+    return asdict(reading) | {"skipped": list(reading.skipped)}
 
 
 def find_multi_head(

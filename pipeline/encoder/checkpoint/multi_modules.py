@@ -142,7 +142,9 @@ def _colbert(files: CheckpointFiles) -> SentenceModules:
         prompts={kind: f"{marker} " for kind, marker in markers.items()},
         multi=MultiModule(
             query=TextReading(expansion.length, (), expansion),
-            document=TextReading(metadata.length("doc_maxlen", document), skipped),
+            document=TextReading(
+                metadata.length("doc_maxlen", document), skipped, skips_words=True
+            ),
             markers=tuple(markers.values()),
             projection=PROJECTION,
         ),

@@ -59,6 +59,7 @@ class TextReading:
     length: int | None = None  # the most tokens, None for the model's limit
     skipped: tuple[str, ...] = ()  # tokens that have no vector
     expansion: Expansion | None = None
+    skips_words: bool = False  # whether `skipped` are words, of which the first token is meant
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ def module_weights(tensors: Mapping[str, TensorInfo], device: torch.device) -> d
     for name, info in tensors.items():
         try:
             with safe_open(info.file, framework="pt") as handle:
-                weights[name] = handle.get_tensor(name).to(device, torch.float32)
+                weights[name] = handle.get_tensor(info.name).to(device, torch.float32)
         except SafetensorError as error:
             raise CheckpointError(
                 f"{info.file} is damaged: {error}", hint=DOWNLOAD_AGAIN
