@@ -323,6 +323,7 @@ def multi_vector_encoder(
     encoder = MultiVectorEncoder(modules=modules, device="cpu", **model)
     encoder.save_pretrained(str(folder), create_model_card=False)
     shutil.rmtree(start)
+    save_tokenizer(folder, tokenizer)  # as it was: to read transformers' own takes seconds
     sentence_transformers_values(folder)
 
 
