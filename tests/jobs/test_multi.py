@@ -69,7 +69,7 @@ def test_types_scales_and_places_are_of_each_token(bei: Bei, submit: Bei, tmp_pa
     words = (*words, "--token-offsets", "--max-failed-rows", 1, "--output-format", "parquet")
     done = submit(path, *words)
     assert done.code == 3
-    assert done.json["rows"]["truncated"] == 1
+    assert done.json["truncated"] == 1
     assert bei("verify", tmp_path / "c.embed").code == 0
     table = read_output(bei, tmp_path / "c.embed")
     width = len(content(COLBERT)["cases"][0]["expected"][0][0])
