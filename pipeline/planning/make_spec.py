@@ -112,7 +112,7 @@ def sample_spec(
     """A spec for a sample with the model's own settings; without a prompt before single texts."""
     found = find_task(task)
     request = Request(inputs=(), model=card.name, task=task)
-    pairs = card.head == "sequence_classifier" or task == "rerank"
+    pairs = card.head == "sequence_classifier"
     vectors = found.vectors(request, card)
     prompted = pairs or "multi" in vectors  # a ColBERT's markers are prompts
     return JobSpec(
