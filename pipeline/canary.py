@@ -18,7 +18,7 @@ from pipeline.output.output import Output
 from pipeline.output.process import user_and_host
 from pipeline.output.run import Run, now
 from pipeline.output.versions import software_versions
-from pipeline.packing import gather, pack
+from pipeline.packing import pack
 from pipeline.spec import JobSpec, digest
 from pipeline.tasks.base import Task
 
@@ -75,10 +75,7 @@ def check_canary(output: Output, run: Run, engine: Engine, task: Task) -> None:
 def compute_canary(spec: JobSpec, engine: Engine, task: Task) -> Canary:
     """The sixteen texts as a job computes its rows: with its prompt and its limit."""
     tokens = task.tokenize(task.sample(spec, TEXTS, _DOCUMENTS))
-    batches = (
-        gather(tokens.ids, tokens.offsets, some, tokens.type_ids, tokens.spans)
-        for some in pack(tokens.lengths, _BATCH_TOKENS)
-    )
+    batches = (tokens.batch(some) for some in pack(tokens.lengths, _BATCH_TOKENS))
     values = [np.empty((0, engine.output_size), dtype=np.float32)]
     values += [outputs.reshape(-1, engine.output_size) for _, outputs in engine.run(batches)]
     types = None if tokens.type_ids is None else tokens.type_ids.tolist()

@@ -12,7 +12,7 @@ from pipeline.blocks import Block, RowPlaces, Watch
 from pipeline.encoder.engine import Engine
 from pipeline.output.row_ranges import Places
 from pipeline.outputs import Int64Array, Lists, Outputs
-from pipeline.packing import Batch, gather, pack
+from pipeline.packing import Batch
 from pipeline.spec import OnBatch
 from pipeline.stage_times import stage_times
 from pipeline.tasks.base import BoolArray, Float32Array, Task
@@ -37,9 +37,10 @@ class Computed:
 class _Pending:
     """A block whose batches are being computed."""
 
-    def __init__(self, block: Block, per_token: bool) -> None:
+    def __init__(self, block: Block, task: Task) -> None:
         self.block = block
-        self._bounds = output_bounds(block.tokens, per_token=per_token)
+        self._bounds = output_bounds(block.tokens, per_token=task.per_token)
+        self._scorer = task.scorer(block.tokens)
         row_of = block.tokens.row_of
         self._sequences_left = len(block.tokens.lengths)
         self._left_of_row = np.bincount(row_of, minlength=block.tokens.rows)
@@ -80,6 +81,8 @@ class _Pending:
             The number of rows whose first sequence is in the batch, duplicates included: so every
             row counts once.
         """
+        if self._scorer is not None:
+            outputs = self._scorer(batch, outputs)
         tokens, result = self.block.tokens, outputs.rows
         if result.ndim == 1:  # of a single class
             result = result[:, None]
@@ -136,7 +139,7 @@ def encode(
     Args:
         engine: computes the batches.
         blocks: consumed ahead of the results.
-        task: says whether there is an output per token.
+        task: says what there is an output of, and what becomes of it before it is kept.
         token_budget: tokens per batch.
         should_stop: called before each batch.
         on_batch: called with the rows and tokens of each computed batch, and with rows that are
@@ -149,12 +152,12 @@ def encode(
 
     def batches() -> Iterator[Batch]:
         for block in stage_times.each("wait", blocks):
-            pending.append(one := _Pending(block, task.per_token))
+            pending.append(one := _Pending(block, task))
             tokens = block.tokens
-            for index, sequences in enumerate(pack(tokens.lengths, token_budget)):
+            for index, sequences in enumerate(tokens.packed(token_budget)):
                 if should_stop():
                     return
-                batch = gather(tokens.ids, tokens.offsets, sequences, tokens.type_ids, tokens.spans)
+                batch = tokens.batch(sequences)
                 launched.append(f"batch-{block.number}-{index}")
                 if watch is not None:
                     watch.begin(launched[-1], one.places_of(batch))

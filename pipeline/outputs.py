@@ -1,6 +1,6 @@
 """What the heads of a model compute of a batch or of a block: rows of one width, and lists.
 
-Shapes: S sequences, T tokens, K spans, N entries of all lists.
+Shapes: S sequences, T tokens, K spans, N entries of all lists, V values of an entry.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Lists:
     """One list of any length for each sequence, one after another."""
 
     counts: Int64Array  # [S]
-    ids: Int32Array  # [N] terms of the vocabulary
-    values: Float32Array  # [N]
+    ids: Int32Array  # [N] terms of the vocabulary, or places of tokens in their sequence
+    values: Float32Array  # [N] weights of terms, or [N, V] vectors of tokens
 
     @classmethod
     def empty(cls, sequences: int) -> Self:
@@ -43,7 +43,8 @@ class Lists:
             counts[places] = part.counts
         starts = np.cumsum(counts) - counts
         ids = np.zeros(int(counts.sum()), dtype=np.int32)
-        values = np.zeros(ids.shape[0], dtype=np.float32)
+        width = next((part.values.shape[1:] for _, part in parts), ())
+        values = np.zeros((ids.shape[0], *width), dtype=np.float32)
         for places, part in parts:
             own_starts = np.cumsum(part.counts) - part.counts
             at = np.arange(part.ids.shape[0]) + np.repeat(starts[places] - own_starts, part.counts)
@@ -63,8 +64,14 @@ class Lists:
     def finite(self) -> BoolArray:
         """Whether all values of a list are finite, [S]."""
         finite = np.ones(len(self.counts), dtype=np.bool_)
-        finite[self.owners[~np.isfinite(self.values)]] = False
+        odd = ~np.isfinite(self.values)
+        finite[self.owners[odd if odd.ndim == 1 else np.any(odd, axis=1)]] = False
         return finite
+
+    def not_finite(self) -> Self:
+        """A list of one entry that is not finite, to stand for one of these."""
+        values = np.full((1, *self.values.shape[1:]), np.nan, dtype=np.float32)
+        return type(self)(np.ones(1, dtype=np.int64), np.zeros(1, dtype=np.int32), values)
 
     def take(self, sequences: BoolArray) -> Self:
         """The lists of some sequences."""
@@ -79,9 +86,18 @@ class Lists:
         return self.placed(len(self.counts), [rest, (np.array([sequence]), other)])
 
     def folded(self) -> Float32Array:
-        """Lists that are near have near rows, [S, FOLDED]: sums over terms of equal remainder."""
-        at = self.owners * FOLDED + self.ids % FOLDED
-        sums = np.bincount(at, weights=self.values, minlength=len(self.counts) * FOLDED)
+        """Lists that are near have near rows, [S, FOLDED]: sums over terms, or over values of
+        tokens, of equal remainder.
+        """
+        owners, ids, values = self.owners, self.ids, self.values
+        if values.ndim > 1:
+            width = values.shape[1]
+            ranks = np.arange(len(owners)) - (np.cumsum(self.counts) - self.counts)[owners]
+            owners = np.repeat(owners, width)
+            ids = (ranks[:, None] * width + np.arange(width)).reshape(-1).astype(np.int32)
+            values = values.reshape(-1)
+        at = owners * FOLDED + ids % FOLDED
+        sums = np.bincount(at, weights=values, minlength=len(self.counts) * FOLDED)
         return sums.reshape(-1, FOLDED).astype(np.float32)
 
 
@@ -92,7 +108,7 @@ class Outputs:
     # [S, width], [S] of a single class, or with one per token [T, width] or per span [K, width];
     # [S, 0] without vectors
     rows: Float32Array
-    lists: Mapping[str, Lists] = field(default_factory=dict)  # by kind of vectors: "sparse"
+    lists: Mapping[str, Lists] = field(default_factory=dict)  # by kind of vectors: sparse, multi
 
     def lists_of(self, kind: str, sequences: int) -> Lists:
         """The lists of a kind of vectors; empty ones where no batch is computed."""

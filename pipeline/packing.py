@@ -14,6 +14,7 @@ import numpy.typing as npt
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
 Int8Array = npt.NDArray[np.int8]
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,19 @@ class Spans:
 
 
 @dataclass(frozen=True, slots=True)
+class Masks:
+    """What tokens are for, where each token has a vector; T tokens."""
+
+    vector: BoolArray  # [T], those that have one
+    attention: BoolArray | None = None  # [T], those that the others of a text see; None: all
+
+    def at(self, index: Int64Array) -> Masks:
+        """Those of some tokens."""
+        attention = None if self.attention is None else self.attention[index]
+        return Masks(self.vector[index], attention)
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """The input of one forward pass: packed token ids without padding.
 
@@ -45,6 +59,7 @@ class Batch:
     sequences: Int64Array  # [S], the index of each sequence in its block
     type_ids: Int8Array | None = None  # [T], token types of pairs; None means all zero
     spans: Spans | None = None  # None: an output per sequence, or per token
+    masks: Masks | None = None  # None: every token is attended to, and has a vector where any has
 
     @property
     def tokens(self) -> int:
@@ -107,6 +122,7 @@ def gather(
     sequences: Int64Array,
     type_ids: Int8Array | None = None,
     spans: Spans | None = None,
+    masks: Masks | None = None,
 ) -> Batch:
     """Copy the tokens of the given sequences, in that order, into one packed batch.
 
@@ -116,6 +132,7 @@ def gather(
         sequences: the indexes of the sequences to copy, [B].
         type_ids: the token types of `ids`, [N], or None.
         spans: of the block, or None.
+        masks: of `ids`, or None.
     """
     starts = offsets[sequences]
     sizes = offsets[sequences + 1] - starts
@@ -131,10 +148,11 @@ def gather(
         sequences=sequences,
         type_ids=None if type_ids is None else type_ids[index],
         spans=None if spans is None else spans.of(sequences, cu_seqlens[:-1] - starts),
+        masks=None if masks is None else masks.at(index),
     )
 
 
 def some_of(batch: Batch, sequences: Int64Array) -> Batch:
     """Some sequences of a batch as a batch of their own, [B] indexes into it."""
     offsets = batch.cu_seqlens.astype(np.int64)
-    return gather(batch.ids, offsets, sequences, batch.type_ids, batch.spans)
+    return gather(batch.ids, offsets, sequences, batch.type_ids, batch.spans, batch.masks)

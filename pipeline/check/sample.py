@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.engine import Engine
 from pipeline.encoder.tokenizer import load_tokenizer
-from pipeline.packing import Int64Array, gather
+from pipeline.packing import Int64Array
 from pipeline.spec import JobSpec
 from pipeline.tasks import Task, make_task
 from pipeline.tasks.base import Float32Array
@@ -82,8 +82,7 @@ def compute(engine: Engine, sample: Sample, batches: Iterable[Int64Array]) -> Fl
     tokens, per_token = sample.tokens, sample.task.per_token
     size = tokens.ids.shape[0] if per_token else tokens.lengths.shape[0]
     values = np.full((size, engine.output_size), np.nan, dtype=np.float32)
-    made = (gather(tokens.ids, tokens.offsets, one, tokens.type_ids) for one in batches)
-    for batch, outputs in engine.run(made):
+    for batch, outputs in engine.run(tokens.batch(one) for one in batches):
         flat = outputs.reshape(-1, engine.output_size)
         if not per_token:
             values[batch.sequences] = flat

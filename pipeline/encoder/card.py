@@ -10,13 +10,14 @@ heads, and the commands that describe a model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pipeline.encoder.architecture import transformers_config
 from pipeline.encoder.architecture.config_bounds import check_sizes
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
+from pipeline.encoder.architecture.multi_head import MultiHead, find_multi_head
 from pipeline.encoder.architecture.published import (
     longest_sequence,
     published_modules,
@@ -36,6 +37,7 @@ from pipeline.encoder.checkpoint.cross_encoder import (
 )
 from pipeline.encoder.checkpoint.lora import refused
 from pipeline.encoder.checkpoint.module_tensors import module_tensors
+from pipeline.encoder.checkpoint.multi_modules import read_multi_modules
 from pipeline.encoder.checkpoint.safetensors_headers import (
     MatchedTensors,
     TensorInfo,
@@ -49,7 +51,7 @@ from pipeline.encoder.checkpoint.sentence_modules import (
 from pipeline.encoder.checkpoint.sparse_modules import read_sparse_modules
 from pipeline.encoder.checkpoint.tokenizer_check import check_tokenizer
 from pipeline.encoder.checkpoint.tokenizer_reading import TokenizerReading
-from pipeline.spec import Truncate, Vectors
+from pipeline.spec import Kind, Truncate, Vectors
 
 # Tokens per sequence for an encoder that states no limit, and for a table, which has none.
 _DEFAULT_MAX_LENGTH = 512
@@ -76,6 +78,7 @@ class ModelCard:
     # How it scores a pair of texts.
     cross_encoder: CrossEncoder = field(default_factory=CrossEncoder)
     sparse: SparseHead | None = field(default=None, hash=False)  # how it weighs the terms of a text
+    multi: MultiHead | None = field(default=None, hash=False)  # how each token gets a vector
 
     @property
     def name(self) -> str:
@@ -92,8 +95,24 @@ class ModelCard:
         """The kinds of vectors that the model has a head for, first what it was trained for."""
         if self.head != "embedding":
             return ()
-        dense: tuple[Vectors, ...] = ("dense",) if self.modules.sparse is None else ()
-        return (*dense, *(("sparse",) if self.sparse is not None else ()))
+        dense = self.modules.sparse is None and self.modules.multi is None
+        there = {"dense": dense, "sparse": self.sparse, "multi": self.multi}
+        return tuple(kind for kind in get_args(Vectors) if there[kind])
+
+    @property
+    def kind(self) -> str:
+        """The kind of text that is read, "" where the model does not tell them apart."""
+        files = self.checkpoint.files
+        if self.multi is not None and self.multi.tells_apart:
+            return files.asked_kind or "document"
+        return files.kind
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of text that a job can name, () where the model does not tell them apart."""
+        if (router := self.checkpoint.files.router) is not None:
+            return router.kinds
+        return get_args(Kind) if self.multi is not None and self.multi.tells_apart else ()
 
     @property
     def default_max_length(self) -> int:
@@ -125,9 +144,11 @@ class ModelCard:
     def unused_tensors(self) -> tuple[str, ...]:
         """Published tensors that no output depends on; of dense vectors, if there are any."""
         unused = self.matched.unused if self.matched else ()
-        if self.modules.sparse is None or self.sparse is None:
-            return unused
-        used = {info.name for info in self.sparse.tensors.values()}
+        used = set[str]()
+        if self.modules.sparse is not None and self.sparse is not None:
+            used = {info.name for info in self.sparse.tensors.values()}
+        if self.modules.multi is not None and self.multi is not None:
+            used = {info.name for info in self.multi.tensors}
         return tuple(name for name in unused if name not in used)
 
     def has_leading_norm(self, dimensions: Sequence[int]) -> bool:
@@ -171,7 +192,7 @@ class ModelCard:
                 "regression": config.regression,
             }
         modules = self.modules
-        if modules.sparse is not None:
+        if modules.sparse is not None or modules.multi is not None:
             return shared | {"default_prompt_name": modules.default_prompt_name}
         # Keys of checkpoints that were read differently before the key was there.
         dense = [step for step in modules.steps if isinstance(step, DenseModule)]
@@ -219,8 +240,8 @@ class ModelCard:
         if self.head == "embedding":
             described["prompts"] = dict(self.modules.prompts)
             described["vectors"] = list(self.vectors)
-        if (router := checkpoint.files.router) is not None:
-            described["kinds"] = list(router.kinds)
+        if self.kinds or checkpoint.files.router is not None:
+            described["kinds"] = list(self.kinds)
         return described
 
 
@@ -261,12 +282,17 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
         config, positions = transformers_config.read_settings(checkpoint)
     head = "sequence_classifier" if cross_encoder.score_tokens else head_kind(checkpoint.config)
     embeds = head == "embedding"
-    modules = read_sparse_modules(checkpoint.files) if embeds else None
+    modules = read_multi_modules(checkpoint.files, checkpoint.config) if embeds else None
+    if modules is None and embeds:
+        modules = read_sparse_modules(checkpoint.files)
     if modules is None:
         modules = read_modules(checkpoint.files, checkpoint.config, embeds=embeds)
-    if embeds:
+    if embeds and modules.multi is None:
         modules = published_modules(modules, checkpoint, config)
+    multi = find_multi_head(checkpoint, modules, config) if embeds else None
     dimensions = published_width(modules, config) if embeds else 0
+    if modules.multi is not None and multi is not None:
+        dimensions = multi.dimensions
     matched = recognised.matched if recognised else None
     tokenizer = TokenizerReading(checkpoint)
     return ModelCard(
@@ -284,7 +310,7 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
         dimensions=dimensions,
         max_length=longest_sequence(
             tokenizer,
-            modules,
+            _limited(modules, multi, checkpoint.files.asked_kind),
             config,
             cross_encoder,
             positions,
@@ -294,4 +320,11 @@ def read_card(checkpoint: Checkpoint) -> ModelCard:
         tokenizer=tokenizer,
         cross_encoder=cross_encoder,
         sparse=find_sparse_head(checkpoint, modules, config, matched) if embeds else None,
+        multi=multi,
     )
+
+
+def _limited(modules: SentenceModules, multi: MultiHead | None, kind: str) -> SentenceModules:
+    """The modules with the limit for a kind of text, where it has one of its own."""
+    length = multi.reading(kind).length if multi is not None else None
+    return modules if length is None else replace(modules, max_seq_length=length)

@@ -73,7 +73,7 @@ class Engine:
         per_token: whether outputs belong to tokens, not to sequences.
         lists: the kinds of vectors that are lists.
         output_size: width of an output of `run`: dimensions of a vector, or number of classes.
-        memory_size: values of an output that memory is planned for.
+        memory_size: values of an output that memory is planned for, without vectors of tokens.
         forward: the encoder in `precision`.
         head: what turns hidden states into outputs.
         lane: passes batches through the device.
@@ -113,7 +113,9 @@ class Engine:
         self.head = self._model.head
         self.lists = tuple(kind for kind in options.vectors if kind != "dense")
         self.output_size = self.head.output_size + len(self.lists) * FOLDED
-        self.memory_size = self.head.output_size + len(self.lists) * 2 * _TYPICAL_ENTRIES
+        self.memory_size = self.head.output_size
+        if "sparse" in self.lists:
+            self.memory_size += 2 * _TYPICAL_ENTRIES
         self.per_token = card.head == "token_classifier"
         gain = functools.partial(bfloat16_gain, card.config, cache_dir)
         chosen = choose_precision(precision, card.config, device, gain)
@@ -244,7 +246,7 @@ class Engine:
             captured = self.graphs.run(batch)
             if captured is not None:
                 return (captured,)
-        packed = pack_batch(batch, self._torch_device, batch.spans)
+        packed = pack_batch(batch, self._torch_device, batch.spans, batch.masks)
         outputs = self.head(forward(packed), packed)
         return outputs if isinstance(outputs, tuple) else (outputs,)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from tokenizers import Tokenizer, normalizers, processors
+from tokenizers import AddedToken, Tokenizer, normalizers, processors
 
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
@@ -24,8 +24,9 @@ def load_tokenizer(card: ModelCard) -> Tokenizer:
     """The tokenizer of a checkpoint: no truncation, no padding, every quirk applied.
 
     Quirks: an end-of-text token that tokenizer_config.json requests and tokenizer.json lacks
-    (gte-Qwen2); lower case requested by sentence-transformers' module files; a space before the
-    first word requested by tokenizer_config.json or by the authors' loader (tanaos-NER).
+    (gte-Qwen2); markers of ColBERT kept whole; lower case requested by sentence-transformers'
+    module files; a space before the first word requested by tokenizer_config.json or by the
+    authors' loader (tanaos-NER).
 
     Raises:
         CheckpointError: there is no tokenizer, or it cannot be read.
@@ -42,6 +43,9 @@ def load_tokenizer(card: ModelCard) -> Tokenizer:
     if card.modules.do_lower_case:
         _lower(tokenizer)
     tokenizer.encode_special_tokens = card.tokenizer.splits_special_tokens
+    if card.multi is not None:
+        for marker in card.multi.markers:
+            _keep_whole(tokenizer, marker)
     _check_template(tokenizer, card)
     _check_types(tokenizer, card)
     return tokenizer
@@ -67,6 +71,18 @@ def _read(card: ModelCard) -> Tokenizer:
     content = json.loads(tokenizer.to_str())
     with_prefix_space(content)
     return Tokenizer.from_str(json.dumps(content))
+
+
+def _keep_whole(tokenizer: Tokenizer, marker: str) -> None:
+    """Let a marker of ColBERT, or its first word, be one token where the vocabulary has it.
+
+    [unused0] would be taken apart, and an added "[Q] " is not found where text is lowered first.
+    """
+    for token in (marker, *marker.split()[:1]):
+        if tokenizer.token_to_id(token) is not None:
+            if tokenizer.encode(token, add_special_tokens=False).tokens != [token]:
+                tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
+            return
 
 
 def _check_unknown_token(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:

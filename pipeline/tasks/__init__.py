@@ -15,6 +15,7 @@ from pipeline.tasks.base import Task
 from pipeline.tasks.chunked import CHUNKED, HELD_NAMES
 from pipeline.tasks.classify import Classify
 from pipeline.tasks.embed import Embed
+from pipeline.tasks.maxsim import MaxSimRerank
 from pipeline.tasks.rerank import Rerank
 from pipeline.tasks.tag import Tag
 from pipeline.tokenize.ids import Ids
@@ -84,6 +85,8 @@ def encoder_identity(
     facts = task.identity(card)
     if "sparse" in vectors and card.sparse is not None:
         facts["sparse"] = card.sparse.identity()
+    if "multi" in vectors and card.multi is not None:
+        facts["multi"] = card.multi.identity()
     return facts
 
 
@@ -93,6 +96,8 @@ def make_task(spec: JobSpec, card: ModelCard, tokenizer: Tokenizer, ids: Ids | N
     Raises:
         UsageError: an option does not fit the model, such as a limit below its special tokens.
     """
+    if spec.task == Rerank.name and "multi" in spec.vectors:
+        return MaxSimRerank(spec, card, tokenizer, ids)
     task = CHUNKED.get((spec.task, spec.chunking), find_task(spec.task))
     return task(spec, card, tokenizer, ids)
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 from pipeline.choice import Choices
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.config_values import HeadKind
+from pipeline.maxsim import Scorer
 from pipeline.outputs import Outputs
 from pipeline.packing import Int64Array
 from pipeline.request import Request
@@ -76,6 +77,8 @@ class Task(ABC):
     per_token: ClassVar[bool] = False
     # Bytes of text with which a further output comes; 0: a row has one, whatever its text.
     output_text_bytes: int = 0
+    # Values of four bytes that each token has besides its outputs: those of its vector.
+    token_values: int = 0
     # Whether `ids`, as given, are what it reads.
     uses_ids: bool = False
 
@@ -175,6 +178,11 @@ class Task(ABC):
         return _ROW_BYTES
 
     @classmethod
+    def token_bytes(cls, request: Request, card: ModelCard) -> float:
+        """Estimated size of what each token adds to an output row."""
+        return 0.0
+
+    @classmethod
     def sample(
         cls, spec: JobSpec, texts: Sequence[str], documents: int = SAMPLE_DOCUMENTS
     ) -> pa.RecordBatch:
@@ -187,6 +195,10 @@ class Task(ABC):
     @abstractmethod
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
         """Turn rows into token sequences; rows without one have an error."""
+
+    def scorer(self, tokens: Tokens) -> Scorer | None:
+        """What makes scores of the vectors of a block's batches; None: their outputs are kept."""
+        return None
 
     @abstractmethod
     def fields(self) -> list[pa.Field]:

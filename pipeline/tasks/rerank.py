@@ -13,7 +13,7 @@ from pipeline.encoder.card import ModelCard
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.packing import Int64Array
 from pipeline.request import Request
-from pipeline.spec import JobSpec
+from pipeline.spec import JobSpec, Truncate, Vectors
 from pipeline.tasks.base import (
     SAMPLE_DOCUMENTS,
     BoolArray,
@@ -21,6 +21,12 @@ from pipeline.tasks.base import (
     InputColumns,
     Task,
     lists,
+)
+from pipeline.tasks.late_interaction import (
+    check_maxsim,
+    maxsim_choices,
+    maxsim_identity,
+    query_prompt,
 )
 from pipeline.tasks.pairs import (
     about,
@@ -86,11 +92,23 @@ class Rerank(Task):
 
     @classmethod
     def accepts(cls, card: ModelCard) -> bool:
-        return super().accepts(card) and len(card.labels) == 1
+        return card.multi is not None or (super().accepts(card) and len(card.labels) == 1)
 
     @classmethod
     def identity(cls, card: ModelCard) -> dict[str, Any]:
+        if card.multi is not None:
+            return card.identity() | maxsim_identity(card)
         return super().identity(card) | card.cross_encoder.identity()
+
+    @classmethod
+    def vectors(cls, request: Request, card: ModelCard) -> tuple[Vectors, ...]:
+        return ("dense",) if card.multi is None else ("multi",)
+
+    @classmethod
+    def truncate(cls, request: Request, card: ModelCard) -> Truncate:
+        if card.multi is not None:
+            return request.end or "right"
+        return super().truncate(request, card)
 
     @classmethod
     def text_columns(cls, columns: InputColumns) -> tuple[str, ...]:
@@ -113,16 +131,21 @@ class Rerank(Task):
 
     @classmethod
     def check_model(cls, request: Request, card: ModelCard) -> None:
+        if card.multi is not None:
+            check_maxsim(request, card)
+            return
         if not request.raw_scores:
             _activation(card)
         check_prompt(request, card)
 
     @classmethod
     def prompt(cls, request: Request, card: ModelCard) -> str:
-        return pair_prompt(request, card)
+        return pair_prompt(request, card) if card.multi is None else query_prompt(request, card)
 
     @classmethod
     def choices(cls, request: Request, card: ModelCard) -> Choices:
+        if card.multi is not None:
+            return maxsim_choices(request, card)
         return pair_prompt_choice(request, card)
 
     @classmethod

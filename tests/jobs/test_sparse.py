@@ -230,7 +230,8 @@ def test_what_makes_a_vector_of_several_is_for_dense_ones(
         (SPLADE, ("--kind", "query"), "reads queries and documents alike", "document, query"),
         (M3, ("--sparse-top-k", 3), "--sparse-top-k belongs to sparse", "--vectors sparse,dense"),
         (M3, ("--vectors", "sparse,sparse"), "one of them twice", "once"),
-        (M3, ("--vectors", "multi"), "'multi' is not one of", "dense"),
+        (M3, ("--vectors", "multi"), "no head for multi vectors", "dense,sparse"),
+        (M3, ("--vectors", "late"), "'late' is not one of", "dense"),
     ],
 )
 def test_what_a_model_does_not_give_is_refused_by_name(

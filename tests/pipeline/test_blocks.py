@@ -22,7 +22,7 @@ from pipeline.slices import ShardSlice
 SCHEMA = pa.schema([("row", pa.int64())])
 RUN: Any = SimpleNamespace(columns=SCHEMA)
 TASK: Any = SimpleNamespace(
-    tokenize=lambda rows: rows.num_rows, per_token=False, output_text_bytes=0
+    tokenize=lambda rows: rows.num_rows, per_token=False, output_text_bytes=0, token_values=0
 )
 
 
@@ -178,10 +178,24 @@ def test_wide_outputs_make_small_blocks(
     monkeypatch: pytest.MonkeyPatch, per_token: bool, width: int
 ) -> None:
     use(Source(100), monkeypatch)
-    wide: Any = SimpleNamespace(tokenize=TASK.tokenize, per_token=per_token, output_text_bytes=0)
+    wide: Any = SimpleNamespace(
+        tokenize=TASK.tokenize, per_token=per_token, output_text_bytes=0, token_values=0
+    )
     given = shards(file("a", 20_000), [20_000])
     sizes = [block.rows.num_rows for block in read_blocks(RUN, given, wide, width, KNOWN)]
     assert max(sizes) * (8 * width if per_token else 4 * width) <= 36 * 2**20
+    assert sum(sizes) == 20_000
+
+
+def test_vectors_of_tokens_make_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of eight bytes counts as a query of 32 tokens."""
+    use(Source(100), monkeypatch)
+    multi: Any = SimpleNamespace(
+        tokenize=TASK.tokenize, per_token=False, output_text_bytes=0, token_values=128
+    )
+    given = shards(file("a", 20_000), [20_000])
+    sizes = [block.rows.num_rows for block in read_blocks(RUN, given, multi, 0, KNOWN)]
+    assert max(sizes) * 32 * 128 * 4 <= 36 * 2**20
     assert sum(sizes) == 20_000
 
 

@@ -21,6 +21,7 @@ from pipeline.encoder.architecture.config_keys import (
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
 from pipeline.encoder.architecture.tensor_names import biased
 from pipeline.encoder.checkpoint.config_values import Config, model_class, size
+from pipeline.encoder.checkpoint.multi_modules import COLBERT_CLASS
 from pipeline.errors import CheckpointError
 
 # Its prediction head, which is none of the encoder's.
@@ -61,14 +62,7 @@ def bert(config: Config, tensors: Tensors) -> Family | None:
     if any(name.endswith(_JINA_MLPS) for name in tensors):
         return jina(config, tensors)
     if any(".mixer." in name for name in tensors):
-        raise CheckpointError(
-            "this checkpoint has the layout of jina-embeddings-v3, whose adapters need code of "
-            "its own, which bei-jobs never runs",
-            hint=_OTHER_RERANKERS
-            if model_class(config).endswith("ForSequenceClassification")
-            else "use jinaai/jina-embeddings-v2-base-*, BAAI/bge-m3 or "
-            "intfloat/multilingual-e5-large-instruct",
-        )
+        raise _needs_code(model_class(config))
     check_supported(
         config,
         {
@@ -92,6 +86,26 @@ def bert(config: Config, tensors: Tensors) -> Family | None:
         encoder_config, config, sequence="dense" if roberta else "pooler", tokens="tokens"
     )
     return Family(encoder_config, tensor_names.BERT, tensor_names.HEADS[encoder_config.head])
+
+
+def _needs_code(name: str) -> CheckpointError:
+    """The error for XLM-R with rotary positions, in the layout of Jina's own code."""
+    if name == COLBERT_CLASS:
+        return CheckpointError(
+            "this checkpoint has the layout of jina-colbert-v2, an XLM-R with rotary positions "
+            "that code of its own computes (auto_map), which bei-jobs never runs",
+            hint="use colbert-ir/colbertv2.0, jinaai/jina-colbert-v1-en, "
+            "answerdotai/answerai-colbert-small-v1 or lightonai/GTE-ModernColBERT-v1; for many "
+            "languages, BAAI/bge-m3 with --vectors multi",
+        )
+    return CheckpointError(
+        "this checkpoint has the layout of jina-embeddings-v3, whose adapters need code of "
+        "its own, which bei-jobs never runs",
+        hint=_OTHER_RERANKERS
+        if name.endswith("ForSequenceClassification")
+        else "use jinaai/jina-embeddings-v2-base-*, BAAI/bge-m3 or "
+        "intfloat/multilingual-e5-large-instruct",
+    )
 
 
 def mpnet(config: Config, tensors: Tensors) -> Family | None:

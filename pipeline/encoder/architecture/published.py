@@ -42,7 +42,8 @@ def published_width(modules: SentenceModules, config: EncoderConfig) -> int:
     Raises:
         CheckpointError: a module takes vectors of another width than its predecessor returns.
     """
-    size = config.output_size * len(modules.pooling)
+    # Without pooling, the modules over the vectors of tokens.
+    size = config.output_size * (len(modules.pooling) or int(modules.multi is not None))
     for step in modules.steps:
         if isinstance(step, TruncateModule):
             size = step.dimensions

@@ -7,6 +7,7 @@ To add one: a layout in `tensor_names.py` if its names are new, a function in `b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -22,11 +23,13 @@ from pipeline.encoder.architecture.tensor_shapes import check_shapes
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.checkpoint.config_values import Config, labels, model_class
 from pipeline.encoder.checkpoint.cross_encoder import CrossEncoder
+from pipeline.encoder.checkpoint.multi_modules import COLBERT_CLASS
 from pipeline.encoder.checkpoint.safetensors_headers import (
     UNUSED,
     UNUSED_ANSWERS,
     UNUSED_POOLER,
     UNUSED_PREDICTION,
+    UNUSED_PROJECTION,
     UNUSED_TOKEN_WEIGHTS,
     MatchedTensors,
     check_floats,
@@ -131,8 +134,11 @@ def _recognise(
         if family is None:
             return None
         _check_sizes(family.config)
-    answers = model_class(checkpoint.config).endswith(_ANSWERS)
-    return Recognised(family.config, _match(family, tensors, str(checkpoint.folder), answers))
+    name = model_class(checkpoint.config)
+    more = [UNUSED_ANSWERS] * name.endswith(_ANSWERS) + [UNUSED_PROJECTION] * (
+        name == COLBERT_CLASS
+    )
+    return Recognised(family.config, _match(family, tensors, str(checkpoint.folder), more))
 
 
 def _refuse_nested(checkpoint: Checkpoint) -> None:
@@ -182,7 +188,9 @@ def _check_sizes(config: EncoderConfig) -> None:
             raise ValueError(f"{name} of {len(settings)} layers where there are {config.layers}")
 
 
-def _match(family: Family, tensors: Tensors, where: str, answers: bool) -> MatchedTensors:
+def _match(
+    family: Family, tensors: Tensors, where: str, more: list[re.Pattern[str]]
+) -> MatchedTensors:
     anchor = family.layout.once["tokens"]
     prefix = next((p for p in family.layout.prefixes if f"{p}{anchor}" in tensors), "")
     names = tensor_names.expand(
@@ -194,7 +202,7 @@ def _match(family: Family, tensors: Tensors, where: str, answers: bool) -> Match
     if family.config.head == "none":
         by_family = {"modernbert": UNUSED_PREDICTION, "gte": UNUSED_TOKEN_WEIGHTS}
         unused += [p for family_name, p in by_family.items() if family_name == family.config.family]
-        unused += [UNUSED_ANSWERS] * answers
+        unused += more
     matched = match(names, tensors, unused, where)
     check_floats((info for sources in matched.sources.values() for info in sources), where)
     check_shapes(family.config, matched, where)

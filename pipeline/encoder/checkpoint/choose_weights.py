@@ -19,7 +19,7 @@ from pipeline.encoder.checkpoint.weight_files import (
 )
 
 # Files of a few megabytes at most: they say which weights are read.
-SMALL = ("*.json", "*.txt", "*.model", "*.jinja")
+SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "artifact.metadata")
 # Other runtimes' copies of a model.
 UNWANTED = ("onnx/*", "openvino/*", "coreml/*", "*/onnx/*", "*/openvino/*", "*/coreml/*")
 

@@ -51,7 +51,7 @@ class CheckpointFiles:
 
     def __init__(self, path: Path, kind: str = "") -> None:
         self.path = path
-        self._kind = kind
+        self.asked_kind = kind
         self._parsed: dict[Path, Any] = {}
         self._headers: dict[Path, Mapping[str, TensorInfo]] = {}
         self._outline: TokenizerOutline | None = None
@@ -122,7 +122,7 @@ class CheckpointFiles:
             CheckpointError: modules.json or the file of its Router is damaged.
         """
         router = self.router
-        return (self._kind or router.default) if router else ""
+        return (self.asked_kind or router.default) if router else ""
 
     @property
     def modules(self) -> list[dict[str, Any]]:
@@ -135,7 +135,7 @@ class CheckpointFiles:
         listed = self._listed
         if (router := self.router) is None:
             return listed
-        entries = [*router.modules(self._kind), *listed[1:]]
+        entries = [*router.modules(self.asked_kind), *listed[1:]]
         for entry in entries:
             _check_folder(_folder_of(entry), router.file)
         return entries

@@ -42,6 +42,37 @@ class SparseModule:
     activation: str = "relu"  # before the logarithm: relu or log1p_relu
 
 
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """Tokens that fill a short query up: ColBERT's query augmentation."""
+
+    length: int  # of a query with them
+    attended: bool = False  # whether the query's own tokens see them
+    token: str = ""  # "": the tokenizer's mask, else its end token
+    fixed: bool = True  # whether a query never has more tokens
+
+
+@dataclass(frozen=True, slots=True)
+class TextReading:
+    """How texts of a kind become vectors of their tokens."""
+
+    length: int | None = None  # the most tokens, None for the model's limit
+    skipped: tuple[str, ...] = ()  # tokens that have no vector
+    expansion: Expansion | None = None
+    skips_words: bool = False  # whether `skipped` are words, of which the first token is meant
+
+
+@dataclass(frozen=True, slots=True)
+class MultiModule:
+    """How queries and documents become vectors of their tokens."""
+
+    query: TextReading
+    document: TextReading
+    # What stands before texts as one token, where the vocabulary has it: [Q], [unused0]
+    markers: tuple[str, ...] = ()
+    projection: str = ""  # the tensor of the linear layer among those of the encoder: ColBERT's own
+
+
 def pooling_modes(settings: Mapping[str, Any], file: Path) -> tuple[PoolingMode, ...]:
     """The modes, whose vectors are concatenated: `pooling_mode`, else the flags, else the mean.
 

@@ -43,6 +43,8 @@ UNUSED_POOLER = re.compile(r"(^|\.)pooler\.(dense\.)?(weight|bias)$")
 UNUSED_TOKEN_WEIGHTS = re.compile(r"^classifier\.(weight|bias)$")
 # The heads of classes for answers in a text and among several, which no vector depends on.
 UNUSED_ANSWERS = re.compile(r"^(qa_outputs|classifier|head\.(dense|norm))\.(weight|bias)$")
+# ColBERT's layer over each token, which is read with the head.
+UNUSED_PROJECTION = re.compile(r"^linear\.weight$")
 # ModernBERT's masked-language-model head shares the name `head` with its classifiers.
 UNUSED_PREDICTION = re.compile(r"^(head\.(dense|norm)|decoder)\.(weight|bias)$")
 

@@ -18,8 +18,14 @@ from pipeline.encoder.checkpoint.config_values import (
     size,
 )
 from pipeline.encoder.checkpoint.files import CheckpointFiles
-from pipeline.encoder.checkpoint.pooling_config import PoolingMode, SparseModule, pooling_modes
+from pipeline.encoder.checkpoint.pooling_config import (
+    MultiModule,
+    PoolingMode,
+    SparseModule,
+    pooling_modes,
+)
 from pipeline.encoder.checkpoint.sentence_settings import (
+    Place,
     check_model_type,
     check_places,
     check_transformer,
@@ -107,6 +113,7 @@ class SentenceModules:
     truncate_dim: int | None = None
     assumed: str = ""  # why the pooling is not stated by the files
     sparse: SparseModule | None = None  # of a SparseEncoder, which has no pooling and no steps
+    multi: MultiModule | None = None  # of a ColBERT, which has no pooling: its steps are of tokens
 
     @property
     def step_names(self) -> list[str]:
@@ -151,7 +158,7 @@ def read_modules(
     encoder = "StaticEmbedding" if files.static else "Transformer"
     for i, entry in enumerate(entries):
         kind, folder = module_kind(entry, listing), str(entry.get("path") or "")
-        settings = _module_config(kind, files, folder)
+        settings = module_config(kind, files, folder)
         if kind == encoder and i == 0:
             transformer = folder
         elif kind == "Pooling" and pooling is None and not steps and not files.static:
@@ -163,7 +170,7 @@ def read_modules(
                 "Transformer, then one Pooling, then the modules over its vector"
             )
         else:
-            steps.extend(_checked_step(kind, folder, settings, listing))
+            steps.extend(module_steps(kind, folder, settings, listing))
     assumed = "" if pooling or files.static else _NO_POOLING
     given = SentenceModules(transformer, pooling or ("mean",), include_prompt, tuple(steps))
     return with_settings(files, replace(given, assumed=assumed))
@@ -185,7 +192,7 @@ def module_kind(entry: Mapping[str, Any], listing: Path) -> str:
     return kind
 
 
-def _module_config(kind: str, files: CheckpointFiles, folder: str) -> dict[str, Any]:
+def module_config(kind: str, files: CheckpointFiles, folder: str) -> dict[str, Any]:
     """The config of a module, {} for modules without one.
 
     Raises:
@@ -201,12 +208,21 @@ def _module_config(kind: str, files: CheckpointFiles, folder: str) -> dict[str, 
     return files.json(file) if folder else {}
 
 
-def _checked_step(
-    kind: str, folder: str, settings: Mapping[str, Any], listing: Path
+def module_steps(
+    kind: str,
+    folder: str,
+    settings: Mapping[str, Any],
+    listing: Path,
+    place: Place = "sentence_embedding",
 ) -> tuple[Module, ...]:
+    """One module after pooling, or over the vectors of tokens; () if it has no effect.
+
+    Raises:
+        CheckpointError: bei-jobs does not compute it, or it reads something else than `place`.
+    """
     if kind == "LogitScore":  # the score of a reranker: see cross_encoder.py
         return ()
-    check_places(kind, settings, listing.parent / folder / "config.json")
+    check_places(kind, settings, listing.parent / folder / "config.json", place)
     try:
         return _step(kind, folder, settings, listing)
     except KeyError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.encoder.checkpoint.bounds import MAX_PROMPT_CHARACTERS
 from pipeline.encoder.checkpoint.files import CheckpointFiles
@@ -39,6 +39,12 @@ _ARGUMENTS_WITHOUT_EFFECT = (
     "use_memory_efficient_attention",
     "use_safetensors",
 )
+# What a module reads and writes.
+Place = Literal["sentence_embedding", "token_embeddings"]
+_PLACES: Mapping[Place, str] = {
+    "sentence_embedding": "the pooled vector",
+    "token_embeddings": "the vectors of tokens in this checkpoint",
+}
 _HINT = "use a checkpoint without it, or ask for it: its values would be others"
 
 
@@ -120,22 +126,25 @@ def check_model_type(content: Mapping[str, Any], file: Path) -> None:
         raise CheckpointError(
             f"{file} says that this is a {shown(kind)}, and its modules are not those of one that "
             "bei-jobs computes: it was not trained to give one vector for a text",
-            hint="use a checkpoint of a SentenceTransformer, or a SparseEncoder whose modules are "
-            "a Transformer and a SpladePooling, or a SparseStaticEmbedding",
+            hint="use a checkpoint of a SentenceTransformer, of a MultiVectorEncoder, or of a "
+            "SparseEncoder whose modules are a Transformer and a SpladePooling, or a "
+            "SparseStaticEmbedding",
         )
 
 
-def check_places(kind: str, settings: Mapping[str, Any], file: Path) -> None:
-    """Check that a module after pooling reads and writes the pooled vector.
+def check_places(
+    kind: str, settings: Mapping[str, Any], file: Path, place: Place = "sentence_embedding"
+) -> None:
+    """Check that a module reads and writes the pooled vector, or those of tokens.
 
     Raises:
-        CheckpointError: it reads something else, such as the vectors of tokens.
+        CheckpointError: it reads something else.
     """
     for key in ("module_input_name", "module_output_name"):
-        if settings.get(key) not in (None, "sentence_embedding"):
+        if settings.get(key) not in (None, place):
             raise CheckpointError(
-                f"{file} sets {key} = {shown(settings[key])}; bei-jobs applies {kind} to the "
-                "pooled vector only"
+                f"{file} sets {key} = {shown(settings[key])}; bei-jobs applies {kind} to "
+                f"{_PLACES[place]} only"
             )
 
 

@@ -23,6 +23,9 @@ ADAPTER_CONFIG = "adapter_config.json"
 # Beside the encoder: the linear layer of bge-m3 that weighs each token, and as published, a pickle.
 TOKEN_WEIGHTS_NAME = "sparse_linear.safetensors"
 TOKEN_WEIGHTS_PICKLE = "sparse_linear.pt"
+# The same of the layer that gives each token its vector.
+TOKEN_VECTORS_NAME = "colbert_linear.safetensors"
+TOKEN_VECTORS_PICKLE = "colbert_linear.pt"
 
 
 def weight_files(folder: Path, explicit: object = None) -> tuple[Path, ...]:

@@ -86,28 +86,49 @@ class GroupedAttention:
     """Attention of one batch, group by group. Made once per batch, used by every layer."""
 
     def __init__(
-        self, config: EncoderConfig, groups: list[LengthGroup], bias: PositionBias | None
+        self,
+        config: EncoderConfig,
+        groups: list[LengthGroup],
+        bias: PositionBias | None,
+        seen_T: Tensor | None = None,
     ) -> None:
+        """Keep what all layers need.
+
+        Args:
+            config: of the encoder.
+            groups: of all sequences.
+            bias: on the logits, None for none.
+            seen_T: whether a token is attended to, None if all are.
+        """
         self._config = config
         self._groups = groups
         self._bias = bias
+        self._hidden_B11L = [None if seen_T is None else _hidden(seen_T, one) for one in groups]
 
     def __call__(
         self, query_THD: Tensor, key_TKD: Tensor, value_TKD: Tensor, window: int | None
     ) -> Tensor:
         """Attend within a window, the largest distance that is seen; returns [T, F]."""
         parts = []
-        for group in self._groups:
+        for group, hidden_B11L in zip(self._groups, self._hidden_B11L, strict=True):
             q_BHLD, k_BKLD, v_BKLD = (group.split(x) for x in (query_THD, key_TKD, value_TKD))
-            out_BHLD = self._attend(q_BHLD, k_BKLD, v_BKLD, window)
+            out_BHLD = self._attend(q_BHLD, k_BKLD, v_BKLD, window, hidden_B11L)
             parts.append(out_BHLD.transpose(1, 2).reshape(group.stop - group.start, -1))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _attend(self, q_BHLD: Tensor, k_BKLD: Tensor, v_BKLD: Tensor, window: int | None) -> Tensor:
+    def _attend(
+        self,
+        q_BHLD: Tensor,
+        k_BKLD: Tensor,
+        v_BKLD: Tensor,
+        window: int | None,
+        hidden_B11L: Tensor | None,
+    ) -> Tensor:
         length = q_BHLD.shape[2]
         reach = window if window is not None and window < length - 1 else None
-        batched = _pays_in_products(q_BHLD)
-        masked = reach is not None or self._bias is not None or (batched and self._config.causal)
+        batched = _pays_in_products(q_BHLD) and hidden_B11L is None
+        masked = reach is not None or self._bias is not None or hidden_B11L is not None
+        masked = masked or (batched and self._config.causal)
         if not masked and not batched:
             return self._sdpa(q_BHLD, k_BKLD, v_BKLD, None, self._config.causal)
         k, v = k_BKLD, v_BKLD
@@ -118,7 +139,7 @@ class GroupedAttention:
                 q_BHLD[:, :, rows],
                 k[:, :, columns],
                 v[:, :, columns],
-                self._mask(rows, columns, reach, q_BHLD) if masked else None,
+                self._mask(rows, columns, reach, q_BHLD, hidden_B11L) if masked else None,
             )
             for rows, columns in self._tiles(length, reach, MAX_LOGITS if batched else None)
         ]
@@ -160,8 +181,15 @@ class GroupedAttention:
             last = stop if self._config.causal else min(length, stop + reach)
             yield slice(start, stop), slice(max(0, start - reach), last)
 
-    def _mask(self, rows: slice, columns: slice, window: int | None, like: Tensor) -> Tensor:
-        """What is added to the logits of a tile, [1, P, Q, C] in the dtype of `like`."""
+    def _mask(
+        self,
+        rows: slice,
+        columns: slice,
+        window: int | None,
+        like: Tensor,
+        hidden_B11L: Tensor | None,
+    ) -> Tensor:
+        """What is added to the logits of a tile, [1 or B, P, Q, C] in the dtype of `like`."""
         shape = (1, rows.stop - rows.start, columns.stop - columns.start)
         mask_PQC = like.new_zeros(shape)
         if self._bias is not None:
@@ -172,7 +200,15 @@ class GroupedAttention:
             mask_PQC = mask_PQC.masked_fill((queries_Q1 - keys_1C).abs() > window, -math.inf)
         if self._config.causal:
             mask_PQC = mask_PQC.masked_fill(keys_1C > queries_Q1, -math.inf)
+        if hidden_B11L is not None:
+            return mask_PQC[None].masked_fill(hidden_B11L[..., columns], -math.inf)
         return mask_PQC[None]  # the CPU kernel does not accept three axes
+
+
+def _hidden(seen_T: Tensor, group: LengthGroup) -> Tensor | None:
+    """Which keys of a group's sequences nothing attends to, [B, 1, 1, L]; None if all are seen."""
+    seen_BL = seen_T[group.start : group.stop].view(group.count, group.length)
+    return None if bool(seen_BL.all()) else ~seen_BL[:, None, None]
 
 
 def _pays_in_products(x: Tensor) -> bool:

@@ -150,9 +150,10 @@ class Encoder:
         return branch_RE
 
     def _attention(self, batch: PackedBatch) -> Attention:
-        if self._kernel is not None:
+        seen_T = batch.attention_mask  # no kernel of a GPU takes one
+        if self._kernel is not None and seen_T is None:
             return VarlenAttention(self.config, batch.cu_seqlens, batch.max_seqlen, self._kernel)
-        return GroupedAttention(self.config, group_equal_lengths(batch.offsets), self._bias)
+        return GroupedAttention(self.config, group_equal_lengths(batch.offsets), self._bias, seen_T)
 
     def _embed(self, batch: PackedBatch, positions_T: Tensor) -> Tensor:
         config, weights = self.config, self._weights

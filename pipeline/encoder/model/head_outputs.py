@@ -36,7 +36,9 @@ def empty_parts(head: Head, batch: Batch, device: torch.device, *, per_token: bo
     if not isinstance(head, VectorsHead):
         return (rows,)
     counts = torch.zeros(len(batch), dtype=torch.long, device=device)
-    return rows, counts, counts[:0].int(), rows.new_empty(0)
+    shapes = [(0, width) if width else (0,) for width in head.widths]
+    lists = ((counts, counts[:0].int(), rows.new_empty(shape)) for shape in shapes)
+    return rows, *(part for one in lists for part in one)
 
 
 def as_outputs(parts: Parts, kinds: Sequence[str]) -> Outputs:
@@ -70,11 +72,6 @@ def repaired(
     outputs.rows[first:last] = exact.rows if exact is not None and sound else np.nan
     lists = {}
     for kind, of_kind in outputs.lists.items():
-        one = exact.lists[kind] if exact is not None and sound else _NAN
+        one = exact.lists[kind] if exact is not None and sound else of_kind.not_finite()
         lists[kind] = of_kind.replaced(sequence, one)
     return Outputs(outputs.rows, lists)
-
-
-_NAN = Lists(
-    np.ones(1, dtype=np.int64), np.zeros(1, dtype=np.int32), np.full(1, np.nan, dtype=np.float32)
-)

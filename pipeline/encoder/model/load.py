@@ -19,6 +19,7 @@ from pipeline.encoder.checkpoint.safetensors_headers import MatchedTensors
 from pipeline.encoder.model.encoder import Encoder
 from pipeline.encoder.model.heads import ClassifierHead, LogitsHead, SentenceHead, TokenLogitHead
 from pipeline.encoder.model.late_chunks import LateChunkHead
+from pipeline.encoder.model.multi_heads import TokenVectorHead
 from pipeline.encoder.model.packed_batch import PackedBatch
 from pipeline.encoder.model.read_weights import load_weights
 from pipeline.encoder.model.sparse_heads import (
@@ -28,7 +29,7 @@ from pipeline.encoder.model.sparse_heads import (
     VocabularyHead,
 )
 from pipeline.encoder.model.token_table import NoTable, TokenTable
-from pipeline.encoder.model.vectors_head import VectorsHead
+from pipeline.encoder.model.vectors_head import ListHead, VectorsHead
 from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.spec import Vectors
@@ -187,12 +188,15 @@ def _vectors_head(
     if options.vectors == ("dense",):
         head = _sentence_head(card, weights, device, options)
         return LateChunkHead(head) if options.late_chunks else head
-    assert card.sparse is not None
     assert not options.late_chunks
-    dense = None
+    dense, lists = None, list[ListHead]()
     if "dense" in options.vectors:
         dense = _sentence_head(card, weights, device, options)
-    return VectorsHead(dense, _term_head(card, card.sparse, device, options.sparse_top_k))
+    if "sparse" in options.vectors and card.sparse is not None:
+        lists.append(_term_head(card, card.sparse, device, options.sparse_top_k))
+    if "multi" in options.vectors and card.multi is not None:
+        lists.append(TokenVectorHead(card.multi, device))
+    return VectorsHead(dense, lists)
 
 
 def _term_head(
@@ -223,7 +227,7 @@ def _sentence_head(
         dimensions=options.dimensions,
         normalize=options.normalize,
         prompt_tokens=0 if options.late_chunks else options.prompt_tokens,
-        reads_all="sparse" in options.vectors,
+        reads_all=options.vectors != ("dense",),
     )
 
 

@@ -1,6 +1,6 @@
 """The modules of sentence-transformers after pooling: their weights, and what they compute.
 
-Shape suffixes of tensors: S sequences, V width of a vector.
+Shape suffixes of tensors: S sequences, or tokens where each has a vector; V width of a vector.
 """
 
 # ruff: noqa: N803, N806 - shape suffixes
@@ -38,7 +38,7 @@ def module_weights(tensors: Mapping[str, TensorInfo], device: torch.device) -> d
     for name, info in tensors.items():
         try:
             with safe_open(info.file, framework="pt") as handle:
-                weights[name] = handle.get_tensor(name).to(device, torch.float32)
+                weights[name] = handle.get_tensor(info.name).to(device, torch.float32)
         except SafetensorError as error:
             raise CheckpointError(
                 f"{info.file} is damaged: {error}", hint=DOWNLOAD_AGAIN

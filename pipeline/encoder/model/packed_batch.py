@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.encoder.architecture.encoder_config import Reads
-from pipeline.packing import Int8Array, Int32Array, Spans
+from pipeline.packing import Int8Array, Int32Array, Masks, Spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,8 @@ class PackedBatch:
     max_seqlen: int  # tokens of the longest sequence
     type_ids: Tensor | None  # [T]
     spans: PackedSpans | None = None
+    vector_mask: Tensor | None = None  # [T] bool, tokens that have a vector; None: all
+    attention_mask: Tensor | None = None  # [T] bool, tokens that others see; None: all
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ def pack_spans(spans: Spans, device: torch.device) -> PackedSpans:
     return PackedSpans(to_device(tokens, device), to_device(bounds.astype(np.int32), device))
 
 
-def to_device(values: npt.NDArray[np.integer], device: torch.device) -> Tensor:
+def to_device(values: npt.NDArray[np.integer | np.bool_], device: torch.device) -> Tensor:
     """An array on a device, copied without waiting from pinned memory.
 
     On a CPU the tensor shares the array's memory.
@@ -71,9 +73,15 @@ class HostBatch(Protocol):
     def type_ids(self) -> Int8Array | None: ...
 
 
-def pack_batch(batch: HostBatch, device: torch.device, spans: Spans | None = None) -> PackedBatch:
+def pack_batch(
+    batch: HostBatch,
+    device: torch.device,
+    spans: Spans | None = None,
+    masks: Masks | None = None,
+) -> PackedBatch:
     """A batch of token ids on a device."""
     types = batch.type_ids
+    attention = None if masks is None else masks.attention
     return PackedBatch(
         ids=to_device(batch.ids, device),
         cu_seqlens=to_device(batch.cu_seqlens, device),
@@ -81,6 +89,8 @@ def pack_batch(batch: HostBatch, device: torch.device, spans: Spans | None = Non
         max_seqlen=batch.max_seqlen,
         type_ids=None if types is None else to_device(types.astype(np.int32), device),
         spans=None if spans is None else pack_spans(spans, device),
+        vector_mask=None if masks is None else to_device(masks.vector, device),
+        attention_mask=None if attention is None else to_device(attention, device),
     )
 
 

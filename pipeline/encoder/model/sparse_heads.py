@@ -39,6 +39,7 @@ class TermHead(Protocol):
     """What weighs the terms of sequences."""
 
     reads: Reads
+    width: int  # 0: a weight is a single number
 
     def __call__(self, hidden_TE: Tensor, batch: PackedBatch) -> Terms:
         """Hidden states of all tokens → the terms whose weights are not zero; NaN stays."""
@@ -54,6 +55,7 @@ class VocabularyHead:
     """
 
     reads: Reads = "all"
+    width = 0
 
     def __init__(self, head: SparseHead, weights: Mapping[str, Tensor], most: int) -> None:
         """Keep the tensors of the prediction head, float32.
@@ -140,6 +142,7 @@ class TokenWeightHead:
     """
 
     reads: Reads = "all"
+    width = 0
 
     def __init__(self, weights: Mapping[str, Tensor], dropped: tuple[int, ...], most: int) -> None:
         """Keep the layer, float32.
@@ -169,6 +172,7 @@ class TermTable:
     """
 
     reads: Reads = "all"
+    width = 0
 
     def __init__(self, weights: Mapping[str, Tensor], most: int) -> None:
         """Keep the table, `weight` [V] float32."""

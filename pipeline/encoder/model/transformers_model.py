@@ -111,7 +111,12 @@ class TransformersModel:
         ids = batch.ids[group.start : group.stop].long().view(shape)
         inputs = {"input_ids": ids}
         if "attention_mask" in self._inputs:
-            inputs["attention_mask"] = torch.ones_like(ids)
+            seen = batch.attention_mask
+            inputs["attention_mask"] = (
+                torch.ones_like(ids)
+                if seen is None
+                else seen[group.start : group.stop].long().view(shape)
+            )
         if batch.type_ids is not None and "token_type_ids" in self._inputs:
             types = batch.type_ids[group.start : group.stop]
             inputs["token_type_ids"] = types.long().view(shape)
