@@ -46,6 +46,7 @@ class SubmitOptions(TypedDict, total=False):
     output_dtype: str | Sequence[str] | None
     sparse_top_k: int | None
     sparse_terms: bool | None
+    token_offsets: bool | None
     output_format: Literal["arrow", "parquet"] | None
     normalize: bool | None
     top_k: int | None
@@ -73,7 +74,9 @@ class SubmitOptions(TypedDict, total=False):
 
 
 #: Options without a value.
-_SWITCHES = frozenset({"normalize", "raw_scores", "sparse_terms", "add", "replace", "prune"})
+_SWITCHES = frozenset(
+    {"normalize", "raw_scores", "sparse_terms", "token_offsets", "add", "replace", "prune"}
+)
 #: Switches with a --no- form. False for one of the others means that it is not set.
 _NEGATED = frozenset({"normalize"})
 #: Options with several values, joined by commas.

@@ -113,12 +113,14 @@ _OPTIONS = (
         "--vectors",
         type=Several(choice(Vectors)),
         metavar="KIND[,KIND]",
-        help="dense, sparse or both from one pass. Default: what the model was trained for.",
+        help="dense, sparse, multi (a vector for each token), or several of them from one pass. "
+        "Default: what the model was trained for.",
     ),
     option(
         "--kind",
         type=choice(Kind),
-        help="Which of a model's two sets of modules reads the texts. Default: the model's own.",
+        help="Which texts they are, where the model reads queries and documents differently. "
+        "Default: the model's own, mostly document.",
     ),
     option(
         "--dimensions",
@@ -141,6 +143,11 @@ _OPTIONS = (
         help="Keep the N terms of a sparse vector with the largest weights.",
     ),
     option("--sparse-terms", is_flag=True, help="Write the terms' tokens as text, too."),
+    option(
+        "--token-offsets",
+        is_flag=True,
+        help="Of a vector for each token: write where in the text the token is, too.",
+    ),
     option(
         "--output-format",
         type=choice(OutputFormat),

@@ -33,6 +33,9 @@ _BLOCK_ROWS = 16_384
 # Text and outputs of a block, whatever its number of rows: bounds the memory for long documents
 # and for wide vectors.
 _BLOCK_BYTES = 32 * 2**20
+# Bytes of text, of four to a token, that even a blank text counts as where each token has a vector:
+# special tokens, and those that fill a query up.
+_LEAST_TEXT = 128
 # Blocks that wait between two stages have about so many bytes at most, and one of any size may.
 QUEUED_BYTES = _BLOCK_BYTES
 
@@ -168,7 +171,8 @@ def _memory_bytes(rows: pa.RecordBatch, task: Task, width: int) -> int:
     if task.per_token:  # a token is about four bytes of text and has `width` outputs of four bytes
         return text + text * width
     further = text // task.output_text_bytes if task.output_text_bytes else 0
-    return int(text + (rows.num_rows + further) * width * 4)
+    outputs = (rows.num_rows + further) * width * 4
+    return int(text + outputs + (text + rows.num_rows * _LEAST_TEXT) * task.token_values)
 
 
 def _block(

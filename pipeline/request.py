@@ -60,6 +60,7 @@ class Request:
     output_dtype: tuple[OutputDtype, ...] = ("float32",)
     sparse_top_k: int | None = None
     sparse_terms: bool = False
+    token_offsets: bool = False
     output_format: OutputFormat | None = None  # None: that of the output, or arrow
     normalize: bool | None = None
     top_k: int | None = None

@@ -50,7 +50,7 @@ _LATER: dict[str, object] = {
     "all_labels": False, "output_format": "arrow", "source_columns": False,
     "chunking": "", "chunk_tokens": None, "chunk_overlap": None, "chunk_rules": None,
     "vectors": ("dense",), "kind": None, "more_dimensions": (), "more_output_dtypes": (),
-    "sparse_top_k": None, "sparse_terms": False,
+    "sparse_top_k": None, "sparse_terms": False, "token_offsets": False,
 }  # fmt: skip
 # Lists of JSON.
 _TUPLES = ("keep", "vectors", "more_dimensions", "more_output_dtypes")
@@ -103,6 +103,7 @@ class JobSpec:
     more_output_dtypes: tuple[OutputDtype, ...] = ()
     sparse_top_k: int | None = None
     sparse_terms: bool = False
+    token_offsets: bool = False
     top_k: int | None = None
     raw_scores: bool = False
     aggregation: Aggregation = "simple"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.encoder.architecture.encoder_config import EncoderConfig
     from pipeline.encoder.architecture.sparse_head import SparseHead
     from pipeline.encoder.card import ModelCard
+    from pipeline.encoder.checkpoint.pooling_config import TextReading
 
 # Keys of the JSON that the text shows in a form of their own.
 _SHOWN_APART = ("encoder", "modules", "prompts", "labels", "tensors", "unused_tensors")
@@ -86,6 +87,10 @@ def _shape(card: ModelCard) -> Iterator[tuple[str, str]]:
     if card.multi is not None:
         from pipeline.tasks.late_interaction import maxsim_in_words
 
+        yield "multi", f"{card.multi.dimensions:,} values for each token"
+        if card.multi.tells_apart:
+            yield "query", _reading(card.multi.query)
+            yield "document", _reading(card.multi.document)
         yield "rerank", maxsim_in_words(card)
 
 
@@ -98,6 +103,19 @@ def _sparse(head: SparseHead, terms: int) -> str:
     logarithms = "log(1 + " * (2 if head.activation == "log1p_relu" else 1)
     formula = f"{logarithms}relu(logit){')' * logarithms.count('(')}"
     return f"{head.pooling} over tokens of {formula}, of {terms:,} terms"
+
+
+def _reading(reading: TextReading) -> str:
+    """How a text becomes vectors of its tokens, in words."""
+    expansion = reading.expansion
+    words = [] if reading.length is None else [f"at most {reading.length:,} tokens"]
+    if expansion is not None:
+        seen = "which its tokens see" if expansion.attended else "which its tokens do not see"
+        fill = f"filled up to {expansion.length:,} with {expansion.token or 'masks'}, {seen}"
+        words = [fill] if expansion.fixed else [*words, fill]
+    if reading.skipped:
+        words.append(f"no vector for {len(reading.skipped)} tokens such as {reading.skipped[0]}")
+    return "; ".join(words) or "every token"
 
 
 def _windows(config: EncoderConfig) -> Iterator[tuple[str, str]]:

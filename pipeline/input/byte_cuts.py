@@ -18,6 +18,8 @@ from pipeline.shards import Cut
 PART_MAX_BYTES = 256 << 20
 # Estimates are good enough where even rows of four times the size would fit.
 _TRUSTED_BYTES = PART_MAX_BYTES // 4
+# Bytes of text in a token, of most scripts at least.
+_TOKEN_TEXT_BYTES = 3
 # The rows of a cut that is divided go into parts of at most this size.
 _DIVIDED_BYTES = PART_MAX_BYTES // 4
 
@@ -34,11 +36,14 @@ class ByteLimits:
     row_bytes: int  # estimated results of a row
     # Bytes of text for which a part has a row, which repeats what is kept; 0: a row for each row
     chunk_bytes: int = 0
+    token_bytes: float = 0.0  # estimated results of a token, besides
+    most_tokens: int = 0  # of a row
 
     def least(self, sizes: Sizes) -> Int64Array:
         """What is in memory of each stretch at least, [S]: input, and results that grow with it."""
         least = sizes.of({*self.kept, *self.texts})
-        return np.maximum(least, self._part(sizes)) if self.chunk_bytes else least
+        grows = self.chunk_bytes or self.token_bytes
+        return np.maximum(least, self._part(sizes)) if grows else least
 
     def bytes(self, sizes: Sizes) -> Int64Array:
         """Of each stretch, [S]: of its part or of its texts, whichever is more."""
@@ -50,6 +55,11 @@ class ByteLimits:
         if self.chunk_bytes:
             chunks = sizes.of(self.texts) / self.chunk_bytes / np.maximum(1, sizes.rows)
             part = np.ceil(part * (1 + chunks)).astype(np.int64)
+        if self.token_bytes:
+            tokens = sizes.of(self.texts) / _TOKEN_TEXT_BYTES
+            if not self.chunk_bytes:
+                tokens = np.minimum(tokens, self.most_tokens * sizes.rows)
+            part = np.ceil(part + tokens * self.token_bytes).astype(np.int64)
         return part
 
     def exceeded(self, sizes: Sizes) -> bool:

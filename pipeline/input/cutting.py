@@ -59,6 +59,8 @@ def plan_inputs(
     widen: bool = False,
     csv_escape: str = "",
     chunk_bytes: int = 0,
+    token_bytes: float = 0.0,
+    most_tokens: int = 0,
 ) -> PlannedInputs:
     """Find the input files, read their footers and cut them into row ranges.
 
@@ -78,6 +80,8 @@ def plan_inputs(
         rows_per_shard: 0 for `default_rows_per_shard(row_bytes)`, and fewer where rows are wide.
         row_bytes: estimated bytes per output row.
         chunk_bytes: of text, for which there is an output row; 0: one for each row.
+        token_bytes: estimated bytes of what each token adds to an output row.
+        most_tokens: of a text, where it is cut.
         previous: the files of an earlier plan; an unchanged file keeps its cuts, if they cover
             all its rows, and is not counted again.
         schema: that of an earlier plan of the same output. Every file is cast to it or refused,
@@ -98,7 +102,11 @@ def plan_inputs(
         StorageError: a store failed.
     """
     passing, texts = {*columns, *optional}, {*text_columns, *list_columns}
-    limits = None if rows_per_shard else ByteLimits(passing, texts, row_bytes, chunk_bytes)
+    limits = (
+        None
+        if rows_per_shard
+        else ByteLimits(passing, texts, row_bytes, chunk_bytes, token_bytes, most_tokens)
+    )
     rows_per_shard = rows_per_shard or default_rows_per_shard(row_bytes)
     tested = where_columns(where)
     named = [*optional, *columns, *named_columns(columns, ()), *text_columns, *list_columns]

@@ -74,16 +74,15 @@ def of_shard(
 
 
 def _of_vectors(spec: JobSpec, engine: Engine) -> dict[str, object]:
-    """What sparse vectors are; nothing of dense ones, which need no words."""
-    if "sparse" not in spec.vectors or engine.card.sparse is None:
+    """What other vectors are; nothing of dense ones, which need no words."""
+    if spec.vectors == ("dense",):
         return {}
-    kind = {"kind": spec.kind} if spec.kind else {}
-    return {
-        "vectors": _joined(spec.vectors),
-        "terms": engine.config.vocab_size,
-        "sparse": engine.card.sparse.identity(),
-        **kind,
-    }
+    facts: dict[str, object] = {"vectors": _joined(spec.vectors)}
+    if "sparse" in spec.vectors and engine.card.sparse is not None:
+        facts |= {"terms": engine.config.vocab_size, "sparse": engine.card.sparse.identity()}
+    if "multi" in spec.vectors and engine.card.multi is not None:
+        facts["multi"] = engine.card.multi.identity()
+    return facts | ({"kind": spec.kind} if spec.kind else {})
 
 
 def _joined(values: Sequence[object]) -> str:

@@ -259,7 +259,8 @@ def _new_bytes(draft: Draft, parts: int, totals: Totals) -> int:
     task = find_task(draft.spec.task)
     row_bytes = task.row_bytes(draft.request, draft.card) + _kept_bytes(draft)
     written = totals.chunks if draft.spec.has_chunk_rows else rows
-    return round(row_bytes * written) + parts * _PART_BYTES
+    token_bytes = task.token_bytes(draft.request, draft.card) * totals.tokens
+    return round(row_bytes * written + token_bytes) + parts * _PART_BYTES
 
 
 def _kept_bytes(draft: Draft) -> float:

@@ -104,18 +104,39 @@ def check_chunks(request: Request, card: ModelCard) -> None:
     """
     if request.chunking in ("late-chunk", "pool"):
         _check_dense(request, card)
+    elif request.chunking:
+        _check_vectors_of_tokens(request, card)
     if request.chunking == "late-chunk":
         _check_late_chunks(request, card)
 
 
 def _check_dense(request: Request, card: ModelCard) -> None:
-    vectors = find_task(request.task).vectors(request, card)
-    if "sparse" in vectors:
+    task = find_task(request.task)
+    vectors = task.vectors(request, card)
+    if not task.pools.issuperset(vectors):
         dense = ", or --vectors dense" if "dense" in card.vectors else ""
+        each = " and ".join(kind for kind in vectors if kind != "dense")
         raise UsageError(
             f"--long-texts {request.chunking} makes dense vectors alone, and those of this job are "
             f"{', '.join(vectors)}",
-            hint=f"use --long-texts chunk, which writes a sparse vector for each chunk{dense}",
+            hint=f"use --long-texts chunk, which writes {each} vectors for each chunk{dense}",
+        )
+
+
+def _check_vectors_of_tokens(request: Request, card: ModelCard) -> None:
+    vectors = find_task(request.task).vectors(request, card)
+    if "multi" not in vectors or card.multi is None:
+        return
+    if card.multi.reading(card.kind).expansion is not None:
+        raise UsageError(
+            f"--long-texts {request.chunking} cuts documents, and {request.model} fills each query "
+            "up to one length",
+            hint="use --long-texts cut-end or error for queries",
+        )
+    if request.token_offsets:
+        raise UsageError(
+            f"--token-offsets cannot be used with --long-texts {request.chunking}",
+            hint="omit it: chunk_start and chunk_end say where in the text a chunk is",
         )
 
 

@@ -68,6 +68,7 @@ def make_spec(request: Request, card: ModelCard, planned: PlannedInputs) -> JobS
         more_output_dtypes=request.output_dtype[1:],
         sparse_top_k=request.sparse_top_k,
         sparse_terms=request.sparse_terms,
+        token_offsets=request.token_offsets,
         output_format=request.output_format or "arrow",
         normalize=request.normalize,
         top_k=request.top_k,
@@ -111,7 +112,7 @@ def sample_spec(
     """A spec for a sample with the model's own settings; without a prompt before single texts."""
     found = find_task(task)
     request = Request(inputs=(), model=card.name, task=task)
-    pairs = card.head == "sequence_classifier" or task == "rerank"
+    pairs = found.head == "sequence_classifier"
     vectors = found.vectors(request, card)
     return JobSpec(
         task=task,
@@ -128,8 +129,7 @@ def sample_spec(
 
 def kind_of(card: ModelCard) -> Kind | None:
     """The kind of text that a card was read for; None where the model does not tell them apart."""
-    kind = card.checkpoint.files.kind
-    return next((known for known in get_args(Kind) if known == kind), None)
+    return next((known for known in get_args(Kind) if known == card.kind), None)
 
 
 def model_identity(card: ModelCard) -> ModelIdentity:

@@ -112,6 +112,8 @@ def _plan_inputs(
         rows_per_shard=request.rows_per_shard or 0,
         row_bytes=task.row_bytes(request, card),
         chunk_bytes=chunk_bytes(request, card),
+        token_bytes=task.token_bytes(request, card),
+        most_tokens=request.max_length or card.default_max_length,
         previous=previous.cuts,
         schema=_fixed_schema(request, last),
         max_bad_files=request.max_bad_files,

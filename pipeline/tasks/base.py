@@ -71,12 +71,16 @@ class Task(ABC):
     output_columns: ClassVar[frozenset[str]]
     # Which policies that read all of a text it has, in the order of Chunking.
     chunkings: ClassVar[tuple[Chunking, ...]] = ()
+    # The kinds of vectors whose chunks it can make one result of.
+    pools: ClassVar[frozenset[Vectors]] = frozenset({"dense"})
     # The route of a BEI or BEI-Bert server for the same task.
     bei_route: ClassVar[str]
     # Whether the model has one output per token, [T, width], or per sequence, [S, width].
     per_token: ClassVar[bool] = False
     # Bytes of text with which a further output comes; 0: a row has one, whatever its text.
     output_text_bytes: int = 0
+    # Values of four bytes that each token has besides its outputs: those of its vector.
+    token_values: int = 0
     # Whether `ids`, as given, are what it reads.
     uses_ids: bool = False
 
@@ -174,6 +178,11 @@ class Task(ABC):
     def row_bytes(cls, request: Request, card: ModelCard) -> int:
         """Estimated size of an output row, which bounds the rows of a shard."""
         return _ROW_BYTES
+
+    @classmethod
+    def token_bytes(cls, request: Request, card: ModelCard) -> float:
+        """Estimated size of what each token adds to an output row."""
+        return 0.0
 
     @classmethod
     def sample(

@@ -90,7 +90,8 @@ class ChunkedEmbed(Embed):
         return _chunk_tokenizer(spec, tokenizer)
 
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
-        return _tokenize(self._chunker, rows.column(self._spec.text_column))
+        tokens = _tokenize(self._chunker, rows.column(self._spec.text_column))
+        return self.with_vectors(tokens)
 
     def fields(self) -> list[pa.Field]:
         results = [field.with_type(pa.list_(field.type)) for field in super().fields()]

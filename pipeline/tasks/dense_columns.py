@@ -52,27 +52,30 @@ class DenseColumn:
 
 
 def dense_columns(
-    dimensions: Sequence[int], dtypes: Sequence[OutputDtype]
+    dimensions: Sequence[int], dtypes: Sequence[OutputDtype], *, name: str = "embedding"
 ) -> tuple[DenseColumn, ...]:
-    """The columns of vectors, `embedding` if there is one: the name says what several differ in.
+    """The columns of vectors, `name` if there is one: names say what several differ in.
 
     Args:
         dimensions: widths; the outputs of a sequence hold the vectors in this order.
         dtypes: each vector is written in each of them.
+        name: of the only column, and what the names of several begin with.
 
     Raises:
         UsageError: a type cannot hold a width.
     """
-    return tuple(_columns(dimensions, dtypes))
+    return tuple(_columns(dimensions, dtypes, name))
 
 
-def _columns(dimensions: Sequence[int], dtypes: Sequence[OutputDtype]) -> Iterator[DenseColumn]:
+def _columns(
+    dimensions: Sequence[int], dtypes: Sequence[OutputDtype], name: str
+) -> Iterator[DenseColumn]:
     first = 0
     for width in dimensions:
         for dtype in dtypes:
             _check_binary(dtype, width)
             suffix = f"_{width}" * (len(dimensions) > 1) + f"_{dtype}" * (len(dtypes) > 1)
-            yield DenseColumn(f"embedding{suffix}", first, width, dtype)
+            yield DenseColumn(f"{name}{suffix}", first, width, dtype)
         first += width
 
 
@@ -98,7 +101,7 @@ def _check_binary(dtype: OutputDtype, width: int) -> None:
         raise UsageError(
             f"--output-dtype binary packs 8 dimensions per byte, and {width} is not a multiple "
             "of 8",
-            hint="choose --dimensions as a multiple of 8",
+            hint="choose --dimensions as a multiple of 8, or another type",
         )
 
 

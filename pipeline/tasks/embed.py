@@ -1,4 +1,4 @@
-"""Embed: one text per row → its vectors: dense in the types of --output-dtype, sparse, or both."""
+"""Embed: one text per row → its vectors: dense ones, sparse ones, and those of its tokens."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.choice import Choice, Choices
+from pipeline.encoder.architecture.multi_head import CONVERT_VECTORS
 from pipeline.encoder.architecture.sparse_head import CONVERT
 from pipeline.encoder.card import ModelCard
 from pipeline.errors import CheckpointError, UsageError
@@ -17,6 +18,13 @@ from pipeline.request import Request
 from pipeline.spec import JobSpec, Vectors
 from pipeline.tasks.base import BoolArray, Float32Array, Task
 from pipeline.tasks.dense_columns import DenseColumn, dense_columns
+from pipeline.tasks.multi_columns import (
+    MultiColumns,
+    bytes_of_token,
+    multi_columns,
+    multi_flaws,
+    multi_names,
+)
 from pipeline.tasks.prompts import prompt_name_of
 from pipeline.tasks.sparse_columns import (
     FLOAT16_OVERFLOW,
@@ -29,22 +37,29 @@ from pipeline.tasks.sparse_columns import (
 from pipeline.tokenize.ids import Ids
 from pipeline.tokenize.outputs import output_rows
 from pipeline.tokenize.texts import TextTokenizer, Tokens
+from pipeline.tokenize.vector_tokens import vector_tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 # Estimated bytes of an output row besides its vectors: id, counts and kept columns.
 _OTHER_BYTES = 64
+# Tokens of a blank text.
+_LEAST_TOKENS = 4
 # Options of one kind of vectors, which others refuse.
 _OPTIONS: dict[Vectors, tuple[str, ...]] = {
     "dense": ("dimensions", "normalize"),
     "sparse": ("sparse_top_k", "sparse_terms"),
+    "multi": ("token_offsets",),
 }
+# What to do about bge-m3's heads, which are published as pickles.
+_CONVERT: dict[Vectors, str] = {"sparse": CONVERT, "multi": CONVERT_VECTORS}
 
 
 class Embed(Task):
     """Text → `embedding fixed_size_list<T>[width]`, or one such column per width and type; and
-    `sparse_indices list<int32>` with `sparse_values list<T>`.
+    `sparse_indices list<int32>` with `sparse_values list<T>`; and `vectors
+    list<fixed_size_list<T>[width]>` of tokens.
     """
 
     name = "embed"
@@ -53,7 +68,7 @@ class Embed(Task):
     options = frozenset(
         {
             "text_column", "prompt", "prompt_name", "dimensions", "output_dtype", "normalize",
-            "vectors", "kind", "sparse_top_k", "sparse_terms",
+            "vectors", "kind", "sparse_top_k", "sparse_terms", "token_offsets",
         }
     )  # fmt: skip
     output_columns = frozenset({"embedding", "embedding_scale"})
@@ -71,7 +86,14 @@ class Embed(Task):
         self._width = sum({column.first: column.width for column in self._dense}.values())
         sparse = "sparse" in spec.vectors
         self._sparse = SparseColumns(spec, tokenizer) if sparse else None
-        self._tokenizer = TextTokenizer(tokenizer, spec.max_length, spec.truncate, ids)
+        self._multi, self._with_vectors = None, None
+        if "multi" in spec.vectors and card.multi is not None:
+            self._multi = MultiColumns(spec, card.multi.dimensions)
+            self._with_vectors = vector_tokens(card, tokenizer, spec.kind or "", spec.max_length)
+            self.token_values = card.multi.dimensions
+        self._tokenizer = TextTokenizer(
+            tokenizer, spec.max_length, spec.truncate, ids, offsets=spec.token_offsets
+        )
         self.uses_ids = self._tokenizer.uses_ids
 
     @classmethod
@@ -109,7 +131,7 @@ class Embed(Task):
                 "--output-dtype names two types, and sparse vectors have one",
                 hint="name one of them",
             )
-        if request.kind is not None and card.checkpoint.files.router is None:
+        if request.kind is not None and not card.kinds and card.checkpoint.files.router is None:
             raise UsageError(
                 f"--kind {request.kind}: {request.model} reads queries and documents alike",
                 hint="omit it; where they differ in a prompt, give --prompt-name "
@@ -122,17 +144,20 @@ class Embed(Task):
             )
         if "dense" in vectors:
             dense_columns(request.dimensions or (card.dimensions,), request.output_dtype)
+        if "multi" in vectors and card.multi is not None:
+            multi_columns(card.multi.dimensions, request.output_dtype)
 
     @classmethod
     def vectors(cls, request: Request, card: ModelCard) -> tuple[Vectors, ...]:
         """See `Task.vectors`; in one order, however they were named."""
         wanted = request.vectors or card.vectors[:1]
         if lacking := [kind for kind in wanted if kind not in card.vectors]:
+            converted = [_CONVERT[kind] for kind in lacking if kind in _CONVERT]
             raise CheckpointError(
                 f"{card.name} has no head for {' and '.join(lacking)} vectors: it gives "
                 f"{' and '.join(card.vectors)} ones",
                 hint=f"give --vectors {','.join(card.vectors)}, or another model"
-                + (f". {CONVERT}" if card.config.family == "xlm-roberta" else ""),
+                + (f". {'; '.join(converted)}" if card.config.family == "xlm-roberta" else ""),
             )
         return tuple(kind for kind in get_args(Vectors) if kind in wanted)
 
@@ -142,14 +167,24 @@ class Embed(Task):
         if "dense" in vectors:
             columns = dense_columns(request.dimensions or (card.dimensions,), request.output_dtype)
             names |= {field.name for column in columns for field in column.fields()}
+        if "multi" in vectors and card.multi is not None:
+            names |= multi_names(
+                card.multi.dimensions, request.output_dtype, offsets=request.token_offsets
+            )
         return frozenset(names.union(SPARSE_NAMES) if "sparse" in vectors else names)
 
     @classmethod
     def prompt(cls, request: Request, card: ModelCard) -> str:
         prompt = _prompt(request, card)
         left = cls.truncate(request, card) == "left"
+        given = "--long-texts cut-start" if request.long_texts else "--truncate left"
+        if prompt and left and card.multi is not None and card.multi.markers:
+            raise UsageError(
+                f"{given} would cut the marker {prompt.strip()} off long texts, without which "
+                f"{request.model} was not trained",
+                hint="use --long-texts cut-end or error",
+            )
         if prompt and left and not card.modules.include_prompt:
-            given = "--long-texts cut-start" if request.long_texts else "--truncate left"
             raise UsageError(
                 f"{given} would cut the prompt off long texts, and the pooling of "
                 f"{request.model} would then skip that many tokens of the text",
@@ -165,9 +200,10 @@ class Embed(Task):
         if not request.vectors and card.vectors != ("dense",):
             found["vectors"] = Choice(", ".join(vectors), _vectors_reason(card))
         router = card.checkpoint.files.router
-        if request.kind is None and router is not None:
-            reason = f"the model's default, of {' and '.join(router.kinds)}"
-            found["kind"] = Choice(router.default, reason)
+        if request.kind is None and card.kind:
+            kinds = card.kinds if router is None else router.kinds
+            reason = f"the model's default, of {' and '.join(kinds)}"
+            found["kind"] = Choice(card.kind, reason)
         if request.normalize is None and "dense" in vectors:
             unit = card.gives_unit_length(request.dimensions)
             reason = f"the model gives {'unit vectors' if unit else 'vectors of any length'}"
@@ -189,15 +225,31 @@ class Embed(Task):
             dtype = sparse_dtype(request.output_dtype)
             terms, top_k = request.sparse_terms, request.sparse_top_k
             size += sparse_row_bytes(card.config.vocab_size, dtype, top_k, terms=terms)
+        if "multi" in vectors and card.multi is not None:
+            expansion = card.multi.reading(card.kind).expansion
+            tokens = _LEAST_TOKENS if expansion is None else expansion.length
+            size += tokens * cls.token_bytes(request, card)
         return int(size) + _OTHER_BYTES
+
+    @classmethod
+    def token_bytes(cls, request: Request, card: ModelCard) -> float:
+        if card.multi is None or "multi" not in cls.vectors(request, card):
+            return 0.0
+        width, offsets = card.multi.dimensions, request.token_offsets
+        return bytes_of_token(width, request.output_dtype, offsets=offsets)
 
     def tokenize(self, rows: pa.RecordBatch) -> Tokens:
         column = rows.column(self._spec.text_column)
-        return self._tokenizer.encode_column(column, self._spec.prompt)
+        return self.with_vectors(self._tokenizer.encode_column(column, self._spec.prompt))
+
+    def with_vectors(self, tokens: Tokens) -> Tokens:
+        """Tokens that know which of them have a vector, where each has one."""
+        return tokens if self._with_vectors is None else self._with_vectors(tokens)
 
     def fields(self) -> list[pa.Field]:
         fields = [field for column in self._dense for field in column.fields()]
-        return fields + (self._sparse.fields() if self._sparse is not None else [])
+        fields += self._sparse.fields() if self._sparse is not None else []
+        return fields + (self._multi.fields() if self._multi is not None else [])
 
     def columns(
         self, rows: pa.RecordBatch, tokens: Tokens, outputs: Float32Array, failed: BoolArray
@@ -216,6 +268,9 @@ class Embed(Task):
         if self._sparse is not None:
             given = outputs.lists_of("sparse", len(tokens.row_of))
             arrays += self._sparse.arrays(given, tokens.row_of, failed)
+        if self._multi is not None:
+            given = outputs.lists_of("multi", len(tokens.row_of))
+            arrays += self._multi.arrays(given, tokens, failed)
         return arrays
 
     def problems(self, tokens: Tokens, outputs: Outputs) -> dict[int, str]:
@@ -227,11 +282,15 @@ class Embed(Task):
         if self._sparse is not None:
             given = outputs.lists_of("sparse", len(tokens.row_of))
             found |= self._sparse.problems(given, tokens.row_of)
+        if self._multi is not None:
+            given = outputs.lists_of("multi", len(tokens.row_of))
+            found |= self._multi.problems(given, tokens.row_of)
         return found
 
     @classmethod
     def flaws(cls, table: pa.Table) -> Iterator[str]:
         yield from sparse_flaws(table)
+        yield from multi_flaws(table)
 
 
 def _vectors_reason(card: ModelCard) -> str:
@@ -248,8 +307,11 @@ def _prompt(request: Request, card: ModelCard) -> str:
         return request.prompt
     prompts = card.modules.prompts
     name = request.prompt_name or card.modules.default_prompt_name
-    if request.kind is not None and not request.prompt_name:
-        name = prompt_name_of(request.kind, prompts)
+    kind = request.kind
+    if kind is None and card.multi is not None and "multi" in Embed.vectors(request, card):
+        kind = "query" if card.kind == "query" else "document" if card.kind else None
+    if kind is not None and not request.prompt_name:
+        name = prompt_name_of(kind, prompts)
     if name is None:
         return ""
     if name not in prompts:

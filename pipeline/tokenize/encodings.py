@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,21 @@ def char_spans(encoding: Encoding) -> tuple[Int64Array, Int64Array]:
     flat = itertools.chain.from_iterable(encoding.offsets)
     spans = np.fromiter(flat, dtype=np.int64, count=2 * len(encoding)).reshape(-1, 2)
     return np.maximum.accumulate(spans[:, 0]), spans[:, 1]
+
+
+def spans_after(encodings: Sequence[Encoding], prompt: int) -> Int32Array:
+    """The characters of all tokens [T, 2] in texts that follow a prompt of so many characters.
+
+    -1 for special tokens, and for those of the prompt alone.
+    """
+    flat = itertools.chain.from_iterable(x for one in encodings for x in one.offsets)
+    spans = np.fromiter(flat, dtype=np.int32).reshape(-1, 2) - prompt
+    masks = itertools.chain.from_iterable(one.special_tokens_mask for one in encodings)
+    special = np.fromiter(masks, dtype=np.bool_)
+    before = (spans[:, 1] <= 0) & (prompt > 0)
+    spans = np.maximum(spans, 0)
+    spans[special | before] = -1
+    return spans
 
 
 def section_end(text: str, start: int) -> int:

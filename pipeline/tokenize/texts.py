@@ -17,7 +17,7 @@ from pipeline.maxsim import Interaction
 from pipeline.packing import Batch, Int8Array, Int32Array, Int64Array, Masks, Spans, gather, pack
 from pipeline.spec import Truncate
 from pipeline.tokenize.chunks import Chunks
-from pipeline.tokenize.encodings import lost_tokens
+from pipeline.tokenize.encodings import lost_tokens, spans_after
 from pipeline.tokenize.ids import Ids, InvalidText, special_tokens, surrounded
 from pipeline.tokenize.shorten import left_out, shorten
 from pipeline.tokenize.words import Speller, spells_by_words
@@ -96,6 +96,7 @@ class TextTokenizer:
         max_length: the most tokens in a sequence, special tokens included.
         truncate: which end is cut, or `error` to refuse the row.
         ids: tokenizes as `tokenizer` does, and is used in its place where it can be.
+        offsets: whether it is known where in a text its tokens are.
 
     Attributes:
         uses_ids: whether it is.
@@ -105,10 +106,17 @@ class TextTokenizer:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, max_length: int, truncate: Truncate, ids: Ids | None = None
+        self,
+        tokenizer: Tokenizer,
+        max_length: int,
+        truncate: Truncate,
+        ids: Ids | None = None,
+        *,
+        offsets: bool = False,
     ) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
+        self._offsets = offsets
         self._room = text_room(tokenizer, max_length)
         self._tokenizer = tokenizer
         self._max_length = max_length
@@ -120,6 +128,8 @@ class TextTokenizer:
         by_words = splits and self._special is not None and spells_by_words(tokenizer)
         if by_words and (ids is None or self._room == max_length):
             self._ids = Speller(tokenizer)
+        if offsets:
+            self._ids = None
         self.uses_ids = self._ids is not None and self._ids is ids
         if truncate != "error" and self._ids is None:
             tokenizer.enable_truncation(max_length, direction=truncate)
@@ -161,7 +171,10 @@ class TextTokenizer:
         for row, encoding, text in zip(rows, encodings, given, strict=True):
             if encoding.overflowing:
                 lost[row] = lost_tokens(encoding, special, self._left_out(text))
-        return replace(_collect(len(texts), valid, errors), cut=lost)
+        spans = None
+        if self._offsets:
+            spans = spans_after([encoding for _, encoding in valid], len(prompt))
+        return replace(_collect(len(texts), valid, errors), cut=lost, char_spans=spans)
 
     def _left_out(self, text: str) -> float:
         """Characters that were cut off before tokenizing, for each one that was not."""
@@ -170,6 +183,8 @@ class TextTokenizer:
     def _encode(self, texts: list[str]) -> list[Encoding]:
         if self._cut_first:
             texts = [shorten(text, self._max_length) for text in texts]
+        if self._offsets:
+            return self._tokenizer.encode_batch(texts)
         return self._tokenizer.encode_batch_fast(texts)
 
     def _by_ids(self, by: Ids, column: pa.Array, prompt: str) -> Tokens:

@@ -22,7 +22,7 @@ from pipeline.slices import ShardSlice
 SCHEMA = pa.schema([("row", pa.int64())])
 RUN: Any = SimpleNamespace(columns=SCHEMA)
 TASK: Any = SimpleNamespace(
-    tokenize=lambda rows: rows.num_rows, per_token=False, output_text_bytes=0
+    tokenize=lambda rows: rows.num_rows, per_token=False, output_text_bytes=0, token_values=0
 )
 
 
@@ -178,7 +178,9 @@ def test_wide_outputs_make_small_blocks(
     monkeypatch: pytest.MonkeyPatch, per_token: bool, width: int
 ) -> None:
     use(Source(100), monkeypatch)
-    wide: Any = SimpleNamespace(tokenize=TASK.tokenize, per_token=per_token, output_text_bytes=0)
+    wide: Any = SimpleNamespace(
+        tokenize=TASK.tokenize, per_token=per_token, output_text_bytes=0, token_values=0
+    )
     given = shards(file("a", 20_000), [20_000])
     sizes = [block.rows.num_rows for block in read_blocks(RUN, given, wide, width, KNOWN)]
     assert max(sizes) * (8 * width if per_token else 4 * width) <= 36 * 2**20
