@@ -92,8 +92,9 @@ class Lists:
         owners, ids, values = self.owners, self.ids, self.values
         if values.ndim > 1:
             width = values.shape[1]
+            ranks = np.arange(len(owners)) - (np.cumsum(self.counts) - self.counts)[owners]
             owners = np.repeat(owners, width)
-            ids = (ids[:, None] * width + np.arange(width, dtype=np.int32)).reshape(-1)
+            ids = (ranks[:, None] * width + np.arange(width)).reshape(-1).astype(np.int32)
             values = values.reshape(-1)
         at = owners * FOLDED + ids % FOLDED
         sums = np.bincount(at, weights=values, minlength=len(self.counts) * FOLDED)

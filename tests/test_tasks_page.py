@@ -92,6 +92,17 @@ assert np.isclose(scores.toarray()[0, 0], (first * first).sum())
     run(articles.parent, "import numpy as np\n" + block("Sparse vectors") + check)
 
 
+def test_vectors_of_tokens_score_texts_as_the_page_says(articles: Path) -> None:
+    words = ("--model", ROOT / "tests/multi_goldens/colbert_v2", "--device", "cpu", "--quiet")
+    for name, more in (("articles", ()), ("queries", ("--kind", "query"))):
+        output = ("--output", articles.with_name(f"{name}.multi"), "--output-dtype", "float16")
+        assert typed("submit", articles, *words, *output, *more).code == 0
+    check = f"""
+assert len(scores) == {2 * ROWS} and scores[0] == max(scores)
+"""
+    run(articles.parent, block("A vector for each token") + check)
+
+
 def test_the_chunks_of_a_shipped_text_are_read_as_the_page_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

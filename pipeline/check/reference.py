@@ -132,8 +132,11 @@ def _open(sample: Sample, library: str, device: str) -> Reference:
         "model_kwargs": settings,
     }
     path, spec = str(sample.card.checkpoint.path), sample.spec
+    pairs = sample.task.list_columns(spec)
     if spec.vectors == ("sparse",):
         return _sparse_encoder(sample, shared)
+    if spec.vectors == ("multi",) and sample.card.head == "embedding" and not pairs:
+        return _multi_vector_encoder(sample, shared)
     if sample.card.head == "embedding":
         from sentence_transformers import SentenceTransformer
 
@@ -170,6 +173,22 @@ def _sparse_encoder(sample: Sample, settings: dict[str, Any]) -> Reference:
         values = np.asarray(vector, dtype=np.float32)[0]
         terms = np.flatnonzero(values).astype(np.int32)
         return Lists(np.array([len(terms)]), terms, values[terms]).folded()
+
+    return folded
+
+
+def _multi_vector_encoder(sample: Sample, settings: dict[str, Any]) -> Reference:
+    """Vectors of tokens, folded as an engine's are where they are compared."""
+    from sentence_transformers import MultiVectorEncoder
+
+    encoder = MultiVectorEncoder(str(sample.card.checkpoint.path), **settings)
+    options: dict[str, Any] = {"prompt": "", "show_progress_bar": False, "convert_to_numpy": True}
+    task = sample.spec.kind or "document"
+
+    def folded(text: str) -> Float32Array:
+        (vectors,) = encoder.encode([text], task=task, **options)
+        places = np.arange(len(vectors), dtype=np.int32)
+        return Lists(np.array([len(vectors)]), places, vectors.astype(np.float32)).folded()
 
     return folded
 

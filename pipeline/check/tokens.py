@@ -52,11 +52,22 @@ def open_tokenizer(card: ModelCard) -> Any:
     Raises:
         Exception: it cannot be loaded; of any kind.
     """
-    from transformers import AutoTokenizer
+    from transformers import AddedToken, AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(
+    tokenizer = AutoTokenizer.from_pretrained(
         card.checkpoint.folder, trust_remote_code=False, local_files_only=True
     )
+    markers = card.multi.markers if card.multi is not None else ()
+    words = {word for marker in markers for word in (marker, *marker.split()[:1])}
+    # As sentence-transformers does: these are one token each, and else would be taken apart.
+    whole = [
+        AddedToken(word, normalized=False, special=True)
+        for word in words
+        if word in tokenizer.get_vocab()
+    ]
+    if whole:
+        tokenizer.add_special_tokens({"additional_special_tokens": whole})
+    return tokenizer
 
 
 def encode(sample: Sample, tokenizer: Any, given: str | tuple[str, str]) -> Any:

@@ -113,7 +113,7 @@ def check_chunks(request: Request, card: ModelCard) -> None:
 def _check_dense(request: Request, card: ModelCard) -> None:
     task = find_task(request.task)
     vectors = task.vectors(request, card)
-    if not task.pools.issuperset(vectors):
+    if task.head == "embedding" and vectors != ("dense",):
         dense = ", or --vectors dense" if "dense" in card.vectors else ""
         each = " and ".join(kind for kind in vectors if kind != "dense")
         raise UsageError(

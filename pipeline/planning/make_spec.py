@@ -15,7 +15,7 @@ from pipeline.output.source_columns import SOURCE_NAMES
 from pipeline.planning.long_texts import check_chunks, chunk_fields
 from pipeline.request import Request
 from pipeline.spec import JobSpec, Kind, ModelIdentity, Precision
-from pipeline.tasks import encoder_identity, find_task, task_of
+from pipeline.tasks import Task, encoder_identity, find_task, task_of
 
 
 def resolve_model(request: Request, cache_dir: Path) -> ModelCard:
@@ -61,7 +61,7 @@ def make_spec(request: Request, card: ModelCard, planned: PlannedInputs) -> JobS
         truncate=task.truncate(request, card),
         **chunk_fields(request, max_length),
         vectors=vectors,
-        kind=kind_of(card),
+        kind=kind_of(card, task),
         dimensions=request.dimensions[0] if request.dimensions else None,
         more_dimensions=request.dimensions[1:],
         output_dtype=request.output_dtype[0],
@@ -112,24 +112,28 @@ def sample_spec(
     """A spec for a sample with the model's own settings; without a prompt before single texts."""
     found = find_task(task)
     request = Request(inputs=(), model=card.name, task=task)
-    pairs = found.head == "sequence_classifier"
+    pairs = card.head == "sequence_classifier"
     vectors = found.vectors(request, card)
+    prompted = pairs or "multi" in vectors  # a ColBERT's markers are prompts
     return JobSpec(
         task=task,
         model=model_identity(card),
         encoder=encoder_identity(found, card, vectors),
         vectors=vectors,
-        kind=kind_of(card),
-        prompt=found.prompt(request, card) if pairs else "",
+        kind=kind_of(card, found),
+        prompt=found.prompt(request, card) if prompted else "",
         truncate=found.truncate(request, card),
         max_length=max_length or card.default_max_length,
         precision=precision,
     )
 
 
-def kind_of(card: ModelCard) -> Kind | None:
-    """The kind of text that a card was read for; None where the model does not tell them apart."""
-    return next((known for known in get_args(Kind) if known == card.kind), None)
+def kind_of(card: ModelCard, task: type[Task]) -> Kind | None:
+    """The kind of text that a card was read for; None where the model, or the task, does not tell
+    them apart.
+    """
+    kind = card.kind if task.head == card.head else card.checkpoint.files.kind
+    return next((known for known in get_args(Kind) if known == kind), None)
 
 
 def model_identity(card: ModelCard) -> ModelIdentity:

@@ -71,8 +71,6 @@ class Task(ABC):
     output_columns: ClassVar[frozenset[str]]
     # Which policies that read all of a text it has, in the order of Chunking.
     chunkings: ClassVar[tuple[Chunking, ...]] = ()
-    # The kinds of vectors whose chunks it can make one result of.
-    pools: ClassVar[frozenset[Vectors]] = frozenset({"dense"})
     # The route of a BEI or BEI-Bert server for the same task.
     bei_route: ClassVar[str]
     # Whether the model has one output per token, [T, width], or per sequence, [S, width].

@@ -25,7 +25,7 @@ from pipeline.tasks.multi_columns import (
     multi_flaws,
     multi_names,
 )
-from pipeline.tasks.prompts import prompt_name_of
+from pipeline.tasks.prompts import embed_prompt
 from pipeline.tasks.sparse_columns import (
     FLOAT16_OVERFLOW,
     SPARSE_NAMES,
@@ -175,7 +175,7 @@ class Embed(Task):
 
     @classmethod
     def prompt(cls, request: Request, card: ModelCard) -> str:
-        prompt = _prompt(request, card)
+        prompt = embed_prompt(request, card)
         left = cls.truncate(request, card) == "left"
         given = "--long-texts cut-start" if request.long_texts else "--truncate left"
         if prompt and left and card.multi is not None and card.multi.markers:
@@ -299,26 +299,3 @@ def _vectors_reason(card: ModelCard) -> str:
     if others:
         return f"the model gives {' and '.join(others)} ones too: --vectors"
     return "the only ones that the model gives"
-
-
-def _prompt(request: Request, card: ModelCard) -> str:
-    """The text of the prompt: as given, by name, or the model's default."""
-    if request.prompt is not None:
-        return request.prompt
-    prompts = card.modules.prompts
-    name = request.prompt_name or card.modules.default_prompt_name
-    kind = request.kind
-    if kind is None and card.multi is not None and "multi" in Embed.vectors(request, card):
-        kind = "query" if card.kind == "query" else "document" if card.kind else None
-    if kind is not None and not request.prompt_name:
-        name = prompt_name_of(kind, prompts)
-    if name is None:
-        return ""
-    if name not in prompts:
-        default = "" if request.prompt_name else ", which its files name as default_prompt_name"
-        raise UsageError(
-            f"{request.model} has no prompt named {name!r}{default}",
-            hint=f"choose one of its prompts ({', '.join(sorted(prompts)) or 'none'}), or give the "
-            "text with --prompt",
-        )
-    return prompts[name]

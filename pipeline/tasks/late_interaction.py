@@ -9,7 +9,7 @@ from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.late_scores import scores_by_mean
 from pipeline.errors import UsageError
 from pipeline.request import Request
-from pipeline.tasks.prompts import prompt_name_of
+from pipeline.tasks.prompts import marker_of, prompt_name_of
 
 
 def by_mean(card: ModelCard) -> bool:
@@ -68,7 +68,8 @@ def query_prompt(request: Request, card: ModelCard) -> str:
     prompts = card.modules.prompts
     own = prompts.get(prompt_name_of("query", prompts) or "", "")
     if request.prompt is not None:
-        return _marker(card, own) + request.prompt
+        assert card.multi is not None
+        return marker_of(card.multi.markers, own) + request.prompt
     if request.prompt_name is None:
         return own
     if request.prompt_name not in prompts:
@@ -78,14 +79,6 @@ def query_prompt(request: Request, card: ModelCard) -> str:
             "text with --prompt",
         )
     return prompts[request.prompt_name]
-
-
-def _marker(card: ModelCard, prompt: str) -> str:
-    """The marker that a prompt begins with, which says that a text is a query."""
-    assert card.multi is not None
-    found = (marker for marker in card.multi.markers if prompt.startswith(marker))
-    marker = next(found, "")
-    return marker + " " * (bool(marker) and prompt.startswith(f"{marker} "))
 
 
 def document_prompt(card: ModelCard) -> str:

@@ -77,7 +77,6 @@ class Rerank(Task):
     )
     output_columns = frozenset({"score", "scores", "ranking"})
     chunkings = ("pool",)
-    pools = frozenset({"dense", "multi"})
     bei_route = "/rerank"
 
     def __init__(

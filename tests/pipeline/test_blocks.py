@@ -187,6 +187,18 @@ def test_wide_outputs_make_small_blocks(
     assert sum(sizes) == 20_000
 
 
+def test_vectors_of_tokens_make_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of eight bytes counts as a query of 32 tokens."""
+    use(Source(100), monkeypatch)
+    multi: Any = SimpleNamespace(
+        tokenize=TASK.tokenize, per_token=False, output_text_bytes=0, token_values=128
+    )
+    given = shards(file("a", 20_000), [20_000])
+    sizes = [block.rows.num_rows for block in read_blocks(RUN, given, multi, 0, KNOWN)]
+    assert max(sizes) * 32 * 128 * 4 <= 36 * 2**20
+    assert sum(sizes) == 20_000
+
+
 def test_many_small_files_share_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     use(Source(100), monkeypatch)
     given = [shard for n in range(50) for shard in shards(file(f"{n:02}", 5), [5])]

@@ -118,6 +118,31 @@ def test_a_part_with_a_row_for_each_chunk_grows_with_its_texts(
     assert sum(cut.rows for cut in new) == rows
 
 
+@pytest.mark.parametrize(
+    ("token_bytes", "most_tokens", "at_most"),
+    [(0.0, 8192, 16_384), (512.0, 8192, 110), (512.0, 32, 4100)],
+)
+def test_a_part_with_a_vector_for_each_token_grows_with_its_texts(
+    token_bytes: float, most_tokens: int, at_most: int
+) -> None:
+    """A text of 5 kB has some 1,700 tokens: 0.9 MB of vectors of 128 values, unless it is cut."""
+    limits = ByteLimits(
+        kept={"body"}, texts={"text"}, row_bytes=64, token_bytes=token_bytes,
+        most_tokens=most_tokens,
+    )  # fmt: skip
+    rows, stretch = 50_000, 100
+    old = cut_file(rows, None, 16_384)
+    size = np.full((rows // stretch, 2), [stretch * 8, stretch * 5120])
+    sizes = Sizes(
+        ("body", "text"), np.full(rows // stretch, stretch), size,
+        np.full(rows // stretch, True), np.arange(rows // stretch),
+    )  # fmt: skip
+    new = divided(old, sizes, limits, not_measured)
+    assert max(cut.rows for cut in new) <= at_most
+    assert (len(new) > len(old)) == bool(token_bytes)
+    assert sum(cut.rows for cut in new) == rows
+
+
 def test_selected_rows_are_merged_by_bytes_too() -> None:
     cuts = [Cut(100 * i, 100) for i in range(6)]
     sizes = [200 * MIB] * 6
