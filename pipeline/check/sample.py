@@ -44,7 +44,11 @@ class Sample:
         return int(np.searchsorted(self.tokens.row_of, rows))
 
     def inputs(self) -> list[Input]:
-        """What each sequence was made of, in their order."""
+        """What each sequence was made of, in their order; of queries and documents that are read
+        apart, nothing that a library tokenizes alike.
+        """
+        if self.tokens.interaction is not None:
+            return [None] * len(self.tokens.lengths)
         columns = [self.rows.column(name) for name in self.task.columns_read(self.spec)]
         texts = [column.to_pylist() for column in columns]
         if len(columns) > 1:

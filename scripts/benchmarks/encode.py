@@ -37,6 +37,8 @@ _CASE_FLOP = 1e14
 _LEAST_TOKENS, _MOST_TOKENS = 65_536, 2_000_000
 # Of a pair's query: the first words of another text.
 _QUERY_WORDS = 12
+# Of a query whose vectors are compared with theirs.
+_DOCUMENTS = 10
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,7 +120,9 @@ def _case(
     inputs = _inputs(first, lengths, source, tokens)
     work = Work.of(first.lengths(inputs), first.engine.config)
     half = first.engine.config.half
-    case = Case(path, first.task, options.device, limit, half, inputs, scratch)
+    case = Case(
+        path, first.task, options.device, limit, half, inputs, scratch, first.vectors
+    )  # fmt: skip
     outcome = hold(
         case, ours, work, words=options.peers, repeats=options.repeats, checked=options.checked,
         tokenized=options.tokenized,
@@ -134,9 +138,12 @@ def _tokens(config: EncoderConfig) -> int:
 
 def _inputs(ours: Ours, lengths: str, source: list[str], tokens: int) -> list[Any]:
     """About so many tokens of texts; of pairs where the task reads pairs."""
+    late = ours.vectors == ("multi",)
     if lengths != "texts":
         texts = texts_of_length(ours.tokenizer, int(lengths), max(1, tokens // int(lengths)))
-        return [_halves(text) for text in texts] if ours.task == "rerank" else texts
+        if ours.task != "rerank":
+            return texts
+        return _asked(texts) if late else [_halves(text) for text in texts]
     inputs: list[Any] = source
     if ours.task == "rerank":
         queries = [" ".join(text.split()[:_QUERY_WORDS]) for text in source]
@@ -146,11 +153,22 @@ def _inputs(ours: Ours, lengths: str, source: list[str], tokens: int) -> list[An
     chosen = repeated(inputs[:: max(1, len(inputs) // wanted)], wanted)
     if ours.task == "embed":
         return chosen
+    if late:
+        chosen = _asked([document for _, document in chosen])
     # The libraries cut other ends of pairs, and a long text where we tag all of it.
     whole = ours.whole(chosen)
     if not whole.any():
         raise SystemExit("every text is longer than --max-length")
     return [row for row, fits in zip(chosen, whole, strict=True) if fits]
+
+
+def _asked(documents: list[str]) -> list[tuple[str, str]]:
+    """Pairs in which a query, the first words of a text, stands for several documents."""
+    asked = documents[::_DOCUMENTS]
+    queries = [
+        " ".join(asked[i // _DOCUMENTS].split()[:_QUERY_WORDS]) for i in range(len(documents))
+    ]
+    return list(zip(queries, documents, strict=True))
 
 
 def _halves(text: str) -> tuple[str, str]:

@@ -11,8 +11,10 @@ import pyarrow as pa
 
 from pipeline.encoder.card import open_card
 from pipeline.encoder.engine import Engine
+from pipeline.encoder.model.load import HeadOptions
 from pipeline.encoder.tokenizer import load_tokenizer
-from pipeline.packing import Batch, gather, pack
+from pipeline.outputs import Lists, Outputs
+from pipeline.packing import Batch
 from pipeline.planning.make_spec import sample_spec
 from pipeline.prefetch import prefetch
 from pipeline.tasks import make_task, task_of
@@ -34,6 +36,7 @@ class Ours:
         precision: what the engine computes in.
         automatic: whether that was left to it.
         task: what it does.
+        vectors: the kinds that it computes.
         tokenizer: of the model.
     """
 
@@ -49,13 +52,15 @@ class Ours:
     ) -> None:
         card = open_card(str(folder))
         self.task = task_of(card, task).name
-        self.engine = Engine(card, device=device, precision=precision)
+        spec = sample_spec(card, self.task, precision="auto", max_length=limit)
+        options = HeadOptions(vectors=spec.vectors)
+        self.engine = Engine(card, options, device=device, precision=precision)
+        self.vectors = spec.vectors
         self.precision = self.engine.precision
         self.automatic = precision == "auto"
         self._real = self._padded = 0
         self._budget = budget or self.engine.token_budget
         self.tokenizer = load_tokenizer(card)
-        spec = sample_spec(card, self.task, precision="auto", max_length=limit)
         self._spec = dataclasses.replace(
             spec,
             document_column="document" if self.task == "rerank" else None,
@@ -116,29 +121,51 @@ class Ours:
         return pa.RecordBatch.from_pydict({"query": list(queries), "document": list(documents)})
 
     def _batches(self, tokens: Tokens) -> Iterator[Batch]:
-        for sequences in pack(tokens.lengths, self._budget):
-            yield gather(tokens.ids, tokens.offsets, sequences, tokens.type_ids)
+        return map(tokens.batch, tokens.packed(self._budget))
 
-    def _outputs(self, tokens: Tokens, batches: Iterator[Batch] | list[Batch]) -> np.ndarray:
+    def _outputs(self, tokens: Tokens, batches: Iterator[Batch] | list[Batch]) -> Outputs:
         """Of each sequence, or of each token where the model labels tokens."""
         size = len(tokens.ids) if self.engine.per_token else len(tokens.lengths)
-        outputs = np.empty((size, self.engine.output_size), dtype=np.float32)
-        for batch, computed in self.engine.run(batches):
+        rows: np.ndarray | None = None
+        lists: dict[str, list[tuple[np.ndarray, Lists]]] = {kind: [] for kind in self.engine.lists}
+        scorer = self._task.scorer(tokens)
+        for batch, given in self.engine.run_all(batches):
             self._real += batch.tokens
+            computed = given if scorer is None else scorer(batch, given)
             places = batch.sequences
+            for kind, some in computed.lists.items():
+                lists[kind].append((places, some))
             if self.engine.per_token:
                 spans = zip(tokens.offsets[places], tokens.offsets[places + 1], strict=True)
                 places = np.concatenate([np.arange(a, b) for a, b in spans])
-            outputs[places] = computed.reshape(len(computed), -1)
-        return outputs
+            result = computed.rows.reshape(len(computed.rows), -1)
+            if rows is None:
+                rows = np.empty((size, result.shape[1]), dtype=np.float32)
+            rows[places] = result
+        assert rows is not None
+        placed = {kind: Lists.placed(size, parts) for kind, parts in lists.items() if parts}
+        return Outputs(rows, placed)
 
-    def _columns(self, rows: pa.RecordBatch, tokens: Tokens, outputs: np.ndarray) -> list[pa.Array]:
-        return self._task.columns(rows, tokens, outputs, np.zeros(rows.num_rows, dtype=np.bool_))
+    def _columns(self, rows: pa.RecordBatch, tokens: Tokens, outputs: Outputs) -> list[pa.Array]:
+        failed = np.zeros(rows.num_rows, dtype=np.bool_)
+        return self._task.all_columns(rows, tokens, outputs, failed)
 
-    def _values(self, rows: pa.RecordBatch, tokens: Tokens, outputs: np.ndarray) -> np.ndarray:
+    def _values(self, rows: pa.RecordBatch, tokens: Tokens, outputs: Outputs) -> np.ndarray:
+        if outputs.lists:
+            return Outputs(
+                outputs.rows, {kind: numbered(lists) for kind, lists in outputs.lists.items()}
+            ).comparable()
         if self.task == "tag":
             assert tokens.char_spans is not None
-            return softmax(outputs[tokens.char_spans[:, 0] >= 0]).max(axis=1)
+            return softmax(outputs.rows[tokens.char_spans[:, 0] >= 0]).max(axis=1)
         scores = self._columns(rows, tokens, outputs)[-1]
         flat = scores.flatten() if pa.types.is_nested(scores.type) else scores
         return flat.to_numpy(zero_copy_only=False).reshape(rows.num_rows, -1)
+
+
+def numbered(lists: Lists) -> Lists:
+    """Vectors of tokens counted from 0, since libraries do not say which were left out."""
+    if lists.values.ndim == 1:
+        return lists
+    starts = np.repeat(np.cumsum(lists.counts) - lists.counts, lists.counts)
+    return Lists(lists.counts, (np.arange(len(lists.ids)) - starts).astype(np.int32), lists.values)

@@ -7,6 +7,7 @@ loads the same directory, its tokenizer too, and must give the same vectors.
 from __future__ import annotations
 
 import json
+import string
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ from pipeline.encoder.checkpoint.checkpoint import resolve
 # <pad> is token 1 everywhere: XLM-R counts positions from there, and no other family minds.
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 VOCABULARY = 30_000
+# Of a vector of a token, and of a query that is filled up: those of ColBERT v2.
+_TOKEN_WIDTH, _QUERY_TOKENS = 128, 32
+# Standard deviations of the logits by which a bias lowers them all, to a hundred terms or so.
+LOWERED = 4.1
 # A class that reads tokenizer.json and nothing else, in transformers 4 and 5.
 GENERIC_TOKENIZER = "PreTrainedTokenizerFast"
 
@@ -45,6 +50,7 @@ class Shape:
         dtype: of the stored weights.
         task: what the model is for.
         labels: of a classifier; a reranker has one.
+        vectors: of a model that embeds: dense, sparse (SPLADE) or multi (ColBERT).
     """
 
     config: dict[str, Any]
@@ -53,6 +59,7 @@ class Shape:
     dtype: torch.dtype = torch.float32
     task: str = "embed"
     labels: tuple[str, ...] = ()
+    vectors: str = "dense"
 
 
 SHAPES: dict[str, Shape] = {
@@ -94,6 +101,9 @@ SHAPES: dict[str, Shape] = {
     "potion-base-8M": Shape(
         {"model_type": "model2vec", "hidden_dim": 256, "normalize": True}, 2**30
     ),
+    "splade-MiniLM-L6": Shape(_MINILM, vectors="sparse"),
+    "colbert-MiniLM-L6": Shape(_MINILM, vectors="multi"),
+    "colbert-BERT-base": Shape(_BERT, vectors="multi"),
     "MiniLM-L6-reranker": Shape(_MINILM, task="rerank", labels=("score",)),
     "bge-reranker-base": Shape(
         {**_XLM_R, "max_position_embeddings": 514}, task="rerank", labels=("score",)
@@ -105,11 +115,12 @@ SHAPES: dict[str, Shape] = {
     "BERT-base-NER": Shape(_BERT, task="tag", labels=_ENTITIES),
 }  # fmt: skip
 
-#: The shapes that embed with an encoder.
+#: The shapes that embed with an encoder, in dense vectors.
 ENCODERS = [
     name
     for name, shape in SHAPES.items()
-    if shape.task == "embed" and shape.config["model_type"] != "model2vec"
+    if (shape.task, shape.vectors) == ("embed", "dense")
+    and shape.config["model_type"] != "model2vec"
 ]
 
 
@@ -137,9 +148,80 @@ def write_checkpoint(folder: Path, shape: str, texts: list[str], device: str) ->
     path.mkdir(parents=True)
     write_weights(path, made, device)
     write_tokenizer(path, texts, made.limit, typed=made.config["model_type"] == "bert")
-    if made.task == "embed":
+    if made.vectors == "sparse":
+        write_sparse_modules(path, made.config["vocab_size"], made.limit)
+    elif made.vectors == "multi":
+        _write_multi_modules(path, made, device)
+    elif made.task == "embed":
         _write_modules(path, made)
     return path
+
+
+def write_sparse_modules(path: Path, terms: int, limit: int) -> None:
+    """The module files of a SparseEncoder of sentence-transformers."""
+    kinds = {
+        "": "base.modules.transformer.Transformer",
+        "1_SpladePooling": "sparse_encoder.modules.splade_pooling.SpladePooling",
+    }
+    _write_steps(path, kinds)
+    pooling = {"pooling_strategy": "max", "word_embedding_dimension": terms}
+    _write(path / "1_SpladePooling" / "config.json", pooling)
+    _write(path / "sentence_bert_config.json", {
+        "transformer_task": "fill-mask",
+        "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+        "module_output_name": "token_embeddings",
+        "max_seq_length": limit,
+    })  # fmt: skip
+    _write(path / "config_sentence_transformers.json", {"model_type": "SparseEncoder"})
+
+
+def _write_multi_modules(path: Path, shape: Shape, device: str) -> None:
+    """The module files of a MultiVectorEncoder of sentence-transformers, as ColBERT v2 has it."""
+    kinds = {
+        "": "base.modules.transformer.Transformer",
+        "1_Dense": "base.modules.dense.Dense",
+        "2_MultiVectorMask": "multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask",
+        "3_Normalize": "base.modules.normalize.Normalize",
+    }
+    _write_steps(path, kinds)
+    hidden = shape.config["hidden_size"]
+    names = {
+        "module_input_name": "token_embeddings", "module_output_name": "token_embeddings",
+    }  # fmt: skip
+    identity = "torch.nn.modules.linear.Identity"
+    _write(path / "1_Dense" / "config.json", {
+        "in_features": hidden, "out_features": _TOKEN_WIDTH, "bias": False,
+        "activation_function": identity, **names,
+    })  # fmt: skip
+    generator = torch.Generator(device).manual_seed(1)
+    weight = torch.randn(_TOKEN_WIDTH, hidden, device=device, generator=generator).cpu()
+    save_file({"linear.weight": weight}, path / "1_Dense" / "model.safetensors")
+    mask = {"skiplist_words": list(string.punctuation), "skiplist_tasks": ["document"]}
+    _write(path / "2_MultiVectorMask" / "config.json", mask)
+    _write(path / "3_Normalize" / "config.json", names)
+    expansion = {
+        "strategy": "fixed", "attend": False, "length": _QUERY_TOKENS, "token": "<unk>",
+    }  # fmt: skip
+    _write(path / "sentence_bert_config.json", {
+        "transformer_task": "feature-extraction",
+        "modality_config": {
+            "text": {"method": "forward", "method_output_name": "last_hidden_state"},
+        },
+        "module_output_name": "token_embeddings",
+        "document_length": shape.limit,
+        "query_expansion": expansion,
+    })  # fmt: skip
+    _write(path / "config_sentence_transformers.json", {"model_type": "MultiVectorEncoder"})
+
+
+def _write_steps(path: Path, kinds: dict[str, str]) -> None:
+    """modules.json of sentence-transformers 6, and the directories that it names."""
+    _write(path / "modules.json", [
+        {"idx": i, "name": str(i), "path": at, "type": f"sentence_transformers.{kind}"}
+        for i, (at, kind) in enumerate(kinds.items())
+    ])  # fmt: skip
+    for at in filter(None, kinds):
+        (path / at).mkdir()
 
 
 def _write_modules(path: Path, shape: Shape) -> None:
@@ -201,6 +283,8 @@ def write_weights(path: Path, shape: Shape, device: str) -> None:
         "tag": transformers.AutoModelForTokenClassification,
     }
     head = heads.get(shape.task, transformers.AutoModelForSequenceClassification)
+    if shape.vectors == "sparse":
+        head = transformers.AutoModelForMaskedLM
     with torch.device("meta"):
         model = head.from_config(config, dtype=shape.dtype)
     config.architectures = [type(model).__name__]
@@ -213,6 +297,8 @@ def write_weights(path: Path, shape: Shape, device: str) -> None:
         tensor = torch.empty(like.shape, dtype=shape.dtype, device=device)
         if like.ndim == 1:
             tensor.fill_(scale * ("norm" in name.lower() and name.endswith("weight")))
+            if name.endswith("predictions.bias"):
+                tensor.fill_(-LOWERED * 0.02 * config.hidden_size**0.5)
         else:
             tensor.normal_(0.0, 0.02, generator=generator)
         tensors[name] = tensor.cpu()

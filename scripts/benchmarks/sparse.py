@@ -27,7 +27,7 @@ from benchmarks.common import (
     reset_peak_memory,
     table,
 )
-from benchmarks.shapes import write_tokenizer
+from benchmarks.shapes import LOWERED, write_sparse_modules, write_tokenizer
 from pipeline.encoder.card import open_card
 from pipeline.encoder.engine import Engine
 from pipeline.encoder.model.load import HeadOptions
@@ -49,8 +49,6 @@ _SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         "vocab_size": 250_002, "max_position_embeddings": 514, "type_vocab_size": 1,
     }),
 }  # fmt: skip
-# Standard deviations of the logits by which a bias lowers them all.
-_LOWERED = 4.1
 _MAX_LENGTH = 512
 
 
@@ -161,8 +159,6 @@ def _cosine(a: Lists, b: Lists) -> float:
 
 def _write(path: Path, shape: str, texts: list[str]) -> Path:
     """Write a SparseEncoder of a shape."""
-    import json
-
     import transformers
 
     name, sizes = _SHAPES[shape]
@@ -172,28 +168,8 @@ def _write(path: Path, shape: str, texts: list[str]) -> Path:
     with torch.no_grad():
         # Of a normed vector times weights of this size.
         deviation = config.initializer_range * config.hidden_size**0.5
-        model.get_output_embeddings().bias.fill_(-_LOWERED * deviation)
+        model.get_output_embeddings().bias.fill_(-LOWERED * deviation)
     model.save_pretrained(path)
     write_tokenizer(path, texts, _MAX_LENGTH)
-    package = "sentence_transformers"
-    kinds = {
-        "": f"{package}.base.modules.transformer.Transformer",
-        "1_SpladePooling": f"{package}.sparse_encoder.modules.splade_pooling.SpladePooling",
-    }
-    modules = [
-        {"idx": i, "name": str(i), "path": at, "type": kind}
-        for i, (at, kind) in enumerate(kinds.items())
-    ]
-    (path / "modules.json").write_text(json.dumps(modules))
-    (path / "1_SpladePooling").mkdir()
-    pooling = {"pooling_strategy": "max", "word_embedding_dimension": sizes["vocab_size"]}
-    (path / "1_SpladePooling" / "config.json").write_text(json.dumps(pooling))
-    settings = {
-        "transformer_task": "fill-mask",
-        "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
-        "module_output_name": "token_embeddings",
-        "max_seq_length": _MAX_LENGTH,
-    }
-    (path / "sentence_bert_config.json").write_text(json.dumps(settings))
-    (path / "config_sentence_transformers.json").write_text('{"model_type": "SparseEncoder"}')
+    write_sparse_modules(path, sizes["vocab_size"], _MAX_LENGTH)
     return path

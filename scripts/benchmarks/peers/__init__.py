@@ -16,7 +16,16 @@ import numpy as np
 
 from benchmarks.peers import backends
 from benchmarks.peers.ctranslate2_int8 import CTranslate2
-from benchmarks.peers.library import Embedder, Pipeline, Reranker, load_sentence_transformer
+from benchmarks.peers.library import (
+    Batched,
+    Embedder,
+    LateReranker,
+    MultiEmbedder,
+    Pipeline,
+    Reranker,
+    SparseEmbedder,
+    load_sentence_transformer,
+)
 from benchmarks.peers.llama_cpp_q8 import CONVERTER, LlamaCpp
 
 __all__ = [
@@ -62,6 +71,7 @@ class Case:
     half: str  # the 16-bit format that loses least
     inputs: Sequence[Any]
     scratch: Path
+    vectors: tuple[str, ...] = ("dense",)
 
 
 @dataclass(frozen=True)
@@ -88,9 +98,14 @@ def library_name(task: str) -> str:
     return "sentence-transformers" if task in ("embed", "rerank") else "transformers pipeline"
 
 
-def library(case: Case, **options: Any) -> Embedder | Reranker | Pipeline:
+def library(case: Case, **options: Any) -> Batched:
     """What the authors of a model use, at its defaults but for options of loading: dtype, …"""
     at = (case.folder, case.device, case.limit)
+    if case.vectors == ("sparse",):
+        return SparseEmbedder(*at, model_kwargs=options)
+    if case.vectors == ("multi",):
+        late = LateReranker if case.task == "rerank" else MultiEmbedder
+        return late(*at, model_kwargs=options)
     if case.task == "embed":
         return Embedder(*at, model_kwargs=options)
     if case.task == "rerank":
@@ -107,6 +122,8 @@ def peers(case: Case) -> list[Peer]:
     if case.device.startswith("cuda"):
         return found + _on_gpu(case, name, needs)
     found.append(Peer(f"{name}, best batch", lambda: library(case).tune(case.inputs), (needs,)))
+    if case.vectors != ("dense",):
+        return found
     if case.task in ("embed", "rerank"):
         found += _on_openvino(case) + _on_onnx(case)
     if case.task == "embed":

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.shapes import GENERIC_TOKENIZER
+from pipeline.outputs import Lists
 
 _BATCH_SIZES = {"cpu": (8, 16, 32, 64, 128), "cuda": (32, 64, 128, 256, 512)}
 # Texts that a batch size is chosen on.
@@ -138,6 +139,74 @@ class Reranker(Batched):
 
     def values(self, inputs: Sequence[tuple[str, str]]) -> np.ndarray:
         return np.asarray(self(inputs), dtype=np.float32).reshape(len(inputs), -1)
+
+
+class SparseEmbedder(Batched):
+    """SparseEncoder.encode."""
+
+    def __init__(self, folder: Path, device: str, limit: int, **options: Any) -> None:
+        from sentence_transformers import SparseEncoder
+
+        self.model = SparseEncoder(str(folder), device=device, **options)
+        self.model.max_seq_length = limit
+        super().__init__(device, self.model[0], dtype_of(self.model))
+
+    def __call__(self, inputs: Sequence[str]) -> list[Any]:
+        # Each on its own, in the host's memory: stacked, rows of 250,000 terms take terabytes.
+        return self.model.encode(
+            list(inputs), batch_size=self.batch_size, convert_to_tensor=False, save_to_cpu=True,
+            show_progress_bar=False,
+        )  # fmt: skip
+
+    def values(self, inputs: Sequence[str]) -> np.ndarray:
+        rows = [row.coalesce() for row in self(inputs)]
+        counts = np.array([len(row.values()) for row in rows])
+        ids = torch.cat([row.indices()[0] for row in rows]).int().numpy()
+        return Lists(
+            counts, ids, torch.cat([row.values() for row in rows]).float().numpy()
+        ).folded()
+
+
+class MultiEmbedder(Batched):
+    """MultiVectorEncoder.encode_document."""
+
+    def __init__(self, folder: Path, device: str, limit: int, **options: Any) -> None:
+        from sentence_transformers import MultiVectorEncoder
+
+        self.model = MultiVectorEncoder(str(folder), device=device, **options)
+        self.model[0].document_length = limit
+        super().__init__(device, self.model[0], dtype_of(self.model))
+
+    def __call__(self, inputs: Sequence[Any]) -> Any:
+        return self._documents(inputs, convert_to_numpy=True)
+
+    def _documents(self, texts: Sequence[str], **options: Any) -> Any:
+        return self.model.encode_document(
+            list(texts), batch_size=self.batch_size, show_progress_bar=False, **options
+        )
+
+    def values(self, inputs: Sequence[Any]) -> np.ndarray:
+        rows = self(inputs)
+        counts = np.array([len(row) for row in rows])
+        ids = np.concatenate([np.arange(count) for count in counts]).astype(np.int32)
+        return Lists(counts, ids, np.concatenate(rows).astype(np.float32)).folded()
+
+
+class LateReranker(MultiEmbedder):
+    """MultiVectorEncoder on pairs: each query once, then similarity_pairwise."""
+
+    def __call__(self, inputs: Sequence[tuple[str, str]]) -> np.ndarray:
+        queries = list(dict.fromkeys(query for query, _ in inputs))
+        asked = self.model.encode_query(
+            queries, batch_size=self.batch_size, show_progress_bar=False
+        )
+        vectors = dict(zip(queries, asked, strict=True))
+        documents = self._documents([document for _, document in inputs])
+        pairs = [vectors[query] for query, _ in inputs]
+        return self.model.similarity_pairwise(pairs, documents).float().cpu().numpy()
+
+    def values(self, inputs: Sequence[tuple[str, str]]) -> np.ndarray:
+        return self(inputs).reshape(len(inputs), -1)
 
 
 class Pipeline(Batched):

@@ -121,6 +121,9 @@ def test_an_equal_query_is_computed_once(opened: Open, monkeypatch: pytest.Monke
     assert tokens.interaction.query_of.tolist() == [0, 0, 2, 2, 2, 0]
     # Each row reads its query all the same: what it is told of itself does not hang on the others.
     assert [len(tokens.lengths[tokens.row_of == row]) for row in range(3)] == [2, 3, 1]
+    documents = tokens.interaction.document >= 0
+    own = np.bincount(tokens.row_of[documents], weights=tokens.lengths[documents])
+    assert tokens.n_tokens.tolist() == (own + 16).tolist()
     alone = [results(task, engine, rows.slice(i, 1))[0] for i in range(3)]
     assert results(task, engine, rows) == alone
     monkeypatch.setattr(late_interaction, "_STAGE_TOKENS", 20)
