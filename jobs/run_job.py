@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from jobs.display import Display
 from jobs.early_start import output_of
 from jobs.fleet import fleet_status
-from jobs.follow import follow
+from jobs.follow import BarView, follow
+from jobs.live import Watched
 from jobs.notify import notify
 from pipeline.errors import BeiJobsError, Interrupted, JobFailed, UsageError
 from pipeline.output.failures import note_failed_submit
@@ -196,7 +197,7 @@ def run_on_broker(prepared: Prepared, broker_url: str, display: Display, *, wait
     else:
         mark_checked(output, run)
     if wait:
-        return follow(output, run, broker, display)
+        return follow([Watched(output, run, broker)], display, BarView(display))
     status, fleet = fleet_status(broker, output, run)
     if prepared.finished:
         status = all_reused(status)

@@ -24,6 +24,7 @@ from pipeline.planning.prepare import Prepared
 from pipeline.shards import ShardResult
 from pipeline.spec import JobSpec
 from pipeline.store.uris import redact
+from workers.device_reports import Reporter
 from workers.known_jobs import JobRef, KnownJobs
 from workers.local import LocalRun, compute_missing
 from workers.open_devices import LocalDevice
@@ -135,8 +136,13 @@ def run_in_foreground(
         observer: called when something happens.
     """
     started, output, run = time.monotonic(), prepared.output, prepared.run
+    names = [device.device for device in devices]
+    reporter = Reporter(names, [device.counters for device in devices])
     with alone_on(output, run, settings.state_dir, observer.waiting) as lease:
         tally = _Tally.of(output, prepared.plan)
+        lease.progress = lambda: {
+            "rows": tally.reused_rows + tally.batched, "devices": reporter.to_json(),
+        }  # fmt: skip
         error: BeiJobsError | None = None
         observer.started(prepared.plan.rows, tally.reused_rows)
         try:
@@ -147,7 +153,6 @@ def run_in_foreground(
             observer.ended()
         lease.end(done=error is None)
         if error is None and 2 * tally.computed >= tally.committed:  # copies are faster
-            names = [device.device for device in devices]
             Rates(settings.state_dir).remember(run.spec.space, names, tally.watch.rate())
         status = _with_counts(job_status(output, run), tally, time.monotonic() - started)
     return Outcome(status, error)
