@@ -14,15 +14,17 @@ from pipeline.output.leases import Lease, read_leases
 from pipeline.output.output import Output
 from pipeline.output.run import Run
 from pipeline.output.status import BEGUN, OPEN, JobStatus, job_status
+from pipeline.store.uris import is_local
 from workers.device_reports import DeviceReport, parse_reports
 
 if TYPE_CHECKING:
     from workers.broker import Broker
     from workers.live_counters import Progress
 
-# Between reads of the store, at most. It is the truth, but each read lists it: the interval starts
-# with this, for small jobs, and doubles each time.
+# Between reads of the store. It is the truth, but each read lists it: on a remote one, which takes
+# money for it, the interval doubles each time; on a disk it is several times as long as a read.
 _FIRST_STORE_SECONDS, _MAX_STORE_SECONDS = 1.0, 10.0
+_READS = 10.0
 _ERRORS_SHOWN = 3
 
 
@@ -107,8 +109,9 @@ class Watched:
         self.output = output
         self.run = run
         self.broker = broker
-        self._status = job_status(output, run)
-        self._read, self._interval = time.monotonic(), _FIRST_STORE_SECONDS
+        self._local = is_local(output.uri)
+        self._interval = _FIRST_STORE_SECONDS
+        self._read_store()
         self._live = self._look()
 
     def look(self) -> Live:
@@ -120,7 +123,10 @@ class Watched:
             return self._live
         try:
             if self._due():
-                self._read_store()
+                try:
+                    self._reconcile()
+                finally:
+                    self._read_store()
             self._live = self._look()
         except BrokerError as error:
             self._live = self._without_broker(str(error))
@@ -132,16 +138,18 @@ class Watched:
         left = self.broker is None and not live.status.on_queue and not live.workers
         return ((complete or left) and waited > _FIRST_STORE_SECONDS / 2) or waited > self._interval
 
-    def _read_store(self) -> None:
-        try:
-            if self.broker is not None:
-                from workers.reconcile import reconcile  # redis takes a moment to import
+    def _reconcile(self) -> None:
+        if self.broker is not None:
+            from workers.reconcile import reconcile  # redis takes a moment to import
 
-                reconcile(self.broker, self.output, self.run)
-        finally:
-            self._status = job_status(self.output, self.run)
-            self._read = time.monotonic()
-            self._interval = min(2 * self._interval, _MAX_STORE_SECONDS)
+            reconcile(self.broker, self.output, self.run)
+
+    def _read_store(self) -> None:
+        begun = time.monotonic()
+        self._status = job_status(self.output, self.run)
+        self._read = time.monotonic()
+        least = _FIRST_STORE_SECONDS if self._local else 2 * self._interval
+        self._interval = min(max(least, _READS * (self._read - begun)), _MAX_STORE_SECONDS)
 
     def _look(self) -> Live:
         return self._in_foreground() if self.broker is None else self._on_broker(self.broker)
@@ -211,8 +219,6 @@ class Watched:
 
     def _without_broker(self, trouble: str) -> Live:
         """What the store alone says, until the broker is back."""
-        if self._due():
-            self._read_store_alone()
         return Live(
             self.run,
             self._status,
@@ -223,21 +229,19 @@ class Watched:
             trouble=trouble,
         )
 
-    def _read_store_alone(self) -> None:
-        self._status = job_status(self.output, self.run)
-        self._read = time.monotonic()
-
 
 def _workers_of(leases: Sequence[Lease]) -> list[Worker]:
     return [
-        Worker(lease.host, lease.pid, report, report.device, waits=not lease.computing)
+        Worker(
+            lease.host,
+            lease.pid,
+            report,
+            report.device if report else "",
+            waits=not lease.computing,
+        )
         for lease in leases
-        for report in parse_reports(lease.progress.get("devices")) or (_STARTING,)
+        for report in parse_reports(lease.progress.get("devices")) or (None,)
     ]
-
-
-# Of a process that has just begun, or of an earlier version.
-_STARTING = DeviceReport("", "idle")
 
 
 def _by_device(

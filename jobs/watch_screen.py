@@ -26,7 +26,7 @@ _MAX_STRIP = 100
 _CELLS = {"done": "█#", "partly": "▓+", "begun": "▒~", "open": "░.", "failed": "xx"}
 _STYLES = {"done": "green", "partly": "green", "begun": "yellow", "open": "dim", "failed": "red"}
 _STATE_STYLES = {
-    "computing": "green", "loading the model": "yellow", "stepped back": "red",
+    "computing": "green", "loading": "yellow", "stepped back": "red",
     "done": "green", "failed": "red", "cancelled": "red", "running": "green",
 }  # fmt: skip
 

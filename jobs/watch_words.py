@@ -65,11 +65,11 @@ def state(worker: Worker, job: str) -> str:
     if worker.waits:
         return "waits its turn"
     if worker.report is None:
-        return "connected"  # an earlier version says no more
+        return "connected"  # it has just begun, or is an earlier version, which says no more
     if worker.report.state in ("loading", "computing"):
         if worker.report.job != job:
             return f"on job {worker.report.job}"
-        return "loading the model" if worker.report.state == "loading" else "computing"
+        return worker.report.state
     return _STATES[worker.report.state]
 
 
