@@ -89,9 +89,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BeiJobsError as error:
         print_error(error.message, error.hint)
         code = _report(words, error, error.exit_code, as_json=as_json())
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        usage = UsageError("no command was given", hint="see `bei-jobs --help`")
+        code = _report(words, usage, error.exit_code, as_json=as_json())
     except click.UsageError as error:
-        _show(error)
-        usage = UsageError(error.format_message())
+        from jobs.usage_errors import explained
+
+        usage = explained(error)
+        print_error(usage.message, usage.hint)
         code = _report(words, usage, error.exit_code, as_json=as_json())
     except click.ClickException as error:
         print_error(error.format_message())
@@ -132,14 +138,6 @@ def print_error(message: str, hint: str = "", level: int = logging.ERROR) -> Non
     click.echo(f"bei-jobs: {message}", err=True)
     if hint:
         click.echo(f"  → {hint}", err=True)
-
-
-def _show(error: click.UsageError) -> None:
-    """Print how a command is used, and what was wrong."""
-    if log_format() == "json":
-        print_error(error.format_message())
-    else:
-        error.show()
 
 
 def _report(words: Sequence[str], error: BeiJobsError, code: int, *, as_json: bool) -> int:
