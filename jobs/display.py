@@ -157,6 +157,9 @@ class Display:
     def started(self, rows: int, reused: int) -> None:
         self._rows, self._reused = rows, reused
 
+    def loading(self, model: str, devices: Sequence[str]) -> None:
+        self.say(f"{'loading':<16} {model} on {', '.join(devices)} …")
+
     def chose(self, choices: Choices) -> None:
         self.show_choices(choices)
         self._open_bar()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -46,6 +46,10 @@ class Observer(Protocol):
 
     def started(self, rows: int, reused: int) -> None:
         """The run begins: its rows, and how many of them are already committed."""
+        ...
+
+    def loading(self, model: str, devices: Sequence[str]) -> None:
+        """The devices load the model, which takes seconds to minutes."""
         ...
 
     def chose(self, choices: Choices) -> None:
@@ -145,6 +149,8 @@ def run_in_foreground(
         }  # fmt: skip
         error: BeiJobsError | None = None
         observer.started(prepared.plan.rows, tally.reused_rows)
+        if tally.shards_ended < len(prepared.plan):
+            observer.loading(redact(run.spec.model.name), names)
         try:
             _run_to_end(prepared, devices, observer, tally)
         except (Interrupted, JobFailed) as stopped:

@@ -189,6 +189,6 @@ class _Worker:
             self._exit_code = 1
             self._consumer.kill()
             return
-        logger.warning("stopping after this batch; a second signal does not wait for it")
+        logger.info("stopping after this batch; a second signal does not wait for it")
         self._stop.set()
         self._consumer.stop()
