@@ -18,6 +18,7 @@ import click
 from jobs.options import stores_option
 from pipeline.errors import BeiJobsError, Interrupted, UsageError
 from workers.logs import log_format
+from workers.settings import send_nothing_home
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done with quarantined rows or skipped files, 130
     interrupted.
     """
+    send_nothing_home()
     words = list(sys.argv[1:] if arguments is None else arguments)
     job_file: dict[str, bool] = {}  # what it says about errors
 
