@@ -57,6 +57,10 @@ class _Commands(click.Group):
         command: click.Command = module.command
         if stores_option not in command.params:
             command.params.append(stores_option)
+        if ctx.resilient_parsing:  # a shell asks what may come next
+            from jobs.completion import complete_values
+
+            complete_values(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
