@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from jobs.display import Display
+from jobs.display import Display, downloads_said
 from jobs.early_start import output_of
 from jobs.fleet import fleet_status
 from jobs.follow import BarView, follow
@@ -67,7 +67,8 @@ def submit(
             display.begin(prepared.run, job_status(prepared.output, prepared.run))
         return prepared
 
-    with display.webhooks, failures_noted(output_of(request)):
+    noted = failures_noted(output_of(request))
+    with display.webhooks, noted, downloads_said(display.say):
         if broker_url:
             if metrics_port is not None:
                 display.warn("--metrics-port: with --broker, `bei-jobs worker` serves the metrics")
