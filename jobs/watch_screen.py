@@ -174,7 +174,7 @@ class _Painter:
         texts["state"] = state
         if report is not None and report.model:
             texts["model"] = words.model(report.model)
-        if report is not None and report.state == "computing":
+        if report is not None and report.rows_per_second:  # also between two spans
             texts["rows/s"] = words.number(report.rows_per_second)
             texts["tokens/s"] = words.number(report.tokens_per_second)
             if report.batch_fill is not None:
