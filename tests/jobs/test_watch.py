@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from fixtures_redis import RedisServer
 from fleet import until
 from terminal import Terminal
 
+from jobs.display import Display
+from jobs.follow import BarView
 from jobs.live import Live, Watched
 from pipeline.output.leases import RunLease
 from pipeline.output.output import Output, find_run
 from pipeline.output.plan import Span
+from pipeline.output.status import job_status
 from pipeline.shards import ShardResult
 from workers.broker import Broker, WorkerInfo
 from workers.device_reports import DeviceReport
@@ -297,3 +301,17 @@ def test_a_finished_job_is_shown_and_quiet_shows_nothing(finished: Path, bei: Be
     quiet = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert quiet.stderr == ""
     assert json.loads(quiet.stdout)["state"] == "done"
+
+
+def test_the_bar_of_a_submit_that_joins_late_has_the_right_rate(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with `submit --wait` of a job that is under way: what was done before is no progress."""
+    run, now = find_run(str(finished))[1], [1000.0]
+    monkeypatch.setattr("jobs.progress_bar.time.monotonic", lambda: now[0])
+    status = replace(job_status(*find_run(str(finished))), state="running", rows=1000)
+    with BarView(Display()) as bar:
+        bar.show([Live(run, status, rows=400, tokens=40_000)])
+        now[0] += 2
+        bar.show([Live(run, status, rows=404, tokens=40_400)])
+    assert "404/1000 rows, 2 rows/s, 200 tokens/s, 04:58 left" in capsys.readouterr().err
