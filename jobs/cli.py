@@ -18,6 +18,7 @@ import click
 from jobs.options import stores_option
 from pipeline.errors import BeiJobsError, Interrupted, UsageError
 from workers.logs import log_format
+from workers.settings import send_nothing_home
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,10 @@ class _Commands(click.Group):
         command: click.Command = module.command
         if stores_option not in command.params:
             command.params.append(stores_option)
+        if ctx.resilient_parsing:  # a shell asks what may come next
+            from jobs.completion import complete_values
+
+            complete_values(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -78,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done with quarantined rows or skipped files, 130
     interrupted.
     """
+    send_nothing_home()
     words = list(sys.argv[1:] if arguments is None else arguments)
     job_file: dict[str, bool] = {}  # what it says about errors
 
@@ -89,9 +95,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BeiJobsError as error:
         print_error(error.message, error.hint)
         code = _report(words, error, error.exit_code, as_json=as_json())
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        usage = UsageError("no command was given", hint="see `bei-jobs --help`")
+        code = _report(words, usage, error.exit_code, as_json=as_json())
     except click.UsageError as error:
-        _show(error)
-        usage = UsageError(error.format_message())
+        from jobs.usage_errors import explained
+
+        usage = explained(error)
+        print_error(usage.message, usage.hint)
         code = _report(words, usage, error.exit_code, as_json=as_json())
     except click.ClickException as error:
         print_error(error.format_message())
@@ -132,14 +144,6 @@ def print_error(message: str, hint: str = "", level: int = logging.ERROR) -> Non
     click.echo(f"bei-jobs: {message}", err=True)
     if hint:
         click.echo(f"  → {hint}", err=True)
-
-
-def _show(error: click.UsageError) -> None:
-    """Print how a command is used, and what was wrong."""
-    if log_format() == "json":
-        print_error(error.format_message())
-    else:
-        error.show()
 
 
 def _report(words: Sequence[str], error: BeiJobsError, code: int, *, as_json: bool) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import click
@@ -157,6 +157,9 @@ class Display:
     def started(self, rows: int, reused: int) -> None:
         self._rows, self._reused = rows, reused
 
+    def loading(self, model: str, devices: Sequence[str]) -> None:
+        self.say(f"{'loading':<16} {model} on {', '.join(devices)} …")
+
     def chose(self, choices: Choices) -> None:
         self.show_choices(choices)
         self._open_bar()
@@ -180,6 +183,31 @@ class Display:
     def ended(self) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+class _Saying(logging.Handler):
+    """Says what is logged."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._say(record.getMessage())
+
+
+@contextmanager
+def downloads_said(say: Callable[[str], None]) -> Iterator[None]:
+    """While the context is open, `say` when a model is fetched, which may take minutes."""
+    downloads = logging.getLogger("pipeline.encoder.checkpoint.download")
+    handler, level = _Saying(say), downloads.level
+    downloads.setLevel(logging.INFO)
+    downloads.addHandler(handler)
+    try:
+        yield
+    finally:
+        downloads.removeHandler(handler)
+        downloads.setLevel(level)
 
 
 def _shown(value: object) -> str:

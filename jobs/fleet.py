@@ -94,7 +94,7 @@ def as_seen_by(fleet: FleetView, status: JobStatus) -> JobStatus:
 
 def _leased(broker: Broker, job: str) -> int:
     with broker.ledger(job) as ledger:
-        return ledger.leased()
+        return len(ledger.leased())
 
 
 def _count(number: int, noun: str) -> str:

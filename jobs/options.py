@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from jobs.job_file import load_toml, parse_job_file
 from pipeline.errors import UsageError
@@ -49,6 +50,14 @@ class Several(click.ParamType[tuple[Any, ...]]):
             return value
         words = str(value).split(",")
         return tuple(self.kind.convert(word.strip(), param, ctx) for word in words)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """What the value after the last comma may become."""
+        before, comma, begun = incomplete.rpartition(",")
+        items = self.kind.shell_complete(ctx, param, begun)
+        return [CompletionItem(f"{before}{comma}{item.value}") for item in items]
 
 
 broker_option = option(

@@ -29,10 +29,11 @@ class ProgressBar:
     Args:
         total: rows of the job.
         done: rows that were computed before.
+        tokens: likewise; neither counts for the rates.
         quiet: show nothing.
     """
 
-    def __init__(self, total: int, done: int = 0, *, quiet: bool = False) -> None:
+    def __init__(self, total: int, done: int = 0, tokens: int = 0, *, quiet: bool = False) -> None:
         tqdm.monitor_interval = 0  # no monitor thread: the intervals below are fixed
         interactive = sys.stderr.isatty()
         self._logged = log_format() == "json" and not quiet
@@ -47,8 +48,8 @@ class ProgressBar:
             mininterval=0.2 if interactive else _LOG_SECONDS,
             unit_scale=False,
         )
-        self._rows, self._tokens, self._total = done, 0, total
-        self._samples: deque[tuple[float, int, int]] = deque([(time.monotonic(), done, 0)])
+        self._rows, self._tokens, self._total = done, tokens, total
+        self._samples: deque[tuple[float, int, int]] = deque([(time.monotonic(), done, tokens)])
 
     def __enter__(self) -> Self:
         return self

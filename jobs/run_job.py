@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from jobs.display import Display
+from jobs.display import Display, downloads_said
 from jobs.early_start import output_of
 from jobs.fleet import fleet_status
-from jobs.follow import follow
+from jobs.follow import BarView, follow
+from jobs.live import Watched
 from jobs.notify import notify
 from pipeline.errors import BeiJobsError, Interrupted, JobFailed, UsageError
 from pipeline.output.failures import note_failed_submit
@@ -66,7 +67,8 @@ def submit(
             display.begin(prepared.run, job_status(prepared.output, prepared.run))
         return prepared
 
-    with display.webhooks, failures_noted(output_of(request)):
+    noted = failures_noted(output_of(request))
+    with display.webhooks, noted, downloads_said(display.say):
         if broker_url:
             if metrics_port is not None:
                 display.warn("--metrics-port: with --broker, `bei-jobs worker` serves the metrics")
@@ -196,7 +198,7 @@ def run_on_broker(prepared: Prepared, broker_url: str, display: Display, *, wait
     else:
         mark_checked(output, run)
     if wait:
-        return follow(output, run, broker, display)
+        return follow([Watched(output, run, broker)], display, BarView(display))
     status, fleet = fleet_status(broker, output, run)
     if prepared.finished:
         status = all_reused(status)

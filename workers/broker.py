@@ -7,6 +7,7 @@ from what the workers remember. Keys:
     bei:open                 set     ids of the jobs that workers reconcile until they end
     bei:turn:<job>           string  exists for a while after the job was reconciled
     bei:worker:<host>:<pid>  string  WorkerInfo as JSON; expires without a heartbeat
+    bei:devices:<host>:<pid> string  what its devices do, see `workers.device_reports`
     bei:job:<job>:…                  see `workers.span_ledger` and `workers.live_counters`
 
 Imports redis but not celery, so that `bei-jobs status --broker` answers at once.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -29,6 +30,7 @@ from redis.retry import Retry
 from pipeline.errors import BrokerError, UsageError
 from pipeline.spec import NUMERICS_VERSION
 from pipeline.store.uris import redact
+from workers.device_reports import DeviceReport, from_text, to_text
 from workers.known_jobs import JobRef, parse_job_ref
 from workers.live_counters import Client, Progress, add_progress, forget_progress, read_progress
 from workers.redis_repair import drop_if_it_never_expires, drop_what_no_worker_wrote
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 _JOBS = "bei:jobs"
 _OPEN = "bei:open"
 _WORKER = "bei:worker:"
+_DEVICES = "bei:devices:"
 _KEYS_SHOWN = 4
 
 # How Redis refuses a command over a value that the command cannot be for.
@@ -226,6 +229,19 @@ class Broker:
             keys = sorted(self._client.scan_iter(f"{_WORKER}*", count=1000))
             texts = self._client.mget(keys) if keys else []
         return [info for text in texts if text and (info := _worker_info(text))]
+
+    def report(self, worker: WorkerInfo, reports: Iterable[DeviceReport], seconds: float) -> None:
+        """Say what the devices of a worker do; that holds for the next `seconds`."""
+        with self.errors():
+            key = f"{_DEVICES}{worker.host}:{worker.pid}"
+            self._client.set(key, to_text(reports), px=int(seconds * 1000))
+
+    def reports(self, workers: Sequence[WorkerInfo]) -> list[tuple[DeviceReport, ...]]:
+        """What the devices of each of some workers do; nothing of those of earlier versions."""
+        keys = [f"{_DEVICES}{worker.host}:{worker.pid}" for worker in workers]
+        with self.errors():
+            texts = self._client.mget(keys) if keys else []
+        return [from_text(text) for text in texts]
 
     def _repair(self, error: redis.ResponseError) -> list[str]:
         """The keys that were deleted, or repaired, where the error was over a wrong value."""

@@ -215,6 +215,7 @@ def register_tasks(app: Celery, handler: Callable[[], MessageHandler]) -> None:
     def run_shard(**kwargs: Any) -> None:
         message = _read(handler(), RUN_SPAN, kwargs)
         if message is not None and not handler().run_shard(message):
+            logger.info("job %s: %s goes back to the queue", message.job, message.span)
             raise Reject("the worker is stopping", requeue=True)
 
     def finalize_job(**kwargs: Any) -> None:
@@ -222,9 +223,15 @@ def register_tasks(app: Celery, handler: Callable[[], MessageHandler]) -> None:
         if message is not None:
             handler().finalize_job(message)
 
+    logging.getLogger("celery.app.trace").addFilter(_is_no_return)
     # Not shared: by default Celery adds a task to every app of the process.
     app.task(name=RUN_SPAN, shared=False)(run_shard)
     app.task(name=FINALIZE_JOB, shared=False)(finalize_job)
+
+
+def _is_no_return(record: logging.LogRecord) -> bool:
+    """Celery warns with a stack trace of a message that a stopping worker returns, as it should."""
+    return not (record.exc_info and isinstance(record.exc_info[1], Reject))
 
 
 def _read(handler: MessageHandler, task: str, kwargs: dict[str, Any]) -> Message | None:

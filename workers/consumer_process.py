@@ -99,6 +99,8 @@ class ConsumerProcess:
     def stop(self) -> None:
         """Stop it between two batches. May be called in a signal handler, and repeatedly."""
         if self._stop_pipe is not None:
+            with suppress(OSError):  # it has ended, or was told before
+                self._stop_pipe.send_bytes(b"stop")
             self._stop_pipe.close()
 
     def join(self) -> None:

@@ -12,8 +12,10 @@ from multiprocessing.sharedctypes import RawArray
 from typing import TYPE_CHECKING, Any
 
 from pipeline.stage_times import STAGES, Stage
+from pipeline.store.uris import redact
 
 if TYPE_CHECKING:
+    from pipeline.output.run import Run
     from workers.usage import Usage
 
 _STATES = ("idle", "loading", "computing")
@@ -22,8 +24,10 @@ STATES = (*_STATES, "stepped_back")
 _NUMBERS = (
     "rows", "reused_rows", "deduplicated_rows", "tokens", "padding_tokens", "quarantined_rows",
     "shards_done", "shards_failed", "deaths", "step_backs", "spans", "queue_wait_seconds",
-    "store_retries", "memory_bytes", "stepped_back_until",
+    "store_retries", "memory_bytes", "stepped_back_until", "batches", "token_budget",
 )  # fmt: skip
+# Room for the texts that a device shows; longer ones lose their end.
+_TEXTS = {"_job": 16, "_model": 96, "_error": 400}
 
 
 class DeviceCounters(ctypes.Structure):
@@ -44,9 +48,12 @@ class DeviceCounters(ctypes.Structure):
     store_retries: float
     memory_bytes: float
     stepped_back_until: float  # by the monotonic clock, which the processes of a machine share
+    batches: float
+    token_budget: float  # of the job at hand; 0 until its model is loaded
 
     _fields_ = (
         *((name, ctypes.c_double) for name in _NUMBERS),
+        *((name, ctypes.c_char * size) for name, size in _TEXTS.items()),
         ("_stage_seconds", ctypes.c_double * len(STAGES)),
         ("_state", ctypes.c_int),
     )
@@ -63,6 +70,33 @@ class DeviceCounters(ctypes.Structure):
         """Stage → seconds in which it was at work."""
         return dict(zip(STAGES, self._stage_seconds, strict=True))
 
+    @property
+    def job(self) -> str:
+        """The job that the device computes, or computed last; "" for none."""
+        return _text(self._job)
+
+    @property
+    def model(self) -> str:
+        """The model of that job."""
+        return _text(self._model)
+
+    @property
+    def error(self) -> str:
+        """What last went wrong on the device with that job; "" for nothing."""
+        return _text(self._error)
+
+    def take_up(self, run: Run) -> None:
+        """The device turns to the job of a run."""
+        if self.job != run.job:
+            self._error = b""
+        self._job = _bytes("_job", run.job)
+        self._model = _bytes("_model", redact(run.spec.model.name))
+        self.token_budget = run.spec.token_budget or 0
+
+    def went_wrong(self, error: str) -> None:
+        """Something went wrong on the device."""
+        self._error = _bytes("_error", error)
+
     def begin_order(self) -> None:
         """The device was given an order."""
         self._state = _STATES.index("loading")
@@ -76,8 +110,11 @@ class DeviceCounters(ctypes.Structure):
         if kind == "batch":
             self.rows += value[0]
             self.tokens += value[1]
+            self.batches += value[1] > 0  # rows without tokens are copied
         elif kind == "loaded":
             self._state = _STATES.index("computing")
+            if not self.token_budget and "token-budget" in value:
+                self.token_budget = value["token-budget"].value
         elif kind == "result" and value.error:
             self.shards_failed += 1
         elif kind == "result":
@@ -113,6 +150,16 @@ class DeviceCounters(ctypes.Structure):
 
 
 Counters = ctypes.Array[DeviceCounters]
+
+
+def _text(value: bytes) -> str:
+    # Another process may be writing it: half a character is no error.
+    return value.decode(errors="replace")
+
+
+def _bytes(name: str, text: str) -> bytes:
+    """As much of a text as there is room for, without half a character."""
+    return text.encode()[: _TEXTS[name]].decode(errors="ignore").encode()
 
 
 def new_counters(devices: int) -> Counters:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -24,6 +24,7 @@ from pipeline.planning.prepare import Prepared
 from pipeline.shards import ShardResult
 from pipeline.spec import JobSpec
 from pipeline.store.uris import redact
+from workers.device_reports import Reporter
 from workers.known_jobs import JobRef, KnownJobs
 from workers.local import LocalRun, compute_missing
 from workers.open_devices import LocalDevice
@@ -45,6 +46,10 @@ class Observer(Protocol):
 
     def started(self, rows: int, reused: int) -> None:
         """The run begins: its rows, and how many of them are already committed."""
+        ...
+
+    def loading(self, model: str, devices: Sequence[str]) -> None:
+        """The devices load the model, which takes seconds to minutes."""
         ...
 
     def chose(self, choices: Choices) -> None:
@@ -135,10 +140,17 @@ def run_in_foreground(
         observer: called when something happens.
     """
     started, output, run = time.monotonic(), prepared.output, prepared.run
+    names = [device.device for device in devices]
+    reporter = Reporter(names, [device.counters for device in devices])
     with alone_on(output, run, settings.state_dir, observer.waiting) as lease:
         tally = _Tally.of(output, prepared.plan)
+        lease.progress = lambda: {
+            "rows": tally.reused_rows + tally.batched, "devices": reporter.to_json(),
+        }  # fmt: skip
         error: BeiJobsError | None = None
         observer.started(prepared.plan.rows, tally.reused_rows)
+        if tally.shards_ended < len(prepared.plan):
+            observer.loading(redact(run.spec.model.name), names)
         try:
             _run_to_end(prepared, devices, observer, tally)
         except (Interrupted, JobFailed) as stopped:
@@ -147,7 +159,6 @@ def run_in_foreground(
             observer.ended()
         lease.end(done=error is None)
         if error is None and 2 * tally.computed >= tally.committed:  # copies are faster
-            names = [device.device for device in devices]
             Rates(settings.state_dir).remember(run.spec.space, names, tally.watch.rate())
         status = _with_counts(job_status(output, run), tally, time.monotonic() - started)
     return Outcome(status, error)

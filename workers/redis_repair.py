@@ -23,7 +23,7 @@ _TYPES = tuple(
         (r"unacked_index", "zset"),
         (r"bei:jobs", "hash"),
         (r"bei:open", "set"),
-        (r"bei:(turn|worker):.*", "string"),
+        (r"bei:(turn|worker|devices):.*", "string"),
         (r"bei:job:[^:]*:(sent|times|crashes|progress|stepped_back|pace:\d+)", "hash"),
         (r"bei:job:[^:]*:lease:.*", "string"),
     )

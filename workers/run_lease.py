@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from pipeline.errors import StorageError
-from pipeline.output.leases import RENEW_SECONDS, RunLease, sweep_leases
+from pipeline.output.leases import LOCAL_RENEW_SECONDS, RENEW_SECONDS, RunLease, sweep_leases
 from pipeline.output.output import Output
 from pipeline.output.run import Run
+from pipeline.store.uris import is_local
 from workers.known_jobs import output_lock
 
 
@@ -47,12 +48,16 @@ class LeaseHolder:
     Args:
         output: of the run.
         run: that this process runs.
+
+    Attributes:
+        progress: how far this process has come, for those who watch; called in the thread.
     """
 
     def __init__(self, output: Output, run: Run) -> None:
         self._output = output
         self._run = run
         self._lease = RunLease(output, run)
+        self.progress: Callable[[], Mapping[str, object]] = lambda: {}
         self._computing = False
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="run-lease", daemon=True)
@@ -98,5 +103,7 @@ class LeaseHolder:
             self._thread.start()
 
     def _renew(self) -> None:
-        while not self._closed.wait(RENEW_SECONDS):
-            self._lease.write(computing=self._computing)
+        seconds = LOCAL_RENEW_SECONDS if is_local(self._output.uri) else RENEW_SECONDS
+        while not self._closed.wait(seconds):
+            progress = self.progress() if self._computing else None
+            self._lease.write(computing=self._computing, progress=progress)

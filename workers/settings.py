@@ -133,6 +133,15 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     )
 
 
+def send_nothing_home() -> None:
+    """Switch off what libraries would tell their makers of this process and those that it starts.
+
+    huggingface_hub tells the hub, with each download, which libraries are installed and which
+    program runs it. To be called before it is imported.
+    """
+    os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1")
+
+
 def load_stores(file: str) -> Stores:
     """The options of stores by URI prefix, of a TOML file and the variables that it names.
 

@@ -117,6 +117,7 @@ class ShardRunner:
         Raises:
             BeiJobsError: no shard can be computed here, such as for a model that cannot be loaded.
         """
+        self._device.counters.take_up(self._run)
         index_of = dict(zip(self._ids(indexes), indexes, strict=True))
         before: object = None
         while index_of and not self._calls.should_stop():
@@ -246,6 +247,7 @@ class ShardRunner:
         who = in_words(places, [self._plan.shard(index_of[shard]) for shard in places])
         shards, device = {"shard": " ".join(places)}, self._device.device
         logger.error("job %s: %s: %s %s", self._run.job, device, who, reason, extra=shards)
+        self._device.counters.went_wrong(f"{who} {reason}")
         record_death(self._output, self._run, order.attempt, Death(places, reason))
         self._deaths += 1
         if self._deaths >= _MAX_DEATHS:

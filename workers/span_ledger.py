@@ -96,11 +96,11 @@ class SpanLedger:
             self._client.hdel(self._times, *invalid)
         return sent
 
-    def leased(self) -> int:
+    def leased(self) -> list[Span]:
         """Spans that a worker is computing."""
         sent = self._read_sent()
         leases = self._client.mget([self._lease_key(span) for span in sent]) if sent else []
-        return sum(lease is not None for lease in leases)
+        return [span for span, lease in zip(sent, leases, strict=True) if lease is not None]
 
     def _drop_endless(self, leased: Iterable[Span]) -> None:
         for span in leased:

@@ -25,6 +25,7 @@ from pipeline.errors import BrokerError, UsageError
 from pipeline.output.run import now
 from workers.broker import Broker, WorkerInfo
 from workers.consumer_process import ConsumerProcess, log_jobs
+from workers.device_reports import REPORT_SECONDS, Reporter
 from workers.logs import LogFormat
 from workers.metrics import metrics_served, own_version
 from workers.reconcile_loop import ReconcileLoop, known_jobs_of
@@ -97,6 +98,7 @@ class _Worker:
         # A fleet of any size reconciles a job at most twice as often as a single worker.
         self._reconcile_loop = ReconcileLoop(broker, known_jobs, settings.reconcile_seconds / 2)
         self._consumer = consumer
+        self._reporter = Reporter(devices, consumer.counters)
         self._stop = threading.Event()
         self.unreachable = False
         self._exit_code = 0
@@ -121,7 +123,7 @@ class _Worker:
 
     def _watch(self) -> None:
         """Keep a consumer at work and send heartbeats."""
-        next_heartbeat = time.monotonic()
+        next_heartbeat = next_report = time.monotonic()
         while not self._stop.is_set():
             self._consumer.restart_if_dead()
             self._replace_if_hung()
@@ -129,6 +131,9 @@ class _Worker:
             if moment >= next_heartbeat:
                 next_heartbeat = moment + _HEARTBEAT_SECONDS
                 self._with_redis(self._heartbeat)
+            if moment >= next_report:
+                next_report = moment + REPORT_SECONDS
+                self._with_redis(self._report)
             self._stop.wait(_LOOK_SECONDS)
 
     def _reconcile(self) -> None:
@@ -147,6 +152,11 @@ class _Worker:
     def _heartbeat(self) -> None:
         if self._consumer.is_alive():
             self._broker.heartbeat(self._info, _SILENCE_SECONDS)
+
+    def _report(self) -> None:
+        reports = self._reporter.reports()  # also without a consumer: its rates are taken here
+        if self._consumer.is_alive():
+            self._broker.report(self._info, reports, _SILENCE_SECONDS)
 
     def _replace_if_hung(self) -> None:
         if self._consumer.shows_life():
@@ -179,6 +189,6 @@ class _Worker:
             self._exit_code = 1
             self._consumer.kill()
             return
-        logger.warning("stopping after this batch; a second signal does not wait for it")
+        logger.info("stopping after this batch; a second signal does not wait for it")
         self._stop.set()
         self._consumer.stop()

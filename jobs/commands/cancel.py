@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from jobs.options import broker_option, job_argument, json_option
+
+if TYPE_CHECKING:
+    from pipeline.output.status import JobStatus
 
 
 @click.command(name="cancel")
@@ -16,6 +21,7 @@ def command(job: str, broker: str | None, as_json: bool) -> int:
 
     Workers and foreground runs stop within seconds. A finished job stays finished.
     """
+    from jobs.cli import print_error, say
     from jobs.find_job import find_job, open_broker
     from jobs.summary import EXIT_DONE, EXIT_FAILED, print_summary
     from pipeline.output.status import job_status
@@ -23,8 +29,23 @@ def command(job: str, broker: str | None, as_json: bool) -> int:
 
     queue = open_broker(broker)
     output, run = find_job(job, load_settings(), queue)
-    if job_status(output, run).state != "done":
+    before = job_status(output, run)
+    if before.state != "done":
         output.cancel(run)
     status = job_status(output, run)
     print_summary(run, status, as_json=as_json)
-    return EXIT_DONE if status.state == "cancelled" else EXIT_FAILED
+    if status.state != "cancelled":
+        print_error(*_why_nothing(status))
+        return EXIT_FAILED
+    if before.state == "cancelled":
+        say("nothing to cancel: it was cancelled before")
+    return EXIT_DONE
+
+
+def _why_nothing(status: JobStatus) -> tuple[str, str]:
+    """Why nothing was cancelled, and what can be done instead."""
+    if status.state == "done":
+        message = f"nothing to cancel: the job was finished at {status.finished}"
+        return message, "its output stays as it is; delete the output if you do not want it"
+    message = f"nothing to cancel: the job {status.state} at {status.finished}"
+    return message, "`bei-jobs retry` tries it again; committed parts are kept"

@@ -45,6 +45,8 @@ def command(
     another order and at another token budget; tokens and values are those of transformers and
     sentence-transformers. The certificate is kept, and `submit` records it with its runs.
     """
+    from jobs.cli import say
+    from jobs.display import downloads_said
     from jobs.record import certificate_json
     from pipeline.check.prove import check_model
     from pipeline.encoder.card import open_card
@@ -56,9 +58,12 @@ def command(
 
     texts = _texts(sample, text_column, rows)
     cache_dir = load_settings().cache_dir
-    card = open_card(model, options.pop("revision"), cache_dir=cache_dir)
+    with downloads_said(say):
+        card = open_card(model, options.pop("revision"), cache_dir=cache_dir)
     spec = sample_spec(card, task_of(card, options.pop("task")).name, **options)
-    checked = check_model(card, spec, texts, find_devices(device).names[0], cache_dir)
+    name = find_devices(device).names[0]
+    say(f"{'comparing':<16} {len(texts):,} texts in {spec.precision} and in float32 on {name} …")
+    checked = check_model(card, spec, texts, name, cache_dir)
     comparison, certificate = checked.comparison, checked.certificate
     write_certificate(cache_dir, certificate)
     if as_json:

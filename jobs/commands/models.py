@@ -32,6 +32,8 @@ def command(model: str | None, task: str | None, revision: str | None, as_json: 
     if model is None:
         _list(as_json)
         return
+    from jobs.cli import say
+    from jobs.display import downloads_said
     from jobs.summary import choices_json
     from pipeline.encoder.card import open_card
     from pipeline.tasks import task_of
@@ -39,7 +41,8 @@ def command(model: str | None, task: str | None, revision: str | None, as_json: 
     from workers.settings import load_settings
 
     cache_dir = load_settings().cache_dir
-    card = open_card(model, revision, cache_dir=cache_dir)
+    with downloads_said(say):
+        card = open_card(model, revision, cache_dir=cache_dir)
     chosen = task_of(card, task)
     description = card.to_json(chosen.name) | chosen.identity(card)
     choices = local_choices(card, revision=revision, cache_dir=cache_dir)

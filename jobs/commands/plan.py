@@ -51,7 +51,7 @@ def command(
     broker is named or not: as the last run of the same model and options took here, or by a
     measurement of a few seconds, which is kept.
     """
-    from jobs.display import Display
+    from jobs.display import Display, downloads_said
     from jobs.progress_bar import ProgressBar
     from jobs.record import files_json, tables_json
     from jobs.summary import choices_json
@@ -63,7 +63,8 @@ def command(
     display = Display(as_json=as_json, quiet=quiet)
     display.show_choices(bei_config_choices(click.get_current_context()))
     settings, devices = load_settings(), find_devices(device)
-    drafted = draft(make_request(inputs, options), settings.cache_dir)
+    with downloads_said(display.say):
+        drafted = draft(make_request(inputs, options), settings.cache_dir)
     display.show_choices({**drafted.choices, **device_choices(devices)})
     display.show_skipped(drafted.planned.skipped)
     display.show_ignored(drafted.planned.ignored)

@@ -1,33 +1,50 @@
-"""`bei-jobs watch`: follow a job until it ends."""
+"""`bei-jobs watch`: follow jobs until they end."""
 
 from __future__ import annotations
 
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
 import click
 
-from jobs.options import broker_option, job_argument, json_option, quiet_option
+from jobs.options import broker_option, json_option, quiet_option
+
+if TYPE_CHECKING:
+    from jobs.follow import View
 
 
 @click.command(name="watch")
-@job_argument
+@click.argument("jobs", metavar="JOB...", nargs=-1, required=True)
 @broker_option
 @json_option
 @quiet_option
-def command(job: str, broker: str | None, as_json: bool, quiet: bool) -> int:
-    """Follow JOB (a job id or an output URI) on a broker with a progress bar until it ends.
+def command(jobs: tuple[str, ...], broker: str | None, as_json: bool, quiet: bool) -> int:
+    """Follow each JOB (a job id or an output URI) until all have ended.
 
-    Needs --broker. Lost messages are sent again meanwhile.
+    On a terminal, a screen shows the workers with their speed, the shards, the time left and the
+    last errors; elsewhere stderr gets plain lines. Ctrl-C stops watching; the jobs go on. With
+    --broker, lost messages are sent again meanwhile.
     """
     from jobs.display import Display
-    from jobs.find_job import find_job
+    from jobs.find_job import find_job, open_broker
     from jobs.follow import follow
-    from pipeline.errors import UsageError
-    from workers.broker import Broker
+    from jobs.live import Watched
     from workers.settings import load_settings
 
-    if not broker:
-        raise UsageError(
-            "watch needs the job's --broker", hint="give --broker or set BEI_JOBS_BROKER"
-        )
-    queue = Broker(broker)
-    output, run = find_job(job, load_settings(), queue)
-    return follow(output, run, queue, Display(as_json=as_json, quiet=quiet))
+    queue, settings = open_broker(broker), load_settings()
+    found = [find_job(job, settings, queue) for job in jobs]
+    watched = [Watched(output, run, queue) for output, run in found]
+    return follow(watched, Display(as_json=as_json, quiet=quiet), _view(quiet))
+
+
+def _view(quiet: bool) -> AbstractContextManager[View]:
+    from jobs.watch_lines import WatchLines
+
+    if not quiet and sys.stderr.isatty():
+        from jobs.watch_screen import WatchScreen  # rich takes a moment to import
+
+        screen = WatchScreen()
+        if screen.usable:
+            return screen
+    return nullcontext(WatchLines(quiet=quiet))

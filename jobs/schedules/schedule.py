@@ -15,6 +15,7 @@ from jobs.cli import cli
 from jobs.job_file import JobFile, load_toml, parse_job_file
 from jobs.placeholders import fill, has_placeholder
 from jobs.schedules.cron import Cron
+from jobs.usage_errors import explained
 from pipeline.errors import BeiJobsError, NotFound, UsageError
 from pipeline.planning.default_output import default_output
 from pipeline.spec import digest
@@ -148,7 +149,8 @@ def read_schedule(file: str) -> Schedule | None:
     try:
         return _schedule(name.removesuffix(_SUFFIX), job_file, text, submit)
     except click.UsageError as error:
-        raise UsageError(f"{where}: {error.format_message()}") from error
+        usage = explained(error)
+        raise UsageError(f"{where}: {usage.message}", hint=usage.hint) from error
     except UsageError as error:
         raise UsageError(f"{where}: {error.message}", hint=error.hint) from error
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +15,11 @@ from pipeline.spec import NOT_IDENTITY, NUMERICS_VERSION, JobSpec, schema_hash
 from pipeline.store.uris import redact
 
 _DIFFERENCES_SHOWN = 6
+_HASH_CHARS = 12
+# Fields of a spec whose option has another name.
+_OPTIONS = {
+    "chunking": "long-texts", "more_dimensions": "dimensions", "more_output_dtypes": "output-dtype",
+}  # fmt: skip
 
 
 def identity_of(spec: JobSpec, kept: pa.Schema) -> dict[str, Any]:
@@ -52,29 +59,75 @@ def refuse_other(uri: str, stored: dict[str, Any], wanted: dict[str, Any]) -> No
 
 
 def difference(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """Describe how an output's identity differs from that of the job, by the options' names."""
+    """Describe in words how an output's identity differs from that of the job.
+
+    A difference of the model comes alone: others may follow from it.
+    """
     if stored["space"] == wanted["space"]:
-        return _compared("kept columns are", stored["kept"], wanted["kept"])
-    specs = (_flat(json.loads(json.dumps(side["spec"]))) for side in (stored, wanted))
-    stored_spec, wanted_spec = specs
-    names = sorted(
-        name
-        for name in stored_spec.keys() | wanted_spec.keys()
-        if stored_spec.get(name) != wanted_spec.get(name) and name.split(".")[0] not in NOT_IDENTITY
-    )
-    # How a checkpoint was read matters only if the checkpoint itself is the same.
-    names = [name for name in names if not name.startswith("encoder.")] or names
+        return _compared("the kept columns are", stored["kept"], wanted["kept"])
+    stored_spec, wanted_spec = (json.loads(json.dumps(side["spec"])) for side in (stored, wanted))
+    if words := _other_model(stored_spec["model"], wanted_spec["model"]):
+        return words
     differences = [
-        _compared(f"{name} is", stored_spec.get(name), wanted_spec.get(name))
-        for name in names[:_DIFFERENCES_SHOWN]
+        _compared(_option(name), before, now)
+        for name, before, now in _options(_flat(stored_spec), _flat(wanted_spec))
     ]
     if stored["numerics"] != wanted["numerics"]:
-        differences.append(_compared("numerics version is", stored["numerics"], wanted["numerics"]))
-    return "; ".join(differences) or _compared("space is", stored["space"], wanted["space"])
+        differences.append(_compared("numerics version", stored["numerics"], wanted["numerics"]))
+    shown = differences[:_DIFFERENCES_SHOWN]
+    return "; ".join(shown) or _compared("space", stored["space"], wanted["space"])
+
+
+def _options(
+    stored: dict[str, Any], wanted: dict[str, Any]
+) -> Iterator[tuple[str, object, object]]:
+    """Name and both values of what differs."""
+    for name in sorted(stored.keys() | wanted.keys()):
+        before, now = stored.get(name), wanted.get(name)
+        if before != now and name.split(".")[0] not in {*NOT_IDENTITY, "model"}:
+            yield name, before, now
+
+
+def _other_model(stored: dict[str, str], wanted: dict[str, str]) -> str:
+    """How one model differs from another, in words; "" where it is the same."""
+    for key, what in (
+        ("sha256", "weights have"),
+        ("fingerprint", "tokenizer or configuration has"),
+    ):
+        if stored[key] != wanted[key]:
+            was, asked = _model(stored), _model(wanted)
+            if was != asked:
+                return f"it was made with {was}; you ask for {asked}"
+            hashes = f"{stored[key][:_HASH_CHARS]} then, {wanted[key][:_HASH_CHARS]} now"
+            return f"it was made with {was}, whose {what} changed since ({hashes})"
+    return ""
+
+
+def _model(model: dict[str, str]) -> str:
+    revision = f" at revision {model['revision'][:_HASH_CHARS]}" if model["revision"] else ""
+    return f"{redact(model['name'])}{revision}"
+
+
+def _option(name: str) -> str:
+    """A field of the spec as the option that sets it."""
+    if name.startswith("encoder"):
+        return f"how the model is read ({name.partition('.')[2] or name})"
+    return f"--{_OPTIONS.get(name, name).replace('_', '-')}"
 
 
 def _compared(subject: str, stored: object, wanted: object) -> str:
-    return f"{subject} {stored!r} there, {wanted!r} here"
+    return f"{subject} {_value(stored)} there, {_value(wanted)} here"
+
+
+def _value(value: object) -> str:
+    """A value as a user gives it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "none"
+    if isinstance(value, str):
+        return value if re.fullmatch(r"\S+", value) else repr(value)
+    return "not given" if value is None else str(value)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

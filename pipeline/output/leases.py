@@ -1,6 +1,7 @@
 """Which processes run a run in the foreground right now.
 
-    _bei/runs/<n>/running/<8 hex>.json    one process: who, whether it computes, and when it ended
+    _bei/runs/<n>/running/<8 hex>.json    one process: who, whether it computes, how far it has
+                                          come, and when it ended
 
 A process renews its lease while it lives, and deletes it when the run is done. One that was told to
 stop leaves it with the time, one that was killed leaves it as it is: so a lease that does not live
@@ -15,8 +16,10 @@ import json
 import logging
 import time
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline.errors import NotFound, StorageError
 from pipeline.output.output import Output
@@ -27,6 +30,8 @@ from pipeline.store.directory import ObjectInfo
 logger = logging.getLogger(__name__)
 
 RENEW_SECONDS = 20.0
+# On a local disk, where a renewal costs a millisecond and somebody may watch.
+LOCAL_RENEW_SECONDS = 2.0
 # Three renewals, and a margin for clocks: the store's says when, the reader's how long ago.
 LIVE_SECONDS = 75.0
 
@@ -37,6 +42,9 @@ class Lease:
 
     live: bool
     computing: bool  # False: the process waits for another one on this output
+    host: str = ""
+    pid: int = 0
+    progress: Mapping[str, object] = field(default_factory=dict)  # as the process wrote it
 
 
 class RunLease:
@@ -47,13 +55,26 @@ class RunLease:
         self._name = run.path(f"running/{uuid.uuid4().hex[:8]}.json")
         self._process = ProcessId.current()
 
-    def write(self, *, computing: bool, ended: bool = False) -> None:
-        """Take, renew or end the lease."""
+    def write(
+        self,
+        *,
+        computing: bool,
+        ended: bool = False,
+        progress: Mapping[str, object] | None = None,
+    ) -> None:
+        """Take, renew or end the lease.
+
+        Args:
+            computing: False while the process waits for another one.
+            ended: the process ends.
+            progress: how far it has come, as JSON.
+        """
         value = {
             "process": self._process.to_json(),
             "computing": computing,
             "renewed": now(),
             "ended": now() if ended else "",
+            **({"progress": progress} if progress else {}),
         }
         with suppress(StorageError):
             self._directory.put(self._name, json.dumps(value, indent=1).encode())
@@ -91,11 +112,21 @@ def _read(output: Output, run: Run) -> list[tuple[str, Lease]]:
 
 def _lease(item: ObjectInfo, data: bytes) -> Lease:
     value = json.loads(data)
-    computing = bool(value["computing"])
+    process, progress = value["process"], value.get("progress")
+    return Lease(
+        _lives(item, value),
+        bool(value["computing"]),
+        str(process["host"]),
+        int(process["pid"]),
+        progress if isinstance(progress, dict) else {},
+    )
+
+
+def _lives(item: ObjectInfo, value: dict[str, Any]) -> bool:
     if value["ended"]:
-        return Lease(False, computing)
+        return False
     running = ProcessId.from_json(value["process"]).is_running()
     if running is not None:
-        return Lease(running, computing)
+        return running
     age = time.time() - item.modified if item.modified else seconds_since(str(value["renewed"]))
-    return Lease(age < LIVE_SECONDS, computing)
+    return age < LIVE_SECONDS

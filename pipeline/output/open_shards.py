@@ -173,15 +173,20 @@ def read_pieces(output: Output, names: Iterable[str], rows: int) -> list[Piece]:
 
 def rows_kept(output: Output, plan: Plan) -> int:
     """Rows of the shards of a plan that are in pieces, and in no part."""
+    return sum(kept_by_shard(output, plan).values())
+
+
+def kept_by_shard(output: Output, plan: Plan) -> dict[str, int]:
+    """Shard id → its rows that are in pieces, and in no part; without those that have none."""
     names = piece_names(output)
     if not names:
-        return 0
+        return {}
     shards, rows = plan.table["shard"].to_pylist(), plan.table["rows"].to_pylist()
     limits = dict(zip(shards, rows, strict=True))
-    return sum(
-        len({row for piece in read_pieces(output, names[one], limits[one]) for row in piece.rows})
+    return {
+        one: len({r for piece in read_pieces(output, names[one], limits[one]) for r in piece.rows})
         for one in names.keys() & limits.keys()
-    )
+    }
 
 
 def write_piece(

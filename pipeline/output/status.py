@@ -10,7 +10,7 @@ from pipeline.errors import StorageError
 from pipeline.output.canary_file import Canary, read_canaries
 from pipeline.output.failures import Failure, read_failures
 from pipeline.output.manifest import newest_finished, read_manifest
-from pipeline.output.open_shards import rows_kept
+from pipeline.output.open_shards import kept_by_shard
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.output.run import Run
@@ -21,6 +21,10 @@ from pipeline.shards import ShardResult
 logger = logging.getLogger(__name__)
 
 _REASONS_SHOWN = 3
+
+
+# Marks of `JobStatus.strip`.
+DONE, FAILED, BEGUN, OPEN = b"#", b"x", b"~", b"."
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,8 @@ class JobStatus:
     changed: int | None = None  # rows of changed files that were computed again
     last_failure: Failure | None = None  # of the output
     canaries: tuple[Canary, ...] = ()  # of the first device of each precision
+    strip: bytes = b""  # a mark for each shard in the order of the plan; b"" once it is done
+    errors: tuple[str, ...] = ()  # of the last shards that failed
 
     @property
     def final(self) -> bool:
@@ -113,11 +119,14 @@ def _status(output: Output, run: Run) -> JobStatus:
     plan = output.plan(run)
     committed = output.committed()
     failures = output.failures(run)
+    kept = kept_by_shard(output, plan)
+    strip = bytearray()
     shards_done = done = reused = 0
     written = 0.0
-    for (part, rows), earlier in zip(
-        plan.values("part", "rows"), _in_finished(output, plan), strict=True
+    for (part, rows, shard), earlier in zip(
+        plan.values("part", "rows", "shard"), _in_finished(output, plan), strict=True
     ):
+        strip += _mark(part in committed, shard in failures, shard in kept)
         if part in committed:
             shards_done += 1
             done += rows
@@ -132,13 +141,21 @@ def _status(output: Output, run: Run) -> JobStatus:
         rows_done=done,
         computed=done - reused,
         reused=reused,
-        kept=rows_kept(output, plan),
+        kept=sum(kept.values()),
+        strip=bytes(strip),
+        errors=tuple(one.error for one in failures.values())[-_REASONS_SHOWN:],
     )
     if ended := _ended(output, run):
         state, reason, hint, at = ended
         return replace(counts, state=state, reason=reason, hint=hint, finished=at)
     open_ = open_state(output, run, computed=done - reused, written=written)
     return replace(counts, state=open_.state, on_queue=open_.on_queue)
+
+
+def _mark(done: bool, failed: bool, begun: bool) -> bytes:
+    if done:
+        return DONE
+    return FAILED if failed else BEGUN if begun else OPEN
 
 
 def failure_reason(failures: Sequence[ShardResult], shards: int) -> str:

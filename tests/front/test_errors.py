@@ -55,7 +55,7 @@ def test_an_error_keeps_its_hint_on_the_way_to_another_process() -> None:
     ("words", "kind", "code"),
     [
         (["status", "nowhere.embed"], "NotFound", 1),
-        (["watch", "nowhere.embed"], "UsageError", 2),
+        (["watch", "nowhere.embed"], "NotFound", 1),
         (["submit", "--task", "guess"], "UsageError", 2),
         (["submit", "no-such.parquet", "--model", "TINY"], "InputError", 1),
     ],

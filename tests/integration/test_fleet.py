@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import threading
 from base64 import b64decode
@@ -101,6 +102,8 @@ def test_a_worker_told_to_stop_returns_its_span_and_another_resumes(
     job = submit_slow(fleet, slow, output)
     until(lambda: fleet.leases(job), "a span under way")
     assert first.terminate() == 0
+    assert not re.search("WARNING|ERROR|Traceback", first.log), first.log
+    assert "goes back to the queue" in first.log
     assert fleet.leases(job) == []
     waiting = [json.loads(text) for text in fleet.redis.lrange(QUEUE, 0, -1)]
     assert sum(message["headers"].get("redelivered", False) for message in waiting) == 1

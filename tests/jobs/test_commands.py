@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -13,6 +14,8 @@ from commandline import Bei, Outcome, spawn
 from corpora import ROOT, TINY, parts, write_parquet
 
 from pipeline.output.output import Output
+from pipeline.output.run import job_id
+from workers.known_jobs import JobRef, KnownJobs
 
 SUMMARY = {
     "job", "output", "run", "state", "shards", "rows", "tokens", "truncated", "seconds", "model",
@@ -64,8 +67,8 @@ def test_status_knows_a_job_by_its_output_and_by_its_id(
     assert "20 of 20" in shown.out
 
 
-def test_list_shows_the_jobs_of_this_machine_newest_first(
-    submit: Bei, bei: Bei, corpus: Path, tmp_path: Path
+def test_list_shows_the_jobs_of_this_machine_in_columns(
+    submit: Bei, bei: Bei, corpus: Path, output: Path, tmp_path: Path
 ) -> None:
     assert bei("list").err == "no known jobs\n"
     assert bei("list", "--json").json == {"jobs": []}
@@ -74,7 +77,34 @@ def test_list_shows_the_jobs_of_this_machine_newest_first(
     reported = bei("list", "--json").json
     assert {job["job"] for job in reported["jobs"]} == {one, two}
     assert {job["state"] for job in reported["jobs"]} == {"done"}
-    assert all(job in bei("list").out for job in (one, two))
+    header, *lines = bei("list").out.splitlines()
+    assert header.split() == [
+        *("JOB", "STATE", "ROWS", "STARTED", "(UTC)", "FINISHED", "(UTC)", "MODEL", "OUTPUT")
+    ]  # fmt: skip
+    at = header.index("MODEL")
+    assert [line[at:].split()[0] for line in lines] == [Path(TINY).name] * 2
+    moment = r"\d{4}-\d\d-\d\d \d\d:\d\d"
+    assert all(re.search(rf"done +20 of 20 +{moment}  {moment}  ", line) for line in lines)
+    assert {line.split()[-1] for line in lines} == {str(tmp_path / "two"), str(output)}
+    assert len(bei("list", "-n", 1).out.splitlines()) == 2
+    assert bei("list", "--state", "failed,running").err == "no such job\n"
+    assert len(bei("list", "--state", "failed,done", "--json").json["jobs"]) == 2
+    assert "did you mean done?" in bei("list", "--state", "don").err
+
+
+def test_list_begins_with_the_newest(
+    bei: Bei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = [
+        JobRef(job_id(f"/gone/{n}", n), f"/gone/{n}", n, f"2026-01-0{n}T00:00:00Z")
+        for n in (2, 3, 1)
+    ]
+    for ref in refs:
+        KnownJobs(tmp_path / "state").add(ref)
+    ids = [ref.job for ref in sorted(refs, key=lambda ref: ref.created, reverse=True)]
+    assert [line.split()[0] for line in bei("list").out.splitlines()[1:]] == ids
+    assert [job["job"] for job in bei("list", "-n", 2, "--json").json["jobs"]] == ids[:2]
+    assert bei("list", "--state", "gone").out.count("gone ") == 3
 
 
 def test_list_says_which_outputs_are_gone(
@@ -132,6 +162,9 @@ def test_a_failed_submit_reports_its_state_and_reason_in_json(
     }  # fmt: skip
     assert "20 of 20 rows failed" in reported["reason"]
     assert "20 of 20 rows failed" in outcome.err
+    cancelled = bei("cancel", tmp_path / "c.embed")
+    assert cancelled.code == 1
+    assert "nothing to cancel: the job failed at 20" in cancelled.err
 
 
 @pytest.mark.usefixtures("device_in_this_process")
@@ -142,6 +175,9 @@ def test_a_cancelled_job_stays_cancelled_until_it_is_submitted_or_retried(
     cancelled = bei("cancel", output, "--json")
     assert cancelled.code == 0
     summarized(cancelled, "cancelled")
+    assert cancelled.err == ""
+    again = bei("cancel", output)
+    assert (again.code, again.err) == (0, "nothing to cancel: it was cancelled before\n")
     status = bei("status", output, "--json")
     assert status.code == 1
     summarized(status, "cancelled")
@@ -172,7 +208,8 @@ def test_a_finished_job_cannot_be_cancelled(
     assert submit(corpus).code == 0
     cancelled = bei("cancel", output, "--json")
     assert cancelled.code == 1
-    summarized(cancelled, "done")
+    finished = summarized(cancelled, "done")["finished"]
+    assert f"nothing to cancel: the job was finished at {finished}" in cancelled.err
     assert bei("status", output).code == 0
 
 
@@ -232,6 +269,9 @@ def test_nothing_but_json_on_stdout_and_progress_on_stderr(corpus: Path) -> None
     assert process.returncode == 0
     assert json.loads(out)["state"] == "done"
     assert "20/20 rows" in err
+    # The seconds in which a model loads are not silent: a line says so before the bar.
+    assert re.search(rf"^loading +{TINY} on cpu …$", err, re.MULTILINE)
+    assert err.index("loading") < err.index("0/20 rows")
 
 
 def test_options_come_from_the_environment(

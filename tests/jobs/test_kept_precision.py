@@ -145,7 +145,7 @@ def test_a_precision_that_the_user_names_is_not_kept_for_others(
     assert submit(corpus, "--output", output, "--precision", "float32").code == 0
     assert not (output / "_bei/precision.json").exists()
     refused = submit(corpus, "--output", output)
-    assert "precision is 'float32' there, 'auto' here" in refused.err
+    assert "--precision float32 there, auto here" in refused.err
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"precision": "auto"}', '{"precision": {}}'])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -156,3 +157,13 @@ def test_a_sample_without_a_text_is_named(bei: Bei, tmp_path: Path) -> None:
 
     assert outcome.code == 1
     assert "none.csv" in outcome.screen[0]
+
+
+def test_a_model_that_is_fetched_says_so_once(bei: Bei, tmp_path: Path) -> None:
+    archive = Path(shutil.make_archive(str(tmp_path / "model"), "gztar", golden("bert_mean")))
+
+    first, second = bei("models", archive, "--json"), bei("models", archive, "--json")
+
+    assert first.err == f"fetching         the model from {archive} …\n"
+    assert second.err == ""
+    assert first.json == second.json

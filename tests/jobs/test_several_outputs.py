@@ -109,7 +109,7 @@ def test_one_forward_pass_gives_all_of_them(
     [
         (("--dimensions", "16,64"), "--dimensions 64 is more than the 32"),
         (("--dimensions", "16,16"), "--dimensions names 16,16: one of them twice"),
-        (("--dimensions", "16,0"), "'--dimensions'"),
+        (("--dimensions", "16,0"), "--dimensions 0 is not a whole number of at least 1"),
         (("--output-dtype", "float32,float64"), "'float64' is not one of"),
         (("--dimensions", "16,12", "--output-dtype", "float32,binary"), "12 is not a multiple"),
         (("--dimensions", "16,8", "--keep", "embedding_8"), "embedding_8"),

@@ -181,7 +181,7 @@ def test_a_submit_that_waits_for_another_process_is_queued(
 def test_a_lease_is_renewed_while_its_process_computes(
     planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.run_lease.RENEW_SECONDS", 0.01)
+    monkeypatch.setattr("workers.run_lease.LOCAL_RENEW_SECONDS", 0.01)
     output = Output(str(tmp_path / "out"))
     with LeaseHolder(output, output.run(1)) as held:
         held.compute()

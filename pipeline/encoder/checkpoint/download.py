@@ -7,6 +7,7 @@ read, never pickles or code.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import tempfile
@@ -21,6 +22,8 @@ from pipeline.errors import CheckpointError
 from pipeline.store.clients import register
 from pipeline.store.sections import configured
 from pipeline.store.uris import redact
+
+logger = logging.getLogger(__name__)
 
 _URI = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _URL_IN_TEXT = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>]+", re.IGNORECASE)
@@ -40,6 +43,11 @@ def reason(failure: object) -> str:
     """First line of a failure, without secrets in its URLs; the hub's other lines are advice."""
     line = (str(failure).strip().splitlines() or [type(failure).__name__])[0]
     return _URL_IN_TEXT.sub(lambda match: redact(match.group()), line)
+
+
+def announce(what: str) -> None:
+    """Log that a download begins, or that an archive is unpacked: both may take minutes."""
+    logger.info("%-16s the model from %s …", "fetching", what)
 
 
 def fetch(uri: str, cache: Path, *, offline: bool) -> Path:
@@ -75,6 +83,7 @@ def fetch(uri: str, cache: Path, *, offline: bool) -> Path:
         with tempfile.TemporaryDirectory(dir=cache / "models", prefix=".partial-") as partial:
             staged = Path(partial) / "model"
             staged.mkdir()
+            announce(_bare(uri))
             with _store_errors(uri):
                 download_files(uri, staged, Path(partial))
             placed = _place(staged, cache)

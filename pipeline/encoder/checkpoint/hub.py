@@ -16,7 +16,13 @@ from pathlib import Path
 
 from pipeline.encoder.checkpoint import safetensors_revision
 from pipeline.encoder.checkpoint.choose_weights import SMALL, UNWANTED, is_small, weights_to_fetch
-from pipeline.encoder.checkpoint.download import digest, reason, sha256_of, write_atomically
+from pipeline.encoder.checkpoint.download import (
+    announce,
+    digest,
+    reason,
+    sha256_of,
+    write_atomically,
+)
 from pipeline.encoder.checkpoint.files import CheckpointFiles
 from pipeline.encoder.checkpoint.safetensors_headers import list_some
 from pipeline.encoder.checkpoint.weight_files import ADAPTER_NAME, WEIGHTS_NAME, pickle_error
@@ -122,6 +128,8 @@ def _download_snapshot(name: str, revision: str | None, cache: Path) -> Path | E
         return snapshot
     weights = weights_to_fetch(snapshot, files, hub=True)
     if weights:
+        if not all((snapshot / file).is_file() for file in weights):
+            announce(f"the hub: {name}")
         patterns = [escape(file) for file in weights]  # the hub's patterns are those of a shell
         full = _snapshot(name, snapshot.name, local=False, patterns=patterns)
         if not isinstance(full, Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -102,11 +103,32 @@ def test_an_output_is_claimed_once_and_again_by_the_same_space(store_uri: str) -
     output.claim(SPEC, COLUMNS)
     output.claim(SPEC, COLUMNS)
     output.claim(replace(SPEC, token_budget=7, max_failed_rows="50%"), COLUMNS)
-    with pytest.raises(OutputConflict, match="prompt is '' there, 'query: ' here"):
+    with pytest.raises(OutputConflict, match="--prompt '' there, 'query: ' here"):
         output.claim(replace(SPEC, prompt="query: "), COLUMNS)
     output.claim(replace(SPEC, keep=("text",)), COLUMNS)  # parts are written anew, by row key
-    with pytest.raises(OutputConflict, match=r"model.sha256 is 'aa' there, 'cc' here"):
-        output.claim(replace(SPEC, model=ModelIdentity("m", "", "cc", "bb")), COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (("m", "", "cc", "bb"), r"made with m, whose weights have changed since (aa then, cc now)"),
+        (("m", "", "aa", "cc"), "made with m, whose tokenizer or configuration has changed since"),
+        (
+            ("org/b", "c3" * 20, "cc", "bb"),
+            "made with m; you ask for org/b at revision c3c3c3c3c3c3",
+        ),
+    ],
+)
+def test_another_model_is_refused_in_words(
+    output: Output, model: tuple[str, str, str, str], words: str
+) -> None:
+    output.claim(SPEC, COLUMNS)
+    # What follows from another model, such as its limit, is not told beside it.
+    other = replace(SPEC, model=ModelIdentity(*model), max_length=7, normalize=True)
+    with pytest.raises(OutputConflict, match=re.escape(words)) as refused:
+        output.claim(other, COLUMNS)
+    assert "max-length" not in str(refused.value)
+    assert not re.search("[0-9a-f]{13}", str(refused.value))
 
 
 def test_a_model_moved_to_another_directory_is_the_same_space(output: Output) -> None:
