@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from jobs.pages.words import beginning
-from pipeline.errors import BeiJobsError
+from pipeline.errors import BeiJobsError, InputError
 from pipeline.output.plan import Plan
 from pipeline.output.run import Run
 
@@ -42,9 +42,11 @@ def texts_of(
             return found, "reading them took too long"
         try:
             texts = _read(run, plan, parts["index"][part], rows, chars)
-        except BeiJobsError as error:
+        except InputError as error:  # of this file
             problem = error.message
             continue
+        except BeiJobsError as error:
+            return found, error.message
         found |= {(part, row): text for row, text in texts.items()}
     return found, problem
 

@@ -72,7 +72,9 @@ def look_at(vectors: Floats, keys: Sequence[bytes] | None, *, unit: bool | None)
         "norms": _quantiles(norms),
         "norm_bins": _bins(norms),
         "zero": int((norms < 1e-6).sum()),
-        "constant_dimensions": int((vectors[finite].std(axis=0) < 1e-6).sum()),
+        "constant_dimensions": int((np.ptp(vectors[finite], axis=0) == 0).sum())
+        if finite.any()
+        else 0,
         "equal": _equal(vectors[finite], keys, finite),
         **spread,
     }
