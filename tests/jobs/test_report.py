@@ -393,3 +393,4 @@ def test_in_a_browser(page: Page, tmp_path: Path, *, dark: bool) -> None:
     assert seen["stops"] == 1  # of the Tab key, however many points
     assert seen["first"].startswith("id: ")
     assert seen["next"].startswith("id: ")
+    assert seen["next"] != seen["first"]
