@@ -20,6 +20,8 @@ from pipeline.row_keys import KEY_FIELD
 
 # Parts that are read: as many as these, as weigh this together, and as are read in this time.
 _PARTS, _BYTES, _SECONDS = 24, 256 << 20, 20.0
+# As many where they are small.
+_SMALL_PARTS = 200
 #: Rows of which vectors are looked at, spread over these parts.
 SAMPLED = 2000
 _CHARS = 160
@@ -82,7 +84,8 @@ def take_sample(output: Output, parts: pl.DataFrame, names: Sequence[str]) -> Sa
     taken: list[_Taken] = []
     unread: dict[str, str] = {}
     files, sizes = parts["part"].to_list(), parts["bytes"].to_list()
-    wanted = min(_PARTS, len(files))
+    rows = max(1, int(parts["rows"].drop_nulls().sum()) // max(1, parts["rows"].count()))
+    wanted = min(max(_PARTS, min(_SMALL_PARTS, SAMPLED // rows)), len(files))
     for at in _spread(len(files)):
         late = time.monotonic() - begun > _SECONDS
         if len(taken) + len(unread) >= wanted or (taken and (late or size + sizes[at] > _BYTES)):

@@ -7,9 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
-import pyarrow as pa
 import pytest
 from commandline import Bei, forget_the_user, typed
 from corpora import GOLDENS, ROOT, TINY, parts, write_parquet
@@ -19,9 +16,6 @@ from pages import Page, looked_at, refuse_what_is_fetched
 from jobs.report import page as pages
 from jobs.report.gather import gather
 from jobs.report.page import MAX_BYTES, make_page
-from jobs.report.results import results_of
-from jobs.report.timeline import timeline
-from jobs.report.vectors import look_at
 from pipeline.output.output import find_run
 
 RECORDED = ROOT / "tests/compatibility/recorded"
@@ -230,6 +224,7 @@ def test_of_many_parts_some_are_read_and_the_page_says_so(
     bei: Bei, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobs.report.sample._PARTS", 2)
+    monkeypatch.setattr("jobs.report.sample._SMALL_PARTS", 2)
     monkeypatch.setattr("jobs.report.parts._READ", 2)
     said = written(bei, finished, tmp_path).said
     assert "in 2 of 3 parts" in said
@@ -300,87 +295,12 @@ def test_scores_and_labels(
     assert "Results" in page.said
 
 
-def test_terms_of_sparse_vectors_are_counted() -> None:
-    table = pa.table({
-        "sparse_indices": pa.array([[1, 2], [3]], pa.list_(pa.int32())),
-        "sparse_values": pa.array([[0.5, 1.0], [2.0]], pa.list_(pa.float16())),
-        "sparse_terms": [["a", "b"], ["a"]],
-        "n_tokens": [1, 2],
-    })  # fmt: skip
-    found = {(each["column"], each["what"]): each for each in results_of(table)}
-    assert found["sparse_indices", "lengths"]["most"] == 2
-    assert found["sparse_values", "numbers"]["count"] == 3
-    assert found["sparse_terms", "values"]["values"][0] == {"value": "a", "count": 2}
-    assert not any(column == "n_tokens" for column, _ in found)
-
-
-RANDOM = np.random.default_rng(0)
-SOUND = RANDOM.normal(size=(200, 32)).astype(np.float32)
-SOUND /= np.linalg.norm(SOUND, axis=1, keepdims=True)
-KEYS = [row.to_bytes(16, "big") for row in range(200)]
-
-
-def test_sound_vectors_are_no_warning() -> None:
-    assert look_at(SOUND, KEYS, unit=True)["warnings"] == []
-
-
-@pytest.mark.parametrize(
-    ("vectors", "problem"),
-    [
-        (SOUND * 0.01 + 1, "point almost all in one direction"),
-        (SOUND * 3, "shall have unit length"),
-        (SOUND * 0, "are zero"),
-        (SOUND * np.float32("nan"), "not numbers"),
-        (SOUND * (np.arange(32) == 3), "have collapsed"),
-        (SOUND * (np.arange(32) > 9), "the same value in every vector"),
-        (SOUND[np.arange(200) // 2], "equal to that of another text"),
-    ],
-)
-def test_a_broken_model_is_a_warning(vectors: np.ndarray[Any, Any], problem: str) -> None:
-    found = look_at(vectors.astype(np.float32), KEYS, unit=True)["warnings"]
-    assert any(problem in warning for warning in found), found
-
-
 def test_vectors_of_other_types(submit: Bei, bei: Bei, tmp_path: Path) -> None:
     corpus = write_parquet(tmp_path / "c.parquet", 12)
     assert submit(corpus, "--output-dtype", "int8,binary", "--output-format", "parquet").code == 0
     report = bei("report", tmp_path / "c.embed", tmp_path / "r.html", "--json").json["vectors"]
     assert report["column"] == "embedding_int8"
     assert report["norms"]["median"] == pytest.approx(1, abs=0.02)
-
-
-def spans(*commits: tuple[str, float, int]) -> Any:
-    """Parts of 10 rows; of each its attempt, when it was committed, and its tokens."""
-    from jobs.report.parts import Parts
-
-    rows = [
-        {
-            "part": f"p{at}", "own": True, "read": True, "attempt": attempt, "at": when,
-            "rows": 10, "tokens": tokens, "reused": 0, "deduplicated": 0, "failed": 0,
-            "seconds": 1.0, "device": "cpu", "precision": "float32",
-        }
-        for at, (attempt, when, tokens) in enumerate(commits)
-    ]  # fmt: skip
-    return Parts(pl.DataFrame(rows), {}, len(rows))
-
-
-def test_throughput_over_time() -> None:
-    found = timeline(spans(("a", 1, 100), ("a", 2, 100), ("b", 2, 50)), started=-5.0)
-    assert found is not None
-    assert found["seconds"] == 2
-    assert [each["tokens_per_second"] for each in found["bins"]] == [100, 150]
-    assert found["device_seconds"] == 3
-    assert found["stalls"] == []
-
-
-def test_stalls_are_found() -> None:
-    steady = [("a", float(at), 100) for at in range(1, 20)]
-    found = timeline(spans(*steady, ("a", 60.0, 100), ("b", 200.0, 100)), started=0.0)
-    assert found is not None
-    slow, gap = found["stalls"]
-    assert (slow["at"], round(slow["seconds"])) == (19, 40)
-    assert "far longer than usual" in slow["why"]
-    assert (gap["at"], gap["seconds"], gap["why"]) == (60, 139, "no process worked")
 
 
 @pytest.mark.parametrize("dark", [False, True])
