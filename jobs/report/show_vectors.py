@@ -82,10 +82,11 @@ def _text(names: list[str], values: list[str]) -> str:
 def _health(vectors: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     norms, cosine = vectors["norms"], vectors["mean_cosine"]
     effective = vectors["effective_dimensions"]
-    pairs = [("wrong", "nothing looks wrong", "")] if not vectors["warnings"] else []
+    pairs = [("warnings", "none", "")] if not vectors["warnings"] else []
     if norms:
-        span = f"{norms['least']:.4g} to {norms['most']:.4g}"
-        pairs.append(("length of the vectors", span, f"median {norms['median']:.4g}"))
+        least, median, most = (f"{norms[name]:.4g}" for name in ("least", "median", "most"))
+        span = f"{least}, every one" if least == most else f"{least} to {most}, median {median}"
+        pairs.append(("length of the vectors", span, ""))
     if cosine is not None:
         pairs.append(
             (
