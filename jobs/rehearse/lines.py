@@ -73,7 +73,7 @@ def _cut(side: Report) -> str:
 def _left_out(sample: Report) -> str:
     words = []
     if sample["duplicates"]:
-        words.append(f"{count(sample['duplicates'])} duplicates")
+        words.append(f"{count(sample['duplicates'])} whose text is another's")
     if sample["without_vector"]:
         words.append(f"{count(sample['without_vector'])} without a vector on both sides")
     return f"; left out: {', '.join(words)}" if words else ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+import pyarrow as pa
+
 from jobs.display import Display
 from jobs.progress_bar import ProgressBar
 from jobs.rehearse.compute import Computer, plain
@@ -110,4 +112,7 @@ def _column(drafted: Draft, option: str) -> VectorColumn:
     files = card.checkpoint.files
     general = files.json(files.path / "config_sentence_transformers.json") or {}
     dot = general.get("similarity_fn_name") == "dot"
-    return vector_column(task.fields(), dot=dot, side=option)
+    fields = task.fields()
+    if drafted.spec.has_chunk_rows:  # a list for the chunks of a text, which a part unfolds
+        fields = [pa.field(each.name, each.type.value_type) for each in fields]
+    return vector_column(fields, dot=dot, side=option)

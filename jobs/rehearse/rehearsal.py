@@ -24,6 +24,7 @@ from pipeline.request import Request
 from workers.devices import device_choices, find_devices
 from workers.open_devices import open_devices
 from workers.settings import Settings
+from workers.stop_signals import ended_as_by_ctrl_c
 
 # Rows whose neighbourhood changes most, which are shown.
 _CHANGED = 10
@@ -63,8 +64,9 @@ def rehearse(options: Options, settings: Settings, display: Display) -> Rehearsa
     devices = find_devices(options.device)
     display.show_choices(device_choices(devices))
     with (
+        ended_as_by_ctrl_c(),
         TemporaryDirectory(prefix="bei-jobs-rehearse-") as folder,
-        open_devices(devices.names, (), settings) as opened,
+        open_devices(devices.names, requests[0].inputs, settings) as opened,
     ):
         computer = Computer(Path(folder), settings, opened, display.quiet)
         judged = judgements.documents if judgements else ()

@@ -48,6 +48,7 @@ def _side(found: Rehearsal, tried: Tried) -> dict[str, Any]:
     spec, column = tried.documents.run.spec, tried.planned.column
     return {
         "name": tried.planned.side.label,
+        "short": tried.planned.side.short,
         "model": {
             "name": redact(spec.model.name),
             "revision": spec.model.revision,

@@ -66,9 +66,16 @@ class Side:
     @property
     def label(self) -> str:
         """The side as the user may spell it; without secrets."""
+        return self._named(redact(self.base or DEFAULT_MODEL))
+
+    @property
+    def short(self) -> str:
+        """The same with the last part of a path or name only, for a sentence."""
+        return self._named(redact(self.base or DEFAULT_MODEL).rstrip("/").rpartition("/")[2])
+
+    def _named(self, base: str) -> str:
         given = {**self.settings, **self.query}
-        words = [f"{key}={_quoted(value)}" for key, value in given.items()]
-        return " ".join([redact(self.base or DEFAULT_MODEL), *words])
+        return " ".join([base, *(f"{key}={_quoted(value)}" for key, value in given.items())])
 
     @property
     def words(self) -> list[str]:

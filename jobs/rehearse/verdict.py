@@ -10,11 +10,8 @@ _NAME_CHARACTERS = 60
 
 def verdict(found: Rehearsal) -> str:
     """One sentence: what becomes of results, and what it costs."""
-    name = shortened(found.second.planned.side.label, _NAME_CHARACTERS)
-    if found.retrieval:
-        said = _retrieval(found.retrieval, name)
-    else:
-        said = _neighbours(found, name)
+    name = shortened(found.second.planned.side.short, _NAME_CHARACTERS)
+    said = _retrieval(found.retrieval, name) if found.retrieval else _neighbours(found, name)
     return f"{said}; {_costs(found.first, found.second)}."
 
 
@@ -30,7 +27,7 @@ def _retrieval(found: Retrieval, name: str) -> str:
         return f"{name} finds better: {change}"
     if one.difference.high < 0:
         return f"{name} finds worse: {change}"
-    return f"no difference can be told in what {name} finds: {change}"
+    return f"no difference between {name} and what is in use can be told: {change}"
 
 
 def _neighbours(found: Rehearsal, name: str) -> str:
