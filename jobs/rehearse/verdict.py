@@ -27,7 +27,7 @@ def _retrieval(found: Retrieval, name: str) -> str:
         return f"{name} finds better: {change}"
     if one.difference.high < 0:
         return f"{name} finds worse: {change}"
-    return f"no difference between {name} and what is in use can be told: {change}"
+    return f"No difference between {name} and what is in use can be told: {change}"
 
 
 def _neighbours(found: Rehearsal, name: str) -> str:
@@ -42,8 +42,8 @@ def _neighbours(found: Rehearsal, name: str) -> str:
             f"average ({low:.0f} to {high:.0f} for half of the texts)"
         )
     return (
-        f"with {name} {kept}, and whether the others are better, only --queries and --qrels can "
-        "tell"
+        f"With {name}, {kept}; whether the others are better, only "
+        "--queries and --qrels can tell"
     )
 
 
