@@ -122,7 +122,7 @@ def _changed(found: Rehearsal, place: int) -> dict[str, Any]:
         theirs = set(other.near.rows[place].tolist())
         near = zip(tried.near.rows[place].tolist(), tried.near.scores[place].tolist(), strict=True)
         return [
-            {**row(at), "score": round(score, 4), "on_both_sides": at in theirs}
+            {**row(at), "score": _score(score, tried), "on_both_sides": at in theirs}
             for at, score in list(near)[:_NEIGHBOURS]
         ]
 
@@ -135,6 +135,12 @@ def _changed(found: Rehearsal, place: int) -> dict[str, Any]:
         "from": neighbours(found.first, found.second),
         "to": neighbours(found.second, found.first),
     }
+
+
+def _score(score: float, tried: Tried) -> float:
+    """How near a neighbour is; of bits, how many differ."""
+    column = tried.planned.column
+    return (column.width - score) / 2 if column.rule == "hamming" else round(score, 4)
 
 
 def _retrieval(found: Retrieval) -> dict[str, Any]:

@@ -42,8 +42,7 @@ def _neighbours(found: Rehearsal, name: str) -> str:
             f"average ({low:.0f} to {high:.0f} for half of the texts)"
         )
     return (
-        f"With {name}, {kept}; whether the others are better, only "
-        "--queries and --qrels can tell"
+        f"With {name}, {kept}; whether the others are better, only --queries and --qrels can tell"
     )
 
 

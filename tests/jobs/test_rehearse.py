@@ -189,7 +189,9 @@ def test_values_are_those_that_submit_writes_and_an_output_serves_as_a_side(
     assert found["neighbours"][1]["rows_by_kept"] == np.bincount(kept, minlength=11).tolist()
     assert found["to"]["vectors"]["compared_by"] == "hamming"
     assert found["to"]["bytes"]["vector"] < 5
-    assert "rows" not in found["from"]
+    scores = [one["score"] for one in found["changed"][0]["to"]]
+    assert scores == sorted(scores)  # bits that differ
+    assert scores[-1] <= 32
 
 
 def near(vectors: np.ndarray, row: int, k: int) -> set[int]:
