@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from commandline import Bei, Outcome, forget_the_user, read_output, typed
-from corpora import GOLDENS, ROOT, TINY, write_parquet
+from corpora import GOLDENS, ROOT, TINY
 
 CORPUS = "memory://rehearse/corpus.parquet"
 SPLADE = ROOT / "tests" / "sparse_goldens" / "splade_bert"
@@ -171,20 +171,19 @@ def test_the_same_command_draws_and_finds_the_same(
 
 
 def test_values_are_those_that_submit_writes_and_an_output_serves_as_a_side(
-    machine: pytest.MonkeyPatch, bei: Bei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    machine: pytest.MonkeyPatch, bei: Bei, tmp_path: Path
 ) -> None:
     """Neighbours are those of the vectors of an output, whose rows are not computed again."""
-    corpus = write_parquet(tmp_path / "c.parquet", ROWS, text=corpus_texts())
-    words = ("--model", TINY, "--device", "cpu", "--quiet", "--max-failed-rows", 1)
-    assert bei("submit", corpus, *words).code == 3
     output = tmp_path / "c.embed"
+    words = ("--model", TINY, "--device", "cpu", "--quiet", "--max-failed-rows", 1)
+    assert bei("submit", CORPUS, "--output", output, *words).code == 3
     table = read_output(bei, output)
     good = [row for row in range(ROWS) if row not in (7, 10)]  # row 10 repeats row 8
     vectors = np.stack(table["embedding"].take(pa.array(good)).to_pylist()).astype(np.float32)
     binary = np.where(vectors > 0, 1, -1)
     kept = [len(near(vectors, row, 10) & near(binary, row, 10)) for row in range(len(good))]
 
-    found = rehearsed(corpus, "--from", output, "--to", "output-dtype=binary").json
+    found = rehearsed(CORPUS, "--from", output, "--to", "output-dtype=binary").json
 
     assert found["neighbours"][1]["rows_by_kept"] == np.bincount(kept, minlength=11).tolist()
     assert found["to"]["vectors"]["compared_by"] == "hamming"

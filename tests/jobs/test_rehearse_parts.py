@@ -10,14 +10,18 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from corpora import GOLDENS
 
 from jobs.rehearse.bootstrap import bootstrapped
 from jobs.rehearse.judgements import read_judgements
 from jobs.rehearse.overlap import most_changed, overlaps, shared
+from jobs.rehearse.queries import query_request
 from jobs.rehearse.retrieval import compare, measured
 from jobs.rehearse.search import Ranking, neighbours, rank, top
-from jobs.rehearse.sides import parse_sides
+from jobs.rehearse.sides import Side, parse_sides
 from jobs.rehearse.vectors import ROW, Sparse, Vectors, read_vectors, vector_column
+from pipeline.encoder.card import open_card
+from pipeline.tasks import find_task
 
 
 def quiet(rows: int) -> None:
@@ -188,3 +192,21 @@ def test_a_side_is_spelled_in_one_way_or_the_other() -> None:
     _, other = parse_sides("org/model revision=1", "model=org/other normalize=no")
     assert other.words == ["--model=org/other", "--no-normalize"]
     assert other.short == "other normalize=no"
+
+    of_an_output = {"model": "org/model", "revision": "1", "prompt": "", "max-length": "9"}
+    another = Side("--to", "vectors", {"model": "org/other"}, {}, of_an_output)
+    assert another.words == ["--model=org/other", "--prompt=", "--max-length=9"]
+
+
+def test_queries_are_read_with_the_prompt_for_queries(tmp_path: Path) -> None:
+    def prompt(model: str, words: str) -> str:
+        side, _ = parse_sides(f"{GOLDENS / model} {words}", "dimensions=8")
+        request = side.request(("corpus.parquet",), ())
+        card = open_card(request.model, None, cache_dir=tmp_path)
+        asked = query_request(side, request, card)
+        return find_task("embed").prompt(asked, card)
+
+    assert prompt("arctic_gte", "prompt='passage: '") == "query: "
+    assert prompt("bert_mean", "prompt='passage: ' query-prompt='ask: '") == "ask: "
+    assert prompt("bert_mean", "prompt='passage: '") == ""
+    assert prompt("e5_xlmr", "query-prompt-name=query").startswith("Instruct: ")
