@@ -49,7 +49,10 @@ def _overlap(neighbours: list[Report]) -> Markup:
         [(f"of the nearest {one['k']}", one["mean"]) for one in neighbours],
         form=share,
         most=1.0,
-        notes=[f"all of them: {share(one['unchanged'])} of the texts" for one in neighbours],
+        notes=[
+            f"all of them: {share(one['unchanged'])} of the texts" if one["k"] > 1 else ""
+            for one in neighbours
+        ],
     )
 
 

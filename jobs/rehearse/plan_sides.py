@@ -68,7 +68,8 @@ def draw_sample(
     _column(corpus, "--from")
     total = corpus.plan.rows
     wanted = min(total, max(rows, len(judged)))
-    display.say(f"reading {wanted:,} of {total:,} rows")
+    named = f", among them {len(judged):,} that --qrels names" if judged else ""
+    display.say(f"reading {wanted:,} of {total:,} rows{named}")
     with ProgressBar(wanted, quiet=display.quiet or total < _BAR_ROWS) as bar:
         sample = draw(corpus, rows, judged, lambda count: bar.add(count, 0))
     if len(sample) < LEAST_ROWS:

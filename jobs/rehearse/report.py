@@ -64,6 +64,7 @@ def _side(found: Rehearsal, tried: Tried) -> dict[str, Any]:
             "of_sample": tried.costs.vectors,
         },
         **_costs(tried.costs),
+        "reused": tried.documents.manifest.reused,
         "choices": choices_json(tried.documents.choices),
         "submit": shlex.join(
             ["bei-jobs", "submit", *map(redact, found.inputs), *tried.planned.side.words]

@@ -51,7 +51,7 @@ def _costs(first: Tried, second: Tried) -> str:
     said = f"its vectors take {size or 'as many'}{' times the' if size else ''} bytes"
     if first.costs.seconds and second.costs.seconds:
         time = _ratio(second.costs.seconds, first.costs.seconds)
-        said += f", its backfill {f'{time} times as long' if time else 'as long'}"
+        said += f", and its backfill takes {f'{time} times ' if time else ''}as long"
     return said
 
 

@@ -30,7 +30,7 @@ def corpus_texts() -> list[str | None]:
     words = ["red", "green", "blue", "small", "large", "round", "flat", "old", "new", "fast"]
     rng = np.random.default_rng(3)
     texts: list[str | None] = [
-        " ".join(rng.choice(words, 4 + row % 9)) + f" number {row}" for row in range(ROWS)
+        " ".join(rng.choice(words, 4 + row % 9)) + f" <i>number {row}" for row in range(ROWS)
     ]
     texts[7], texts[8], texts[9] = None, texts[10], "<script>alert('x')</script> " + "far " * 300
     return texts
@@ -132,6 +132,9 @@ def test_the_page_is_complete_in_itself_and_escapes_what_the_corpus_says(
     page = (judged / "page.html").read_text()
     assert page.count("<script>") == 1  # the page's own
     assert "&lt;b&gt;" in page
+    assert "&lt;i&gt;" in page
+    assert "<b>" not in page
+    assert "<i>" not in page
     assert "src=" not in page
     assert "http" not in page.replace("http-equiv", "")
     assert done.json["verdict"].split(";")[0][-40:] in page.replace("&#39;", "'")
@@ -191,6 +194,7 @@ def test_values_are_those_that_submit_writes_and_an_output_serves_as_a_side(
     scores = [one["score"] for one in found["changed"][0]["to"]]
     assert scores == sorted(scores)  # bits that differ
     assert scores[-1] <= 32
+    assert (found["from"]["reused"], found["to"]["reused"]) == (len(good), 0)
 
 
 def near(vectors: np.ndarray, row: int, k: int) -> set[int]:

@@ -10,17 +10,20 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from corpora import GOLDENS
+from corpora import GOLDENS, TINY, write_parquet
 
 from jobs.rehearse.bootstrap import bootstrapped
 from jobs.rehearse.judgements import read_judgements
 from jobs.rehearse.overlap import most_changed, overlaps, shared
 from jobs.rehearse.queries import query_request
 from jobs.rehearse.retrieval import compare, measured
+from jobs.rehearse.sample import draw
 from jobs.rehearse.search import Ranking, neighbours, rank, top
 from jobs.rehearse.sides import Side, parse_sides
 from jobs.rehearse.vectors import ROW, Sparse, Vectors, read_vectors, vector_column
 from pipeline.encoder.card import open_card
+from pipeline.planning.prepare import draft
+from pipeline.request import Request
 from pipeline.tasks import find_task
 
 
@@ -210,3 +213,26 @@ def test_queries_are_read_with_the_prompt_for_queries(tmp_path: Path) -> None:
     assert prompt("bert_mean", "prompt='passage: ' query-prompt='ask: '") == "ask: "
     assert prompt("bert_mean", "prompt='passage: '") == ""
     assert prompt("e5_xlmr", "query-prompt-name=query").startswith("Instruct: ")
+
+
+def test_a_sample_is_the_same_each_time_and_holds_what_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = str(write_parquet(tmp_path / "c.parquet", 300))
+    request = Request(inputs=(corpus,), model=TINY, output=str(tmp_path / "out"), rows_per_shard=20)
+    drafted = draft(request, tmp_path / "cache")
+    judged = {"0-7", "0-299"}
+
+    sample = draw(drafted, 25, judged, quiet)
+
+    assert draw(drafted, 25, judged, quiet) == sample
+    assert (len(sample), sample.judged, sample.corpus_rows) == (25, 2, 300)
+    places = [int(one.partition("-")[2]) for one in sample.ids]
+    assert places == sorted(places)
+    assert judged <= set(sample.ids)
+    assert len({place // 20 for place in places}) > 8  # of 15 shards
+    assert len(draw(drafted, 999, (), quiet)) == 300
+
+    monkeypatch.setattr("jobs.rehearse.sample.MAX_SHARDS", 3)
+    few = [int(one.partition("-")[2]) // 20 for one in draw(drafted, 25, (), quiet).ids]
+    assert len(set(few)) == 3
