@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 COMMANDS = {
     "submit": "Run a job on this machine or on a broker's queue.",
     "plan": "Say what a submit would do and cost, and write nothing.",
+    "rehearse": "Say on a sample what another model, or other options, would change.",
     "list": "List the jobs of this machine or of a broker.",
     "status": "Show the status of a job.",
     "history": "Show the runs of an output: when, by whom, and what changed.",

@@ -26,6 +26,16 @@ class Stop:
 
 
 @contextmanager
+def ended_as_by_ctrl_c() -> Iterator[None]:
+    """Inside, SIGTERM interrupts as Ctrl-C does, so that contexts are left and tidy up."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
 def stoppable(on_stop: Callable[[], None]) -> Iterator[Stop]:
     """A stop that signals set while the context is open; `on_stop` is called by the first one."""
     stop = Stop(on_stop)

@@ -118,27 +118,24 @@ def _rate(
     display: Display,
 ) -> tuple[Rate | None, Choices]:
     """How fast this machine would be, and what an engine chose if one had to be loaded."""
+    from jobs.speed import calibrated
     from pipeline.planning.estimate import sample_rows
     from workers.foreground import not_set_by_user
-    from workers.rates import Rates, kind_of_work
+    from workers.rates import Rates
 
     if (known := Rates(settings.state_dir).find(drafted.spec.space, devices)) is not None:
         return known, {}
     mean_tokens = found.tokens_computed / max(1, found.computed)
-    kind = kind_of_work(drafted.spec, precision, mean_tokens)
-    calibrations = Rates(settings.cache_dir, "earlier calibration")
-    if (known := calibrations.find(kind, devices)) is not None:
-        return known, {}
-    display.say("measuring how fast this machine computes such rows, for a few seconds")
-    from workers.calibrate import SAMPLE_ROWS, calibrate
-
-    sample = sample_rows(drafted, found, SAMPLE_ROWS)
-    spec = drafted.spec.computed_in(precision)
-    measured = calibrate(spec, drafted.card, devices[0], sample, settings.cache_dir)
-    rate = measured.rate and measured.rate.times(len(devices))
-    if measured.steady:  # else a busy machine would be taken for a slow one from now on
-        calibrations.remember(kind, devices, rate)
-    return rate, not_set_by_user(measured.choices, drafted.spec)
+    rate, choices = calibrated(
+        drafted.spec.computed_in(precision),
+        drafted.card,
+        mean_tokens,
+        devices,
+        settings,
+        lambda rows: sample_rows(drafted, found, rows),
+        display,
+    )
+    return rate, not_set_by_user(choices, drafted.spec)
 
 
 def _seconds(found: Estimate, rate: Rate | None) -> float | None:
