@@ -29,7 +29,7 @@ def commands(shell: str) -> list[list[str]]:
     """The words of each `bei-jobs …` in a text for the shell, up to what ends a command."""
     found = []
     for line in shell.replace("\\\n", " ").splitlines():
-        for start in re.finditer(r"(?<![\w/=.-])(?:/\S*/)?bei-jobs (?=[a-z])", line):
+        for start in re.finditer(r"(?<!namespace )(?<![\w/=.-])(?:/\S*/)?bei-jobs (?=[a-z])", line):
             words = shlex.split(line[start.end() :], comments=True)
             ends = [n for n, word in enumerate(words) if word in (";", "&", "|", "&&", ">", ">>")]
             found.append(words[: ends[0]] if ends else words)
@@ -62,7 +62,7 @@ def check_shell(snippet: Snippet, folder: Path) -> None:
     assert read.returncode == 0, f"{snippet.where}: {read.stderr}"
     for words in commands(snippet.text):
         parse(words)
-    named = r"(?<![\w./-])(?:scripts|deploy|examples|docs)/[\w./-]*\w"
+    named = r"(?<![\w./-])(?:scripts|deploy/kubernetes|examples|docs)/?[\w./-]*\w"
     for file in re.findall(named, snippet.text):
         assert (ROOT / file).exists(), f"{snippet.where}: there is no {file}"
 
@@ -74,7 +74,9 @@ def check_toml(snippet: Snippet, folder: Path) -> None:
         jsonschema.validate(document, JOB_FILE)
         return
     file = folder / "stores.toml"
-    file.write_text(snippet.text)
+    file.write_text(
+        re.sub(r'^token = "/.*"$', f'token = "{file}"', snippet.text, flags=re.MULTILINE)
+    )
     file.chmod(0o600)
     read_stores(str(file), dict.fromkeys(re.findall(r'_env = "(\w+)"', snippet.text), "x"))
 
