@@ -21,7 +21,7 @@ RUN pip install --no-deps --force-reinstall .
 # Downloaded checkpoints, and what this machine remembers of jobs: all that is written outside of
 # /tmp, so that the root file system may be read-only. A volume here survives the container.
 ENV HF_HOME=/models BEI_JOBS_CACHE_DIR=/models/bei-jobs BEI_JOBS_STATE_DIR=/state
-RUN useradd --create-home bei && mkdir /models /state && chown bei /models /state
+RUN useradd --uid 1000 --create-home bei && mkdir /models /state && chown bei /models /state
 USER bei
 WORKDIR /home/bei
 

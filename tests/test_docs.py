@@ -91,11 +91,65 @@ def test_the_table_of_models_and_the_list_that_is_printed_name_the_same() -> Non
     assert {tuple(known) for known in TESTED_MODELS} == set(rows)
 
 
+AIRFLOW = """
+def dag(function=None, *, schedule=None, catchup=False):
+    return lambda function: function
+
+
+def task(function=None, *, retries=0):
+    return function or (lambda function: function)
+"""
+DAGSTER = """
+from types import SimpleNamespace as Made
+
+
+class AssetSelection:
+    @staticmethod
+    def assets(*assets):
+        return assets
+
+
+class MaterializeResult:
+    def __init__(self, *, metadata):
+        self.metadata = metadata
+
+
+class AssetCheckResult:
+    def __init__(self, *, passed, metadata):
+        assert passed, metadata
+
+
+class RetryPolicy:
+    def __init__(self, *, max_retries):
+        pass
+
+
+def asset(*, retry_policy):
+    return lambda function: function
+
+
+def asset_check(*, asset):
+    return lambda function: function
+
+
+def ScheduleDefinition(*, name, target, cron_schedule):
+    return Made(target=target)
+
+
+def Definitions(*, assets, asset_checks, schedules):
+    assert [schedule.target for schedule in schedules] == [tuple(assets)]
+    for each in [*assets, *asset_checks]:
+        each()
+"""
+
+
 @pytest.mark.parametrize(
     ("page", "fence", "outputs"),
     [
         ("README.md", "py", ["corpus.embed"]),
-        ("docs/python.md", "python", ["corpus.embed", "articles.embed"]),
+        ("docs/python.md", "python", ["corpus.embed"]),
+        ("docs/how-to/airflow.md", "python", ["articles.embed"]),
+        ("docs/how-to/dagster.md", "python", ["articles.embed"]),
     ],
 )
 def test_what_the_pages_show_of_bei_jobs_runs(
@@ -107,12 +161,11 @@ def test_what_the_pages_show_of_bei_jobs_runs(
     for name in ("corpus.parquet", "articles/one.parquet"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         pq.write_table(rows, tmp_path / name)
-    # Airflow itself is not here: its decorators hand the functions on, and the tasks run in turn.
+    # Airflow and Dagster themselves are not here: what the pages use of them hands the functions
+    # on, and they run in turn.
     (tmp_path / "airflow").mkdir()
-    (tmp_path / "airflow/sdk.py").write_text(
-        "def dag(**_): return lambda function: function\n"
-        "def task(function=None, **_): return function or (lambda function: function)\n"
-    )
+    (tmp_path / "airflow/sdk.py").write_text(AIRFLOW)
+    (tmp_path / "dagster.py").write_text(DAGSTER)
     text = (ROOT / page).read_text().replace("/data/", f"{tmp_path}/")
     for block in re.findall(rf"^```{fence}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
         done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True)
