@@ -67,6 +67,7 @@ class SubmitOptions(TypedDict, total=False):
     stores: PathLike | None
     max_failed_rows: int | str | None
     max_bad_files: int | str | None
+    report: PathLike | None
     notify: str | Sequence[str] | None
     metrics_port: int | None
     log_format: Literal["text", "json"] | None

@@ -34,6 +34,7 @@ COMMANDS = {
     "cancel": "Cancel a job; committed parts are kept.",
     "retry": "Retry a failed or cancelled job, or a finished one's quarantined rows.",
     "verify": "Check that an output is complete and valid.",
+    "report": "Write a page about an output: what ran, how fast, what became of it.",
     "files": "Print the parts of the newest finished run, one URI per line.",
     "export": "Write the rows as Parquet, .npy, Lance or Delta.",
     "models": "List the tested models, or describe a checkpoint.",

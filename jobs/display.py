@@ -16,10 +16,12 @@ from jobs.progress_bar import ProgressBar
 from jobs.summary import EXIT_DONE, EXIT_FAILED, exit_code, print_summary, summary
 from jobs.webhooks import Webhooks
 from pipeline.choice import Choices
-from pipeline.errors import BeiJobsError
+from pipeline.errors import BeiJobsError, Interrupted
 from pipeline.input.ignored import IgnoredFiles
+from pipeline.output.output import Output
 from pipeline.output.run import Run
 from pipeline.output.status import JobStatus
+from pipeline.store.uris import redact
 
 _SKIPPED_SHOWN = 20
 
@@ -32,6 +34,7 @@ class Display:
         as_json: one JSON object at the end, on stdout.
         quiet: nothing at all when all is well, but for the JSON object.
         webhooks: told when the job starts and how it ends.
+        page: where a page about the output is written when the job ends; None for nowhere.
         choices: what was chosen for the user so far, by option.
         warnings: what the user was warned of so far.
         ignored: files beside the inputs.
@@ -40,6 +43,7 @@ class Display:
     as_json: bool = False
     quiet: bool = False
     webhooks: Webhooks = field(default_factory=Webhooks)
+    page: str | None = None
     choices: Choices | None = None
     warnings: list[str] = field(default_factory=list)
     ignored: IgnoredFiles = field(default_factory=IgnoredFiles)
@@ -135,8 +139,9 @@ class Display:
             error: why a run on this machine is not finished.
         """
         code = exit_code(status) if error is None else error.exit_code
+        page = self._write_page(run, error)
         warnings = {"warnings": self.warnings} if self.warnings else {}
-        report = {**summary(run, status, self.choices, fleet, self.ignored), **warnings}
+        report = {**summary(run, status, self.choices, fleet, self.ignored), **page, **warnings}
         if status.final or error is not None:
             failed = error is not None or code == EXIT_FAILED
             self.webhooks.send("failed" if failed else "done", report)
@@ -148,6 +153,27 @@ class Display:
             print_summary(run, status, as_json=False, fleet=fleet, ignored=self.ignored)
         self.webhooks.close()
         return code
+
+    def _write_page(self, run: Run, error: BeiJobsError | None) -> dict[str, str]:
+        """Write the page that was asked for; returns what the JSON object says of it.
+
+        Nothing that is wrong with a page changes how a job has ended.
+        """
+        if self.page is None or isinstance(error, Interrupted):
+            return {}
+        from jobs.report.gather import gather
+        from jobs.report.write import write_page
+
+        try:
+            write_page(gather(Output(run.output), run, choices=self.choices), self.page)
+        except BeiJobsError as problem:
+            self.warn(f"--report: {problem.message}")
+            return {}
+        except Exception as problem:  # of this program: the rows are there all the same
+            self.warn(f"--report: an error of bei-jobs itself: {problem!r}")
+            return {}
+        self.say(f"report           {redact(self.page)}")
+        return {"report": redact(self.page)}
 
     def waiting(self, holder: str) -> None:
         # A program that asked for JSON keeps this as the log of its job (`bei_jobs.Job.log`).

@@ -20,7 +20,7 @@ SCHEDULE_KEYS = ("cron", "timezone", "catch-up")
 # Options of `submit` that name the file itself, or another file of defaults.
 _NOT_IN_FILES = frozenset({"job_file", "bei_config"})
 # Options that name files and directories: relative to the directory of the job file.
-_PATHS = frozenset({"inputs", "output", "reuse_from", "stores"})
+_PATHS = frozenset({"inputs", "output", "report", "reuse_from", "stores"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from jobs.fleet import fleet_status
 from jobs.follow import follow
 from jobs.notify import notify
 from pipeline.errors import BeiJobsError, Interrupted, JobFailed, UsageError
+from pipeline.output.chosen import note_choices
 from pipeline.output.failures import note_failed_submit
 from pipeline.output.output import Output
 from pipeline.output.state import mark_checked
@@ -156,6 +157,7 @@ def run_here(
                 prepared = next_run
                 remember(prepared, settings)
                 outcome = run_in_foreground(prepared, settings, opened, display)
+        note_choices(prepared.output, prepared.run, display.choices or {})
         return display.conclude(prepared.run, outcome.status, error=outcome.error)
 
 
@@ -191,6 +193,7 @@ def run_on_broker(prepared: Prepared, broker_url: str, display: Display, *, wait
         display.show_choices(
             fleet_choices(prepared.card, precision=spec.precision, token_budget=spec.token_budget)
         )
+        note_choices(output, run, display.choices or {})
         broker.register(run)
         reconcile(broker, output, run, prepared.plan)
     else:

