@@ -78,18 +78,21 @@ def test_the_first_line_is_what_a_user_gets_by_default_and_names_its_precision(t
 
 
 @pytest.mark.parametrize(
-    ("model", "agrees"),
+    ("model", "agrees", "words"),
     [
-        ("bert_mean", "1.00000"),
-        ("bge_reranker_xlmr", "± 0.00000"),
-        ("go_emotions_roberta", "± 0.00000"),
-        ("ner_bert", "± 0.00000"),
+        ("bert_mean", "1.00000", ()),
+        ("bge_reranker_xlmr", "± 0.00000", ()),
+        ("go_emotions_roberta", "± 0.00000", ()),
+        ("ner_bert", "± 0.00000", ()),
+        ("../sparse_goldens/splade_bert", "1.00000", ("--max-length", "40")),
+        ("../multi_goldens/st_fixed", "1.00000", ("--max-length", "40")),
+        ("../multi_goldens/st_fixed", "± 0.00000", ("--task", "rerank", "--max-length", "40")),
     ],
 )
 def test_every_task_is_held_against_the_library_of_its_authors(
-    model: str, agrees: str, texts: Path
+    model: str, agrees: str, words: tuple[str, ...], texts: Path
 ) -> None:
-    table = of_golden(model, texts, "--precision", "float32")
+    table = of_golden(model, texts, "--precision", "float32", *words)
 
     assert [row[-1] for row in rows(table)] == [agrees, agrees], table
     assert "default against default" not in table  # float32 was asked for

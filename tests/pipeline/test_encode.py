@@ -49,6 +49,11 @@ class Device:
         return batch, Outputs(rows)
 
 
+def stand_in(*, per_token: bool = False) -> Any:
+    """What `encode` asks of a task whose outputs are kept as they are."""
+    return SimpleNamespace(per_token=per_token, scorer=lambda tokens: None)
+
+
 def make_block(lengths: list[int], first_id: int = 0) -> Block:
     """One row per length; rows of length 0 have no sequence."""
     kept = [row for row, length in enumerate(lengths) if length]
@@ -76,7 +81,7 @@ def test_every_row_comes_back_once_in_order_whatever_the_budget(
     blocks = [make_block(each) for each in lengths]
     device = Device(per_token, behind)
     calls = []
-    task: Any = SimpleNamespace(per_token=per_token)
+    task = stand_in(per_token=per_token)
     out = list(
         encode(
             device,  # type: ignore[arg-type]
@@ -105,7 +110,7 @@ def test_every_row_comes_back_once_in_order_whatever_the_budget(
 def test_when_stopped_every_computed_row_comes_back() -> None:
     blocks = [make_block([5] * 4) for _ in range(3)]
     asked = iter([False] * 6 + [True] * 100)  # four batches of the first, two of the second
-    task: Any = SimpleNamespace(per_token=False)
+    task = stand_in()
     device: Any = Device(per_token=False)
     out = list(encode(device, iter(blocks), task, 5, lambda: next(asked), lambda *_: None))
     assert [(one.block, int(one.rows.sum()), one.complete) for one in out] == [
@@ -127,7 +132,7 @@ def test_every_computed_row_comes_back_once_however_often_it_is_saved(
     lengths: list[list[int]], budget: int, behind: int, stop_after: int, data: st.DataObject
 ) -> None:
     blocks = [make_block(each) for each in lengths]
-    task: Any = SimpleNamespace(per_token=False)
+    task = stand_in()
     started, finished, rows_done = [], set(), 0
 
     told = 0
@@ -201,7 +206,7 @@ def test_a_row_counts_once_and_is_in_flight_with_each_of_its_sequences(
         begin=lambda key, places: flying.append(places[SHARD.id].tolist()), end=lambda key: None
     )
     done: list[int] = []
-    task: Any = SimpleNamespace(per_token=False)
+    task = stand_in()
     device: Any = Device(per_token=False)
     (computed,) = encode(
         device, iter([block]), task, budget, lambda: False,
