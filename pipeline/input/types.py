@@ -18,7 +18,7 @@ def merged_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
     It is `other` where they mean the same, and has the spelling and the order of `other`'s fields.
     """
-    if one == other:
+    if one == other or _same_values(one, other):
         return other
     if _in_utc(one) and _in_utc(other):
         one = pa.timestamp(one.unit, other.tz)
@@ -44,6 +44,29 @@ def widens(wide: pa.DataType, kind: pa.DataType) -> bool:
 def rounds(kind: pa.DataType, wide: pa.DataType) -> bool:
     """Whether integers become floats, which only those up to EXACT do."""
     return bool(pa.types.is_integer(kind) and pa.types.is_floating(wide))
+
+
+def _same_values(one: pa.DataType, other: pa.DataType) -> bool:
+    """Whether two types differ in their layout alone, and one can be cast to the other.
+
+    Short indices of a dictionary may be too short for what a later file holds.
+    """
+    if pa.types.is_dictionary(one) and not one.ordered:
+        one = one.value_type
+    if pa.types.is_dictionary(other) and not other.ordered and other.index_type.bit_width >= 32:
+        other = pa.null() if pa.types.is_string_view(one) else other.value_type  # no such cast
+    return bool(map_types(one, _plain_layout) == map_types(other, _plain_layout))
+
+
+def _plain_layout(kind: pa.DataType) -> pa.DataType:
+    """The type with the same values in Arrow's first layout: libraries that rewrite a file choose
+    others (polars: large strings and large lists).
+    """
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return pa.binary()
+    return pa.list_(kind.value_field) if pa.types.is_large_list(kind) else kind
 
 
 def _in_utc(kind: pa.DataType) -> bool:

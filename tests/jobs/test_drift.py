@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -56,6 +57,32 @@ def test_types_are_widened_where_every_value_stays_and_nothing_is_computed_again
         {"id": 3, "lang": "en", "n": 2.5, "meta": {"a": 2, "b": "x"}},
     ]
     assert night()[1]["run"] == 2
+
+
+def test_a_file_that_another_library_writes_again_in_another_layout_is_the_same_rows(
+    submit: Bei, bei: Bei, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.parquet"
+    table = pa.table(
+        {
+            "id": ["a", "b", "c"],
+            "text": ["one", "two", "three"],
+            "lang": pa.array(["x", "y", None]).dictionary_encode(),
+            "tags": [["p"], [], None],
+            "data": [b"1", None, b"3"],
+            "meta": [{"a": "p", "b": [1]}, None, {"a": None, "b": None}],
+        }
+    )
+    pq.write_table(table, path)
+    words = (path, "--keep", "lang,tags,data,meta", "--json")
+    assert submit(*words).json["rows"]["computed"] == 3
+    first = read_output(bei, tmp_path / "c.embed")
+    pl.read_parquet(path).write_parquet(path)
+    assert pq.read_schema(path).field("id").type == pa.large_string()
+    done = submit(*words)
+    assert (done.code, done.json["rows"]["computed"], done.json["rows"]["reused"]) == (0, 0, 3)
+    assert read_output(bei, tmp_path / "c.embed").equals(first)
+    assert bei("verify", tmp_path / "c.embed").code == 0
 
 
 def test_a_type_that_does_not_go_with_the_others_names_file_row_key_and_both_types(
