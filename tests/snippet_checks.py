@@ -29,8 +29,10 @@ def commands(shell: str) -> list[list[str]]:
     """The words of each `bei-jobs …` in a text for the shell, up to what ends a command."""
     found = []
     for line in shell.replace("\\\n", " ").splitlines():
-        for start in re.finditer(r"(?<!namespace )(?<![\w/=.-])(?:/\S*/)?bei-jobs (?=[a-z])", line):
-            words = shlex.split(line[start.end() :], comments=True)
+        for start in re.finditer(
+            r"(?<!namespace )(?<!SETUSER )(?<![\w/=.-])(?:/\S*/)?bei-jobs (?=[a-z])", line
+        ):
+            words = shlex.split(line[start.end() :].replace("…", "x"), comments=True)
             ends = [n for n, word in enumerate(words) if word in (";", "&", "|", "&&", ">", ">>")]
             found.append(words[: ends[0]] if ends else words)
     return found
