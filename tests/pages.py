@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from commandline import Bei
 from corpora import ROOT
 
 AXE = ROOT / ".venv/axe"
@@ -139,3 +140,14 @@ def looked_at(page: str, folder: Path, *, dark: bool, width: int = 1000) -> dict
     assert seen, done.stderr[-2000:]
     found: dict[str, Any] = json.loads(seen[1].replace("&quot;", '"').replace("&amp;", "&"))
     return {**found, "console": [line for line in done.stderr.splitlines() if "CONSOLE" in line]}
+
+
+def written(bei: Bei, output: object, folder: Path, *words: object) -> Page:
+    """The page of an output, as a person reads it."""
+    done = bei("report", output, folder / "r.html", *words)
+    assert done.code == 0, done.err
+    text = (folder / "r.html").read_text()
+    assert len(text.encode()) < 1_000_000
+    read = Page(text)
+    refuse_what_is_fetched(read)
+    return read

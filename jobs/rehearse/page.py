@@ -16,7 +16,7 @@ from jobs.rehearse.lines import rows
 
 Report = Mapping[str, Any]
 _NAME = 60  # characters
-_LEFT, _RIGHT, _LINE = 130, 180, 34  # of the chart of differences
+_LEFT, _RIGHT, _LINE = 170, 40, 34  # of the chart of differences
 
 
 def rehearsal_page(report: Report) -> str:
@@ -108,17 +108,14 @@ def _differences(report: Report) -> Markup:
     table = []
     for place, (name, one) in enumerate(found.items()):
         low, mean, high = (one["difference"][key] for key in ("low", "mean", "high"))
-        words = f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
         drawn += Markup(
             '<text class="name" x="0" y="{1}">{0}</text>'
             '<line class="line" x1="{2}" x2="{3}" y1="{5}" y2="{5}"/>'
             '<circle class="mark" cx="{4}" cy="{5}" r="5"/>'
-            '<text class="tick" x="{6}" y="{1}">{7}</text>'
         ).format(
-            name, _LINE * place + 24, across(low), across(high), across(mean),
-            _LINE * place + 20, WIDTH - _RIGHT + 14, words,
+            name, _LINE * place + 24, across(low), across(high), across(mean), _LINE * place + 20
         )  # fmt: skip
-        table.append((name, words))
+        table.append((name, f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"))
     return figure(
         "Difference of each metric, with its 95 % interval",
         "Right of the dashed line, the new side finds better.",

@@ -51,7 +51,8 @@ class ByteLimits:
         return most
 
     def _part(self, sizes: Sizes) -> Int64Array:
-        part = sizes.of(self.kept) + self.row_bytes * sizes.rows
+        row_bytes = 0 if self.token_bytes else self.row_bytes  # which is the most of a row then
+        part = sizes.of(self.kept) + row_bytes * sizes.rows
         if self.chunk_bytes:
             chunks = sizes.of(self.texts) / self.chunk_bytes / np.maximum(1, sizes.rows)
             part = np.ceil(part * (1 + chunks)).astype(np.int64)
@@ -135,6 +136,8 @@ def _unsure(of_cut: Sizes, whole: Sizes, limits: ByteLimits) -> bool:
 def _divide(cut: Cut, sizes: Sizes, limits: ByteLimits) -> Iterator[Cut]:
     """A cut in as few as fit, each of whole stretches."""
     first, rows, size, offset = cut.first_row, 0, 0, cut.byte_offset
+    if limits.token_bytes:
+        sizes = _finer(sizes, limits)
     for count, more, start in zip(
         sizes.rows.tolist(), limits.bytes(sizes).tolist(), sizes.offsets.tolist(), strict=True
     ):
@@ -143,3 +146,17 @@ def _divide(cut: Cut, sizes: Sizes, limits: ByteLimits) -> Iterator[Cut]:
             first, rows, size, offset = first + rows, 0, 0, start
         rows, size = rows + count, size + more
     yield Cut(first, rows, offset)
+
+
+def _finer(sizes: Sizes, limits: ByteLimits) -> Sizes:
+    """The stretches, those with too large results in equal ones; text can only be cut where the
+    place in its file is known.
+    """
+    pieces = -(-limits.bytes(sizes) // _DIVIDED_BYTES)
+    pieces = np.where(sizes.offsets >= 0, 1, np.clip(pieces, 1, np.maximum(1, sizes.rows)))
+    of = np.repeat(np.arange(len(pieces)), pieces)
+    rank = np.arange(len(of)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    first, last = (sizes.rows[of] * (rank + i) // pieces[of] for i in (0, 1))
+    share = (last - first) / np.maximum(1, sizes.rows[of])
+    size = np.ceil(sizes.bytes[of] * share[:, None]).astype(np.int64)
+    return Sizes(sizes.columns, last - first, size, sizes.exact[of], sizes.offsets[of])

@@ -257,9 +257,11 @@ def _new_bytes(draft: Draft, parts: int, totals: Totals) -> int:
     if finished and finished[0].kept == kept_schema(draft.spec, draft.schema):
         return round(finished[1].bytes / finished[1].rows * rows)
     task = find_task(draft.spec.task)
-    row_bytes = task.row_bytes(draft.request, draft.card) + _kept_bytes(draft)
-    written = totals.chunks if draft.spec.has_chunk_rows else rows
     token_bytes = task.token_bytes(draft.request, draft.card) * totals.tokens
+    # Where each token adds bytes, those of a row alone are its most.
+    results = 0 if token_bytes else task.row_bytes(draft.request, draft.card)
+    row_bytes = results + _kept_bytes(draft)
+    written = totals.chunks if draft.spec.has_chunk_rows else rows
     return round(row_bytes * written + token_bytes) + parts * _PART_BYTES
 
 

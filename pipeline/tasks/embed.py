@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 # Estimated bytes of an output row besides its vectors: id, counts and kept columns.
 _OTHER_BYTES = 64
-# Tokens of a blank text.
-_LEAST_TOKENS = 4
+# Tokens that the rows of a shard are bounded for; where texts have more, their bytes do it.
+_WIDE_TOKENS = 512
 # Options of one kind of vectors, which others refuse.
 _OPTIONS: dict[Vectors, tuple[str, ...]] = {
     "dense": ("dimensions", "normalize"),
@@ -226,8 +226,7 @@ class Embed(Task):
             terms, top_k = request.sparse_terms, request.sparse_top_k
             size += sparse_row_bytes(card.config.vocab_size, dtype, top_k, terms=terms)
         if "multi" in vectors and card.multi is not None:
-            expansion = card.multi.reading(card.kind).expansion
-            tokens = _LEAST_TOKENS if expansion is None else expansion.length
+            tokens = min(request.max_length or card.default_max_length, _WIDE_TOKENS)
             size += tokens * cls.token_bytes(request, card)
         return int(size) + _OTHER_BYTES
 

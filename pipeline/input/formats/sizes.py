@@ -40,10 +40,12 @@ class SizeCounter:
 
     Args:
         columns: whose sizes are collected.
+        together: bytes of rows that become one stretch at most.
     """
 
-    def __init__(self, columns: Sequence[str]) -> None:
+    def __init__(self, columns: Sequence[str], together: int = BATCH_BYTES) -> None:
         self._columns = tuple(columns)
+        self._together = together
         self._rows: list[int] = []
         self._bytes: list[list[int]] = []
         self._exact: list[bool] = []
@@ -60,7 +62,7 @@ class SizeCounter:
     ) -> None:
         """The next rows; those that are small together become one stretch, unless `apart`."""
         new = [sizes.get(name, 0) for name in self._columns]
-        if not apart and self._rows and sum(self._bytes[-1]) + sum(new) <= BATCH_BYTES:
+        if not apart and self._rows and sum(self._bytes[-1]) + sum(new) <= self._together:
             self._rows[-1] += rows
             self._bytes[-1] = [a + b for a, b in zip(self._bytes[-1], new, strict=True)]
             self._exact[-1] &= exact

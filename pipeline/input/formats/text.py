@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.input.formats.base import ContentError, content_errors, overlaps
-from pipeline.input.formats.sizes import SizeCounter, Sizes
+from pipeline.input.formats.sizes import BATCH_BYTES, SizeCounter, Sizes
 from pipeline.input.formats.xz import XzStream
 from pipeline.packing import Int64Array
 from pipeline.shards import Cut
@@ -24,6 +24,8 @@ from pipeline.store.directory import OpenedFile
 _BLOCK_BYTES = 1 << 20
 # A longer record is taken for an unclosed quote, or for a file that is not text.
 _RECORD_MAX_BYTES = 64 << 20
+# Of text in a row, beyond which the results of few rows may be too many for a part.
+_WIDE_ROW_BYTES = 1536
 _UTF8_BOM = b"\xef\xbb\xbf"
 
 
@@ -148,7 +150,9 @@ class ShardOffsets:
 
     def __init__(self, rows_per_shard: int, columns: Sequence[str]) -> None:
         self._step = rows_per_shard
-        self._counter = SizeCounter(columns)
+        # Where few rows make a part, little text may make one too.
+        self._together = min(BATCH_BYTES, rows_per_shard * _WIDE_ROW_BYTES)
+        self._counter = SizeCounter(columns, self._together)
         self.rows = 0
         self.offsets: list[int] = []
 
@@ -157,7 +161,9 @@ class ShardOffsets:
         firsts = range(-self.rows % self._step, len(block), self._step)
         self.offsets += [block.offset + block.start(row) for row in firsts]
         wide = len(block.data) > 2 * _BLOCK_BYTES  # it grew for a long record
-        bounds = range(len(block) + 1) if wide else sorted({0, *firsts, len(block)})
+        sized = np.arange(self._together, len(block.data), self._together)
+        between = np.minimum(np.searchsorted(block.ends, sized) + 1, len(block)).tolist()
+        bounds = range(len(block) + 1) if wide else sorted({0, *firsts, *between, len(block)})
         for start, stop in itertools.pairwise(bounds):
             share = (block.start(stop) - block.start(start)) / block.start(len(block))
             self._counter.add(

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.input import byte_cuts, cuts, reading
-from pipeline.input.byte_cuts import ByteLimits, divided
+from pipeline.input.byte_cuts import PART_MAX_BYTES, ByteLimits, divided
 from pipeline.input.cuts import cut_file, merged_cuts
 from pipeline.input.cutting import PlannedInputs, plan_inputs
 from pipeline.input.formats import sizes as sizes_module
@@ -127,8 +127,8 @@ def test_a_part_with_a_vector_for_each_token_grows_with_its_texts(
 ) -> None:
     """A text of 5 kB has some 1,700 tokens: 0.9 MB of vectors of 128 values, unless it is cut."""
     limits = ByteLimits(
-        kept={"body"}, texts={"text"}, row_bytes=64, token_bytes=token_bytes,
-        most_tokens=most_tokens,
+        kept={"body"}, texts={"text"}, row_bytes=(4 << 20) if token_bytes else 64,
+        token_bytes=token_bytes, most_tokens=most_tokens,
     )  # fmt: skip
     rows, stretch = 50_000, 100
     old = cut_file(rows, None, 16_384)
@@ -141,6 +141,28 @@ def test_a_part_with_a_vector_for_each_token_grows_with_its_texts(
     assert max(cut.rows for cut in new) <= at_most
     assert (len(new) > len(old)) == bool(token_bytes)
     assert sum(cut.rows for cut in new) == rows
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_little_text_makes_a_part_where_each_token_has_a_vector(
+    tmp_path: Path, ending: str
+) -> None:
+    """2 MB of text, that one stretch would hold, are 2.8 GB of vectors."""
+    texts = [f"{n} word " * (800 if n % 2 else 2) for n in range(700)]
+    path = tmp_path / f"a.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.table({"text": texts}), path)
+    else:
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    planned = plan_inputs(
+        [str(path)], columns=(), text_columns=("text",), output_columns=(),
+        row_bytes=512 * 4096, token_bytes=4096.0, most_tokens=8192,
+    )  # fmt: skip
+    ((_, cuts),) = planned.files
+    assert sum(cut.rows for cut in cuts) == 700
+    for cut in cuts:
+        rows = texts[cut.first_row : cut.end]
+        assert sum(map(len, rows)) / 3 * 4096 <= PART_MAX_BYTES * 1.25
 
 
 def test_selected_rows_are_merged_by_bytes_too() -> None:
