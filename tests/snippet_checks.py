@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -10,6 +11,7 @@ import subprocess
 import tomllib
 from collections.abc import Callable
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +118,18 @@ def check_cron(snippet: Snippet, folder: Path) -> None:
         parse(words)
 
 
+def check_python(snippet: Snippet, folder: Path) -> None:
+    """It is Python, and what it imports is there."""
+    tree = ast.parse(snippet.text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                assert find_spec(alias.name), f"{snippet.where}: there is no {alias.name}"
+
+
 #: Language → what checks a snippet that is not run.
 CHECKS: dict[str, Callable[[Snippet, Path], None]] = {
+    "python": check_python,
     "sh": check_shell,
     "toml": check_toml,
     "yaml": check_yaml,

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = (
     "README.md", "CHANGELOG.md", "LICENSE", "docs", "deploy", "examples", "website/style.css",
 )  # fmt: skip
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _MERMAID = re.compile(r"^```mermaid\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
 
 
@@ -89,10 +90,11 @@ def build(root: Path, folder: Path) -> int:
         shutil.copy(root / "website/zensical.toml", work)
         done = subprocess.run(
             [sys.executable, "-m", "zensical", "build", "--strict"],
-            cwd=work, capture_output=True, text=True, env={"PATH": "", "NO_COLOR": "1"},
+            cwd=work, capture_output=True, text=True, env={"PATH": ""},
         )  # fmt: skip
         if done.returncode:
-            raise SiteError(done.stdout + done.stderr.partition("Traceback")[0])
+            said = done.stdout + done.stderr.partition("Traceback")[0]
+            raise SiteError(_COLOUR.sub("", said))
         site = work / "site"
         wrong = [*broken_links(site), *foreign_resources(site)]
         if wrong:

@@ -11,7 +11,7 @@ import click
 import jsonschema
 import pytest
 from commandline import forget_the_user
-from corpora import ROOT, TINY
+from corpora import GOLDENS, ROOT, TINY
 from cronsim import CronSimError
 from fixtures_s3 import S3Server
 from snippet_checks import CHECKS
@@ -38,14 +38,24 @@ RUN = {"sh", "python", "sql"}
 NO_CODE = {"text"}
 #: The reader's own names → what they stand for, and what was typed before the page begins.
 GIVEN = {
+    "README.md": {
+        "old-model": TINY,
+        "new-model": str(GOLDENS / "roberta_mean"),
+    },
     "docs/operations.md": {
         "OUTPUT": "corpus.embed",
         "JOB": "corpus.embed",
         '"corpus.embed/part-….arrow"': '__import__("glob").glob("corpus.embed/part-*")[0]',
     },
+    "docs/rehearse.md": {
+        "sentence-transformers/all-MiniLM-L6-v2": TINY,
+        "dimensions=128": "dimensions=16",
+    },
 }
 BEFORE = {
-    "docs/operations.md": "bei-jobs submit corpus.parquet --quiet",
+    "docs/operations.md": "bei-jobs submit corpus.parquet --quiet\nln -s $PWD/corpus.embed ../data",
+    "docs/report.md": "bei-jobs submit corpus.parquet --quiet\n"
+    "bei-jobs submit corpus.parquet --quiet --output s3://bucket/articles.embed",
     "docs/tasks.md": "bei-jobs submit corpus.parquet --output-format parquet --quiet",
 }
 
@@ -134,6 +144,8 @@ BROKEN = Snippet("a page", 1, "sh", "", "", "", "")
         ("yaml", "scrape_config: []", AssertionError),
         ("cron", "0 25 * * * bei-jobs submit x", CronSimError),
         ("cron", "0 2 * * * bei-jobs submit x --quite", click.NoSuchOption),
+        ("python", "import nowhere_to_be_found", AssertionError),
+        ("python", "print(1", SyntaxError),
         ("ruby", "puts 1", KeyError),
     ],
 )
