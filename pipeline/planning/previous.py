@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 from pipeline.input.cutting import read_alike
@@ -83,27 +83,31 @@ def limited(
     limit: int,
     done: dict[str, FileCuts],
 ) -> list[FileCuts]:
-    """The first `limit` rows, and all committed ones: a limit never removes rows.
+    """The first `limit` rows, and as many of each file as are committed: a limit removes no row.
 
-    A file with at least as many committed rows as the limit selects keeps its committed cuts, even
-    if it has changed since.
+    A file that is as it was, and has at least as many committed rows as the limit selects, keeps
+    its committed cuts; one that has changed gives its first rows.
     """
     chosen: dict[str, FileCuts] = {}
     for file, cuts in files:
-        kept: list[Cut] = []
-        for cut in cuts:
-            rows = min(cut.rows, limit)
-            limit -= rows
-            if rows:
-                kept.append(replace(cut, rows=rows))
-        committed = done.get(file.uri)
-        if committed is not None and _rows(committed[1]) >= _rows(kept):
-            chosen[file.uri] = committed
-        elif kept:
+        committed_file, committed = done.get(file.uri, (file, []))
+        selected = min(limit, _rows(cuts))
+        limit -= selected
+        if committed and file.version == committed_file.version and _rows(committed) >= selected:
+            chosen[file.uri] = (committed_file, committed)
+        elif kept := list(_first(cuts, max(selected, _rows(committed)))):
             chosen[file.uri] = (file, kept)
-    for uri, committed in done.items():
-        chosen.setdefault(uri, committed)
+    for uri, held in done.items():
+        chosen.setdefault(uri, held)
     return list(chosen.values())
+
+
+def _first(cuts: list[Cut], rows: int) -> Iterator[Cut]:
+    for cut in cuts:
+        if rows <= 0:
+            return
+        yield replace(cut, rows=min(cut.rows, rows))
+        rows -= cut.rows
 
 
 def _rows(cuts: list[Cut]) -> int:

@@ -70,6 +70,19 @@ def test_a_limit_drops_nothing_of_a_file_that_changed(
     assert (summary["rows"]["total"], summary["rows"]["reused"]) == (90, 90)
 
 
+def test_a_limit_takes_the_changed_rows_of_a_file(
+    submit: Bei, bei: Bei, folder: Path, tmp_path: Path
+) -> None:
+    words = (folder, "--output", tmp_path / "out", "--limit", 10, "--json")
+    assert submit(*words).json["rows"]["computed"] == 10
+    path = folder / "a.jsonl"
+    _, *others = path.read_text().splitlines(keepends=True)
+    path.write_text('{"id": "new", "text": "another text"}\n' + "".join(others))
+    rows = submit(*words).json["rows"]
+    assert (rows["total"], rows["computed"], rows["reused"]) == (10, 1, 9)
+    assert bei("verify", tmp_path / "out").code == 0
+
+
 def test_add_with_a_limit_is_refused(submit: Bei, folder: Path, tmp_path: Path) -> None:
     refused = submit(folder, "--output", tmp_path / "out", "--add", "--limit", 5)
 
