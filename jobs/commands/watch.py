@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 @click.command(name="watch")
-@click.argument("jobs", metavar="JOB...", nargs=-1, required=True)
+@click.argument("job", metavar="JOB...", nargs=-1, required=True)
 @broker_option
 @json_option
 @quiet_option
-def command(jobs: tuple[str, ...], broker: str | None, as_json: bool, quiet: bool) -> int:
+def command(job: tuple[str, ...], broker: str | None, as_json: bool, quiet: bool) -> int:
     """Follow each JOB (a job id or an output URI) until all have ended.
 
     On a terminal, a screen shows the workers with their speed, the shards, the time left and the
@@ -33,7 +33,7 @@ def command(jobs: tuple[str, ...], broker: str | None, as_json: bool, quiet: boo
     from workers.settings import load_settings
 
     queue, settings = open_broker(broker), load_settings()
-    found = [find_job(job, settings, queue) for job in jobs]
+    found = [find_job(each, settings, queue) for each in job]
     watched = [Watched(output, run, queue) for output, run in found]
     return follow(watched, Display(as_json=as_json, quiet=quiet), _view(quiet))
 
