@@ -62,7 +62,8 @@ def command(
         card = open_card(model, options.pop("revision"), cache_dir=cache_dir)
     spec = sample_spec(card, task_of(card, options.pop("task")).name, **options)
     name = find_devices(device).names[0]
-    say(f"{'comparing':<16} {len(texts):,} texts in {spec.precision} and in float32 on {name} …")
+    count = f"{len(texts):,} text{'s' * (len(texts) > 1)}"
+    say(f"{'comparing':<16} {count} in {spec.precision} and in float32 on {name} …")
     checked = check_model(card, spec, texts, name, cache_dir)
     comparison, certificate = checked.comparison, checked.certificate
     write_certificate(cache_dir, certificate)

@@ -40,9 +40,9 @@ def rewrite(folder: Path, change: Callable[[Tensors], Any]) -> Path:
 
 
 def message(told: Any) -> str:
-    """What an error said, in the one line that it has."""
+    """What an error said, in the one line that it has, before its hint."""
     assert told.code == 1, told
-    return str(told.screen[0])
+    return str(next(line for line in told.screen if line.startswith("bei-jobs: ")))
 
 
 @pytest.mark.parametrize(

@@ -249,10 +249,11 @@ def test_a_row_fails_with_all_of_its_chunks_and_retry_brings_all_of_them(
 def test_an_attempt_that_breaks_off_goes_on_with_the_rows_that_are_saved(
     night: Callable[..., Outcome], bei: Bei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline import commit, encode
+    from pipeline import commit
+    from pipeline.tokenize.texts import Tokens
 
     night("chunk", output="whole")
-    real, batches = encode.gather, 0
+    real, batches = Tokens.batch, 0
 
     def breaks_once(*arguments: Any) -> Any:
         nonlocal batches
@@ -262,7 +263,7 @@ def test_an_attempt_that_breaks_off_goes_on_with_the_rows_that_are_saved(
         return real(*arguments)
 
     monkeypatch.setattr(commit, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(encode, "gather", breaks_once)
+    monkeypatch.setattr(Tokens, "batch", breaks_once)
     night("chunk", "--token-budget", 300)
     found, expected = (read_output(bei, tmp_path / name) for name in ("out", "whole"))
     assert found.drop_columns("embedding").equals(expected.drop_columns("embedding"))

@@ -205,7 +205,7 @@ def test_rows_of_another_output_are_taken_on_request(
 def test_rows_of_other_values_are_never_taken(submit: Bei, tmp_path: Path) -> None:
     corpus, other = write_parquet(tmp_path / "c.parquet"), tmp_path / "other"
     assert submit(corpus, "--output", other, "--prompt", "query: ").code == 0
-    for uri, reason in ((other, "prompt is 'query: ' there"), (tmp_path / "none", "no job")):
+    for uri, reason in ((other, "--prompt 'query: ' there"), (tmp_path / "none", "no job")):
         refused = submit(corpus, "--reuse-from", uri)
         assert refused.code == 1
         assert f"--reuse-from {uri}" in refused.err

@@ -188,14 +188,14 @@ def test_other_rows_per_shard_leave_an_unchanged_file_its_cut(
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("--dimensions", 8), "dimensions"),
-        (("--normalize",), "normalize"),
-        (("--max-length", 9), "max_length"),
-        (("--prompt", "passage: "), "prompt"),
-        (("--output-dtype", "int8"), "output_dtype"),
-        (("--truncate", "left"), "truncate"),
-        (("--precision", "float32"), "precision"),
-        (("--model", str(Path(TINY).parent / "roberta_mean")), "model.sha256"),
+        (("--dimensions", 8), "--dimensions"),
+        (("--normalize",), "--normalize"),
+        (("--max-length", 9), "--max-length 128 there, 9 here"),
+        (("--prompt", "passage: "), "--prompt"),
+        (("--output-dtype", "int8"), "--output-dtype float32 there, int8 here"),
+        (("--truncate", "left"), "--truncate"),
+        (("--precision", "float32"), "--precision"),
+        (("--model", str(Path(TINY).parent / "roberta_mean")), "bert_mean; you ask for"),
     ],
 )
 def test_another_space_on_the_same_output_is_refused_and_the_difference_named(

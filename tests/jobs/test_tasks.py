@@ -315,7 +315,7 @@ def test_other_scores_are_another_space_and_are_refused_on_the_same_output(
     assert submit(path, *options).code == 0
     done = submit(path, *options, "--raw-scores")
     assert done.code == 1
-    assert "raw_scores" in done.err
+    assert "--raw-scores" in done.err
 
 
 def test_a_second_run_of_a_rerank_computes_nothing(bei: Bei, submit: Bei, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from commandline import Bei
 
 WRONG = [
     ("sumbit x", "there is no command 'sumbit'", "did you mean `bei-jobs submit`?"),
-    ("frobnicate", "there is no command 'frobnicate'", "submit, plan, list"),
+    ("frobnicate", "there is no command 'frobnicate'", "submit, plan, rehearse"),
     ("schedule lst", "there is no command 'lst'", "did you mean `bei-jobs schedule list`?"),
     ("submit x --modle y", "`bei-jobs submit` has no option --modle", "did you mean --model?"),
     ("list --zzz", "`bei-jobs list` has no option --zzz", "see `bei-jobs list --help`"),
