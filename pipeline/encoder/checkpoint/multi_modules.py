@@ -20,7 +20,7 @@ from typing import Any
 from pipeline.encoder.checkpoint.config_values import Config, is_whole, model_class
 from pipeline.encoder.checkpoint.files import CheckpointFiles
 from pipeline.encoder.checkpoint.pooling_config import Expansion, MultiModule, TextReading
-from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN
+from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN, canonical_json
 from pipeline.encoder.checkpoint.sentence_modules import (
     GENERAL,
     Module,
@@ -128,6 +128,7 @@ def _ends(types: list[str], name: str) -> bool:
 def _colbert(files: CheckpointFiles) -> SentenceModules:
     """ColBERT v2 and what was trained with its code: no module files."""
     metadata = _File(files.folder / METADATA, files.json(files.folder / METADATA))
+    canonical_json(metadata.values, metadata.path)  # which refuses half of a surrogate pair
     query, document = _COLBERT_LENGTHS
     attended = bool(metadata.values.get("attend_to_mask_tokens"))
     expansion = Expansion(metadata.length("query_maxlen", query) or query, attended)

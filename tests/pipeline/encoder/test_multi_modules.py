@@ -74,6 +74,7 @@ POOLING = "HierarchicalTokenPooling"
         ("colbert_v2", setting(METADATA, doc_maxlen="long"), "doc_maxlen = 'long'"),
         ("colbert_v2", setting(METADATA, query_maxlen=0), "query_maxlen = 0"),
         ("colbert_v2", setting(METADATA, query_token_id=7), "query_token_id = 7"),
+        ("colbert_v2", setting(METADATA, query_token_id="\ud800"), "text that is not Unicode"),
         ("colbert_xlmr", renamed("attention.self", "mixer"), "layout of jina-colbert-v2"),
         ("pylate", setting(GENERAL, skiplist_words="!"), "skiplist_words = '!'"),
         ("pylate", setting(GENERAL, document_length=1.5), "document_length = 1.5"),
