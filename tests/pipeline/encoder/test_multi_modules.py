@@ -160,3 +160,14 @@ def test_an_empty_marker_is_that_of_the_authors_code(tmp_path: Path) -> None:
     card = harmed(tmp_path, "colbert_v2", setting(METADATA, query_token_id="", doc_token_id=""))
     assert card.multi is not None
     assert card.multi.markers == ("[unused0]", "[unused1]")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "kinds"), [({"query": "q: "}, ("query", "document")), ({}, ())]
+)
+def test_queries_and_documents_are_told_apart_by_prompts_alone(
+    tmp_path: Path, prompts: dict[str, str], kinds: tuple[str, ...]
+) -> None:
+    alike = setting(BERT, query_expansion=None, document_length=None)
+    unlisted, named = setting(MASK, skiplist_words=None), setting(GENERAL, prompts=prompts)
+    assert harmed(tmp_path, "st_fixed", alike, unlisted, named).kinds == kinds
