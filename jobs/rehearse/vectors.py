@@ -77,7 +77,7 @@ def vector_column(fields: Sequence[pa.Field], *, dot: bool, side: str) -> Vector
     names = [field.name for field in (*found, *sparse)]
     if not names:
         raise UsageError(
-            f"{side}: the task writes no vectors that are compared, only "
+            f"{side}: the task writes no dense or sparse vectors, which are compared, but "
             f"{', '.join(field.name for field in fields)}",
             hint="rehearse a model that embeds texts, with dense or sparse vectors",
         )

@@ -134,7 +134,7 @@ def _computed_with(parts: Parts) -> dict[str, Any]:
         "fused_kernels",
         "tokenizer",
     )
-    said = {name: first.values[name] for name in names if first.values.get(name)}
+    said = {name: first.values[name] for name in names if first.values.get(name, "0") != "0"}
     return {**said, "versions": json_of(first, "versions")}
 
 

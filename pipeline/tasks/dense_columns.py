@@ -101,7 +101,7 @@ def _check_binary(dtype: OutputDtype, width: int) -> None:
         raise UsageError(
             f"--output-dtype binary packs 8 dimensions per byte, and {width} is not a multiple "
             "of 8",
-            hint="choose --dimensions as a multiple of 8, or another type",
+            hint="choose another type, or for dense vectors --dimensions as a multiple of 8",
         )
 
 

@@ -13,6 +13,7 @@ from pipeline.spec import JobSpec, OutputDtype
 from pipeline.tasks.base import BoolArray, lists
 from pipeline.tasks.dense_columns import DenseColumn, dense_columns
 from pipeline.tokenize.texts import Tokens
+from pipeline.tokenize.vector_tokens import NO_VECTOR
 
 STARTS, ENDS = "vector_starts", "vector_ends"
 _NAME = "vectors"
@@ -84,11 +85,12 @@ class MultiColumns:
 
     def problems(self, given: Lists, row_of: Int64Array) -> dict[int, str]:
         """Row → why its vectors cannot be written."""
-        if not self._float16:
-            return {}
-        values = np.abs(given.values.reshape(-1, self._width))
-        over = np.unique(given.owners[(values > np.finfo(np.float16).max).any(axis=1)])
-        return {int(row): FLOAT16_OVERFLOW for row in row_of[over]}
+        found = {int(row): NO_VECTOR for row in row_of[given.counts == 0]}
+        if self._float16:
+            values = np.abs(given.values.reshape(-1, self._width))
+            over = np.unique(given.owners[(values > np.finfo(np.float16).max).any(axis=1)])
+            found |= {int(row): FLOAT16_OVERFLOW for row in row_of[over]}
+        return found
 
 
 def _places(given: Lists, offsets: Int64Array) -> Int64Array:

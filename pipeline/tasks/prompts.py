@@ -31,9 +31,11 @@ def embed_prompt(request: Request, card: ModelCard) -> str:
     """What stands before each text to embed: as given, by name, or the model's default.
 
     Raises:
-        UsageError: the model has no prompt of that name.
+        UsageError: the model has no prompt of that name, or it is for texts of the other kind.
     """
     prompts, kind = card.modules.prompts, _kind(request, card)
+    if card.multi is not None and card.multi.tells_apart:
+        _check_kind(request, "query" if card.kind == "query" else "document")
     if request.prompt is not None:
         own = prompts.get(prompt_name_of(kind, prompts) or "", "") if kind is not None else ""
         marker = marker_of(card.multi.markers, own) if card.multi is not None else ""
@@ -51,6 +53,16 @@ def embed_prompt(request: Request, card: ModelCard) -> str:
             "text with --prompt",
         )
     return prompts[name]
+
+
+def _check_kind(request: Request, kind: Kind) -> None:
+    other: Kind = "document" if kind == "query" else "query"
+    if request.prompt_name in _NAMES[other]:
+        raise UsageError(
+            f"--prompt-name {request.prompt_name} is for texts of the other kind: this job reads "
+            f"each as a {kind}",
+            hint=f"give --kind {other} in its place, which says how they are read, too",
+        )
 
 
 def _kind(request: Request, card: ModelCard) -> Kind | None:

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from pipeline.maxsim import Interaction
 from pipeline.packing import Batch, Int32Array, Int64Array, Masks, gather
 from pipeline.tokenize.texts import Tokens
+from pipeline.tokenize.vector_tokens import NO_VECTOR
 
 # Of the queries whose vectors are held at once, until all of their documents are computed.
 _STAGE_TOKENS = 1 << 16
-_NO_VECTOR = "the text has no token with a vector for this model"
 
 Encode = Callable[[Sequence[str | None]], Tokens]
 
@@ -144,7 +144,7 @@ def _checked(tokens: Tokens) -> tuple[Tokens, dict[int, str]]:
     assert tokens.masks is not None
     before = np.concatenate([[0], np.cumsum(tokens.masks.vector)])
     none = tokens.row_of[np.diff(before[tokens.offsets]) == 0]
-    return tokens, {int(text): _NO_VECTOR for text in none} | tokens.errors
+    return tokens, {int(text): NO_VECTOR for text in none} | tokens.errors
 
 
 def _staged(query_of: Int64Array, lengths: Int64Array) -> tuple[Int64Array, Int64Array]:

@@ -10,12 +10,14 @@ import numpy as np
 from pipeline.encoder.card import ModelCard
 from pipeline.encoder.checkpoint.pooling_config import TextReading
 from pipeline.encoder.checkpoint.tokenizer_settings import content_of
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, UsageError
 from pipeline.packing import Int32Array, Int64Array, Masks
 from pipeline.tokenize.texts import Tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+NO_VECTOR = "the text has no token with a vector for this model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +91,16 @@ def vector_tokens(
 
     Raises:
         CheckpointError: queries are filled up with a token that the vocabulary does not have.
+        UsageError: the limit leaves no room for text.
     """
     assert card.multi is not None
+    around = max((len(tokenizer.encode(each).ids) for each in card.multi.markers), default=0)
+    if max_length <= around:
+        raise UsageError(
+            f"--max-length {max_length} leaves no room for text besides the {around} special "
+            "tokens and markers of this model",
+            hint=f"give {around + 1} or more",
+        )
     reading = card.multi.reading(kind)
     found = (_skipped(tokenizer, word, reading) for word in reading.skipped)
     skipped = np.array(sorted({number for number in found if number is not None}), dtype=np.int32)

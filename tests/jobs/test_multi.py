@@ -129,6 +129,10 @@ def test_a_night_copies_rows_and_exports_them(bei: Bei, submit: Bei, tmp_path: P
     assert table.slice(0, 12).equals(first)
     assert bei("verify", tmp_path / "c.embed").code == 0
     assert submit(path, *words[:-2]).code == 1  # other columns are another output
+    reported = bei("report", tmp_path / "c.embed", tmp_path / "c.html", "--json").json
+    assert "dimensions" not in reported["computed_with"]
+    refused = bei("rehearse", path, "--from", tmp_path / "c.embed", "--to", "max-length=9")
+    assert "writes no dense or sparse vectors, which are compared" in refused.err
     out = tmp_path / "rows.parquet"
     assert bei("export", tmp_path / "c.embed", out).code == 0
     exported = pq.read_table(out)
@@ -209,6 +213,24 @@ def test_a_row_that_is_not_finite_is_quarantined_alone(
     assert_near([good["vectors"], other["vectors"]], [sound[0]["vectors"], sound[2]["vectors"]])
 
 
+def test_a_text_without_any_vector_is_an_error_of_its_row(
+    bei: Bei, submit: Bei, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(MULTI / "st_fixed", model)
+    words = ["[CLS]", "[SEP]", "d", ":", "!"]
+    (model / "2_MultiVectorMask/config.json").write_text(json.dumps({"skiplist_words": words}))
+    given = ("--model", model, "--max-failed-rows", 1)
+    assert submit(corpus(tmp_path, ["go", "!!!"]), *given).code == 3
+    good, bad = read_output(bei, tmp_path / "c.embed").to_pylist()
+    assert good["vectors"]
+    assert (bad["vectors"], bad["error"]) == (
+        None,
+        "the text has no token with a vector for this model",
+    )
+    assert bei("verify", tmp_path / "c.embed").code == 0
+
+
 def test_max_length_is_what_a_query_is_filled_up_to(bei: Bei, submit: Bei, tmp_path: Path) -> None:
     path = corpus(tmp_path, ["go", LONG])
     words = ("--model", COLBERT, "--kind", "query", "--max-length", 20)
@@ -226,9 +248,12 @@ CHUNK = ("--long-texts", "chunk")
     [
         (COLBERT, ("--vectors", "dense"), "no head for dense vectors", "--vectors multi"),
         (SPARSE_M3, ("--vectors", "multi"), "no head for multi vectors", "colbert_linear.pt"),
+        (COLBERT, ("--kind", "query", "--prompt-name", "document"), "of the other", "--kind doc"),
         (M3, ("--token-offsets",), "--token-offsets belongs to multi", "multi,dense"),
         (COLBERT, ("--no-normalize",), "--normalize belongs to dense", "omit it"),
         (M3, ("--kind", "query"), "reads queries and documents alike", "omit it"),
+        (COLBERT, ("--prompt-name", "query"), "texts of the other kind", "--kind query"),
+        (COLBERT, ("--max-length", 3), "the 3 special tokens and markers", "give 4 or more"),
         (COLBERT, ("--long-texts", "cut-start"), "would cut the marker [unused", "cut-end"),
         (COLBERT, ("--long-texts", "pool"), "makes dense vectors alone", "multi vectors for each"),
         (COLBERT, ("--long-texts", "late-chunk"), "makes dense vectors alone", "chunk"),

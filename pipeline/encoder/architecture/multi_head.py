@@ -48,6 +48,7 @@ class MultiHead:
         skips_first: whether the first token, which stands for the text, has none.
         markers: what stands before texts as one token, where the vocabulary has it.
         sha256: of weights in a file of their own.
+        prompted: whether texts of a kind have a prompt.
     """
 
     steps: tuple[tuple[Module, Mapping[str, TensorInfo]], ...]
@@ -57,11 +58,12 @@ class MultiHead:
     skips_first: bool = False
     markers: tuple[str, ...] = ()
     sha256: str = ""
+    prompted: bool = False
 
     @property
     def tells_apart(self) -> bool:
-        """Whether queries are read otherwise than documents, but for a prompt."""
-        return self.query != self.document or bool(self.markers)
+        """Whether queries are read otherwise than documents."""
+        return self.query != self.document or bool(self.markers) or self.prompted
 
     def reading(self, kind: str) -> TextReading:
         """How texts of a kind are read; "" is that of documents."""
@@ -120,7 +122,14 @@ def find_multi_head(
         linear = _linear({"linear.weight": info}, config, str(checkpoint.folder))
         steps, width = (linear, *steps), info.shape[0]
     multi = modules.multi
-    return MultiHead(steps, width, multi.query, multi.document, markers=multi.markers)
+    return MultiHead(
+        steps,
+        width,
+        multi.query,
+        multi.document,
+        markers=multi.markers,
+        prompted=any(modules.prompts.values()),
+    )
 
 
 def _token_vectors(checkpoint: Checkpoint, config: EncoderConfig) -> MultiHead | None:

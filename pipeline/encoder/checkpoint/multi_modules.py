@@ -20,7 +20,7 @@ from typing import Any
 from pipeline.encoder.checkpoint.config_values import Config, is_whole, model_class
 from pipeline.encoder.checkpoint.files import CheckpointFiles
 from pipeline.encoder.checkpoint.pooling_config import Expansion, MultiModule, TextReading
-from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN
+from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN, canonical_json
 from pipeline.encoder.checkpoint.sentence_modules import (
     GENERAL,
     Module,
@@ -77,7 +77,7 @@ def read_multi_modules(files: CheckpointFiles, config: Config) -> SentenceModule
     modules = SentenceModules(transformer=transformer, pooling=(), steps=steps)
     modules = with_settings(files, modules)
     own = _File(file, files.json(file))
-    return _pylate(modules, general, own) if pylate else _encoder(modules, own, mask)
+    return _pylate(modules, general, own, mask) if pylate else _encoder(modules, own, mask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +128,14 @@ def _ends(types: list[str], name: str) -> bool:
 def _colbert(files: CheckpointFiles) -> SentenceModules:
     """ColBERT v2 and what was trained with its code: no module files."""
     metadata = _File(files.folder / METADATA, files.json(files.folder / METADATA))
+    canonical_json(metadata.values, metadata.path)  # which refuses half of a surrogate pair
     query, document = _COLBERT_LENGTHS
     attended = bool(metadata.values.get("attend_to_mask_tokens"))
     expansion = Expansion(metadata.length("query_maxlen", query) or query, attended)
     skipped = _PUNCTUATION if metadata.values.get("mask_punctuation", True) else ()
     markers = {
-        "query": metadata.text("query_token_id", "[unused0]"),
-        "document": metadata.text("doc_token_id", "[unused1]"),
+        "query": metadata.text("query_token_id", "") or "[unused0]",
+        "document": metadata.text("doc_token_id", "") or "[unused1]",
     }
     return SentenceModules(
         pooling=(),
@@ -161,7 +162,7 @@ def _steps(files: CheckpointFiles, *, pylate: bool) -> tuple[tuple[Module, ...],
         file, settings = files.path / folder / "config.json", module_config(kind, files, folder)
         if kind == "Transformer" and i == 0:
             continue
-        if kind == "MultiVectorMask":
+        if kind == "MultiVectorMask" and mask is None:
             mask = _File(file, settings)
         elif kind == "HierarchicalTokenPooling":
             steps += _token_pooling(_File(file, settings))
@@ -199,7 +200,9 @@ def _token_pooling(settings: _File) -> tuple[Module, ...]:
     return (NormalizeModule(),) if settings.values.get("normalize_embeddings") else ()
 
 
-def _pylate(modules: SentenceModules, general: _File, own: _File) -> SentenceModules:
+def _pylate(
+    modules: SentenceModules, general: _File, own: _File, mask: _File | None
+) -> SentenceModules:
     """PyLate: lengths, markers and the skip list beside the prompts."""
     query, document = _PYLATE_LENGTHS
     query_length = general.length("query_length", query) or query
@@ -209,8 +212,9 @@ def _pylate(modules: SentenceModules, general: _File, own: _File) -> SentenceMod
         attended = next((general.values[key] for key in keys if key in general.values), False)
         expansion = Expansion(query_length, bool(attended))
     # Files of sentence-transformers 6 that were saved from PyLate's say it in both places.
-    if "query_expansion" in own.values:
-        expansion = _expansion(own)
+    for file in (general, own):
+        if "query_expansion" in file.values:
+            expansion = _expansion(file)
     markers = {
         "query": general.text("query_prefix", "[Q] "),
         "document": general.text("document_prefix", "[D] "),
@@ -218,11 +222,14 @@ def _pylate(modules: SentenceModules, general: _File, own: _File) -> SentenceMod
     prompts = dict(modules.prompts)
     for kind, marker in markers.items():
         prompts[kind] = marker + prompts.get(kind, "").removeprefix(marker)
+    skipped = _skipped(mask)
+    if mask is None or general.values.get("model_type") == "ColBERT":
+        skipped["document"] += general.words("skiplist_words", _PUNCTUATION)
     multi = MultiModule(
-        query=TextReading(own.length("query_length", query_length), (), expansion),
+        query=TextReading(own.length("query_length", query_length), skipped["query"], expansion),
         document=TextReading(
             own.length("document_length", general.length("document_length", document)),
-            general.words("skiplist_words", _PUNCTUATION),
+            skipped["document"],
         ),
         markers=tuple(filter(None, markers.values())),
     )
@@ -231,7 +238,20 @@ def _pylate(modules: SentenceModules, general: _File, own: _File) -> SentenceMod
 
 def _encoder(modules: SentenceModules, own: _File, mask: _File | None) -> SentenceModules:
     """A MultiVectorEncoder, whose markers are prompts."""
-    mask = mask or _File(own.path, {})
+    skipped = _skipped(mask)
+    query = TextReading(own.length("query_length"), skipped["query"], _expansion(own))
+    document = TextReading(own.length("document_length"), skipped["document"])
+    multi = _with_expansion(MultiModule(query=query, document=document))
+    # Without a mask, tokens have a vector where they are attended to.
+    if mask is None and query.expansion is not None and not query.expansion.attended:
+        multi = replace(multi, query=replace(multi.query, expansion=None))
+    return replace(modules, multi=multi)
+
+
+def _skipped(mask: _File | None) -> dict[str, tuple[str, ...]]:
+    """The tokens of each kind of text that have no vector, by a MultiVectorMask."""
+    if mask is None:
+        return {"query": (), "document": ()}
     if mask.values.get("keep_only_token_ids"):
         raise CheckpointError(
             f"{mask.path} sets keep_only_token_ids, for documents that are images; bei-jobs reads "
@@ -244,14 +264,8 @@ def _encoder(modules: SentenceModules, own: _File, mask: _File | None) -> Senten
             f"{mask.path} sets skiplist_tasks = {shown(tasks)}, which bei-jobs does not know",
             hint="sentence-transformers writes query and document",
         )
-    skipped = mask.words("skiplist_words", ())
-    multi = MultiModule(
-        query=TextReading(
-            own.length("query_length"), skipped if "query" in tasks else (), _expansion(own)
-        ),
-        document=TextReading(own.length("document_length"), skipped if "document" in tasks else ()),
-    )
-    return replace(modules, multi=_with_expansion(multi))
+    words = mask.words("skiplist_words", ())
+    return {kind: words if kind in tasks else () for kind in ("query", "document")}
 
 
 def _with_expansion(multi: MultiModule) -> MultiModule:

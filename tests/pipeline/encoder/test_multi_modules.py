@@ -13,6 +13,7 @@ from corpora import GOLDENS
 from safetensors.numpy import load_file, save_file
 
 from pipeline.encoder.card import ModelCard, open_card
+from pipeline.encoder.checkpoint.pooling_config import Expansion
 from pipeline.errors import CheckpointError
 
 MULTI = GOLDENS.parent / "multi_goldens"
@@ -73,11 +74,13 @@ POOLING = "HierarchicalTokenPooling"
         ("colbert_v2", setting(METADATA, doc_maxlen="long"), "doc_maxlen = 'long'"),
         ("colbert_v2", setting(METADATA, query_maxlen=0), "query_maxlen = 0"),
         ("colbert_v2", setting(METADATA, query_token_id=7), "query_token_id = 7"),
+        ("colbert_v2", setting(METADATA, query_token_id="\ud800"), "text that is not Unicode"),
         ("colbert_xlmr", renamed("attention.self", "mixer"), "layout of jina-colbert-v2"),
         ("pylate", setting(GENERAL, skiplist_words="!"), "skiplist_words = '!'"),
         ("pylate", setting(GENERAL, document_length=1.5), "document_length = 1.5"),
         ("pylate", module("LSTM", {}), "the module LSTM in place 3"),
         ("st_fixed", module(POOLING, {"pool_factor": 2}), "pool_factor = 2"),
+        ("st_fixed", module("MultiVectorMask", {}), "the module MultiVectorMask in place 5"),
         ("st_fixed", setting(MASK, keep_only_token_ids=[3]), "keep_only_token_ids"),
         ("st_fixed", setting(MASK, skiplist_tasks=["image"]), "skiplist_tasks = "),
         ("st_fixed", setting(BERT, query_expansion={"strategy": "wide"}), "query_expansion = "),
@@ -117,3 +120,54 @@ def test_without_expansion_a_query_has_its_own_tokens_alone(tmp_path: Path) -> N
     assert card.multi is not None
     assert card.multi.query.expansion is None
     assert card.multi.query.length is not None
+
+
+def test_a_mask_among_pylates_modules_counts_beside_its_list(tmp_path: Path) -> None:
+    mask = {"skiplist_words": ["a"], "skiplist_tasks": ["query", "document"]}
+    listed = setting(GENERAL, skiplist_words=["!"])
+    card = harmed(tmp_path, "pylate", listed, module("MultiVectorMask", mask))
+    assert card.multi is not None
+    assert card.multi.query.skipped == ("a",)
+    assert card.multi.document.skipped == ("a", "!")
+
+
+def test_an_expansion_in_the_words_of_sentence_transformers_is_that_of_pylate(
+    tmp_path: Path,
+) -> None:
+    expansion = {"strategy": "min", "length": 9, "attend": True}
+    card = harmed(tmp_path, "pylate", setting(GENERAL, query_expansion=expansion))
+    assert card.multi is not None
+    assert card.multi.query.expansion == Expansion(9, attended=True, fixed=False)
+
+
+@pytest.mark.parametrize("attend", [True, False])
+def test_without_a_mask_only_tokens_that_are_attended_to_have_a_vector(
+    tmp_path: Path, attend: bool
+) -> None:
+    def unmasked(model: Path) -> None:
+        listed = json.loads((model / "modules.json").read_text())
+        kept = [entry for entry in listed if not entry["type"].endswith("MultiVectorMask")]
+        (model / "modules.json").write_text(json.dumps(kept))
+
+    expansion = {"strategy": "fixed", "length": 16, "attend": attend}
+    card = harmed(tmp_path, "st_fixed", setting(BERT, query_expansion=expansion), unmasked)
+    assert card.multi is not None
+    assert (card.multi.query.expansion is not None) is attend
+    assert card.multi.query.length == 16
+
+
+def test_an_empty_marker_is_that_of_the_authors_code(tmp_path: Path) -> None:
+    card = harmed(tmp_path, "colbert_v2", setting(METADATA, query_token_id="", doc_token_id=""))
+    assert card.multi is not None
+    assert card.multi.markers == ("[unused0]", "[unused1]")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "kinds"), [({"query": "q: "}, ("query", "document")), ({}, ())]
+)
+def test_queries_and_documents_are_told_apart_by_prompts_alone(
+    tmp_path: Path, prompts: dict[str, str], kinds: tuple[str, ...]
+) -> None:
+    alike = setting(BERT, query_expansion=None, document_length=None)
+    unlisted, named = setting(MASK, skiplist_words=None), setting(GENERAL, prompts=prompts)
+    assert harmed(tmp_path, "st_fixed", alike, unlisted, named).kinds == kinds
