@@ -261,6 +261,7 @@ def test_job_files_are_sides(machine: pytest.MonkeyPatch, tmp_path: Path) -> Non
         (("--from", TINY, "--to", TINY), "compute the same values", "dimensions=128"),
         (("--from", TINY, "--to", "keep=lang"), "keep decides no value", "dimensions"),
         (("--from", TINY, "--to", "dimension=8"), "no option dimension", "mean dimensions?"),
+        (("--from", TINY, "--to", ROOT / "README.md"), "is a file, and no model", "directory"),
         (("--from", TINY, "--to", "colour=red"), "no option colour", "takes aggregation"),
         (("--from", TINY, "--to", "report=a.html"), "report decides no value", "dimensions"),
         (("--from", TINY, "--to", "dimensions=ten"), "--to", "whole number of at least 1"),
