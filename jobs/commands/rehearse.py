@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from functools import reduce
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobs.options import Function, choice, json_option, option, quiet_option
+from pipeline.errors import BeiJobsError
 from pipeline.spec import InputFormat
+from pipeline.store.uris import redact
+
+if TYPE_CHECKING:
+    from jobs.display import Display
 
 # Options of `submit` that say what is read, which both sides have.
 _SHARED = (
@@ -44,7 +49,6 @@ def _shared(function: Function) -> Function:
 @click.option(
     "--report",
     "page",
-    type=click.Path(path_type=Path, dir_okay=False, writable=True),
     metavar="FILE",
     help="Write a page to look at: HTML, complete in itself.",
 )
@@ -59,7 +63,7 @@ def command(
     qrels: str | None,
     device: str | None,
     price_per_hour: float | None,
-    page: Path | None,
+    page: str | None,
     as_json: bool,
     quiet: bool,
     **shared: str | None,
@@ -75,20 +79,34 @@ def command(
     from jobs.rehearse.lines import lines
     from jobs.rehearse.rehearsal import Options, rehearse
     from jobs.rehearse.report import report
+    from jobs.report.write import page_uri
     from workers.settings import load_settings
 
+    uri = None if page is None else page_uri(page)
     words = [f"--{k.replace('_', '-')}={v}" for k, v in shared.items() if v is not None]
     options = Options(
         inputs, start, end, rows, queries, qrels, tuple(words), device, price_per_hour
     )
-    found = report(rehearse(options, load_settings(), Display(as_json=as_json, quiet=quiet)))
-    if page is not None:
-        from jobs.rehearse.page import rehearsal_page
-
-        page.write_text(rehearsal_page(found))
+    display = Display(as_json=as_json, quiet=quiet)
+    found = report(rehearse(options, load_settings(), display))
+    if uri is not None:
+        _write_page(found, uri, display)
     if as_json:
         click.echo(json.dumps(found))
     else:
         for line in lines(found):
             click.echo(line)
     return 0
+
+
+def _write_page(found: dict[str, Any], uri: str, display: Display) -> None:
+    """Write the page; where that fails, what was computed is printed all the same."""
+    from jobs.rehearse.page import rehearsal_page
+    from jobs.report.write import write_html
+
+    try:
+        write_html(rehearsal_page(found), uri)
+    except BeiJobsError as problem:
+        display.warn(f"--report: {problem.message}")
+    else:
+        display.say(f"report           {redact(uri)}")

@@ -31,16 +31,26 @@ def rehearsal_page(report: Report) -> str:
         report=report,
         overlap=_overlap(report["neighbours"]),
         kept=[_kept(one) for one in report["neighbours"] if one["k"] > 1],
-        sides=[[name.strip(), *values] for name, *values in _rows(report)],
+        sides=_sides(report),
         metrics=_metrics(report),
         differences=_differences(report),
         settings=[[key, before[key], after[key]] for key in ("name", "space", "prompt", "submit")],
     )
 
 
-def _rows(report: Report) -> list[tuple[str, str, str]]:
+def _sides(report: Report) -> list[list[str]]:
+    """The rows of the terminal; what is indented there has the name of what it is part of."""
     metrics = (report["retrieval"] or {"metrics": {}})["metrics"]
-    return [row for row in rows(report) if row[0] not in metrics]
+    found, whole = [], ""
+    for name, *values in rows(report):
+        if name in metrics:
+            continue
+        if name.startswith(" "):
+            name = f"{whole}: {name.strip()}"
+        else:
+            whole = name
+        found.append([name, *values])
+    return found
 
 
 def _overlap(neighbours: list[Report]) -> Markup:

@@ -74,7 +74,7 @@ def draw_sample(
         sample = draw(corpus, rows, judged, lambda count: bar.add(count, 0))
     if len(sample) < LEAST_ROWS:
         raise InputError(
-            f"the sample has {len(sample)} different texts: too few to have neighbours",
+            f"the sample has too few different texts to have neighbours: {len(sample)}",
             hint=f"give more of the corpus as INPUT, and --rows of at least {LEAST_ROWS}",
         )
     return sample

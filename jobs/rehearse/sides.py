@@ -23,6 +23,7 @@ import click
 
 from jobs.job_file import keys_of
 from jobs.submit_options import make_request, submit_options
+from jobs.usage_errors import closest, explained
 from pipeline.errors import UsageError
 from pipeline.output.manifest import require_finished
 from pipeline.output.output import Output
@@ -36,7 +37,8 @@ _SHARED = frozenset({
     "inputs", "output", "task", "text-column", "query-column", "documents-column",
     "document-column", "id-column", "keep", "output-format", "rows-per-shard", "format", "where",
     "csv-escape", "limit", "add", "replace", "prune", "reuse-from", "device", "broker", "wait",
-    "max-failed-rows", "max-bad-files", "notify", "metrics-port", "log-format", "json", "quiet",
+    "max-failed-rows", "max-bad-files", "notify", "report", "metrics-port", "log-format", "json",
+    "quiet",
 })  # fmt: skip
 #: Of queries, which are read with another prompt than documents.
 QUERY_KEYS = ("query-prompt", "query-prompt-name")
@@ -108,9 +110,10 @@ class Side:
                 given = options.pop("inputs")
                 return make_request(given, options)
         except click.UsageError as error:
+            wrong = explained(error)
             raise UsageError(
-                f"{self.option} {self.label}: {error.format_message()}",
-                hint="a side takes the options of `submit` as KEY=VALUE, such as dimensions=128",
+                f"{self.option} {self.label}: {wrong.message}",
+                hint=wrong.hint,
             ) from error
 
 
@@ -190,8 +193,10 @@ def _check_key(option: str, key: str) -> None:
             hint=f"a side takes {', '.join(known)}",
         )
     if key not in known:
+        close = closest(key, known)
         raise UsageError(
-            f"{option}: `submit` has no option {key}", hint=f"a side takes {', '.join(known)}"
+            f"{option}: `submit` has no option {key}",
+            hint=f"did you mean {close}?" if close else f"a side takes {', '.join(known)}",
         )
 
 

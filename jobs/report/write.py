@@ -50,6 +50,14 @@ def write_page(report: Mapping[str, Any], uri: str) -> None:
             f"{redact(uri)} is within the output itself",
             hint="give a FILE outside of it: its files are those of jobs",
         )
-    page = make_page(report).encode()
+    write_html(make_page(report), uri)
+
+
+def write_html(page: str, uri: str) -> None:
+    """Write a page; a file that is there is replaced, and folders are made.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     with new_file(uri, overwrite=True, max_bytes=MAX_BYTES) as file:
-        file.write(page)
+        file.write(page.encode())

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from commandline import Bei, Outcome, forget_the_user, read_output, typed
 from corpora import GOLDENS, ROOT, TINY
+from pages import looked_at
 
 CORPUS = "memory://rehearse/corpus.parquet"
 SPLADE = ROOT / "tests" / "sparse_goldens" / "splade_bert"
@@ -137,7 +138,21 @@ def test_the_page_is_complete_in_itself_and_escapes_what_the_corpus_says(
     assert "<i>" not in page
     assert "src=" not in page
     assert "http" not in page.replace("http-equiv", "")
+    assert "tokens of a text: limit" in page  # without the indentation of the terminal
     assert done.json["verdict"].split(";")[0][-40:] in page.replace("&#39;", "'")
+
+
+@pytest.mark.parametrize(("dark", "width"), [(False, 1000), (True, 500)])
+def test_the_page_in_a_browser(
+    done: Outcome, judged: Path, tmp_path: Path, *, dark: bool, width: int
+) -> None:
+    seen = looked_at((judged / "page.html").read_text(), tmp_path, dark=dark, width=width)
+
+    assert done.code == 0
+    assert seen["dark"] is dark
+    assert seen["violations"] == []
+    assert seen["console"] == []
+    assert seen["wider"] <= 0
 
 
 def test_nothing_is_left_behind_and_nothing_remembered(done: Outcome, bei: Bei) -> None:
@@ -245,9 +260,22 @@ def test_job_files_are_sides(machine: pytest.MonkeyPatch, tmp_path: Path) -> Non
     [
         (("--from", TINY, "--to", TINY), "compute the same values", "dimensions=128"),
         (("--from", TINY, "--to", "keep=lang"), "keep decides no value", "dimensions"),
-        (("--from", TINY, "--to", "dimension=8"), "no option dimension", "dimensions"),
-        (("--from", TINY, "--to", "dimensions=ten"), "--to", "KEY=VALUE"),
+        (("--from", TINY, "--to", "dimension=8"), "no option dimension", "mean dimensions?"),
+        (("--from", TINY, "--to", ROOT / "README.md"), "is a file, and no model", "directory"),
+        (("--from", TINY, "--to", "colour=red"), "no option colour", "takes aggregation"),
+        (("--from", TINY, "--to", "report=a.html"), "report decides no value", "dimensions"),
+        (("--from", TINY, "--to", "dimensions=ten"), "--to", "whole number of at least 1"),
         (("--from", TINY, "--to", "dimensions=99"), "more than the 32", "at most 32"),
+        (
+            ("--from", TINY, "--to", "precision=int88"),
+            "precision=int88: --precision 'int88' is not one of auto",
+            "did you mean int8?",
+        ),
+        (
+            ("--from", TINY, "--to", "dimensions=8", "--report", "a.pdf"),
+            "a.pdf is not the name of a page",
+            ".html",
+        ),
         (("--from", f"{TINY} {TINY}", "--to", "x=1"), "names", "quotes"),
         (("--from", f"{TINY} prompt='a", "--to", "x=1"), "No closing quotation", "quotes"),
         (("--from", TINY, "--to", "dimensions=16,8"), "several vectors", "choose one"),
@@ -273,6 +301,23 @@ def test_a_wrong_side_is_told_with_a_next_step(
     assert said in done.json["error"]
     assert hint in done.json["hint"], done.json
     assert len(done.screen) <= 30
+
+
+def test_a_page_that_cannot_be_written_loses_no_result(
+    machine: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    words = (CORPUS, "--from", TINY, "--to", "dimensions=8", "--rows", 12, "--report")
+
+    new = rehearsed(*words, tmp_path / "new" / "page.html")
+    assert new.code == 0, new.err
+    assert (tmp_path / "new" / "page.html").read_text().startswith("<!DOCTYPE html>")
+
+    done = rehearsed(*words, tmp_path / "file" / "page.html")
+    assert done.code == 0, done.err
+    assert done.json["verdict"]
+    assert "--report: " in done.err
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize(

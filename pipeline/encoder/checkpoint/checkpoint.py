@@ -126,6 +126,8 @@ def _find(model: str, revision: str | None, cache: Path, offline: bool) -> tuple
             )
         path = directory if directory.is_dir() else fetch(model, cache, offline=offline)
         return path, ""
+    if directory.is_file():
+        raise CheckpointError(f"{model} is a file, and no model", hint=_NAME_A_MODEL)
     if not is_hub_name(model):
         raise CheckpointError(
             f"{model} is neither a directory nor a name on the hub", hint=_NAME_A_MODEL
