@@ -24,6 +24,7 @@ OTHER_VALUES = {
     "aggregation": "max", "all_labels": True, "precision": "float16", "token_budget": 9,
     "vectors": ("sparse",), "kind": "query", "more_dimensions": (4,),
     "more_output_dtypes": ("binary",), "sparse_top_k": 3, "sparse_terms": True,
+    "token_offsets": True,
     "rows_per_shard": 9, "max_failed_rows": "0", "model": ModelIdentity("m", "", "cc", "bb"),
 }  # fmt: skip
 
@@ -53,7 +54,7 @@ def test_a_spec_survives_json() -> None:
 
 LATER = (
     "all_labels", "output_format", "source_columns", "vectors", "kind", "more_dimensions",
-    "more_output_dtypes", "sparse_top_k", "sparse_terms",
+    "more_output_dtypes", "sparse_top_k", "sparse_terms", "token_offsets",
     "chunking", "chunk_tokens", "chunk_overlap", "chunk_rules",
 )  # fmt: skip
 
