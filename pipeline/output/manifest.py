@@ -72,6 +72,15 @@ def read_manifest(output: Output, run: Run) -> Manifest | None:
         return Manifest.from_json(data)
 
 
+def failed_totals(output: Output, run: Run) -> Manifest | None:
+    """The totals of a run that failed when all of its shards were committed; None of others."""
+    failed = output.failed(run)
+    if failed is None or "totals" not in failed:
+        return None
+    with output.intact(run.path("failed.json")):
+        return Manifest.from_json(failed["totals"])
+
+
 def newest_finished(output: Output) -> tuple[Run, Manifest] | None:
     """The highest finished run, which is the one that readers of the output use."""
     for n in reversed(output.run_numbers()):
@@ -166,7 +175,7 @@ def finalise(output: Output, run: Run, plan: Plan, *, max_failed: str) -> Manife
     try:
         _check_budget(manifest, max_failed)
     except JobFailed as error:
-        output.fail(run, error.message, error.hint)
+        output.fail(run, error.message, error.hint, manifest.to_json())
         raise
     manifest = replace(manifest, changed=changed_rows(output, run, plan, parts))
     output.directory.put(run.path("parts"), to_parquet(_without_zeros(parts)))

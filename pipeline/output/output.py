@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -213,16 +213,22 @@ class Output:
         """Whether the run was cancelled."""
         return self.directory.exists(run.path("cancelled.json"))
 
-    def fail(self, run: Run, reason: str, hint: str = "") -> bool:
-        """Mark a run as failed, with the reason; False if it already was."""
-        data = {"at": now(), "reason": reason, "hint": hint}
+    def fail(
+        self, run: Run, reason: str, hint: str = "", totals: Mapping[str, Any] | None = None
+    ) -> bool:
+        """Mark a run as failed, with the reason; False if it already was.
+
+        `totals` are those of a run whose shards are all committed.
+        """
+        data: dict[str, Any] = {"at": now(), "reason": reason, "hint": hint}
+        data |= {} if totals is None else {"totals": totals}
         created = self.directory.create(run.path("failed.json"), _json(data))
         if created:
             note_failure(self.directory, reason, hint, run.n)
         return created
 
-    def failed(self, run: Run) -> dict[str, str] | None:
-        """`reason` and `hint` of a failed run; None if it did not fail."""
+    def failed(self, run: Run) -> dict[str, Any] | None:
+        """`at`, `reason`, `hint` and maybe `totals` of a failed run; None if it did not fail."""
         name = run.path("failed.json")
         return self.read_json(name) if self.directory.exists(name) else None
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pipeline.errors import StorageError
 from pipeline.output.canary_file import Canary, read_canaries
 from pipeline.output.failures import Failure, read_failures
-from pipeline.output.manifest import newest_finished, read_manifest
+from pipeline.output.manifest import failed_totals, newest_finished, read_manifest
 from pipeline.output.open_shards import kept_by_shard
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan
@@ -31,7 +32,7 @@ DONE, FAILED, BEGUN, OPEN = b"#", b"x", b"~", b"."
 class JobStatus:
     """State and counts of one run.
 
-    `failed_rows`, tokens, seconds and `skipped` are 0 until it is finished.
+    `failed_rows`, tokens, seconds and `skipped` are 0 until all of its shards are committed.
     """
 
     state: str  # queued, running, interrupted, done, failed or cancelled
@@ -98,7 +99,7 @@ def past_status(output: Output, run: Run) -> JobStatus:
     if manifest := read_manifest(output, run):
         return _finished(run, manifest, read_checked(output, run))
     failed = output.failed(run)
-    return JobStatus(
+    past = JobStatus(
         state="failed" if failed else "cancelled",
         shards=run.shards,
         shards_done=0,
@@ -111,6 +112,8 @@ def past_status(output: Output, run: Run) -> JobStatus:
         hint=failed["hint"] if failed else "",
         finished=failed["at"] if failed else "",
     )
+    totals = failed_totals(output, run)
+    return past if totals is None else replace(past, shards_done=run.shards, **_counts(totals))
 
 
 def _status(output: Output, run: Run) -> JobStatus:
@@ -147,6 +150,8 @@ def _status(output: Output, run: Run) -> JobStatus:
     )
     if ended := _ended(output, run):
         state, reason, hint, at = ended
+        if totals := failed_totals(output, run):
+            counts = replace(counts, **_counts(totals))
         return replace(counts, state=state, reason=reason, hint=hint, finished=at)
     open_ = open_state(output, run, computed=done - reused, written=written)
     return replace(counts, state=open_.state, on_queue=open_.on_queue)
@@ -184,21 +189,27 @@ def _finished(run: Run, manifest: Manifest, checked: str) -> JobStatus:
         shards_done=run.shards,
         shards_failed=0,
         rows=run.rows,
-        rows_done=manifest.rows,
-        computed=manifest.computed,
-        reused=manifest.reused,
-        deduplicated=manifest.deduplicated,
-        failed_rows=manifest.failed,
-        tokens=manifest.tokens,
-        truncated=manifest.truncated,
-        cut=manifest.cut,
-        chunks=manifest.chunks,
-        seconds=manifest.seconds,
+        **_counts(manifest),
         skipped=len(run.skipped),
         finished=manifest.finished,
         checked=checked,
         changed=manifest.changed,
     )
+
+
+def _counts(totals: Manifest) -> dict[str, Any]:
+    return {
+        "rows_done": totals.rows,
+        "computed": totals.computed,
+        "reused": totals.reused,
+        "deduplicated": totals.deduplicated,
+        "failed_rows": totals.failed,
+        "tokens": totals.tokens,
+        "truncated": totals.truncated,
+        "cut": totals.cut,
+        "chunks": totals.chunks,
+        "seconds": totals.seconds,
+    }
 
 
 def _in_finished(output: Output, plan: Plan) -> list[bool]:

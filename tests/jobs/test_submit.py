@@ -282,6 +282,8 @@ def test_more_failed_rows_than_allowed_fail_the_job_and_a_higher_budget_needs_no
     status = bei("status", tmp_path / "c.embed", "--json")
     assert (status.code, status.json["state"]) == (1, "failed")
     assert "1 of 20" in status.json["reason"]
+    assert (status.json["rows"]["computed"], status.json["rows"]["failed"]) == (19, 1)
+    assert status.json["tokens"] > 0
     assert bei("files", tmp_path / "c.embed").code == 1
     assert submit(corpus, "--max-failed-rows", "1%").code == 1
     raised = submit(corpus, "--max-failed-rows", "5%", "--json")
