@@ -55,11 +55,16 @@ def sources(*folders: str) -> set[str]:
     return set(run(*listing, "--", *folders, cwd=ROOT).strip("\0").split("\0"))
 
 
-def test_the_wheel_holds_our_four_packages_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_our_four_packages_and_what_a_shell_reads_and_nothing_else(
+    wheel: Path,
+) -> None:
     names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
+    shared = {name for name in names if ".data/data/share/" in name}
 
-    assert names == sources(*PACKAGES)
-    assert {Path(name).suffix for name in names} <= {".py", ".pyi", ".typed", ".jsonl"}
+    assert {name.partition(".data/data/")[2] for name in shared} == sources("share")
+    assert names - shared == sources(*PACKAGES)
+    kinds = {Path(name).suffix for name in names - shared}
+    assert kinds <= {".css", ".html", ".js", ".jsonl", ".py", ".pyi", ".typed"}
 
 
 def test_the_sdist_holds_the_whole_clone(built: Path) -> None:
