@@ -32,6 +32,7 @@ class EngineCache:
     def __init__(self, cache_dir: Path | None) -> None:
         self._cache_dir = cache_dir
         self._resident: list[tuple[JobSpec, Engine]] = []  # the least recently used first
+        self._dropped = False  # an engine that may not be freed yet
 
     def get(self, spec: JobSpec, device: str, card: ModelCard | None = None) -> Engine:
         """The engine for a spec, loaded on `device`.
@@ -46,8 +47,7 @@ class EngineCache:
         """
         resident = next((each for each in self._resident if _serves(each, spec, device)), None)
         if resident is None:
-            del self._resident[: len(self._resident) - _RESIDENT + 1]
-            gc.collect()  # an engine and its CUDA graphs refer to each other, and hold GPU memory
+            self._make_room()
             resident = spec, self._load(spec, device, card)
         else:
             self._resident.remove(resident)
@@ -57,6 +57,18 @@ class EngineCache:
     def drop(self, engine: Engine) -> None:
         """Forget an engine whose values are in doubt: the next job loads its weights again."""
         self._resident = [each for each in self._resident if each[1] is not engine]
+        self._dropped = True
+
+    def _make_room(self) -> None:
+        """Drop the engines that another one displaces, and free the memory of all that are dropped.
+
+        An engine and its CUDA graphs refer to each other: only the garbage collector frees them.
+        """
+        excess = len(self._resident) - _RESIDENT + 1
+        if excess > 0 or self._dropped:
+            del self._resident[: max(excess, 0)]
+            self._dropped = False
+            gc.collect()
 
     def _load(self, spec: JobSpec, device: str, given: ModelCard | None) -> Engine:
         from pipeline.encoder.engine import Engine  # torch takes seconds to import

@@ -13,7 +13,7 @@ import pytest
 from jobs.cli import main
 
 CORPUS = Path(__file__).parents[2] / "examples" / "corpus.parquet"
-ROWS = 2000
+ROWS = 600
 ODD = [
     "",
     " ",
@@ -34,11 +34,12 @@ def texts() -> list[str]:
     corpus = pq.read_table(CORPUS)["text"].to_pylist()
     special = [t for t in corpus if len(t) > 1200 or not t.isascii()]
     plain = [t for t in corpus if t not in set(special)]
+    assert len(special) < ROWS - 100
     return [*ODD, *special, *plain][:ROWS]
 
 
 @pytest.mark.timeout(600)
-def test_two_thousand_texts_equal_the_reference(
+def test_texts_equal_the_reference(
     texts: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
