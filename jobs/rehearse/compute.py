@@ -81,7 +81,7 @@ class Computer:
         if isinstance(outcome.error, Interrupted):
             raise Interrupted("interrupted", hint="nothing is kept: run the same command again")
         if outcome.error is not None:
-            raise JobFailed(outcome.error.message, hint="mend the cause, and rehearse again")
+            raise JobFailed(outcome.error.message, hint="fix the cause, and rehearse again")
         run, manifest = require_finished(prepared.output)
         listed = read_parts(prepared.output, run).select(["part", "checksum"]).to_pylist()
         parts = [read_part(prepared.output, one["part"], one["checksum"]) for one in listed]
