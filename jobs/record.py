@@ -96,7 +96,10 @@ def record_lines(run: Run, status: JobStatus) -> Iterator[str]:
     failure = status.last_failure
     good = max(status.finished, status.checked)
     if failure is not None and status.state != "failed" and good < failure.at >= run.created:
-        yield f"  failed  {failure.at}: {failure.reason}"
+        if failure.run:
+            yield f"  failed  {failure.at}: {failure.reason}"
+        else:  # which is nothing that this run did
+            yield f"  submit  by {failure.by} at {failure.at} failed: {failure.reason}"
 
 
 def history_line(run: Run, status: JobStatus) -> str:
