@@ -118,8 +118,8 @@ def test_a_failure_at_planning_is_kept_in_the_output_until_a_good_night_is_newer
     failure = told.json["last_failure"]
     assert (failure["reason"], failure["hint"]) == (refused.json["error"], refused.json["hint"])
     assert failure["at"] >= first["finished"]
-    said = f"  submit  by {failure['by']} at {failure['at']} failed: {failure['reason']}"
-    assert said in bei("status", output).out.splitlines(), "the run itself did not fail"
+    said = f"  submit  by {first['by']} at {failure['at']} failed: {failure['reason']}"
+    assert said in bei("status", output).out.splitlines()  # the run itself did not fail
     (line,) = bei("history", output, "--json").json["not_planned"]
     assert line["reason"] == failure["reason"]
     assert "drop 20 of the 30 rows" in bei("history", output).out
