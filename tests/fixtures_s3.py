@@ -6,6 +6,7 @@ moto and boto3 are imported where they are used: a machine that runs `tests/gpu`
 from __future__ import annotations
 
 import threading
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -92,6 +93,12 @@ class S3Server:
         boto3.client("s3", endpoint_url=self.endpoint).create_bucket(Bucket=name)
         return name
 
+    def empty(self) -> None:
+        """Forget every bucket: no test finds what another one has left."""
+        reset = urllib.request.Request(f"{self.endpoint}/moto-api/reset", method="POST")
+        with urllib.request.urlopen(reset):
+            pass
+
     def stop(self) -> None:
         self._server.shutdown()
         self._thread.join()
@@ -107,7 +114,7 @@ def s3_process() -> Iterator[S3Server]:
 
 @pytest.fixture
 def s3(s3_process: S3Server, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """The server, with this process (and its children) configured to use it."""
+    """The server, empty, with this process (and its children) configured to use it."""
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CONFIG_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
@@ -116,6 +123,7 @@ def s3(s3_process: S3Server, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_process.endpoint)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     s3_process.fault = None
+    s3_process.empty()
     s3_process.requests.clear()
     yield s3_process
     s3_process.fault = None

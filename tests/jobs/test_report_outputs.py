@@ -22,7 +22,7 @@ RECORDED = ROOT / "tests/compatibility/recorded"
 SCRIPT = "<script>alert(1)</script>"
 
 
-@pytest.mark.usefixtures("s3")  # where its input was
+@pytest.mark.usefixtures("s3")  # where its input was, and is no longer
 def test_outputs_of_the_first_version(bei: Bei, tmp_path: Path) -> None:
     said = written(bei, RECORDED / "finished", tmp_path).said
     assert "was not kept by the version" in said
