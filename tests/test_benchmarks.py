@@ -1,4 +1,4 @@
-"""What `scripts/bench encode`, `models` and `profile` print of tiny models."""
+"""What `scripts/bench encode`, `models`, `profile` and `host` print of tiny models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from corpora import GOLDENS, ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from benchmarks import contest, encode, models, ours, peers, profile, shapes
+from benchmarks import contest, encode, host, models, ours, peers, profile, shapes
 
 
 @pytest.fixture(autouse=True)
@@ -178,6 +178,18 @@ def test_the_profile_gives_one_share_of_the_matrix_rate_for_the_whole_pass(
         flop = 2 * 2 * 1_769_472 + 2 * 4 * 384 * 96
         speed = float(tokens.replace(",", "")) * flop / 1e9
         assert float(share.removesuffix(" %")) == pytest.approx(100 * speed, rel=0.02), precision
+
+
+def test_the_host_alone_is_counted_by_stage(texts: Path) -> None:
+    table = printed(
+        host,
+        *("--texts", str(texts), "--rows", "40", "--repeats", "1", "--cores", "1"),
+        *("--vectors", "64:float32", "--tokenizer", str(GOLDENS / "bert_mean")),
+    )
+
+    for stage in ("row keys, duplicates", "sort and pack", "gather batches", "create files"):
+        (line,) = [line for line in table.splitlines() if line.startswith(f"| {stage} ")]
+        assert float(line.split("|")[4]) > 0, table
 
 
 def test_every_shape_is_a_checkpoint_that_its_task_takes(
