@@ -161,6 +161,16 @@ def test_one_table_shows_models_of_several_tasks(monkeypatch: pytest.MonkeyPatch
     assert re.search(r"\| MiniLM-L6-reranker +\| +rerank \| bei-jobs, defaults", table), table
 
 
+def test_a_model_with_a_vector_for_each_token_has_a_profile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = tiny(monkeypatch, "colbert-MiniLM-L6")
+
+    table = printed(profile, "--shapes", names, "--precision", "float32")
+
+    assert "| colbert-MiniLM-L6 |" in table
+
+
 def test_the_profile_gives_one_share_of_the_matrix_rate_for_the_whole_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -7,7 +7,8 @@ several runs the least of each stage counts.
 
 What more cores would do is extrapolated, not measured: the bounds are printed, and the least of
 them is the expectation. A stage is taken to hold Python's lock for its whole CPU time unless it is
-known to compute outside of it, so the bound of the lock is a low one.
+known to compute outside of it, so the bound of the lock is a low one. BEI_JOBS_TOKENIZERS_DIR and
+BEI_JOBS_TOKENIZER_PROCESSES hold as in a job.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.common import EXAMPLES, ROOT, header, read_texts, table
-from benchmarks.host_process import PARENT, THREADS, TOKENIZERS, UNLOCKED
+from benchmarks.host_process import PARENT, PROCESSES, THREADS, TOKENIZERS, UNLOCKED
 from benchmarks.shapes import Shape, checkpoint_of, write_weights
 from pipeline.encoder.card import open_card
 from pipeline.encoder.checkpoint.hub import DEFAULT_MODEL
@@ -123,7 +124,8 @@ def _checkpoint(folder: Path, tokenizer: str) -> Path:
     folder.mkdir()
     source = checkpoint_of(tokenizer, folder, [], "cpu")
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-        shutil.copy(source / name, folder)
+        if (source / name).exists():
+            shutil.copy(source / name, folder)
     vocabulary = json.loads((source / "config.json").read_text())["vocab_size"]
     settings = {"model_type": "bert", "hidden_size": _MAX_DIMENSIONS, "num_hidden_layers": 1,
                 "num_attention_heads": 16, "intermediate_size": 1024,
@@ -160,7 +162,7 @@ def _stages(measured: dict[_Case, _Measured], cores: Sequence[int]) -> str:
     """CPU time per row of each stage of the first vectors, on each number of cores."""
     cases = list(measured.values())[: len(cores)]
     named = [(thread, stage) for thread, (_, stages) in THREADS.items() for stage in stages]
-    named += [("own threads", TOKENIZERS), ("another process", PARENT)]
+    named += [("own threads", TOKENIZERS), ("other processes", PROCESSES), ("its own", PARENT)]
     rows: list[list[object]] = [
         [stage, thread, "no" if stage in UNLOCKED else "yes", *(found.us(stage) for found in cases)]
         for thread, stage in named
@@ -200,7 +202,8 @@ def _limits(found: _Measured, of: int) -> dict[str, float]:
     """Texts a second that each part of the host allows."""
     threads = {name: found.us(*stages) for name, (_, stages) in THREADS.items()}
     # Each waits for its own block, which all cores tokenize.
-    threads["tokenizes"] = (threads["tokenizes"] + found.us(TOKENIZERS) / of) / _TOKENIZING_THREADS
+    shared = found.us(TOKENIZERS, PROCESSES) / of
+    threads["tokenizes"] = (threads["tokenizes"] + shared) / _TOKENIZING_THREADS
     limits = {f"the thread that {name}": 1e6 / us for name, us in threads.items()}
     limits["Python's lock"] = 1e6 / found.locked
     limits[f"all {of} cores at work"] = of * 1e6 / found.total

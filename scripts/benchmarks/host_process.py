@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,6 +48,7 @@ from pipeline.tokenize import texts, words
 from workers import device_main, device_process, device_start, engine_cache
 from workers.device_process import DeviceProcess
 from workers.local import LocalRun, compute_missing
+from workers.settings import load_settings
 
 # As on a GPU with free memory, for a small model.
 _TOKEN_BUDGET = 16_384
@@ -74,6 +75,7 @@ _CALLS: tuple[tuple[Any, str, str], ...] = (
     (Directory, "create", "create files"),
 )
 TOKENIZERS, PARENT = "tokenize, in tokenizers", "parent process: events"
+PROCESSES = "tokenize, in processes"  # of BEI_JOBS_TOKENIZERS_DIR
 #: Thread → what it is called at the start, and its stages; the last is what is in no other.
 THREADS: dict[str, tuple[str, tuple[str, ...]]] = {
     "reads": (
@@ -98,7 +100,7 @@ THREADS: dict[str, tuple[str, tuple[str, ...]]] = {
 #: Stages that compute outside of Python's lock, but for moments: numpy's loops over vectors, and
 #: all that Arrow, OpenSSL, tokenizers and the system do.
 UNLOCKED = {
-    PARENT, TOKENIZERS, "decode Parquet", "put outputs in order", "build columns",
+    PARENT, TOKENIZERS, PROCESSES, "decode Parquet", "put outputs in order", "build columns",
     "split into words", "write Arrow IPC", "SHA-256 of parts", "create files",
 }  # fmt: skip
 
@@ -231,21 +233,33 @@ def _reporting(execute: Callable[..., None], clock: Clock) -> Callable[..., None
     """`execute` that leaves the CPU seconds of the order from its first block on in a file."""
 
     def measured(order: Any, device: str, engines: Any, send: Any, *given: Any) -> None:
-        started = 0.0
+        started = children = 0.0
 
         def start_clock(event: device_main.Event) -> None:
-            nonlocal started
+            nonlocal started, children
             if event[0] == "loaded":
                 clock.start()
-                started = time.process_time()
+                started, children = time.process_time(), _seconds_of_children()
             send(event)
 
         with clock.stage(_stage_of("MainThread")):
             execute(order, device, engines, start_clock, *given)
         clock.seconds[TOKENIZERS] = time.process_time() - started - sum(clock.seconds.values())
+        clock.seconds[PROCESSES] = _seconds_of_children() - children
         Path(os.environ[_REPORT]).write_text(json.dumps(clock.seconds))
 
     return measured
+
+
+def _seconds_of_children() -> float:
+    """CPU seconds of the processes that this one has started and that run, by proc(5)."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # ended meanwhile
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == os.getpid():
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def measure(corpus: str, model: str, folder: str, options: str) -> None:
@@ -268,7 +282,8 @@ def measure(corpus: str, model: str, folder: str, options: str) -> None:
         inputs=(corpus,), model=model, output=f"{folder}/output", precision="float32", **given
     )
     prepared = prepare(request, Path(folder) / "cache")
-    device = DeviceProcess("cpu", Path(folder) / "cache", 600.0)
+    tokenizing = load_settings().tokenizing
+    device = DeviceProcess("cpu", Path(folder) / "cache", 600.0, tokenizing)
     times: list[tuple[float, float]] = []
 
     def now(_: object = None) -> None:

@@ -35,7 +35,10 @@ from pipeline.encoder.card import open_card
 from pipeline.encoder.engine import Engine
 from pipeline.encoder.model.heads import SentenceHead
 from pipeline.encoder.model.kernels import PLAIN
+from pipeline.encoder.model.load import HeadOptions
 from pipeline.packing import Batch, gather
+from pipeline.planning.make_spec import sample_spec
+from pipeline.tasks import task_of
 
 # Kind → what its operators (CPU) and kernels (CUDA) are called; the first that fits.
 _KINDS = {
@@ -71,7 +74,7 @@ def run(options: argparse.Namespace, command: str) -> str:
             source = read_texts(EXAMPLES, 3000)
             path = checkpoint_of(shape, Path(folder), source, options.device)
             for precision in options.precision.split(","):
-                engine = Engine(open_card(str(path)), device=options.device, precision=precision)
+                engine = _engine(path, options.device, precision)
                 name = shape if shape in SHAPES else path.name
                 choice = engine.choices.get("fused-kernels")
                 if choice is not None:
@@ -84,6 +87,13 @@ def run(options: argparse.Namespace, command: str) -> str:
         *_KINDS, "other",
     ]  # fmt: skip
     return "\n\n".join([header(command, options.device), table(columns, rows), *trials])
+
+
+def _engine(path: Path, device: str, precision: str) -> Engine:
+    """What a job of the model's own task would load."""
+    card = open_card(str(path))
+    spec = sample_spec(card, task_of(card).name, precision=precision, max_length=None)
+    return Engine(card, HeadOptions(vectors=spec.vectors), device=device, precision=precision)
 
 
 @contextmanager
