@@ -25,6 +25,7 @@ class WatchLines:
         self._clock = clock
         self._said: dict[str, tuple[str, ...]] = {}  # job → what is said once
         self._next: dict[str, float] = {}
+        self._over: set[str] = set()  # jobs whose end is said
 
     def show(self, lives: Sequence[Live]) -> None:
         """Say what is new of some jobs."""
@@ -33,6 +34,8 @@ class WatchLines:
 
     def _show(self, live: Live, name: str) -> None:
         job, now = live.run.job, self._clock()
+        if job in self._over:
+            return
         news = tuple(_news(live))
         for line in news:
             if line not in self._said.get(job, ()):
@@ -41,6 +44,8 @@ class WatchLines:
         if now >= self._next.get(job, now) or live.over:
             self._next[job] = now + _SECONDS
             say(f"{name}{_progress(live)}")
+        if live.over:
+            self._over.add(job)
 
 
 def _progress(live: Live) -> str:

@@ -213,6 +213,8 @@ def test_several_jobs_as_plain_lines_until_all_have_ended(
     read_to(f"{two}  done: 10 of 10 shards")
     out, _ = watch.communicate(timeout=60)
     assert watch.returncode == 1  # the worse one
+    ended = next(at for at, line in enumerate(seen) if f"{one}  cancelled" in line)
+    assert len([line for line in seen[ended + 1 :] if line.startswith(one)]) == 1
     states = {job["job"]: job["state"] for job in json.loads(out)["jobs"]}
     assert states == {one: "cancelled", two: "done"}
 
