@@ -11,6 +11,7 @@ import click
 
 from jobs.bei_option import bei_config_choices
 from jobs.options import option
+from jobs.pages.words import size
 from jobs.submit_options import make_request, submit_options
 from pipeline.store.uris import absolute, redact
 
@@ -46,10 +47,10 @@ def command(
     price_per_hour: float | None,
     **options: Any,
 ) -> int:
-    """Say what `submit` with the same options would do and cost. Nothing is written.
+    """Say what `submit` with the same options would do and cost. Nothing is written but the cache.
 
     Rows and tokens are those that the run will report. The time is that of this machine, whether a
-    broker is named or not: as the last run of the same model and options took here, or by a
+    broker is named or not: it comes from the last run of the same model and options here, or from a
     measurement of a few seconds, which is kept.
     """
     from jobs.display import Display, downloads_said
@@ -221,7 +222,7 @@ def _page(
         yield f"cut off   {about}{found.cut:,} tokens of {found.truncated:,} truncated texts"
     if found.chunks:
         yield f"chunks    {about}{found.chunks:,} rows in the output"
-    yield f"shards    {found.shards:,}, {found.missing:,} to write; {_size(found.bytes)} in all"
+    yield f"shards    {found.shards:,}, {found.missing:,} to write; {size(found.bytes)} in all"
     if rate is not None and seconds is not None:
         yield (
             f"time      {_duration(seconds)}: {rate.tokens_per_second:,.0f} tokens/s "
@@ -244,13 +245,6 @@ def _bars(lengths: tuple[tuple[int, int], ...]) -> Iterator[str]:
 
 def _share(rows: int, total: int) -> str:
     return f"{rows / total:.1%}"
-
-
-def _size(count: int) -> str:
-    size, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
-    while size >= 1000 and len(units) > 1:
-        size, units = size / 1000, units[1:]
-    return f"{size:.3g} {units[0]}"
 
 
 def _duration(seconds: float) -> str:

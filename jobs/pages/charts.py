@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
@@ -93,6 +94,7 @@ def histogram(
     y: Axis,
     description: str = "",
     marks: Sequence[tuple[float, str]] = (),
+    names: Sequence[str] = (),
 ) -> Markup:
     """Counts over ranges of values; ranges may differ in width, and are drawn so.
 
@@ -104,13 +106,14 @@ def histogram(
         y: axis of the counts.
         description: what a reader shall see in it, for those who cannot.
         marks: values with a vertical line and its words.
+        names: of the ranges; by default their ends.
     """
     across = Scale(edges[0], edges[-1], _LEFT, WIDTH - _RIGHT)
     up = Scale(0, max([*counts, 1]), 180, _TOP)
     drawn = _grid(across, up, x, y)
-    named = list(zip(edges, edges[1:], counts, strict=False))
-    for low, high, rows in named:
-        text = f"{x.form(low)} to {x.form(high)}: {y.form(rows)} {y.label}"
+    names = names or [f"{x.form(low)} to {x.form(high)}" for low, high in pairwise(edges)]
+    for name, (low, high), rows in zip(names, pairwise(edges), counts, strict=True):
+        text = f"{name}: {y.form(rows)} {y.label}"
         left, right = across(low), across(high)
         gap = 1 if right - left > 4 else 0
         drawn += Markup(
@@ -124,7 +127,7 @@ def histogram(
         )
     for value, text in marks:
         drawn += _mark(across, up, value, text)
-    table = [(f"{x.form(low)} to {x.form(high)}", y.form(rows)) for low, high, rows in named]
+    table = [(name, y.form(rows)) for name, rows in zip(names, counts, strict=True)]
     heads = (x.label or "value", y.label or "count")
     return figure(caption, description, 180 + _BOTTOM, drawn, data(heads, table))
 

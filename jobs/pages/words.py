@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def count(number: float) -> str:
     """Such as 1,234."""
@@ -13,6 +15,11 @@ def number(value: float) -> str:
     if value == 0:
         return "0"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def amount(of_money: float) -> str:
+    """About four digits, but all of those before the point: 0.01234; 12.34; 12,345.60."""
+    return f"{of_money:,.2f}" if abs(of_money) >= 100 else f"{of_money:.4g}"
 
 
 def share(part: float, of: float = 1.0) -> str:
@@ -30,7 +37,7 @@ def share(part: float, of: float = 1.0) -> str:
 def size(number_of_bytes: float) -> str:
     """Such as 4.61 MB."""
     value, units = float(number_of_bytes), ["bytes", "kB", "MB", "GB", "TB", "PB"]
-    while value >= 1000 and len(units) > 1:
+    while value >= 999.5 and len(units) > 1:  # which three digits round to 1000
         value, units = value / 1000, units[1:]
     return f"{value:.3g} {units[0]}"
 
@@ -45,6 +52,11 @@ def duration(seconds: float) -> str:
     if whole < 7200:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def numbers_open(text: str) -> str:
+    """The text with N for each number: the same for messages that differ in numbers alone."""
+    return re.sub(r"\d[\d,.]*", "N", text)
 
 
 def beginning(text: str, most: int) -> str:

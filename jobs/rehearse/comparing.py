@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from jobs.display import Display
+from jobs.pages.words import numbers_open
 from jobs.progress_bar import ProgressBar
 from jobs.rehearse.compute import Computed
 from jobs.rehearse.judgements import Judgements
@@ -45,7 +46,7 @@ def common_rows(first: Answer, second: Answer) -> tuple[Int64Array, Mapping[str,
     rows = np.intersect1d(
         _with_vectors(first, first.documents), _with_vectors(second, second.documents)
     )
-    reasons = Counter(
+    reasons = _grouped(
         reason
         for answer in (first, second)
         for reason in answer.documents.table["error"].drop_null().to_pylist()
@@ -53,10 +54,17 @@ def common_rows(first: Answer, second: Answer) -> tuple[Int64Array, Mapping[str,
     if len(rows) < LEAST_ROWS:
         raise InputError(
             f"only {len(rows)} texts of the sample have a vector on both sides"
-            + "".join(f"; {reason}" for reason in reasons),
+            + "".join(f"; {count:,} × {reason}" for reason, count in reasons.items()),
             hint="give texts that both sides can compute",
         )
     return rows, reasons
+
+
+def _grouped(reasons: Iterable[str]) -> Mapping[str, int]:
+    """The first of the reasons that differ in numbers alone → how many; most frequent first."""
+    first: dict[str, str] = {}
+    found = Counter(first.setdefault(numbers_open(reason), reason) for reason in reasons)
+    return dict(found.most_common())
 
 
 def _with_vectors(answer: Answer, computed: Computed) -> Int64Array:

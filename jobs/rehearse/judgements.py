@@ -144,7 +144,8 @@ def _lines(
         text = _bytes(uri).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{redact(uri)} is not UTF-8 text", hint=f"lines are {form}") from error
-    for number, line in enumerate(text.splitlines(), 1):
+    # Not `splitlines`, which ends a line at U+2028 and the like, too.
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         fields = line.split(separator, counts[-1] - 1 if separator else -1)
         if number == 1 and fields and fields[0] in _COLUMNS[_QUERY]:
             continue
@@ -152,10 +153,14 @@ def _lines(
             continue
         if len(fields) not in counts:
             raise InputError(
-                f"line {number} of {redact(uri)} has {len(fields)} fields: {line[:80]!r}",
+                f"line {number} of {redact(uri)} has {_fields(len(fields))}: {line[:80]!r}",
                 hint=f"lines are {form}",
             )
         yield fields
+
+
+def _fields(number: int) -> str:
+    return f"{number} field" + "s" * (number != 1)
 
 
 def _whole(value: str, uri: str, number: int) -> int:

@@ -72,6 +72,9 @@ def _kept(one: Report) -> Markup:
     step = max(1, k // 10)
     edges = [*range(0, k + 1, step), k + 1]
     grouped = [sum(counts[low:high]) for low, high in pairwise(edges)]
+    names = [
+        f"{low}" if high == low + 1 else f"{low} to {high - 1}" for low, high in pairwise(edges)
+    ]
     middle = one["quantiles"]["50"] * k
     return histogram(
         f"How many of its {k} nearest neighbours a text keeps",
@@ -80,6 +83,7 @@ def _kept(one: Report) -> Markup:
         x=Axis("neighbours kept", count),
         y=Axis("texts", count),
         description=f"Half of the texts keep {middle:.0f} or fewer.",
+        names=names,
     )
 
 

@@ -24,6 +24,7 @@ from pipeline.choice import Choices
 from pipeline.errors import StorageError
 from pipeline.output.chosen import read_choices
 from pipeline.output.failures import read_failures
+from pipeline.output.manifest import failed_totals
 from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.output.run import Run
@@ -87,6 +88,7 @@ def gather(
             "there": len(parts.table),
             "own": parts.own,
         },
+        "counted": _counted(read),
         "bytes": int(parts.table["bytes"].sum()),
         "sample": {
             "parts": len(sample.parts),
@@ -138,6 +140,32 @@ def _computed_with(parts: Parts) -> dict[str, Any]:
     return {**said, "versions": json_of(first, "versions")}
 
 
+def _counted(read: _Read) -> dict[str, int]:
+    """Outcomes, tokens and truncated rows, and of how many rows: of all, where the run has totals;
+    else of the parts that were read, beside the rows of earlier ones.
+    """
+    status = read.status
+    if status.state == "done" or failed_totals(read.output, read.run) is not None:
+        return {
+            "of": status.rows_done,
+            "computed": status.computed,
+            "reused": status.reused,
+            "deduplicated": status.deduplicated,
+            "failed": status.failed_rows,
+            "tokens": status.tokens,
+            "truncated": status.truncated,
+        }
+    names = ("rows", "reused", "deduplicated", "failed", "tokens", "truncated")
+    known = read.parts.table.filter("read").select(pl.col(names).sum()).row(0, named=True)
+    copied = known["reused"] + known["deduplicated"] + known["failed"]
+    return {
+        "of": known["rows"],
+        "computed": max(0, status.computed - copied),
+        "reused": status.reused + known["reused"],
+        **{name: known[name] for name in ("deduplicated", "failed", "tokens", "truncated")},
+    }
+
+
 def _cost(time: Mapping[str, Any] | None, price: float | None) -> dict[str, Any]:
     seconds = time["device_seconds"] if time else 0.0
     cost = None if price is None else round(seconds / 3600 * price, 6)
@@ -187,7 +215,7 @@ def _vectors(read: _Read) -> dict[str, Any] | None:
 
 
 def _unit(run: Run) -> bool | None:
-    """Whether the vectors shall have unit length; None where it is not known."""
+    """Whether the vectors should have unit length; None where it is not known."""
     spec = run.spec.to_json()
     if spec.get("normalize") is not None or spec.get("dimensions") is not None:
         return spec.get("normalize")

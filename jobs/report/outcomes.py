@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
-from jobs.pages.words import shortened
+from jobs.pages.words import numbers_open, shortened
 from pipeline.errors import StorageError
 from pipeline.output.output import Output, quarantine_name
 
@@ -28,8 +27,9 @@ def reasons(output: Output, parts: pl.DataFrame) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = {}
     for file, row, error in pl.concat(tables).iter_rows() if tables else ():
         text = shortened(" ".join(str(error).split()), _CHARS)
-        kind = re.sub(r"\d[\d,.]*", "N", text)
-        entry = found.setdefault(kind, {"reason": text, "rows": 0, "file": file, "row": row})
+        entry = found.setdefault(
+            numbers_open(text), {"reason": text, "rows": 0, "file": file, "row": row}
+        )
         entry["rows"] += 1
     ordered = sorted(found.values(), key=lambda entry: -entry["rows"])
     return {

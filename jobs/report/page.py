@@ -59,27 +59,18 @@ def _subtitle(report: Mapping[str, Any]) -> str:
 
 
 def _facts(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    rows, time = report["rows"], report["timeline"]
+    rows, counted, time = report["rows"], report["counted"], report["timeline"]
     facts = [
         ("rows", count(rows["done"]), f"of {count(rows['total'])}"),
-        ("without a result", count(rows["failed"]), share(rows["failed"], rows["total"])),
-        ("tokens", count(_tokens(report)), ""),
-        ("truncated", share(_truncated(report), max(1, rows["done"])), "of the rows"),
+        ("without a result", count(counted["failed"]), share(counted["failed"], rows["total"])),
+        ("tokens", count(counted["tokens"]), ""),
+        ("truncated", share(counted["truncated"], max(1, counted["of"])), "of the rows"),
         ("on disk", size(report["bytes"]), f"in {count(report['parts']['there'])} parts"),
     ]
     if time:
         rate = f"{count(time['tokens'] / max(time['seconds'], 1e-3))} tokens/s"
         facts.append(("computed in", duration(time["seconds"]), rate))
     return facts
-
-
-def _tokens(report: Mapping[str, Any]) -> int:
-    """Of an unfinished run, those of the parts that were read."""
-    return int(report["tokens"] or sum(file["tokens"] for file in report["by_file"]["first"]))
-
-
-def _truncated(report: Mapping[str, Any]) -> int:
-    return int(report["truncated"] or sum(file["truncated"] for file in report["by_file"]["first"]))
 
 
 def _warnings(report: Mapping[str, Any]) -> list[str]:

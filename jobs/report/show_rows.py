@@ -16,13 +16,13 @@ _NAME_CHARS, _REASON_CHARS = 90, 240
 
 def rows_shown(report: Mapping[str, Any]) -> dict[str, Any]:
     """What the template names in its section on rows."""
-    rows, quarantine = report["rows"], report["quarantine"]
+    rows, counted, quarantine = report["rows"], report["counted"], report["quarantine"]
     missing = rows["total"] - rows["done"]
     outcomes = [
-        ("computed", rows["computed"]),
-        ("reused from earlier parts", rows["reused"]),
-        ("duplicates of another row", rows["deduplicated"]),
-        ("without a result", rows["failed"]),
+        ("computed", counted["computed"]),
+        ("reused from earlier parts", counted["reused"]),
+        ("duplicates of another row", counted["deduplicated"]),
+        ("without a result", counted["failed"]),
         *([("not done yet", missing)] if missing else []),
     ]
     return {
@@ -35,7 +35,7 @@ def rows_shown(report: Mapping[str, Any]) -> dict[str, Any]:
             warn=[name in ("without a result", "not done yet") for name, _ in outcomes],
         ),
         "row_notes": [
-            *_quarantine_notes(rows, quarantine),
+            *_quarantine_notes(counted, quarantine),
             *_duplicate_notes(report["duplicates"]),
         ],
         "reasons": [
@@ -53,9 +53,9 @@ def rows_shown(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _quarantine_notes(rows: Mapping[str, int], quarantine: Mapping[str, Any]) -> list[str]:
+def _quarantine_notes(counted: Mapping[str, int], quarantine: Mapping[str, Any]) -> list[str]:
     notes = []
-    if not rows["failed"] and not quarantine["parts"]:
+    if not counted["failed"] and not quarantine["parts"]:
         return ["Every row that is there has a result."]
     if not quarantine["read"]:
         notes.append(
@@ -78,7 +78,7 @@ def _duplicate_notes(duplicates: Mapping[str, Any] | None) -> list[str]:
         return [f"Among the {count(rows)} rows that were read no two have the same text."]
     repeated = duplicates["repeated"]
     return [
-        f"Among the {count(rows)} rows that were read are {count(different)} different texts; "
+        f"The {count(rows)} rows that were read have {count(different)} different texts; "
         f"{count(repeated)} rows ({share(repeated, rows)}) share theirs."
     ]
 
@@ -87,7 +87,7 @@ def lengths_shown(report: Mapping[str, Any]) -> dict[str, Any]:
     """What the template names in its section on lengths."""
     lengths, files = report["lengths"], report["by_file"]
     shown = files["first"]
-    caption = f"The {len(shown)} of {count(files['files'])} files with most truncated rows"
+    caption = f"The {len(shown)} of {count(files['files'])} files with the most truncated rows"
     return {
         "length_notes": _length_notes(report),
         "lengths": _histogram(lengths),
@@ -149,7 +149,7 @@ def _padding_note(padding: Mapping[str, Any]) -> str:
     tokens = padding["tokens"]
     return (
         f"{count(tokens)} tokens ({share(tokens, tokens + padding['of'])}) were padding: what the "
-        f"shapes of CUDA graphs have more than their rows.{naive}"
+        f"fixed shapes of CUDA graphs add to their rows.{naive}"
     )
 
 

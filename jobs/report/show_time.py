@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from jobs.pages.charts import Axis, Band, Line, bars, lines
-from jobs.pages.words import count, duration, number, share
+from jobs.pages.words import amount, count, duration, number, share
 
 _STAGES = {
     "read": "reading rows",
@@ -25,7 +25,7 @@ def time_shown(report: Mapping[str, Any]) -> dict[str, Any]:
     if time is None:
         nothing = "This run computed nothing"
         if report["state"] == "done":
-            nothing += ": every row was in earlier parts."
+            nothing += ": its rows were in earlier parts, or have no result."
         else:
             nothing += " yet, or nothing says when."
         return _shown([nothing], "", "", [], [])
@@ -60,9 +60,9 @@ def _notes(report: Mapping[str, Any], time: Mapping[str, Any]) -> list[str]:
     notes = [
         f"{count(time['rows'])} rows were computed in {duration(seconds)}: "
         f"{number(time['rows'] / seconds)} rows/s, {number(time['tokens'] / seconds)} tokens/s."
-        + (f" Before the first of them passed {duration(before)}." if before >= 1 else "")
+        + (f" {duration(before)} passed before the first of them." if before >= 1 else "")
     ]
-    known, own = report["parts"]["known"], report["parts"]["own"]
+    own = report["parts"]["own"]
     if len(time["bins"]) < 2:
         notes.append(
             "All rows were committed at once, so nothing is known of their rate over time."
@@ -75,13 +75,19 @@ def _notes(report: Mapping[str, Any], time: Mapping[str, Any]) -> list[str]:
         notes.append(
             f"The stages are those of {count(time['stages']['parts'])} of {count(own)} parts."
         )
-    if report["state"] != "done" and known < report["parts"]["there"]:
+    if _partial(report):
         notes.append(
-            f"Rates are those of {count(known)} parts that were read, so they are too low."
+            f"Rates are those of the {count(report['parts']['known'])} parts that were read, so "
+            "they are too low."
         )
     if not time["stalls"]:
         notes.append("No stall: there was no long time in which less was computed than usual.")
     return notes
+
+
+def _partial(report: Mapping[str, Any]) -> bool:
+    """Whether some of the run's own parts are not counted: one that is not finished has many."""
+    return bool(report["parts"]["known"] < report["parts"]["own"])
 
 
 def _throughput(time: Mapping[str, Any]) -> Markup | str:
@@ -152,13 +158,9 @@ def cost_shown(report: Mapping[str, Any]) -> dict[str, Any]:
         uri = report["output"]
         note = f"No price is known: bei-jobs report {uri} --price-per-hour 2 says what it cost."
         return {"cost_notes": [note], "cost": pairs}
-    pairs.append(
-        ("cost", f"{cost['price']:,.4g}", f"at {cost['price_per_hour']:,g} per device and hour")
-    )
-    if time["tokens"]:
-        million = cost["price"] / time["tokens"] * 1e6
-        pairs.append(("per million tokens", f"{million:,.4g}", ""))
-    if time["rows"]:
-        pairs.append(("per million rows", f"{cost['price'] / time['rows'] * 1e6:,.4g}", ""))
-    note = "Loading models and waiting for work is not counted, and storage and requests are not."
+    pairs.append(("cost", amount(cost["price"]), f"at {cost['price_per_hour']:,g} per device-hour"))
+    for what in () if _partial(report) else ("tokens", "rows"):
+        if time[what]:
+            pairs.append((f"per million {what}", amount(cost["price"] / time[what] * 1e6), ""))
+    note = "Loading models, waiting for work, storage and requests are not counted."
     return {"cost_notes": [note], "cost": pairs}

@@ -70,7 +70,7 @@ def _map(vectors: Mapping[str, Any], most: int) -> Markup | str:
         f"{count(len(points))} rows in the plane of their two principal components, which holds "
         f"{part} of the variance",
         points,
-        description="Rows that are near each other have like vectors.",
+        description="Rows that are near each other have similar vectors.",
     )
 
 

@@ -24,7 +24,7 @@ _STALLS = 10
 
 
 def timeline(parts: Parts, started: float) -> dict[str, Any] | None:
-    """When the rows of a run were computed; None where nothing says so.
+    """When the rows of a run were computed; None where none were, or nothing says when.
 
     Each process commits parts one after the other: what a part holds was computed since the last
     commit of its attempt; for the first one, in the seconds that the part says.
@@ -34,7 +34,7 @@ def timeline(parts: Parts, started: float) -> dict[str, Any] | None:
         started: when it was planned, in seconds since the epoch.
     """
     spans = _spans(parts)
-    if not len(spans):
+    if not spans["rows"].sum():
         return None
     begin, end = spans["begin"].to_numpy(), spans["end"].to_numpy()
     tokens, rows = (spans[name].to_numpy().astype(np.float64) for name in ("tokens", "rows"))
@@ -178,6 +178,7 @@ def _gaps(spans: pl.DataFrame, least: float) -> list[dict[str, Any]]:
 
 def _slow(spans: pl.DataFrame, infos: Mapping[str, PartInfo], least: float) -> list[dict[str, Any]]:
     """Spans of a process that took far longer than its others for as many tokens."""
+    spans = spans.filter(pl.col("tokens") > 0)  # the others copied rows: nothing says how fast
     took = pl.col("end") - pl.col("begin")
     usual = (pl.col("tokens") / took).median().over("device", "precision")
     waited = took - pl.col("tokens") / usual.clip(1e-9)

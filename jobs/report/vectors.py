@@ -149,7 +149,7 @@ def _warnings(seen: dict[str, Any], unit: bool | None) -> Iterator[str]:
     norms = seen["norms"]
     if unit and norms and max(abs(norms["least"] - 1), abs(norms["most"] - 1)) > _UNIT:
         yield (
-            f"The vectors shall have unit length, but their lengths are {norms['least']:.3g} to "
+            f"The vectors should have unit length, but their lengths are {norms['least']:.3g} to "
             f"{norms['most']:.3g}."
         )
     if rows < _ENOUGH_ROWS:
@@ -171,8 +171,9 @@ def _warnings(seen: dict[str, Any], unit: bool | None) -> Iterator[str]:
         )
     if seen["equal"] > _EQUAL * rows:
         yield (
-            f"{seen['equal']:,} of {rows:,} vectors are equal to that of another text, as where a "
-            "tokenizer does not go with its model, or texts differ only where they are cut off."
+            f"{seen['equal']:,} of {rows:,} vectors are equal to that of another text, as happens "
+            "where a tokenizer does not match its model, or texts differ only where they are cut "
+            "off."
         )
 
 

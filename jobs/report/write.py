@@ -24,7 +24,7 @@ def page_uri(file: str) -> str:
     if not uri.lower().endswith(_SUFFIXES):
         raise UsageError(
             f"{redact(file)} is not the name of a page",
-            hint="give one that ends with .html: a file that is there is replaced",
+            hint="give one that ends with .html: an existing file is replaced",
         )
     return uri
 
@@ -35,7 +35,7 @@ def default_file(output: str) -> str:
 
 
 def write_page(report: Mapping[str, Any], uri: str) -> None:
-    """Write the page of what was gathered; a file that is there is replaced.
+    """Write the page of what was gathered; an existing file is replaced.
 
     Args:
         report: of an output.
@@ -48,13 +48,13 @@ def write_page(report: Mapping[str, Any], uri: str) -> None:
     if f"{uri}/".startswith(f"{report['output'].rstrip('/')}/"):
         raise UsageError(
             f"{redact(uri)} is within the output itself",
-            hint="give a FILE outside of it: its files are those of jobs",
+            hint="give a FILE outside of it: the output holds only the files of jobs",
         )
     write_html(make_page(report), uri)
 
 
 def write_html(page: str, uri: str) -> None:
-    """Write a page; a file that is there is replaced, and folders are made.
+    """Write a page; an existing file is replaced, and folders are made.
 
     Raises:
         StorageError: it cannot be written.

@@ -138,6 +138,8 @@ def test_the_page_is_complete_in_itself_and_escapes_what_the_corpus_says(
     assert "<i>" not in page
     assert "src=" not in page
     assert "http" not in page.replace("http-equiv", "")
+    assert "10 to 11" not in page  # of 10 neighbours
+    assert "<td>10</td>" in page
     assert "tokens of a text: limit" in page  # without the indentation of the terminal
     assert done.json["verdict"].split(";")[0][-40:] in page.replace("&#39;", "'")
 
@@ -238,6 +240,15 @@ def test_sparse_vectors_and_chunks_are_compared(
     assert done.code == 0, done.err
     assert done.json["to"]["vectors"]["compared_by"] == rule
     assert 0 < done.json["neighbours"][1]["mean"] < 1
+
+
+def test_reasons_that_differ_in_numbers_alone_are_one(machine: pytest.MonkeyPatch) -> None:
+    found = rehearsed(CORPUS, "--from", TINY, "--to", "max-length=32 long-texts=error").json
+
+    (blank, long) = sorted(found["sample"]["reasons"].items(), key=lambda item: "tokens" in item[0])
+    assert "tokens" in long[0]
+    assert long[1] > 2
+    assert blank[1] == 2
 
 
 def test_job_files_are_sides(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -187,6 +187,15 @@ def test_judgements_in_parquet_in_trec_s_form_and_in_beir_s_are_the_same(tmp_pat
     assert read_judgements(str(tmp_path / "q.jsonl"), str(tmp_path / "r.tsv")) == trec
 
 
+def test_a_query_may_hold_what_python_takes_for_the_end_of_a_line(tmp_path: Path) -> None:
+    (tmp_path / "q.tsv").write_bytes("1\tone\u2028two\x0cthree\r\n2\tfour\r\n".encode())
+    (tmp_path / "r.txt").write_bytes(b"1 0 a 1\r\n2 0 b 1\r\n")
+
+    found = read_judgements(str(tmp_path / "q.tsv"), str(tmp_path / "r.txt"))
+
+    assert found.texts == {"1": "one\u2028two\x0cthree", "2": "four"}
+
+
 def test_a_side_is_spelled_in_one_way_or_the_other() -> None:
     start, end = parse_sides("org/model revision=1 prompt='a: ' query-prompt='q: '", "dimensions=8")
     assert end.words == ["--model=org/model", "--revision=1", "--prompt=a: ", "--dimensions=8"]

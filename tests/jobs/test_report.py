@@ -72,7 +72,7 @@ def test_the_page_says_what_became_of_the_rows(page: Page) -> None:
     assert "has no text" in page.said or "null" in page.said
     assert "Since run 1: 10 rows added" in page.said
     assert "new 1" in page.said
-    assert "69 rows that were read are 68 different texts" in page.said
+    assert "69 rows that were read have 68 different texts" in page.said
     assert "No price is known" in page.said
 
 

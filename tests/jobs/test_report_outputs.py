@@ -54,7 +54,38 @@ def test_a_run_that_failed_half_way(bei: Bei, finished: Path, tmp_path: Path) ->
     said = written(bei, output, tmp_path).said
     assert "This run is not finished (failed): 20 of 30 rows are there" in said
     assert f"no {SCRIPT}" in said
-    assert "not done yet 10" in said
+    for outcome in ("computed 19", "without a result 1", "not done yet 10"):
+        assert outcome in said
+
+
+def test_a_run_whose_parts_are_too_many_to_read_has_no_price_per_token(
+    bei: Bei, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = Path(shutil.copytree(finished, tmp_path / "out"))
+    for name in ("manifest.json", "parts"):
+        (output / "_bei/runs/1" / name).unlink()
+    monkeypatch.setattr("jobs.report.parts._READ", 2)
+    page = tmp_path / "page.html"
+    assert bei("report", output, page, "--price-per-hour", 2).code == 0
+    said = Page(page.read_text()).said
+    assert "at 2 per device-hour" in said
+    assert "Rates are those of the 2 parts that were read" in said
+    assert "per million" not in said
+
+
+def test_a_run_that_copied_every_row_has_no_rate_and_no_cost(
+    submit: Bei, bei: Bei, tmp_path: Path
+) -> None:
+    corpus = write_parquet(tmp_path / "corpus.parquet", 20)
+    assert submit(corpus).code == 0
+    corpus.rename(tmp_path / "renamed.parquet")
+    output = tmp_path / "corpus.embed"
+    again = submit(tmp_path / "renamed.parquet", "--output", output, "--replace")
+    assert again.code == 0, again.err
+    said = written(bei, output, tmp_path).said
+    assert "computed nothing: its rows were in earlier parts" in said
+    assert "No device was used" in said
+    assert "rows/s" not in said
 
 
 def test_a_damaged_part_is_named(bei: Bei, finished: Path, tmp_path: Path) -> None:

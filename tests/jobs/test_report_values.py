@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from jobs.pages.words import amount, size
 from jobs.report.parts import Parts
 from jobs.report.results import results_of
 from jobs.report.timeline import timeline
@@ -43,7 +44,7 @@ def test_sound_vectors_are_no_warning() -> None:
     ("vectors", "problem"),
     [
         (SOUND * 0.01 + 1, "point almost all in one direction"),
-        (SOUND * 3, "shall have unit length"),
+        (SOUND * 3, "should have unit length"),
         (SOUND * 0, "are zero"),
         (SOUND * np.float32("nan"), "not numbers"),
         (SOUND * (np.arange(32) == 3), "have collapsed"),
@@ -86,3 +87,17 @@ def test_stalls_are_found() -> None:
     assert (slow["at"], round(slow["seconds"])) == (19, 40)
     assert "far longer than usual" in slow["why"]
     assert (gap["at"], gap["seconds"], gap["why"]) == (60, 139, "no process worked")
+
+
+def test_parts_of_copied_rows_are_no_stall() -> None:
+    steady = [("a", float(at), 100) for at in range(1, 20)]
+    found = timeline(spans(*steady, ("a", 60.0, 0)), started=0.0)
+    assert found is not None
+    assert found["stalls"] == []
+
+
+def test_amounts_and_sizes_are_never_powers_of_ten() -> None:
+    assert [amount(value) for value in (12345, 99.996, 0.012341)] == ["12,345.00", "100", "0.01234"]
+    assert [size(value) for value in (999, 999_499, 999_600, 10**15)] == [
+        *("999 bytes", "999 kB", "1 MB", "1 PB"),
+    ]
