@@ -50,6 +50,6 @@ def too_old(output: Output, age: str) -> str | None:
     if passed <= limit:
         return None
     return (
-        f"the last good run of {redact(output.uri)} is of {good}, {passed / 3600:,.1f} hours ago: "
-        f"more than --max-age {age}"
+        f"the last good run of {redact(output.uri)} dates from {good}, "
+        f"{passed / 3600:,.1f} hours ago: more than --max-age {age}"
     )

@@ -105,7 +105,7 @@ log_option = option(
     show_default=True,
     is_eager=True,
     callback=_start_logging,
-    help="What is said on stderr: lines, or one JSON object each.",
+    help="Format of stderr: plain lines, or one JSON object per line.",
 )
 job_argument = click.argument("job", metavar="JOB")
 

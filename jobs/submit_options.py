@@ -81,15 +81,15 @@ _OPTIONS = (
     ),
     option("--prompt-name", help="Name of one of the model's prompts."),
     option("--prompt", help="Text to put before each text, of a pair before the query."),
-    option("--instruction", metavar="TEXT", help="What a reranker shall take for relevant."),
+    option("--instruction", metavar="TEXT", help="What a reranker should consider relevant."),
     option(
         "--max-length", type=click.IntRange(min=1), help="Maximum tokens. Default: the model's."
     ),
     option(
         "--long-texts",
         type=choice(LongTexts),
-        help="What becomes of a text over the limit. Default: it is cut, mostly at the end, as the "
-        "tokenizer says.",
+        help="What becomes of a text over the limit. Default: it is cut, usually at the end, as "
+        "the tokenizer says.",
     ),
     option(
         "--chunk-tokens",
@@ -119,14 +119,14 @@ _OPTIONS = (
     option(
         "--kind",
         type=choice(Kind),
-        help="Which texts they are, where the model reads queries and documents differently. "
-        "Default: the model's own, mostly document.",
+        help="Whether the texts are queries or documents, for models that read them differently. "
+        "Default: the model's own, usually document.",
     ),
     option(
         "--dimensions",
         type=Several(click.IntRange(min=1)),
         metavar="N[,N]",
-        help="Keep the first N dimensions (Matryoshka); of several numbers, in one column each.",
+        help="Keep the first N dimensions (Matryoshka); several numbers give one column each.",
     ),
     option(
         "--output-dtype",
@@ -135,7 +135,7 @@ _OPTIONS = (
         show_default=True,
         metavar="TYPE[,TYPE]",
         help="float32, float16, int8 or binary; several in one column each. int8 comes with "
-        "embedding_scale; binary is packed uint8, elsewhere ubinary.",
+        "embedding_scale; binary is packed uint8, called ubinary elsewhere.",
     ),
     option(
         "--sparse-top-k",
@@ -146,12 +146,12 @@ _OPTIONS = (
     option(
         "--token-offsets",
         is_flag=True,
-        help="Of a vector for each token: write where in the text the token is, too.",
+        help="With a vector for each token: also write where the token is in the text.",
     ),
     option(
         "--output-format",
         type=choice(OutputFormat),
-        help="Of the parts. Default: arrow; an output keeps that which it was begun with.",
+        help="Of the parts. Default: arrow; an output keeps the format it was begun with.",
     ),
     option("--normalize/--no-normalize", default=None, help="Default: the model's setting."),
     option(
@@ -204,8 +204,8 @@ _OPTIONS = (
         default=MAX_FAILED_ROWS,
         show_default=True,
         metavar="N|P%",
-        help="The job fails if more rows than these have no result: the larger of two numbers, but "
-        "then never all rows.",
+        help="The job fails if more rows than this have no result. Of two numbers the larger "
+        "counts, but never all rows.",
     ),
     option(
         "--max-bad-files",

@@ -13,7 +13,7 @@ from jobs.options import json_option, quiet_option
 @click.command(name="backfill")
 @click.argument("file", metavar="FILE")
 @click.option("--from", "start", metavar="TIME", required=True, help="A day, a time, or `last`.")
-@click.option("--to", "end", metavar="TIME", help="A day, whole, or a time. Default: now.")
+@click.option("--to", "end", metavar="TIME", help="A whole day, or a time. Default: now.")
 @click.option(
     "--parallel",
     type=click.IntRange(min=1),

@@ -45,7 +45,7 @@ def command(job: str, broker: str | None, as_json: bool) -> int:
 def _why_nothing(status: JobStatus) -> tuple[str, str]:
     """Why nothing was cancelled, and what can be done instead."""
     if status.state == "done":
-        message = f"nothing to cancel: the job was finished at {status.finished}"
+        message = f"nothing to cancel: the job finished at {status.finished}"
         return message, "its output stays as it is; delete the output if you do not want it"
     message = f"nothing to cancel: the job {status.state} at {status.finished}"
     return message, "`bei-jobs retry` tries it again; committed parts are kept"

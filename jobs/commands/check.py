@@ -41,8 +41,8 @@ def command(
 ) -> int:
     """Prove on a sample what a job with MODEL will compute.
 
-    The job's precision is compared with float32; a row's values are the same alone, in company, in
-    another order and at another token budget; tokens and values are those of transformers and
+    The job's precision is compared with float32; a row's values are the same alone, among others,
+    in another order and at another token budget; tokens and values are those of transformers and
     sentence-transformers. The certificate is kept, and `submit` records it with its runs.
     """
     from jobs.cli import say

@@ -55,10 +55,10 @@ def command(
 ) -> int:
     """Write the rows of OUTPUT's newest finished run to DEST, in input order.
 
-    DEST is a path or URI, and its end says what it becomes: out.parquet one file; out/ a directory
-    of Parquet files; out.npy an array of the vectors, with out.ids.parquet for the other columns;
-    out.lance a Lance dataset; out.delta a Delta table. Rows with an error have no vector: they are
-    null, and left out of out.npy.
+    DEST is a path or URI, and its ending says what is written: out.parquet one file; out/ a
+    directory of Parquet files; out.npy an array of the vectors, with out.ids.parquet for the other
+    columns; out.lance a Lance dataset; out.delta a Delta table. Rows with an error have no vector:
+    they are null, and left out of out.npy.
     """
     from pipeline.export.destination import find_destination
     from pipeline.export.export import FileSize, export

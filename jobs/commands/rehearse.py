@@ -22,7 +22,7 @@ _SHARED = (
     option("--id-column", help="Of the ids that --qrels names. Default: `id`, if there is one."),
     option("--format", type=choice(InputFormat), help="Of every input file."),
     option("--where", metavar="SQL", help="Sample only these rows."),
-    option("--csv-escape", metavar="CHAR", help="As of `submit`."),
+    option("--csv-escape", metavar="CHAR", help="As for `submit`."),
 )
 
 
@@ -39,10 +39,14 @@ def _shared(function: Function) -> Function:
     type=click.IntRange(min=3),
     default=5000,
     show_default=True,
-    help="Texts of the sample, always the same ones.",
+    help="Texts in the sample; the same ones each time.",
 )
 @click.option("--queries", metavar="FILE", help="Parquet, JSONL, CSV, or lines of qid<TAB>text.")
-@click.option("--qrels", metavar="FILE", help="The same, or TREC's: qid 0 document relevance.")
+@click.option(
+    "--qrels",
+    metavar="FILE",
+    help="Parquet, JSONL, CSV, or TREC's lines: qid 0 document relevance.",
+)
 @_shared
 @option("--device", metavar="NAME[,NAME]", help="cpu, cuda or cuda:N. Default: all GPUs, or cpu.")
 @option("--price-per-hour", type=click.FloatRange(min=0), metavar="AMOUNT", help="Of this machine.")
@@ -71,9 +75,10 @@ def command(
     """Compute a sample of INPUT on two sides, and say how results, time and bytes would change.
 
     A SIDE is a model, a job file or an output of bei-jobs, then options of `submit` as KEY=VALUE:
-    "BAAI/bge-base-en-v1.5 dimensions=256". Without a model it is the other side, but for these
+    "BAAI/bge-base-en-v1.5 dimensions=256". Without a model, --to is --from except for these
     options: --to "dimensions=128". Queries have the model's prompt for queries, or that of
-    query-prompt=TEXT. Nothing is written but the page.
+    query-prompt=TEXT. Nothing is kept but the page and, in the cache directory, downloads and
+    measured speeds.
     """
     from jobs.display import Display
     from jobs.rehearse.lines import lines

@@ -75,7 +75,13 @@ def list_(directory: str, as_json: bool) -> None:
 
 @command.command(name="export")
 @directory_argument
-@click.option("--to", "target", type=click.Choice(_TARGETS), required=True, help="Who runs them.")
+@click.option(
+    "--to",
+    "target",
+    type=click.Choice(_TARGETS),
+    required=True,
+    help="The scheduler that runs them.",
+)
 def export_(directory: str, target: Any) -> int:
     """Print the schedules in DIR as another scheduler reads them."""
     from datetime import UTC, datetime

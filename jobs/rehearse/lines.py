@@ -75,5 +75,5 @@ def _left_out(sample: Report) -> str:
     if sample["duplicates"]:
         words.append(f"{count(sample['duplicates'])} whose text is another's")
     if sample["without_vector"]:
-        words.append(f"{count(sample['without_vector'])} without a vector on both sides")
+        words.append(f"{count(sample['without_vector'])} without a vector on at least one side")
     return f"; left out: {', '.join(words)}" if words else ""

@@ -93,7 +93,7 @@ def plan_sides(
     if first.drafted.spec.space == second.drafted.spec.space:
         raise UsageError(
             f"--from and --to compute the same values: {second.side.label}",
-            hint='name another model, or what shall differ, such as --to "dimensions=128"',
+            hint='name another model, or what should differ, such as --to "dimensions=128"',
         )
     return first, second
 

@@ -29,7 +29,7 @@ def slots_of(cron: Cron, start: str, end: str | None, now: datetime) -> list[dat
         now: later slots have not come.
 
     Raises:
-        UsageError: one is no time, or there is no slot between them.
+        UsageError: one is not a time, or there is no slot between them.
     """
     last = now if end is None else min(now, _moment("--to", end, cron, time.max))
     if start == LAST:
@@ -54,7 +54,7 @@ def _moment(option: str, text: str, cron: Cron, of_day: time) -> datetime:
             moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise UsageError(
-            f"{option} {text!r} is no time", hint="such as 2026-11-28 or 2026-11-28T02:00"
+            f"{option} {text!r} is not a time", hint="such as 2026-11-28 or 2026-11-28T02:00"
         ) from error
     return (moment if moment.tzinfo else moment.replace(tzinfo=cron.zone)).astimezone(UTC)
 

@@ -109,7 +109,7 @@ def read_schedules(directory: str) -> Listing:
     refuse_credentials(directory)
     folder = Directory(directory)
     if is_local(folder.uri) and not os.path.isdir(folder.uri):
-        raise NotFound(f"{folder.uri} is no directory", hint="give the one that holds job files")
+        raise NotFound(f"{folder.uri} is not a directory", hint="give the one that holds job files")
     schedules, plain = [], []
     refused: dict[str, BeiJobsError] = {}
     for item in folder.list():

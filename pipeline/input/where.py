@@ -80,7 +80,7 @@ def _check_word(word: str, *, called: bool) -> None:
         )
     if called and word not in _KEYWORDS and word.lower() not in _FUNCTIONS:
         raise UsageError(
-            f"--where uses {word}(), which is no function of one row",
+            f"--where uses {word}(), which is not a function of one row",
             hint=f"give one of {', '.join(sorted(_FUNCTIONS))}",
         )
     if word.upper() in ("SELECT", "OVER"):

@@ -82,7 +82,7 @@ class Copies:
         sources = tuple((str(output), str(part)) for output, part in listed)
         for output, part in sources:
             if output not in outputs or not is_part(part):
-                raise ValueError(f"{redact(output)!r} {part!r} is no part to copy from")
+                raise ValueError(f"{redact(output)!r} {part!r} is not a part to copy from")
         source = np.full(rows, -1, dtype=np.int32)
         row = np.zeros(rows, dtype=np.int32)
         values = (table[name].to_pylist() for name in _COLUMNS)

@@ -91,7 +91,7 @@ def read_failures(directory: Directory, last: int = _KEPT) -> list[Failure]:
         except NotFound:  # deleted since it was listed
             continue
         except (ValueError, KeyError, TypeError, RecursionError):
-            logger.warning("%s/%s is no record of a failure: ignored", directory.uri, name)
+            logger.warning("%s/%s is not the record of a failure: ignored", directory.uri, name)
     return failures
 
 

@@ -106,7 +106,7 @@ def _read(output: Output, run: Run) -> list[tuple[str, Lease]]:
         except NotFound:  # its process ended since it was listed
             continue
         except (ValueError, KeyError, TypeError, RecursionError):
-            logger.warning("%s/%s is no lease: ignored", output.uri, item.name)
+            logger.warning("%s/%s is not a lease: ignored", output.uri, item.name)
     return leases
 
 

@@ -139,7 +139,7 @@ def read_deaths(output: Output, run: Run) -> list[Death]:
         try:
             death = _read_death(output.directory.read(item.name))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            logger.warning("%s/%s is no record of an attempt: ignored", output.uri, item.name)
+            logger.warning("%s/%s is not the record of an attempt: ignored", output.uri, item.name)
         except NotFound:  # its attempt ended since it was listed
             continue
         else:

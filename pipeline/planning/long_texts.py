@@ -117,7 +117,7 @@ def _check_dense(request: Request, card: ModelCard) -> None:
         dense = ", or --vectors dense" if "dense" in card.vectors else ""
         each = " and ".join(kind for kind in vectors if kind != "dense")
         raise UsageError(
-            f"--long-texts {request.chunking} makes dense vectors alone, and those of this job are "
+            f"--long-texts {request.chunking} makes dense vectors only, and those of this job are "
             f"{', '.join(vectors)}",
             hint=f"use --long-texts chunk, which writes {each} vectors for each chunk{dense}",
         )

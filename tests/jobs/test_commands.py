@@ -209,7 +209,7 @@ def test_a_finished_job_cannot_be_cancelled(
     cancelled = bei("cancel", output, "--json")
     assert cancelled.code == 1
     finished = summarized(cancelled, "done")["finished"]
-    assert f"nothing to cancel: the job was finished at {finished}" in cancelled.err
+    assert f"nothing to cancel: the job finished at {finished}" in cancelled.err
     assert bei("status", output).code == 0
 
 

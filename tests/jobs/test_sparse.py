@@ -213,7 +213,7 @@ def test_what_makes_a_vector_of_several_is_for_dense_ones(
         path = corpus(tmp_path, [LONG])
         done = submit(path, "--model", model, "--long-texts", policy, *words)
         said = " ".join(done.screen)
-        assert f"--long-texts {policy} makes dense vectors alone" in said
+        assert f"--long-texts {policy} makes dense vectors only" in said
         assert "use --long-texts chunk" in said
         assert ("or --vectors dense" in said) == (model == M3)
     assert not (tmp_path / "c.embed").exists()

@@ -135,7 +135,7 @@ def test_copies_name_nothing_but_parts_of_the_outputs_that_were_searched(
     source: tuple[str, str],
 ) -> None:
     zeros = np.zeros(3, dtype=np.int32)
-    with pytest.raises(ValueError, match="no part to copy from"):
+    with pytest.raises(ValueError, match="not a part to copy from"):
         Copies.from_bytes(Copies((source,), zeros, zeros).to_bytes(), 3, {"", "s3://b/o"})
 
 

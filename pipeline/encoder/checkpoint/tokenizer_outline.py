@@ -96,7 +96,7 @@ def _steps(stage: Any, nested: str, where: str) -> tuple[Step, ...]:
         step = waiting.pop(0)
         if not isinstance(step, dict):
             raise CheckpointError(
-                f"{where} holds {shown(step)}, which is no step", hint=DOWNLOAD_AGAIN
+                f"{where} holds {shown(step)}, which is not a step", hint=DOWNLOAD_AGAIN
             )
         inner = step.get(nested)
         if isinstance(inner, list):
