@@ -49,11 +49,11 @@ def load_toml(text: str, where: str) -> dict[str, Any]:
     """The keys and values of a job file.
 
     Raises:
-        UsageError: it is not TOML.
+        UsageError: it is not TOML, or it is nested too deeply or has a number of too many digits.
     """
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"the job file {where} cannot be read: {error}") from error
 
 

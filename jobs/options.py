@@ -30,6 +30,13 @@ def choice(kind: Any) -> click.Choice[str]:
     return click.Choice(get_args(kind))
 
 
+class JobFileOnly:
+    """The object of a context that checks a job file for another process to run.
+
+    What the file sets is none of this process's business: its options have no effects here.
+    """
+
+
 class Several(click.ParamType[tuple[Any, ...]]):
     """Values of one kind, separated by commas; a single one is given as it is.
 
@@ -92,8 +99,9 @@ metrics_option = option(
 )
 
 
-def _start_logging(_: click.Context, __: click.Parameter, chosen: LogFormat) -> LogFormat:
-    if chosen == "json":
+def _start_logging(ctx: click.Context, _: click.Parameter, chosen: LogFormat) -> LogFormat:
+    from_file = ctx.get_parameter_source("log_format") is ParameterSource.DEFAULT_MAP
+    if chosen == "json" and not (from_file and isinstance(ctx.obj, JobFileOnly)):
         start_logging(chosen, {"jobs": logging.INFO})
     return chosen
 
@@ -110,7 +118,9 @@ log_option = option(
 job_argument = click.argument("job", metavar="JOB")
 
 
-def _use_stores(_: click.Context, __: click.Parameter, value: str | None) -> None:
+def _use_stores(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+    if isinstance(ctx.obj, JobFileOnly):
+        return
     from pipeline.store.sections import Stores, configure
     from workers.settings import load_stores
 

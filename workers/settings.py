@@ -153,6 +153,11 @@ def load_stores(file: str) -> Stores:
     return read_stores(file, os.environ)
 
 
+def environment_without_stores() -> dict[str, str]:
+    """The environment of this process for one that is told otherwise which stores file it uses."""
+    return {name: value for name, value in os.environ.items() if name != "BEI_JOBS_STORES"}
+
+
 def _home(env: Mapping[str, str]) -> Path:
     """The home directory; one in the temporary directory where HOME is not set."""
     if env.get("HOME"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, time
+from datetime import MINYEAR, UTC, date, datetime, time
 from typing import Any
 
 from jobs.schedules.cron import Cron
@@ -52,11 +52,14 @@ def _moment(option: str, text: str, cron: Cron, of_day: time) -> datetime:
             moment = datetime.combine(date.fromisoformat(text), of_day)
         else:
             moment = datetime.fromisoformat(text)
-    except ValueError as error:
+        moment = (moment if moment.tzinfo else moment.replace(tzinfo=cron.zone)).astimezone(UTC)
+        if moment.year == MINYEAR:
+            raise ValueError("nothing is before it")
+    except (ValueError, OverflowError) as error:
         raise UsageError(
             f"{option} {text!r} is not a time", hint="such as 2026-11-28 or 2026-11-28T02:00"
         ) from error
-    return (moment if moment.tzinfo else moment.replace(tzinfo=cron.zone)).astimezone(UTC)
+    return moment
 
 
 def backfill(

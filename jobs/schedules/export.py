@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -153,10 +153,11 @@ def _kubernetes(schedules: Sequence[Schedule], now: datetime) -> str:
                 f"{schedule.where} has paths that are relative to it, which a pod does not have",
                 hint="give URIs, or whole paths of volumes that the pod mounts",
             )
-        if redact(schedule.broker or "") != (schedule.broker or ""):
+        for name in _secrets(schedule):
             raise UsageError(
-                f"{schedule.where}: its broker has a password, which the manifest would show",
-                hint="put BEI_JOBS_BROKER into the Secret bei-jobs, and not into the file",
+                f"{schedule.where}: its {name}, which the manifest would show",
+                hint=f"put BEI_JOBS_{name.split()[0].upper()} into the Secret bei-jobs, and not "
+                "into the file",
             )
     files = {Path(schedule.where).name: schedule.text for schedule in schedules}
     config = {
@@ -170,6 +171,15 @@ def _kubernetes(schedules: Sequence[Schedule], now: datetime) -> str:
         "# The Secret bei-jobs holds the environment: AWS_*, BEI_JOBS_BROKER, …\n"
         f"{yaml.dump_all([config, *jobs], Dumper=_Dumper, sort_keys=False, width=100)}"
     )
+
+
+def _secrets(schedule: Schedule) -> Iterator[str]:
+    """What the file itself sets that is a secret: the whole of it is in the manifest."""
+    broker = str(schedule.options.get("broker", ""))
+    if "@" in broker or redact(broker) != broker:
+        yield "broker has a password"
+    if schedule.options.get("notify"):
+        yield "notify has a URL, which is a secret"
 
 
 def _cron_job(schedule: Schedule, now: datetime) -> Mapping[str, object]:

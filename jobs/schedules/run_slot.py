@@ -20,6 +20,7 @@ from jobs.schedules.slots import Claim, SlotState
 from jobs.summary import EXIT_DONE, EXIT_QUARANTINED
 from pipeline.errors import BeiJobsError, Interrupted
 from pipeline.store.uris import redact
+from workers.settings import environment_without_stores
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def start_submit(job_file: Path, out: Path) -> Process:
             [sys.executable, "-P", str(_MAIN), *words],
             stdin=subprocess.DEVNULL,
             stdout=stdout,
+            env=environment_without_stores(),  # the job file says it
             start_new_session=True,
         )
 

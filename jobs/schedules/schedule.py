@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -10,9 +11,11 @@ from datetime import datetime
 from typing import Any, Literal, cast, get_args
 
 import click
+from click.core import ParameterSource
 
 from jobs.cli import cli
 from jobs.job_file import JobFile, load_toml, parse_job_file
+from jobs.options import JobFileOnly
 from jobs.placeholders import fill, has_placeholder
 from jobs.schedules.cron import Cron
 from jobs.usage_errors import explained
@@ -20,7 +23,11 @@ from pipeline.errors import BeiJobsError, NotFound, UsageError
 from pipeline.planning.default_output import default_output
 from pipeline.spec import digest
 from pipeline.store.directory import Directory
-from pipeline.store.uris import absolute, is_local, refuse_credentials
+from pipeline.store.sections import Stores, configured
+from pipeline.store.uris import absolute, detail, is_local, refuse_credentials
+from workers.settings import load_stores
+
+logger = logging.getLogger(__name__)
 
 CatchUp = Literal["last", "all"]
 
@@ -42,6 +49,7 @@ class Schedule:
         options: of `submit`, with placeholders.
         output: URI, with placeholders.
         broker: where it runs, from the file or the environment; None for this machine.
+        stores: what its slots, and their records, open stores with.
         relative_paths: whether the file names paths from where it lies.
     """
 
@@ -53,6 +61,7 @@ class Schedule:
     options: Mapping[str, Any]
     output: str
     broker: str | None
+    stores: Stores
     relative_paths: bool
 
     @property
@@ -79,9 +88,11 @@ class Schedule:
         return Directory(f"{parent or '/'}/_slots"), f"{self.name}-{own}/"
 
     def job_of(self, slot: datetime) -> dict[str, Any]:
-        """The options of one slot's `submit`, its output among them."""
+        """The options of one slot's `submit`, its output and its stores file among them."""
         options = {**self.options, "output": self.output}
-        return fill(options, slot.astimezone(self.cron.zone))
+        options.pop("stores", None)
+        filled = fill(options, slot.astimezone(self.cron.zone))
+        return {**filled, "stores": self.stores.file} if self.stores.file else filled
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +130,14 @@ def read_schedules(directory: str) -> Listing:
             schedule = read_schedule(folder.uri_of(item.name))
         except BeiJobsError as error:
             refused[item.name] = error
+            continue
+        except Exception as error:
+            # A fault of this program over one file: that, too, is no reason to stop the others.
+            logger.debug("%s", item.name, exc_info=True)
+            refused[item.name] = UsageError(
+                f"{item.name} cannot be read: {type(error).__name__}: {detail(error, folder.uri)}",
+                hint="this is an error of bei-jobs itself; other files are not affected",
+            )
             continue
         if schedule is None:
             plain.append(item.name)
@@ -168,8 +187,10 @@ def _schedule(name: str, job_file: JobFile, text: str, submit: click.Command) ->
     if settings["catch-up"] not in get_args(CatchUp):
         raise UsageError(f"catch-up is {settings['catch-up']!r}", hint='give "last" or "all"')
     # As `submit` itself reads them: environment, types and defaults included.
-    with submit.make_context("submit", [], default_map=dict(job_file.options)) as context:
+    given = dict(job_file.options)
+    with submit.make_context("submit", [], default_map=given, obj=JobFileOnly()) as context:
         params = context.params
+        own_stores = context.get_parameter_source("stores") is ParameterSource.DEFAULT_MAP
     if not params["inputs"]:
         raise UsageError("it names no inputs", hint='such as inputs = ["s3://bucket/articles/"]')
     output = params["output"] or default_output(params["inputs"], params["task"])
@@ -188,5 +209,6 @@ def _schedule(name: str, job_file: JobFile, text: str, submit: click.Command) ->
         options=job_file.options,
         output=absolute(output),
         broker=params["broker"] or None,
+        stores=load_stores(str(given["stores"])) if own_stores else configured(),
         relative_paths=job_file.relative_paths,
     )

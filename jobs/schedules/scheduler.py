@@ -74,6 +74,7 @@ class Scheduler:
         self._clock = clock
         self._known: dict[str, _Known] = {}
         self._told: set[str] = set()
+        self._faults: set[str] = set()  # that were logged
 
     def run(self) -> None:
         """Run until `request_stop` of the runner is called."""
@@ -105,11 +106,11 @@ class Scheduler:
                 self._guarded(due.known, partial(self._start, due))
 
     def _remember(self, schedules: Sequence[Schedule]) -> None:
-        """Keep what is known of a schedule as long as its file stays as it is."""
+        """Keep what is known of a schedule as long as its file and its stores stay as they are."""
         before, self._known = self._known, {}
         for schedule in schedules:
             known = before.get(schedule.where)
-            if known is None or known.schedule.text != schedule.text:
+            if known is None or not _same(known.schedule, schedule):
                 known = _Known(schedule, Slots(schedule, self._expiry))
             self._known[schedule.where] = known
 
@@ -141,7 +142,12 @@ class Scheduler:
             return action()
         except BeiJobsError as error:
             logger.error("%s: %s (%s)", known.schedule.name, error, error.hint)
-            return None
+        except Exception as error:  # of this program: its place is logged once, not at each look
+            name = known.schedule.name
+            if (fault := f"{name}: {type(error).__name__}: {error}") not in self._faults:
+                logger.exception("%s: an error of bei-jobs itself; its slots wait", name)
+            self._faults.add(fault)
+        return None
 
     def _tell(self, listing: Listing) -> None:
         """Log what is wrong with files, each time that it changes."""
@@ -152,6 +158,10 @@ class Scheduler:
             if line not in self._told:
                 logger.log(level, "%s", line)
         self._told = set(lines)
+
+
+def _same(before: Schedule, now: Schedule) -> bool:
+    return (before.text, before.stores) == (now.text, now.stores)
 
 
 @dataclass(slots=True)

@@ -8,18 +8,21 @@
 A slot with an attempt that is done is never claimed again. The names say it all, so one listing
 gives the state of every slot. No clock of two machines is compared: a claim has expired when this
 process has not seen it change for long enough.
+
+A schedule may name a stores file of its own: its records are read and written with that one.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import socket
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -27,8 +30,13 @@ from typing import Any, Literal
 from jobs.placeholders import SLOT_NAME
 from jobs.schedules.cron import Cron
 from jobs.schedules.schedule import Schedule
-from pipeline.errors import NotFound
+from pipeline.errors import NotFound, StorageError
 from pipeline.spec import digest
+from pipeline.store.directory import Directory
+from pipeline.store.sections import using
+from pipeline.store.uris import redact
+
+logger = logging.getLogger(__name__)
 
 SlotState = Literal["running", "done", "failed", "interrupted"]
 
@@ -55,7 +63,7 @@ class Slots:
         expiry: seconds without a sign of life after which a claim has expired.
         monotonic: seconds that pass.
 
-    Methods raise StorageError when the store fails.
+    Methods raise StorageError when the store fails, or a record that they need is damaged.
     """
 
     def __init__(
@@ -69,30 +77,59 @@ class Slots:
         self._monotonic = monotonic
         self._directory, self._prefix = schedule.home
         self._seen: dict[str, tuple[str, float]] = {}  # claim → its version, and since when
+        self._named: set[str] = set()  # objects that were skipped
 
     def since(self, cron: Cron, now: datetime) -> datetime:
         """When a schedule with this cron was first seen: now, if it never was."""
         name = f"{self._prefix}since-{digest(cron.expression, cron.timezone)[:8]}.json"
-        self._directory.create(name, _json({"cron": cron.expression, "since": iso(now)}))
-        return datetime.fromisoformat(json.loads(self._directory.read(name))["since"])
+        with self._opened() as directory:
+            directory.create(name, _json({"cron": cron.expression, "since": iso(now)}))
+            data = directory.read(name)
+        try:
+            since = datetime.fromisoformat(_record(data)["since"])
+            if since.tzinfo is None:
+                raise ValueError(f"{since} has no offset")
+        except (KeyError, TypeError, ValueError) as error:
+            raise StorageError(
+                f"{redact(self._directory.uri_of(name))} is damaged: it should say since when the "
+                "schedule is known",
+                hint="restore it from a copy, or delete it: the schedule then begins with its next "
+                "slot",
+            ) from error
+        return since
 
     def attempts(self, after: datetime | None = None) -> dict[datetime, Attempt]:
         """The attempt that counts of each slot that was begun, those after a moment only."""
         start = "" if after is None else f"{self._prefix}{after.strftime(SLOT_NAME)}{_AFTER}"
         found: dict[datetime, Attempt] = {}
         seen, self._seen = self._seen, {}
-        for info in self._directory.list(self._prefix, after=start):
-            if not (match := _NAME.fullmatch(info.name.removeprefix(self._prefix))):
+        with self._opened() as directory:
+            infos = list(directory.list(self._prefix, after=start))
+        for info in infos:
+            if (attempt := self._attempt(info.name)) is None:
                 continue
-            slot = datetime.strptime(match[1], SLOT_NAME).replace(tzinfo=UTC)
-            attempt = Attempt(slot, int(match[2]), match[3], info.name)
             if attempt.state == "running":
                 version, since = seen.get(info.name, ("", 0.0))
                 same = version == info.version
                 self._seen[info.name] = (info.version, since if same else self._monotonic())
-            if slot not in found or _rank(attempt) > _rank(found[slot]):
-                found[slot] = attempt
+            before = found.get(attempt.slot)
+            if before is None or _rank(attempt) > _rank(before):
+                found[attempt.slot] = attempt
         return found
+
+    def _attempt(self, name: str) -> Attempt | None:
+        """The attempt that an object tells of; None for any other object."""
+        if not (match := _NAME.fullmatch(name.removeprefix(self._prefix))):
+            return None
+        try:
+            slot = datetime.strptime(match[1], SLOT_NAME).replace(tzinfo=UTC)
+        except ValueError:
+            if name not in self._named:
+                uri = redact(self._directory.uri_of(name))
+                logger.warning("%s: %s is not a time, so it is skipped", uri, match[1])
+            self._named.add(name)
+            return None
+        return Attempt(slot, int(match[2]), match[3], name)
 
     def is_free(self, attempt: Attempt | None) -> bool:
         """Whether a slot that was not finished may be claimed.
@@ -124,31 +161,42 @@ class Slots:
             "started": iso(datetime.now(UTC)),
         }
         claim = Claim(self, f"{self._prefix}{slot.strftime(SLOT_NAME)}-{number}", record)
-        return (
-            claim if self._directory.create(claim.name("running"), claim.sign_of_life()) else None
-        )
+        with self._opened() as directory:
+            created = directory.create(claim.name("running"), claim.sign_of_life())
+        return claim if created else None
 
     def report(self, slot: datetime, attempt: Attempt | None) -> dict[str, Any]:
         """What the attempt of a slot recorded, and its `state`.
 
-        `missing` without an attempt; a claim that fell silent is `interrupted`.
+        `missing` without an attempt; a claim that fell silent is `interrupted`. Slot, attempt and
+        state stand in the name: of a damaged record they are known, and `error` says so.
         """
         if attempt is None:
             return {"slot": iso(slot), "state": "missing"}
-        try:
-            record: dict[str, Any] = json.loads(self._directory.read(attempt.name))
-        except (NotFound, ValueError):
-            record = {"slot": iso(slot), "attempt": attempt.number}
+        record: dict[str, Any] = {}
+        with self._opened() as directory, suppress(NotFound):
+            data = directory.read(attempt.name)
+            try:
+                record = _record(data)
+            except (TypeError, ValueError):
+                record = {"error": f"{redact(directory.uri_of(attempt.name))} is damaged"}
         state = attempt.state
         if state == "running":
             with suppress(KeyError, TypeError, ValueError):
                 silent = datetime.now(UTC) - datetime.fromisoformat(record["renewed"])
                 state = "interrupted" if silent.total_seconds() > self._expiry else state
-        return {**record, "state": state}
+        return {**record, "slot": iso(slot), "attempt": attempt.number, "state": state}
 
     def write(self, name: str, data: bytes) -> None:
         """Write a record of an attempt that this process owns."""
-        self._directory.put(name, data)
+        with self._opened() as directory:
+            directory.put(name, data)
+
+    @contextmanager
+    def _opened(self) -> Iterator[Directory]:
+        """Where the records are; inside, this thread opens stores as the schedule says."""
+        with using(self._schedule.stores):
+            yield self._directory
 
 
 class Claim:
@@ -193,6 +241,23 @@ def _rank(attempt: Attempt) -> tuple[bool, int, bool]:
 def iso(moment: datetime, timespec: str = "seconds") -> str:
     """A moment in UTC as it is written."""
     return moment.astimezone(UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
+
+
+def _record(data: bytes) -> dict[str, Any]:
+    """The texts, numbers and truth values of a record.
+
+    Raises:
+        TypeError, ValueError: it is something else.
+    """
+    try:
+        record = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(record, dict):
+        raise TypeError("it is not an object")
+    if not all(isinstance(value, str | int | float | None) for value in record.values()):
+        raise TypeError("it has values of values")
+    return record
 
 
 def _json(record: Mapping[str, Any]) -> bytes:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -70,6 +72,7 @@ class Stores:
 
 
 _configured = Stores()
+_of_this_thread: ContextVar[Stores | None] = ContextVar("stores", default=None)
 
 
 def configure(stores: Stores) -> None:
@@ -78,9 +81,20 @@ def configure(stores: Stores) -> None:
     _configured = stores
 
 
+@contextmanager
+def using(stores: Stores) -> Iterator[None]:
+    """Inside, this thread opens stores with these options, whatever `configure` has set."""
+    token = _of_this_thread.set(stores)
+    try:
+        yield
+    finally:
+        _of_this_thread.reset(token)
+
+
 def configured() -> Stores:
-    """What `configure` has set."""
-    return _configured
+    """What `using` has set around this call, or else `configure`."""
+    own = _of_this_thread.get()
+    return _configured if own is None else own
 
 
 def _values(options: Mapping[str, Any]) -> Iterator[str]:

@@ -21,6 +21,7 @@ import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import fsspec
@@ -65,18 +66,23 @@ def read_stores(file: str, environment: Mapping[str, str]) -> Stores:
         with open(path, "rb") as opened:
             document = tomllib.load(opened)
             mode = os.fstat(opened.fileno()).st_mode
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(
             f"the stores file {path} cannot be read: {reason}",
             hint="give a TOML file with a section for each URI prefix, or unset BEI_JOBS_STORES",
         ) from error
     if mode & stat.S_IROTH and any(_plain_secrets(document)):
-        logger.warning(
-            "%s holds secrets, and every user of this machine may read it: chmod 600 it, or name "
-            'environment variables (secret_env = "...")', path
-        )  # fmt: skip
+        _warn_of_readers(path)
     return Stores(path, tuple(_sections(path, document, environment)))
+
+
+@cache  # a scheduler reads the file at each look
+def _warn_of_readers(path: str) -> None:
+    logger.warning(
+        "%s holds secrets, and every user of this machine may read it: chmod 600 it, or name "
+        'environment variables (secret_env = "...")', path
+    )  # fmt: skip
 
 
 def _plain_secrets(table: Mapping[str, Any]) -> Iterator[str]:

@@ -160,3 +160,20 @@ def test_a_file_that_is_not_there_is_named(bei: Bei, tmp_path: Path) -> None:
     refused = bei("backfill", tmp_path / "no-such.toml", "--from", "last", "--json")
     assert (refused.code, refused.json["type"]) == (1, "NotFound")
     assert "no-such.toml" in refused.screen[0]
+
+
+@pytest.mark.parametrize(
+    ("zone", "words"),
+    [
+        ("Europe/Berlin", ("--from", "0001-01-01")),
+        ("UTC", ("--from", "0001-01-01")),
+        ("America/New_York", ("--from", "last", "--to", "9999-12-31")),
+    ],
+)
+def test_a_time_at_the_end_of_the_calendar_is_refused(
+    bei: Bei, file: Path, zone: str, words: tuple[str, ...]
+) -> None:
+    file.write_text(f'{file.read_text()}timezone = "{zone}"\n')
+    refused = bei("backfill", file, *words)
+    assert refused.code == 2
+    assert f"{words[-2]} '{words[-1]}' is not a time" in refused.screen[0]

@@ -152,6 +152,39 @@ def test_a_password_is_not_exported(bei: Bei, folder: Path) -> None:
         assert "hunter2" not in bei("schedule", "export", folder, "--to", target).out
 
 
+@pytest.mark.parametrize(
+    ("line", "variable"),
+    [
+        ('broker = "redis://:hunter2@redis/0"', "BEI_JOBS_BROKER"),
+        ('broker = "redis://:hun/hunter2@redis/0"', "BEI_JOBS_BROKER"),
+        ('broker = "redis://redis/0?password=hunter2"', "BEI_JOBS_BROKER"),
+        ('notify = "https://hc-ping.com/hunter2"', "BEI_JOBS_NOTIFY"),
+    ],
+)
+def test_what_the_file_says_is_checked_and_not_what_the_environment_does(
+    bei: Bei, folder: Path, monkeypatch: pytest.MonkeyPatch, line: str, variable: str
+) -> None:
+    monkeypatch.setenv("BEI_JOBS_BROKER", "redis://localhost:6379/0")
+    monkeypatch.setenv("BEI_JOBS_NOTIFY", "https://hc-ping.com/1")
+    with (folder / "nightly.toml").open("a") as file:
+        file.write(f"{line}\n")
+    refused = bei("schedule", "export", folder, "--to", "kubernetes")
+    assert refused.code == 2
+    assert "nightly.toml" in refused.screen[0]
+    assert variable in refused.screen[1]
+    assert "hunter2" not in refused.out + refused.err
+
+
+def test_a_password_of_the_environment_stops_no_export(
+    bei: Bei, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BEI_JOBS_BROKER", "redis://:hunter2@localhost:6379/0")
+    monkeypatch.setenv("BEI_JOBS_NOTIFY", "https://hc-ping.com/hunter2")
+    exported = bei("schedule", "export", folder, "--to", "kubernetes")
+    assert exported.code == 0, exported.err
+    assert "hunter2" not in exported.out
+
+
 def test_the_file_for_airflow_has_a_dag_for_each_with_the_slot_from_airflow(
     export: Any, folder: Path
 ) -> None:

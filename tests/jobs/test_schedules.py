@@ -9,11 +9,13 @@ import threading
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commandline import Bei
 
-from jobs.schedules.scheduler import Scheduler
+from jobs.schedules.cron import Cron
+from jobs.schedules.scheduler import Scheduler, due_slots
 
 NIGHTLY = 'cron = "0 2 * * *"\ninputs = ["in/"]\noutput = "out/{slot:%F}"\n'
 
@@ -218,6 +220,123 @@ def test_a_bad_file_is_named_and_stops_no_other(
     (shown,) = [line for line in listed.out.splitlines() if line.startswith("bad.toml")]
     assert named in shown
     assert listed.screen == []
+
+
+def test_a_file_that_no_parser_survives_stops_no_other(night: Night, jobs: Jobs, bei: Bei) -> None:
+    write(night)
+    write(night, f"x = {'[' * 2000}{']' * 2000}", "deep")
+    write(night, f"x = {'1' * 5000}", "digits")
+    night.look()
+    night.now = at("2026-01-02T02:00")
+    night.look()
+    assert jobs.ran == ["2026-01-02"]
+    listed = bei("schedule", "list", night.folder).out.splitlines()
+    refused = [line for line in listed if "refused" in line]
+    assert [line.split()[0] for line in refused] == ["deep.toml", "digits.toml"]
+    assert all("cannot be read" in line for line in refused)
+
+
+SINCE = "since-*.json"
+
+
+@pytest.mark.parametrize(
+    ("damaged", "content"),
+    [
+        (SINCE, "{}"),
+        (SINCE, "[]"),
+        (SINCE, "null"),
+        (SINCE, "no JSON"),
+        (SINCE, "[" * 100_000),
+        (SINCE, '{"since": 1}'),
+        (SINCE, '{"since": "2026-01-01"}'),
+        ("20261399T9999Z-1-done.json", "{}"),
+    ],
+)
+def test_a_damaged_record_of_one_schedule_stops_no_other(
+    night: Night, jobs: Jobs, caplog: pytest.LogCaptureFixture, damaged: str, content: str
+) -> None:
+    caplog.set_level(logging.INFO, "jobs")
+    for name in ("bad", "good"):
+        write(night, NIGHTLY.replace("out/{slot:%F}", name), name)
+    night.look()
+    records = night.folder / "bad/_bei/slots/bad"
+    (since,) = records.glob(SINCE)
+    (since if damaged == SINCE else records / damaged).write_text(content)
+    night.now = at("2026-01-02T02:00")
+    caplog.clear()
+    night.look()
+    skipped = damaged != SINCE
+    assert jobs.ran == (["bad", "good"] if skipped else ["good"])
+    lines = {record.message for record in caplog.records if record.levelname != "INFO"}
+    (line,) = lines
+    assert (since.name if damaged == SINCE else damaged) in line
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", "null", "no JSON", "[" * 100_000, '{"exit_code": []}']
+)
+def test_a_damaged_record_of_a_slot_is_listed_by_what_its_name_says(
+    night: Night, bei: Bei, content: str
+) -> None:
+    path = write(night)
+    night.look()
+    night.now = at("2026-01-02T02:00")
+    night.look()
+    (record,) = night.folder.glob("out/_slots/nightly-*/*-done.json")
+    record.write_text(content)
+    (row,) = bei("schedule", "list", night.folder, "--json").json["schedules"]
+    last = row["last"]
+    assert (last["slot"], last["attempt"], last["state"]) == ("2026-01-02T02:00:00Z", 1, "done")
+    assert (record.name in last.get("error", "")) == (content != "{}")
+    shown = bei("schedule", "list", night.folder)
+    assert (shown.code, shown.err) == (0, "")
+    assert "2026-01-02T02:00:00Z done" in shown.out
+    table = bei("backfill", path, "--from", "2026-01-02", "--to", "2026-01-02")
+    assert table.code == 0, table.err
+    assert "2026-01-02T02:00:00Z  done" in table.out
+
+
+def test_an_error_of_ours_over_one_schedule_stops_no_other_and_is_logged_once(
+    night: Night, jobs: Jobs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, catch_up in (("bad", "all"), ("good", "last")):
+        text = NIGHTLY.replace("out/{slot:%F}", name)
+        write(night, f'{text}catch-up = "{catch_up}"\n', name)
+    caplog.set_level(logging.INFO, "jobs")
+
+    def broken(slots: Any, attempts: Any, catch_up: Any) -> Any:
+        if catch_up == "all":
+            raise ZeroDivisionError
+        return due_slots(slots, attempts, catch_up)
+
+    scheduler = night.scheduler()
+    night.look(scheduler)
+    monkeypatch.setattr("jobs.schedules.scheduler.due_slots", broken)
+    night.now = at("2026-01-02T02:00")
+    night.look(scheduler)
+    assert jobs.ran == ["good"]
+    (line,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert line.message.startswith("bad: ")
+    assert line.exc_info is not None
+
+
+def test_an_error_of_ours_over_one_file_stops_no_other(
+    night: Night, jobs: Jobs, monkeypatch: pytest.MonkeyPatch, bei: Bei
+) -> None:
+    def broken(expression: str, timezone: str) -> Cron:
+        if timezone == "Europe/Berlin":
+            raise ZeroDivisionError
+        return Cron(expression, timezone)
+
+    monkeypatch.setattr("jobs.schedules.schedule.Cron", broken)
+    write(night, f'{NIGHTLY}timezone = "Europe/Berlin"\n', "bad")
+    write(night)
+    night.look()
+    night.now = at("2026-01-02T02:00")
+    night.look()
+    assert jobs.ran == ["2026-01-02"]
+    assert "ZeroDivisionError" in bei("schedule", "list", night.folder).out
 
 
 def test_a_file_that_is_repaired_runs_and_one_that_is_gone_does_not(
