@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -91,11 +92,14 @@ class Broker:
         self.name = redact(url)  # without a password
         self.patience_seconds = patience_seconds
         if not url.startswith(("redis://", "rediss://")):
+            # Who knows what it is, and what of it is a password.
             raise UsageError(
-                f"{self.name!r} is not the URL of a Redis",
+                f"{self.name.rpartition('@')[2]!r} is not the URL of a Redis",
                 hint="give one such as redis://host:6379/0",
             )
         try:
+            if _has_open_password(url):
+                raise ValueError("the password ends where it should not")
             self._client: Client = redis.Redis.from_url(
                 url,
                 decode_responses=True,
@@ -109,11 +113,12 @@ class Broker:
                 ),
                 **REDIS_LINK,
             )
-        except ValueError as error:
+        except ValueError:  # which quotes what may be a part of the password
             raise UsageError(
-                f"{self.name!r} is not the URL of a Redis: {error}",
-                hint="give one such as redis://:password@host:6379/0",
-            ) from error
+                f"{self.name!r} is not the URL of a Redis",
+                hint="give one such as redis://:password@host:6379/0; in the password, / # ? @ % "
+                "are written as %2F %23 %3F %40 %25",
+            ) from None
 
     @cached_property
     def app(self) -> Celery:
@@ -277,6 +282,16 @@ class Broker:
                 f"{self.name} cannot be reached: {error}",
                 hint="check the host, the port, and that Redis runs: redis-cli -u URL ping",
             ) from error
+
+
+def _has_open_password(url: str) -> bool:
+    """Whether a character ends the password, and with it what would be host and port.
+
+    Raises:
+        ValueError: it is no URL at all.
+    """
+    parts = urlsplit(url)
+    return "@" in url and "@" not in parts.netloc and "=" not in parts.query
 
 
 def _job_ref(job: str, text: str | None) -> JobRef | None:

@@ -28,6 +28,9 @@ from pipeline.store.sections import configured
 
 # user:password@ in the first segment of a URI; host:port is not one.
 _CREDENTIALS = re.compile(r"[^/:@]*:(?!\d+(/|$))[^@]*@|[^/:@]*:\d+@")
+# Of Redis: host, port and database, and parameters, where an "@" is no user's.
+_REDIS = re.compile(r"(?:.*?@)?((?:\[[^]@]*\]|[^@/?#:]+)(?::\d+)?(?:/\d*)?\?[a-z_]{2,}=.*)")
+_REDIS_URLS = ("redis://", "rediss://")
 # In these schemes the part before "@" names a container, not a user.
 _CONTAINER_SCHEMES = frozenset({"abfs", "abfss", "wasb", "wasbs"})
 _OF_JAVA = re.compile(r"^file:/(?!/)")
@@ -72,7 +75,7 @@ def absolute(uri: str) -> str:
     if not uri:
         raise UsageError("an empty path is not a file or a directory")
     if "\0" in uri:
-        raise UsageError(f"{uri!r} holds a zero byte, which no name does")
+        raise UsageError(f"{redact(uri)!r} holds a zero byte, which no name does")
     protocol, path = split_protocol(_OF_JAVA.sub("file:///", uri))
     if protocol in LOCAL_PROTOCOLS:
         return str(os.path.abspath(path))
@@ -81,14 +84,18 @@ def absolute(uri: str) -> str:
     if not path.strip("/") or (
         path.startswith("/") and protocol in BUCKET_PROTOCOLS | WEB_PROTOCOLS
     ):
+        slashes = path[: len(path) - len(path.lstrip("/"))]
+        shown = redact(f"{protocol}://{path.lstrip('/')}").replace("://", f"://{slashes}", 1)
         raise UsageError(
-            f"{uri} names no bucket or host", hint="such as s3://bucket/path or https://host/path"
+            f"{shown} names no bucket or host", hint="such as s3://bucket/path or https://host/path"
         )
     return f"{protocol}://{path.rstrip('/')}"
 
 
 def redact(uri: str) -> str:
     """`uri` as it may be printed: no user:password@ and no secrets in its query string."""
+    if uri.startswith(_REDIS_URLS):
+        return _redacted_redis(uri)
     return "::".join(_redacted_link(link) for link in uri.split("::"))
 
 
@@ -107,6 +114,13 @@ def refuse_credentials(uri: str) -> None:
         )
 
 
+def _redacted_redis(uri: str) -> str:
+    """As `redact`: a password may be typed unquoted, so it may hold any character."""
+    scheme, _, location = uri.partition("://")
+    match = _REDIS.fullmatch(location)
+    return _without_secrets(f"{scheme}://{match[1] if match else location.rpartition('@')[2]}")
+
+
 def _redacted_link(uri: str) -> str:
     if is_local(uri):
         return uri
@@ -116,7 +130,15 @@ def _redacted_link(uri: str) -> str:
     if "@" in location and _CREDENTIALS.match(location.partition("?")[0]):
         path, mark, query = location.partition("?")
         uri = f"{scheme}://{path.rpartition('@')[2]}{mark}{query}"
-    parts = urlsplit(uri)
+    return _without_secrets(uri)
+
+
+def _without_secrets(uri: str) -> str:
+    """A URI without its user, and without secrets in its query string."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # brackets of no address
+        return f"{uri.partition('://')[0]}://..."
     user, at, host = parts.netloc.rpartition("@")
     if at and not (parts.scheme in _CONTAINER_SCHEMES and ":" not in user):
         user, at = "", ""

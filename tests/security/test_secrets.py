@@ -20,6 +20,7 @@ from corpora import TINY, texts, write_parquet
 from fixtures_accounts import MakeAccount
 from fixtures_redis import RedisServer
 from fleet import Fleet, until
+from web_server import WebServer
 
 from workers.messages import QUEUE
 
@@ -172,6 +173,38 @@ def test_no_secret_of_a_stores_file_is_printed_or_stored(
     }
     hidden = [e for a in (source, target) for e in (a.key, a.secret, a.endpoint)]
     assert [(each, place) for place in found for each in hidden if each in found[place]] == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:hunter2/x@host:6379/0",
+        "redis://:hunter2#x@host:6379/0",
+        "redis://:hunter2?x@host:6379/0",
+        "redis://:x/hunter2@host:6379/0",
+        "redis://:x#hunter2@host:6379/0",
+        "redis://:x?hunter2@host:6379/0",
+        "redis://:7/hunter2@host:6379/0",
+        "redis://:x[hunter2@host:6379/0",
+        "redis:/:hunter2@host:6379/0",
+        "http://:x?hunter2@host:6379/0",
+    ],
+)
+def test_a_password_that_is_not_quoted_is_refused_and_not_shown(
+    bei: Bei, web: WebServer, tmp_path: Path, url: str
+) -> None:
+    corpus = write_parquet(tmp_path / "corpus.parquet", 4)
+    refused = bei("list", "--broker", url)
+    assert refused.code == 2
+    assert "is not the URL of a Redis" in refused.screen[0]
+    notify = ("--json", "--notify", f"http://{web.host}/hook")
+    submitted = bei("submit", corpus, "--model", TINY, "--broker", url, *notify)
+    assert submitted.code == 2, submitted
+    assert web.events[-1] == "failed"
+    if url.startswith("redis://"):
+        assert "%2F" in refused.screen[1]
+    told = [refused, submitted, *(post.body for post in web.posts)]
+    assert "hunter2" not in str(told)
 
 
 def submit_what_fails(

@@ -470,6 +470,15 @@ def test_a_writer_thread_and_a_reader_thread_share_a_directory(store_uri: str) -
         ("https://user:pass@host:8080/a", "https://host:8080/a"),
         ("https://token@host/a", "https://host/a"),
         ("redis://:secret@host:6379/0", "redis://host:6379/0"),
+        ("redis://:sec/r#e?t@host:6379/0", "redis://host:6379/0"),
+        ("redis://:6379/secret@host", "redis://host"),
+        ("redis://:sec::ret@host", "redis://host"),
+        ("redis://sec?ret:s@host/0", "redis://host/0"),
+        ("rediss://:sec[ret@host/0?password=secret", "rediss://host/0?password=..."),
+        ("rediss://host:1/0?username=me@here", "rediss://host:1/0?username=me@here"),
+        ("rediss://u:p@host/0?ssl_ca_certs=/a@b", "rediss://host/0?ssl_ca_certs=/a@b"),
+        ("https://[user:secret@host/a", "https://host/a"),
+        ("https://[host/a", "https://..."),
         ("abfs://container@account.dfs.core.windows.net/a", None),
         (
             "https://h/a?versionId=7&X-Amz-Signature=abc&X-Amz-Credential=AKIA&sig=x",
@@ -479,6 +488,15 @@ def test_a_writer_thread_and_a_reader_thread_share_a_directory(store_uri: str) -
 )
 def test_printed_uris_hold_no_secret(uri: str, shown: str | None) -> None:
     assert redact(uri) == (shown or uri)
+
+
+@pytest.mark.parametrize("slashes", ["", "/", "//"])
+def test_what_names_no_host_is_refused_without_its_password(slashes: str) -> None:
+    uri = f"https://{slashes}/user:hunter2@host/f"
+    with pytest.raises(UsageError, match="names no bucket or host") as refused:
+        absolute(uri)
+    assert "hunter2" not in str(refused.value)
+    assert f"https://{slashes}/host/f" in str(refused.value)
 
 
 def test_local_paths_become_absolute_and_plain(monkeypatch: Any, tmp_path: Path) -> None:
