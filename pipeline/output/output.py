@@ -34,6 +34,7 @@ from pipeline.output.failures import note_failure
 from pipeline.output.identity import difference, format_in, identity_of, refuse_other
 from pipeline.output.plan import Plan
 from pipeline.output.run import FORMAT_VERSION, KEYED_FORMAT, RUNS, Run, kept_schema, now
+from pipeline.output.shard_failures import read_shard_failures
 from pipeline.shards import ShardResult, part_format
 from pipeline.spec import JobSpec, OutputFormat
 from pipeline.store.directory import Directory, ObjectInfo
@@ -43,6 +44,13 @@ from pipeline.store.uris import redact, refuse_credentials
 MAX_ATTEMPTS = 3
 
 QUARANTINE = "_bei/quarantine/"
+# What parsing raises where the content is not what bei-jobs wrote.
+_OF_CONTENT = (
+    ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError,
+    pa.ArrowException,
+)  # fmt: skip
+# Not what a copy of a run's directory is called.
+_RUN = re.compile(rf"{RUNS}([1-9][0-9]{{0,8}})/run\.json")
 # Names that `Shard.part` makes. Other objects in an output are never counted nor deleted.
 _PART = re.compile(r"part-.+-[0-9a-f]{8}-\d{12,}-[0-9a-f]{16}\.(arrow|parquet)")
 
@@ -114,12 +122,15 @@ class Output:
             raise NotFound(f"--reuse-from {uri} holds no job", hint="give the output of a job")
         stored = self.read_json(SPEC)
         wanted = identity_of(spec, kept_schema(spec, columns))
-        if stored["space"] != wanted["space"]:
+        with self.intact(SPEC):
+            other = difference(stored, wanted) if stored["space"] != wanted["space"] else ""
+            keyed = int(stored.get("format", 1)) >= KEYED_FORMAT
+        if other:
             raise OutputConflict(
-                f"--reuse-from {uri} holds other values: {difference(stored, wanted)}",
+                f"--reuse-from {uri} holds other values: {other}",
                 hint="give an output of the same model and options, or omit --reuse-from",
             )
-        if int(stored.get("format", 1)) < KEYED_FORMAT:
+        if not keyed:
             raise OutputConflict(
                 f"--reuse-from {uri} was begun by bei-jobs 0.1.0: its parts have no row keys",
                 hint="omit --reuse-from",
@@ -151,8 +162,8 @@ class Output:
 
     def run_numbers(self) -> list[int]:
         """The numbers of all runs, ascending."""
-        names = (item.name for item in self.directory.list(RUNS, recursive=True))
-        return sorted(int(n.split("/")[2]) for n in names if n.endswith("/run.json"))
+        items = self.directory.list(RUNS, recursive=True)
+        return sorted(int(match[1]) for item in items if (match := _RUN.fullmatch(item.name)))
 
     def run(self, n: int) -> Run:
         """The run with number `n`.
@@ -230,7 +241,11 @@ class Output:
     def failed(self, run: Run) -> dict[str, Any] | None:
         """`at`, `reason`, `hint` and maybe `totals` of a failed run; None if it did not fail."""
         name = run.path("failed.json")
-        return self.read_json(name) if self.directory.exists(name) else None
+        if not self.directory.exists(name):
+            return None
+        data = self.read_json(name)
+        with self.intact(name):
+            return {**data, **{key: str(data[key]) for key in ("at", "reason", "hint")}}
 
     def record_failure(self, run: Run, result: ShardResult, attempt: str) -> None:
         """Store the failed `result` of an attempt of a shard."""
@@ -239,11 +254,7 @@ class Output:
 
     def failures(self, run: Run) -> dict[str, ShardResult]:
         """Shard id → its last failure, for the shards that will not be retried."""
-        by_shard: dict[str, list[ShardResult]] = {}
-        for item in self.directory.list(run.path("failures/")):
-            data = self.read_json(item.name)
-            result = ShardResult(**{k: data[k] for k in ShardResult.__slots__ if k in data})
-            by_shard.setdefault(result.shard, []).append(result)
+        by_shard = read_shard_failures(self.directory, run.path("failures/"))
         return {
             shard: results[-1]
             for shard, results in by_shard.items()
@@ -267,7 +278,9 @@ class Output:
         """
         data = self.directory.read(name)
         with self.intact(name):
-            value: dict[str, Any] = json.loads(data)
+            value = json.loads(data)
+            if not isinstance(value, dict):
+                raise TypeError("it is not a JSON object")
         return value
 
     @contextmanager
@@ -275,7 +288,7 @@ class Output:
         """Parse the file `name` inside the block: an error there means that the file is damaged."""
         try:
             yield
-        except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        except _OF_CONTENT as error:
             raise StorageError(
                 f"{redact(self.uri)}/{name} is damaged: {' '.join(str(error).split())}",
                 hint="restore the file from a copy, or start over with another --output",

@@ -97,7 +97,7 @@ class Run:
 
         Raises:
             OutputConflict: a newer version of bei-jobs wrote it.
-            ValueError: its numerics version is not a number from 1.
+            ValueError: a number is none, or its numerics version is not one from 1.
         """
         if data.get("format", 0) > FORMAT_VERSION:
             raise OutputConflict(
@@ -107,6 +107,9 @@ class Run:
         columns = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(data["columns"])))
         plain = {name: data[name] for name in _PLAIN_FIELDS}
         plain["inputs"] = tuple(plain["inputs"])
+        for name in _COUNTS:
+            if type(plain[name]) is not int:
+                raise ValueError(f"{name} is {plain[name]!r}")
         plain["numerics"] = data.get("numerics", 1)  # not stored by 0.1.0
         if type(plain["numerics"]) is not int or plain["numerics"] < 1:
             raise ValueError(f"numerics is {plain['numerics']!r}")
@@ -124,6 +127,9 @@ class Run:
 _PLAIN_FIELDS = (
     "output", "n", "inputs", "plan", "files", "shards", "rows", "limit", "created", "format",
 )  # fmt: skip
+
+
+_COUNTS = ("n", "files", "shards", "rows")
 
 
 def job_id(output: str, n: int) -> str:

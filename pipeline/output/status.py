@@ -179,7 +179,7 @@ def _ended(output: Output, run: Run) -> tuple[str, str, str, str] | None:
         return "cancelled", f"run {n} of this output superseded it", "", ""
     if not output.cancelled(run):
         return None
-    return "cancelled", "", "", output.read_json(run.path("cancelled.json")).get("at", "")
+    return "cancelled", "", "", str(output.read_json(run.path("cancelled.json")).get("at", ""))
 
 
 def _finished(run: Run, manifest: Manifest, checked: str) -> JobStatus:
