@@ -154,6 +154,17 @@ def test_a_shard_fails_for_good_after_its_attempts_or_at_once_where_trying_is_va
     assert not output.cancelled(run)
 
 
+def test_of_a_shards_failures_the_newest_is_told_whatever_the_name_of_its_attempt(
+    output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = started(output, plan_of("a"))
+    for hour, attempt in enumerate("cab"):
+        moment = f"2026-01-01T0{hour}:00:00Z"
+        monkeypatch.setattr("pipeline.output.output.now", lambda moment=moment: moment)
+        output.record_failure(run, replace(failure(), error=moment), attempt)
+    assert output.failures(run)["s1"].error == "2026-01-01T02:00:00Z"
+
+
 def test_a_part_that_only_an_older_run_planned_is_taken_back_with_its_quarantine(
     output: Output,
 ) -> None:
