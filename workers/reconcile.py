@@ -177,10 +177,9 @@ def _request_finish(broker: Broker, run: Run) -> _State:
 def _finish(output: Output, run: Run, plan: Plan) -> _State:
     try:
         manifest = finalise(output, run, plan, max_failed=run.spec.max_failed_rows)
-    except JobFailed as error:
-        output.fail(run, error.message, error.hint)
+    except JobFailed:
         return "failed"
-    if manifest is None:  # meanwhile a later run started or a part was deleted
+    if manifest is None:  # meanwhile another run was started or a part was deleted
         end = ended(output, run)
         return "cancelled" if end == "superseded" else end or "running"
     logger.info("job %s is done: %d rows in %s", run.job, manifest.rows, output.uri, extra=_of(run))

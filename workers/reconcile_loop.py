@@ -92,8 +92,9 @@ class ReconcileLoop:
         self._last_errors[ref.job] = error
 
     def _load(self, ref: JobRef) -> tuple[Output, Run, Plan]:
-        if ref.job not in self._loaded:
-            output = Output(ref.output)
-            run = output.run(ref.n)
+        output = Output(ref.output)
+        # Read each time: after an output is deleted, a new submit gets the same job id.
+        run = output.run(ref.n)
+        if ref.job not in self._loaded or self._loaded[ref.job][1] != run:
             self._loaded[ref.job] = (output, run, output.plan(run))
         return self._loaded[ref.job]

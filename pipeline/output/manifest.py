@@ -160,10 +160,12 @@ def finalise(output: Output, run: Run, plan: Plan, *, max_failed: str) -> Manife
     `max_failed` is the number or share of rows that may fail, see `failure_budget`.
 
     Returns:
-        The manifest; None if shards are missing or a higher run exists.
+        The manifest; None if shards are missing, a higher run exists, or the output was deleted
+        and its run with this number has another plan.
 
     Raises:
-        JobFailed: more rows failed than allowed; no manifest is written, parts are kept.
+        JobFailed: more rows failed than allowed; the run is marked as failed, with its totals, no
+            manifest is written, parts are kept.
     """
     if manifest := read_manifest(output, run):
         return manifest
@@ -171,6 +173,8 @@ def finalise(output: Output, run: Run, plan: Plan, *, max_failed: str) -> Manife
     if plan.missing(committed) or output.superseded(run):
         return None
     parts = list_parts(output, plan, committed)
+    if output.run(run.n).plan != plan.digest:  # whoever called it has an earlier one
+        return None
     manifest = totals(run, parts)
     try:
         _check_budget(manifest, max_failed)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 import redis
-from planned import Job, MakeJob, Queued
+from corpora import write_parquet
+from planned import ROWS, Job, MakeJob, Queued
 
+from pipeline.output.plan import Span
 from workers.broker import Broker
 from workers.celery_tasks import MessageHandler
 from workers.known_jobs import JobRef, KnownJobs
@@ -88,6 +91,28 @@ def test_a_job_that_ended_elsewhere_is_not_opened_again(
     job.output.cancel(job.run)
     reconcile_loop.reconcile_all()
     assert (known_jobs.all(), broker.open_jobs()) == ([], [])
+
+
+def test_an_output_that_is_deleted_and_submitted_again_is_done_when_its_new_plan_is(
+    make_job: MakeJob,
+    broker: Broker,
+    reconcile_loop: ReconcileLoop,
+    handler: MessageHandler,
+    queued: Queued,
+    tmp_path: Path,
+) -> None:
+    corpus = write_parquet(tmp_path / "c.parquet", 4 * ROWS)
+    old = make_job(corpus=corpus, limit=2 * ROWS)
+    broker.register(old.run)
+    reconcile_loop.reconcile_all()
+    shutil.rmtree(old.run.output)
+    new = make_job(corpus=corpus)
+    assert (new.run.job, old.plan.parts < new.plan.parts) == (old.run.job, True)
+    for shard in range(2):
+        handler.run_shard(new.message(shard))
+    reconcile_loop.reconcile_all()
+    assert not new.output.directory.exists(new.run.path("manifest.json"))
+    assert {Span(2, 1), Span(3, 1)} <= set(queued())
 
 
 def test_a_job_that_another_worker_just_reconciled_is_left_alone(

@@ -266,6 +266,19 @@ def test_a_run_that_a_higher_one_replaced_is_never_finalised(output: Output) -> 
     assert output.committed().keys() == plan.parts
 
 
+def test_a_plan_of_a_run_that_was_deleted_finishes_no_other_with_its_number(
+    output: Output,
+) -> None:
+    earlier, plan = plan_of("a"), plan_of("a", "b")
+    run = run_of(output, earlier)  # whoever finishes it has it from before
+    now = started(output, plan)
+    commit(output, now, plan, 0, 1, failed=1)
+    for limit in ("50%", "0"):
+        assert finalise(output, run, earlier, max_failed=limit) is None
+    assert read_manifest(output, now) is None
+    assert output.failed(now) is None
+
+
 def test_finishing_a_night_reads_only_what_is_new(
     output: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
