@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 import uuid
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from workers.open_devices import LocalDevice
 from workers.shard_runner import Calls, ShardRunner
 
 logger = logging.getLogger(__name__)
+
+# How often a device that waits for spans looks whether it should stop.
+_TICK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ def _run_once(
     output: Output, run: Run, plan: Plan, missing: Sequence[int], local: LocalRun
 ) -> Generator[ShardResult, None, None]:
     calls = Calls(local.should_stop, local.on_batch, local.on_choices, local.on_warning)
-    if len(local.devices) > 1 and len(missing) > 1:
+    if len(local.devices) > 1 and missing:
         yield from _on_devices(output, run, plan, missing, local, calls)
     elif missing:
         runner = ShardRunner(local.devices[0], output, run, plan, calls, local.card)
@@ -74,13 +78,33 @@ class _Shared:
     """What the threads of a run's devices share: spans to compute, and what came of them."""
 
     def __init__(self, spans: Iterable[Span], calls: Calls) -> None:
-        self.spans: queue.SimpleQueue[Span] = queue.SimpleQueue()
-        for span in spans:
-            self.spans.put(span)
+        self._spans = deque(spans)
+        self._held = 0  # spans that a device computes, and may still give back
+        self._changed = threading.Condition()
         self.events: queue.SimpleQueue[ShardResult | BaseException | None] = queue.SimpleQueue()
         self.abandoned = threading.Event()
         self._calls = calls
         self._lock = threading.Lock()
+
+    def take(self) -> Span | None:
+        """The next span; waits while others may give theirs back. None: there is nothing to do."""
+        with self._changed:
+            while not self.should_stop():
+                if self._spans:
+                    self._held += 1
+                    return self._spans.popleft()
+                if not self._held:
+                    return None
+                self._changed.wait(_TICK_SECONDS)
+        return None
+
+    def put_down(self, span: Span, *, computed: bool) -> None:
+        """A device no longer holds a span; one that is not computed is for another device."""
+        with self._changed:
+            self._held -= 1
+            if not computed:
+                self._spans.append(span)
+            self._changed.notify_all()
 
     def calls(self) -> Calls:
         """The caller's, for several threads."""
@@ -135,19 +159,17 @@ def _on_devices(
 
 
 def _serve(runner: ShardRunner, shared: _Shared) -> None:
-    """Compute spans until none is left; the last event is None, or why the device failed."""
+    """Compute spans until there is nothing to do; the last event is None, or why it failed."""
     end: BaseException | None = None
     try:
-        while not shared.should_stop():
-            span = shared.spans.get_nowait()
+        while (span := shared.take()) is not None:
+            computed = False
             try:
                 for result in runner.compute(range(span.start, span.start + span.count)):
                     shared.events.put(result)
-            except BeiJobsError:
-                shared.spans.put(span)  # for another device
-                raise
-    except queue.Empty:
-        pass
+                computed = True
+            finally:
+                shared.put_down(span, computed=computed)
     except BaseException as error:
         end = error
     shared.events.put(end)

@@ -7,7 +7,8 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from pipeline.shards import ShardResult
 from pipeline.spec import ModelIdentity, OnBatch
 from pipeline.tokenize.texts import TextTokenizer
 from workers.device_main import Event, Jobs, Order, execute
-from workers.device_process import DeviceProcess
+from workers.device_process import DeviceProcess, DeviceThread
 from workers.engine_cache import EngineCache
 from workers.local import LocalRun, compute_missing
 from workers.open_devices import open_devices
@@ -143,6 +144,73 @@ def test_two_devices_give_the_rows_of_one(job: Prepared, tmp_path: Path) -> None
             with pa.ipc.open_file(Path(run.output.uri) / shard.part) as reader:
                 tables.append(reader.read_all().replace_schema_metadata(None))
         assert tables[0].equals(tables[1])
+
+
+class BrokenDevice(DeviceThread):
+    """Takes an order and gives it back: it cannot load the model.
+
+    Args:
+        until: what it waits for meanwhile.
+    """
+
+    def __init__(self, until: threading.Event | None = None) -> None:
+        super().__init__("cpu", EngineCache(None))
+        self.asked = threading.Event()
+        self._until = until
+
+    def run(self, order: Order, should_stop: Callable[[], bool]) -> Iterator[Event]:
+        self.asked.set()
+        if self._until is not None:
+            assert self._until.wait(60)
+        raise EncodeError("loading the model failed", hint="free its memory")
+        yield
+
+
+class PatientDevice(DeviceThread):
+    """Computes, but not before another device has an order."""
+
+    def __init__(self, cache_dir: Path) -> None:
+        super().__init__("cpu", EngineCache(cache_dir))
+        self.other = BrokenDevice(until=(done := threading.Event()))
+        self._done = done
+
+    def run(self, order: Order, should_stop: Callable[[], bool]) -> Iterator[Event]:
+        assert self.other.asked.wait(60)
+        yield from super().run(order, should_stop)
+        self._done.set()
+
+
+def on(job: Prepared, *devices: DeviceThread) -> list[ShardResult]:
+    local_run = LocalRun(devices, lambda: False, lambda rows, tokens: None)
+    return list(compute_missing(job.output, job.run, job.plan, local_run))
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_a_device_that_loads_no_model_leaves_every_shard_to_the_others(
+    job: Prepared, tmp_path: Path, shards: int
+) -> None:
+    run_locally(job)
+    for index in range(shards):
+        job.output.directory.delete(job.plan.shard(index).part)
+    device = DeviceThread("cpu", EngineCache(tmp_path / "cache"))
+    assert len(on(job, BrokenDevice(), device)) == shards
+    assert job.plan.missing(job.output.committed()) == []
+
+
+def test_a_shard_that_is_given_back_when_the_others_have_ended_theirs_is_computed(
+    tmp_path: Path,
+) -> None:
+    corpus = write_parquet(tmp_path / "c.parquet", 20)
+    job = prepared_run(tmp_path, corpus, rows_per_shard=10)
+    device = PatientDevice(tmp_path / "cache")
+    assert len(on(job, device.other, device)) == 2
+    assert job.plan.missing(job.output.committed()) == []
+
+
+def test_devices_that_all_fail_are_the_error_of_the_run(job: Prepared) -> None:
+    with pytest.raises(EncodeError, match="loading the model failed"):
+        on(job, BrokenDevice(), BrokenDevice())
+    assert job.output.failures(job.run) == {}
 
 
 def test_a_device_process_leaves_signals_to_its_parent_from_the_first(tmp_path: Path) -> None:
