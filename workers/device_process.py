@@ -7,6 +7,7 @@ for a store inside this process (memory://) runs in a thread of it instead.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import multiprocessing
 import queue
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import EncodeError
 from pipeline.store.sections import configured
+from pipeline.store.signs import new_count
 from workers.device_counters import DeviceCounters
 from workers.device_start import PARENTS_SIGNALS, serve
 from workers.logs import log_format
@@ -54,7 +56,8 @@ class DeviceProcess:
     Args:
         device: such as "cpu" or "cuda:1".
         cache_dir: of downloaded checkpoints.
-        batch_seconds: without an event for this long, it is taken for hung and killed.
+        batch_seconds: without an event for this long, and without a byte or a row that was read,
+            it is taken for hung and killed.
         tokenizing: how its tokenizer processes are started; None for none.
     """
 
@@ -72,6 +75,7 @@ class DeviceProcess:
         self._tokenizing = tokenizing
         self._process: SpawnProcess | None = None
         self._link: Connection | None = None
+        self._signs = ctypes.c_uint64()  # of life that the process gave while it read
 
     def start(self) -> None:
         """Start the process, which imports torch meanwhile; does nothing if it runs.
@@ -96,6 +100,7 @@ class DeviceProcess:
         # Spawned, not forked: neither CUDA nor torch's threads survive a fork.
         context = multiprocessing.get_context("spawn")
         link, other = context.Pipe()
+        self._signs = new_count()
         process = context.Process(
             target=serve,
             args=(
@@ -106,6 +111,7 @@ class DeviceProcess:
                 _log_levels(),
                 configured(),
                 self._tokenizing,
+                self._signs,
             ),
             name=f"bei-jobs {self.device}",
             daemon=True,  # ends with this process
@@ -149,13 +155,15 @@ class DeviceProcess:
         assert link is not None
         link.send(order)
         stopping, limit = False, _LOADING_BATCHES * self._batch_seconds
-        last = time.monotonic()
+        last, signs = time.monotonic(), self._signs.value
         while True:
             if not stopping and should_stop():
                 stopping = True
                 link.send("stop")
             if not link.poll(_TICK_SECONDS):
-                if time.monotonic() - last > limit:
+                if self._signs.value != signs:
+                    last, signs = time.monotonic(), self._signs.value
+                elif time.monotonic() - last > limit:
                     raise TimeoutError(f"took longer than {limit:g} s")
                 continue
             event = link.recv()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.store.sections import Stores, configure
+from pipeline.store.signs import signs
 from workers.logs import LogFormat, set_context, start_logging
 from workers.settings import Tokenizing
 
@@ -38,9 +39,11 @@ def serve(
     levels: dict[str, int],
     stores: Stores,
     tokenizing: Tokenizing | None,
+    count: ctypes.c_uint64,
 ) -> None:
     """The main function of a device's process."""
     configure(stores)
+    signs.share(count)
     _die_with_parent()
     for number in PARENTS_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

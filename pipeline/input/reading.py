@@ -21,6 +21,7 @@ from pipeline.input.where import selected_by, where_columns
 from pipeline.packing import Int64Array
 from pipeline.shards import Cut, InputFile
 from pipeline.store.directory import OpenedFile
+from pipeline.store.signs import signs
 from pipeline.store.uris import redact
 
 __all__ = [
@@ -153,6 +154,7 @@ def read_numbered(
         last, unread = 0, [cut.rows for cut in cuts]
         ranges = _with_selected_rows(reader, file, cuts, schema) if file.where else cuts
         for first, batch in reader.batches(ranges, stored, batch_rows):
+            signs.give()  # also of rows that are not selected
             for index, row, rows in _split_at_cuts(cuts, first, batch):
                 numbers, planned = _selected(_planned(rows, row, schema, file), row, file)
                 if not unread[index] or not len(numbers):
@@ -205,6 +207,7 @@ def _with_selected_rows(
         return cuts
     ranges = []
     for first, batch in reader.batches(cuts, stored, _SELECTED_AT_ONCE):
+        signs.give()
         for _, row, rows in _split_at_cuts(cuts, first, batch):
             numbers, _ = _selected(_planned(rows, row, needed, file), row, file)
             if len(numbers):

@@ -25,13 +25,15 @@ from pipeline.store.kinds import store_of
 from pipeline.store.object_info import ObjectInfo, stat_version
 from pipeline.store.retry import call, failure_kind, forget
 from pipeline.store.uris import absolute, filesystem, is_local, is_web, redact
-from pipeline.store.web import WebCopy, open_ranges, open_web
+from pipeline.store.signs import signs
+from pipeline.store.web import WebCopy, open_ranges, open_web, web_version
 
 __all__ = [
     "Directory",
     "ObjectInfo",
     "OpenedFile",
     "file_info",
+    "told_version",
 ]
 
 # Anything with a buffer: bytes, memoryview, pyarrow.Buffer.
@@ -117,7 +119,9 @@ class Directory:
 
     def read(self, name: str) -> bytes:
         """The whole content of `name`."""
-        return call(self.uri_of(name), lambda: self._store.read(_checked(name)))
+        data = call(self.uri_of(name), lambda: self._store.read(_checked(name)))
+        signs.give()
+        return data
 
     def open(self, name: str) -> OpenedFile:
         """A seekable binary file over `name` that reads only the ranges asked for."""
@@ -235,7 +239,10 @@ class OpenedFile:
                     self._file = self._open()
                 raise
 
-        return call(self.uri, read_range)
+        data = call(self.uri, read_range)
+        if data:
+            signs.give()
+        return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         with translated(self.uri):
@@ -289,6 +296,25 @@ def file_info(uri: str) -> ObjectInfo:
     root = parent.rstrip("/") if "://" in parent else parent
     info = call(uri, lambda: store_of(root or "/").info(parent[len(root) :] + name))
     return replace(info, name=name)
+
+
+def told_version(uri: str, size: int) -> str | None:
+    """The version that the store tells of the file at an absolute `uri`, which is not read.
+
+    Args:
+        uri: of any store.
+        size: of the file in bytes, for a web server that does not tell it.
+
+    Returns:
+        None where the store tells nothing, and only the content has a version.
+
+    Raises:
+        NotFound: there is no file.
+    """
+    if not is_web(uri):
+        return file_info(uri).version
+    fs, path = filesystem(uri)
+    return call(uri, lambda: web_version(fs, path, size))
 
 
 def _view(data: Data) -> bytes | memoryview:

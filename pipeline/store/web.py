@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
 import tempfile
 from typing import Any, BinaryIO, cast
 
 from pipeline.store.object_info import info_version
+from pipeline.store.signs import signs
 
 _BLOCK_BYTES = 8 << 20
 _VALIDATORS = ("ETag", "Last-Modified")
@@ -48,12 +48,28 @@ def web_info(fs: Any, path: str) -> dict[str, Any]:
         return _with_version(info, copy)
 
 
+def web_version(fs: Any, path: str, size: int) -> str | None:
+    """The version that a server tells of a file of `size` bytes, which is not read.
+
+    Returns:
+        None where the server tells nothing, and only the content has a version.
+    """
+    info = _info(fs, path)
+    if info["size"] is not None:
+        return info_version(info)
+    return info_version({**info, "size": size}) if _has_validator(info) else None
+
+
+def _has_validator(info: dict[str, Any]) -> bool:
+    return any(map(info.get, _VALIDATORS))
+
+
 def _with_version(info: dict[str, Any], copy: WebCopy) -> dict[str, Any]:
     """The info with a size; and where it has no version, a hash of the content for one."""
     if info["size"] is not None:
         return info
     tag = {}
-    if not any(map(info.get, _VALIDATORS)):
+    if not _has_validator(info):
         copy.seek(0)
         tag["ETag"] = hashlib.file_digest(copy, "sha256").hexdigest()[:32]
     return {**info, "size": copy.seek(0, io.SEEK_END), **tag}
@@ -85,7 +101,9 @@ def _copy(fs: Any, path: str) -> WebCopy:
     copy = WebCopy(cast(io.RawIOBase, unnamed))
     try:
         with fs.open(path, "rb", block_size=0) as file:
-            shutil.copyfileobj(file, copy, _BLOCK_BYTES)
+            while data := file.read(_BLOCK_BYTES):
+                copy.write(data)
+                signs.give()
     except BaseException:
         copy.close()
         raise

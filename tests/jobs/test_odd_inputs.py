@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import boto3
 import pyarrow as pa
@@ -19,7 +20,10 @@ from corpora import TINY, write_parquet
 
 from pipeline.input.cutting import plan_inputs
 from pipeline.input.reading import discover, read
-from pipeline.store.directory import Directory
+from pipeline.output.open_shards import write_piece
+from pipeline.store import web
+from pipeline.store.directory import Directory, OpenedFile, file_info, told_version
+from pipeline.store.signs import Signs, new_count
 
 ROWS = [{"id": str(row), "text": f"text of {row}"} for row in range(40)]
 JSONL = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -268,7 +272,9 @@ class Files(BaseHTTPRequestHandler):
             self.send_response(200)
         if able == "says-none":
             self.send_header("Accept-Ranges", "none")
-        if able == "no-length":
+        if able.startswith("no-length"):
+            if validator := able.removeprefix("no-length"):
+                self.send_header(validator, "Wed, 21 Oct 2015 07:28:00 GMT")
             self.send_header("Transfer-Encoding", "chunked")
             body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
         else:
@@ -314,6 +320,45 @@ class TestWeb:
         listed = discover([f"{folder}/*.jsonl"])
         assert [file.path for file in listed] == ["a.jsonl", "gone.jsonl"]
         assert listed[:1] == discover([f"{folder}/a.jsonl"])  # of one version, however it is named
+
+    def test_a_file_without_a_size_is_not_read_again_whenever_rows_are_saved(
+        self,
+        submit: Bei,
+        web_files: str,
+        tmp_path: Path,
+        device_in_this_process: None,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        copy, save = Mock(side_effect=web._copy), Mock(side_effect=write_piece)
+        monkeypatch.setattr(web, "_copy", copy)
+        monkeypatch.setattr("pipeline.commit.write_piece", save)
+        copies = []
+        for seconds in (60.0, 0.0):
+            monkeypatch.setattr("pipeline.commit.SAVE_SECONDS", seconds)
+            words = ("--output", tmp_path / f"out-{seconds}", "--token-budget", 100)
+            assert submit(f"{web_files}/no-length/a.jsonl", *words).code == 0
+            copies.append(copy.call_count)
+            copy.reset_mock()
+        assert save.called
+        assert copies[0] == copies[1]
+
+    def test_a_copy_gives_signs_of_life(
+        self, web_files: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        signs = Signs()
+        signs.share(count := new_count())
+        monkeypatch.setattr(web, "signs", signs)
+        with OpenedFile(f"{web_files}/no-length/a.jsonl"):
+            assert count.value > 0
+
+    @pytest.mark.parametrize("validator", ["ETag", "Last-Modified", ""])
+    def test_what_a_server_tells_of_a_file_without_a_size(
+        self, web_files: str, validator: str
+    ) -> None:
+        uri = f"{web_files}/no-length{validator}/a.jsonl"
+        info = file_info(uri)
+        told = told_version(uri, info.size)
+        assert told == (info.version if validator else None)
 
     def test_a_job_needs_an_output_elsewhere(
         self, submit: Bei, web_files: str, tmp_path: Path
