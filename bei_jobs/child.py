@@ -54,6 +54,11 @@ class Ended:
         """The last lines on stderr."""
         return "\n".join(self.err.strip().splitlines()[-_TAIL_LINES:])
 
+    @property
+    def job(self) -> str:
+        """The id of the job whose status it reported; "" if it reported none."""
+        return str((self._answer() or {}).get("job", ""))
+
     def answer(self) -> dict[str, Any]:
         """The JSON object on stdout.
 

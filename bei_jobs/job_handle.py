@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Unpack
 
@@ -36,6 +36,9 @@ class Job:
     A job without a broker belongs to the program that submitted it. It continues when this object
     is dropped, stops after the current batch when `wait` is interrupted or Python exits, and runs
     to its end when Python is killed. A job on a broker is not affected by any of this.
+
+    Where a damaged file fails the run of such a job, its process goes on with the next run, without
+    the file. `wait`, `status` and `cancel` are then about that run.
     """
 
     id: str
@@ -77,7 +80,13 @@ class Job:
         Raises:
             BeiJobsError: its store or broker cannot be reached, or the job no longer exists.
         """
-        return JobStatus.of(self._ask("status"))
+        status = JobStatus.of(self._ask("status"))
+        if status.state != "failed":
+            return status
+        job = self._job_now()
+        if job is None:
+            return replace(status, state="running", reason="", hint="", finished=None)
+        return status if job == self.id else JobStatus.of(self._ask("status", job=job))
 
     def cancel(self) -> JobStatus:
         """Stop the job, wherever it runs; committed parts are kept.
@@ -90,7 +99,13 @@ class Job:
         Raises:
             BeiJobsError: its store cannot be reached.
         """
-        return JobStatus.of(self._ask("cancel"))
+        status = JobStatus.of(self._ask("cancel"))
+        while status.state == "failed" and (job := self._job_now()) != status.job:
+            if job is None:
+                time.sleep(_POLL_SECONDS)
+            else:
+                status = JobStatus.of(self._ask("cancel", job=job))
+        return status
 
     def log(self) -> str:
         """The stderr of the job's process so far; "" for a job that another program submitted."""
@@ -113,6 +128,18 @@ class Job:
         if ended.code == Interrupted.exit_code:
             raise self._stopped(status)
         raise JobFailed(f"the job {self.id} ended with {ended.how}:\n{ended.tail}", hint=_RESUME)
+
+    def _job_now(self) -> str | None:
+        """The id of the job that our process runs, or ran last, now that this run has failed.
+
+        None while it is ending, or plans the run that goes on without a damaged file.
+        """
+        if self._child is None or not self._child.is_ours:
+            return self.id
+        if not self._child.is_running():
+            return self._child.wait().job or self.id
+        newest = JobStatus.of(ask("status", self.output, broker=self.broker, stores=self.stores))
+        return newest.job if newest.run > self.run else None
 
     def _stopped(self, status: JobStatus) -> Interrupted:
         done, total = status.rows.done, status.rows.total
@@ -142,15 +169,18 @@ class Job:
     def _timeout_error(self, timeout: float | None) -> TimeoutError:
         return TimeoutError(f"the job {self.id} is not done after {timeout:g} s, and continues")
 
-    def _ask(self, *command: str, timeout: float | None = None) -> dict[str, Any]:
+    def _ask(
+        self, *command: str, job: str | None = None, timeout: float | None = None
+    ) -> dict[str, Any]:
         """Ask by id, which names exactly this run; if it is unknown here, by the output, as long as
-        this run is its newest.
+        this run is its newest. `job` is another one of the output.
         """
+        job = job or self.id
         run = partial(ask, broker=self.broker, stores=self.stores, timeout=timeout)
         try:
-            return run(*command, self.id)
+            return run(*command, job)
         except NotFound:
-            if run("status", self.output)["job"] != self.id:
+            if run("status", self.output)["job"] != job:
                 raise
             return run(*command, self.output)
 

@@ -64,8 +64,7 @@ def submit(
             display.show_certificate(prepared.run)
         display.show_skipped(prepared.run.skipped)
         display.show_ignored(prepared.ignored)
-        if display.webhooks:
-            display.begin(prepared.run, job_status(prepared.output, prepared.run))
+        _tell_start(prepared, display)
         return prepared
 
     noted = failures_noted(output_of(request))
@@ -81,7 +80,9 @@ def submit(
             if not can_go_on_without(damaged, failed.run, request.max_bad_files):
                 return None
             prepared = prepare(request, settings.cache_dir, display.say)
+            set_context(job=prepared.run.job)
             display.show_skipped(prepared.run.skipped)
+            _tell_start(prepared, display)
             return prepared
 
         # A later run often has nothing to do: then no process imports torch.
@@ -89,6 +90,11 @@ def submit(
             plan, uris, settings, display, device, metrics_port, without_damaged,
             start=not _begun(output_of(request)), early=early,
         )  # fmt: skip
+
+
+def _tell_start(prepared: Prepared, display: Display) -> None:
+    if display.webhooks:
+        display.begin(prepared.run, job_status(prepared.output, prepared.run))
 
 
 @contextmanager

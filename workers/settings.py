@@ -12,8 +12,8 @@
                                 for so long has hung, and is replaced
     BEI_JOBS_TASK_SECONDS       a span that runs longer counts as hung, and its process is killed;
                                 must be equal on all machines of a fleet
-    BEI_JOBS_BATCH_SECONDS      a device that computes no batch for this long is taken for hung, and
-                                its process is replaced
+    BEI_JOBS_BATCH_SECONDS      a device that computes no batch and reads nothing for this long is
+                                taken for hung, and its process is replaced
     BEI_JOBS_PATIENCE_SECONDS   how long a worker tries again to run a job that it cannot run before
                                 its refusal counts; a job that all workers refuse fails
     BEI_JOBS_TOKENIZERS_DIR     a directory with a `tokenizers` 1.x of its own, whose processes

@@ -6,17 +6,29 @@ import pickle
 import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import psutil
 import pytest
+from corpora import damaged_in_the_middle
 from fleet import until
 
 import bei_jobs
 
 Submit = Callable[..., bei_jobs.Job]
 Busy = Callable[[Path], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def damaged(tmp_path: Path, make_corpus: Callable[..., Path]) -> Path:
+    """A directory of two files, one of which is seen to be damaged when its rows are read."""
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    for name in ("a", "b"):
+        make_corpus(name=name).rename(folder / f"{name}.parquet")
+    damaged_in_the_middle(folder / "b.parquet", 0)
+    return folder
 
 
 @pytest.fixture
@@ -109,6 +121,48 @@ def test_a_cancelled_job_ends_and_says_so(
         job.wait()
     assert "resumes" in ended.value.hint
     assert submit(corpus).wait().state == "done"
+
+
+def test_a_job_that_went_on_without_a_damaged_file_is_described_by_its_last_run(
+    submit: Submit, damaged: Path
+) -> None:
+    job = submit(damaged)
+    ended = job.wait()
+    assert (job.run, ended.run, ended.state) == (1, 2, "done")
+    now = job.status()
+    assert (now.job, now.state) == (ended.job, "done")
+    assert job.cancel().job == ended.job
+
+
+def test_a_job_that_goes_on_without_a_damaged_file_can_be_looked_at_and_cancelled(
+    submit: Submit, damaged: Path, tmp_path: Path, busy: Busy
+) -> None:
+    first = submit(damaged, max_bad_files=0)
+    with pytest.raises(bei_jobs.JobFailed, match=r"b\.parquet"):
+        first.wait()
+    with busy(tmp_path / "damaged.embed"):
+        second = submit(damaged)
+        job = replace(first, _child=second._child)  # as if its own process had gone on
+        now = job.status()
+        assert (now.job, now.run, now.state) == (second.id, 2, "queued")
+        cancelled = job.cancel()
+        assert (cancelled.job, cancelled.state) == (second.id, "cancelled")
+    with pytest.raises(bei_jobs.JobFailed, match="was cancelled"):
+        job.wait()
+
+
+def test_a_run_that_failed_is_not_the_end_while_its_process_may_go_on(
+    submit: Submit, damaged: Path, corpus: Path, busy: Busy
+) -> None:
+    first = submit(damaged, max_bad_files=0)
+    with pytest.raises(bei_jobs.JobFailed):
+        first.wait()
+    with busy(corpus.with_name("corpus.embed")):
+        another = submit(corpus)
+        job = replace(first, _child=another._child)  # as if it planned the next run
+        assert (job.status().state, job.status().run) == ("running", 1)
+    another.wait()
+    assert first.status().state == "failed"
 
 
 def test_a_job_that_is_done_cannot_be_cancelled(shared_job: bei_jobs.Job) -> None:

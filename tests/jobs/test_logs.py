@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from commandline import spawn
-from corpora import TINY, write_parquet
+from corpora import TINY, damaged_in_the_middle, write_parquet
 
 
 def events(text: str) -> list[dict[str, Any]]:
@@ -35,6 +35,20 @@ def test_a_submit_says_everything_as_json(tmp_path: Path) -> None:
     assert chosen["job"] in out
     warnings = [event["message"] for event in said if event["level"] == "warning"]
     assert [message.partition(":")[0] for message in warnings] == ["--notify", "--notify"]
+
+
+def test_lines_about_the_run_that_follows_a_damaged_file_name_its_job(tmp_path: Path) -> None:
+    for name in "ab":
+        write_parquet(tmp_path / f"data/{name}.parquet", 4)
+    damaged_in_the_middle(tmp_path / "data/b.parquet", 0)
+
+    words = ("submit", tmp_path / "data", "--model", TINY, "--device", "cpu", "--json")
+    done = spawn(*words, "--log-format", "json", BEI_JOBS_STATE_DIR=str(tmp_path / "state"))
+    out, err = done.communicate(timeout=100)
+
+    assert done.returncode == 3, err
+    (skipped,) = [event for event in events(err) if event["message"].startswith("skipped: ")]
+    assert (json.loads(out)["run"], json.loads(out)["job"]) == (2, skipped["job"])
 
 
 @pytest.mark.parametrize(

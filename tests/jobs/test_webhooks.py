@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from commandline import Bei
-from corpora import TINY, write_parquet
+from corpora import TINY, damaged_in_the_middle, write_parquet
 from web_server import WebServer
 
 SECRET = "0f7e5a52-token"
@@ -50,6 +50,22 @@ def test_every_url_is_told_and_a_run_with_nothing_to_do_is_done(
 
     assert sorted(post.path for post in web.posts) == ["/a", "/a", "/b", "/b"]
     assert sorted(web.events) == ["done", "done", "start", "start"]
+
+
+def test_the_run_that_follows_a_damaged_file_starts_too(
+    submit: Bei, tmp_path: Path, web: WebServer
+) -> None:
+    for name in "ab":
+        write_parquet(tmp_path / f"data/{name}.parquet", 8)
+    damaged_in_the_middle(tmp_path / "data/b.parquet", 0)
+
+    done = submit(tmp_path / "data", "--notify", f"http://{web.host}/hook", "--json")
+
+    assert done.code == 3, done.err
+    assert [(post.event, post.body["run"]) for post in web.posts] == [
+        ("start", 1), ("start", 2), ("done", 2),
+    ]  # fmt: skip
+    assert web.posts[1].body["job"] == done.json["job"]
 
 
 @pytest.mark.parametrize("url", ["healthchecks+http://{host}", "http://hc-ping.com"])
