@@ -26,7 +26,7 @@ from pipeline.output.open_shards import AttemptLog, delete_pieces, write_piece
 from pipeline.output.output import Output
 from pipeline.output.part_file import encode_part
 from pipeline.output.provenance import of_run, of_shard
-from pipeline.output.quarantine import write_quarantine
+from pipeline.output.quarantine import match_quarantine, write_quarantine
 from pipeline.output.run import Run
 from pipeline.part_rows import RowBuilder
 from pipeline.prefetch import BytesQueue
@@ -261,9 +261,18 @@ class Committer:
         committed_here = self._output.commit(shard.part, data)
         if committed_here:
             retract_if_unwanted(self._output, self._run, shard.part)
+        elif result.failed:
+            self._match_quarantine(shard)
         delete_pieces(self._output, output.pieces)
         self._end_records(shard)
         return replace(result, computed=committed_here)
+
+    def _match_quarantine(self, shard: Shard) -> None:
+        """Undo what was quarantined before another attempt committed the shard."""
+        try:
+            match_quarantine(self._output, self._run, shard)
+        except (BeiJobsError, pa.ArrowException, OSError) as error:
+            logger.warning("%s: its quarantine may hold rows that its part has: %s", shard, error)
 
     def _save_all(self) -> None:
         """Save what is computed of the open shards."""

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipeline.blocks import Block
 from pipeline.known_rows import Origin
 from pipeline.output.open_shards import OPEN, ROW_FIELD, Piece
+from pipeline.output.quarantine import failed_row
 from pipeline.output.row_ranges import Mask, Rows, ranges_of
 from pipeline.packing import Int8Array
 from pipeline.part_rows import OutputRows
@@ -124,16 +125,10 @@ class OpenOutput:
         self._saved_errors |= {row: error for row, error in errors if error is not None}
 
     def _add_failed(self, item: ShardSlice, errors: dict[int, str]) -> None:
-        # Row by row, because pyarrow cannot filter every type that may be kept.
         for row, error in errors.items():
-            number = item.first + row
-            table = (
-                pa.table(item.rows)
-                .slice(row, 1)
-                .append_column("bei_row", pa.array([int(item.rows_in_file[row])]))
-                .append_column("bei_error", pa.array([error], pa.string()))
-            )
-            self._failed.append((np.array([number]), table))
+            assert item.rows is not None
+            table = failed_row(item.rows, row, int(item.rows_in_file[row]), error)
+            self._failed.append((np.array([item.first + row]), table))
 
 
 class UnsafeRows:

@@ -11,20 +11,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import StorageError
-from pipeline.output.chunk_rows import has_chunks, row_starts
 from pipeline.output.open_shards import ROW_FIELD, Piece
-from pipeline.output.output import Output, quarantine_name
+from pipeline.output.output import Output
 from pipeline.output.part_file import read_info, read_rows
 from pipeline.output.plan import Plan
+from pipeline.output.quarantine import row_errors
 from pipeline.output.row_ranges import ranges_of
 from pipeline.output.run import Run
 from pipeline.shards import Shard, shard_id
 from pipeline.spec import NUMERICS_VERSION, schema_hash
-from pipeline.store.parquet_bytes import from_parquet
 
 logger = logging.getLogger(__name__)
 
@@ -45,27 +43,14 @@ def good_rows(output: Output, run: Run, shard: Shard) -> Piece | None:
     try:
         values = read_info(output.directory, part).values
         good = np.ones(shard.rows, dtype=np.bool_)
-        good[_failed_rows(output, shard, part)] = False
+        # Not by its quarantine, which an attempt that failed other rows may have written.
+        good[row_errors(output, part).is_valid().to_numpy()] = False
         fits = values["numerics_version"] == str(NUMERICS_VERSION)
         rows = np.flatnonzero(good)
         return Piece(part, rows, values["precision"], 0.0, reused=rows) if fits else None
     except (StorageError, pa.ArrowException, KeyError, IndexError, OSError) as error:
         logger.info("%s is computed as a whole: %s", shard, error)
         return None
-
-
-def _failed_rows(output: Output, shard: Shard, part: str) -> npt.NDArray[np.int64]:
-    """The numbers in the shard of the rows that failed."""
-    if not shard.file.selects:
-        failed = from_parquet(output.directory.read(quarantine_name(part)))["bei_row"].to_numpy()
-        return np.asarray(failed - shard.first_row)
-    # Rows that are selected have other numbers in the file.
-    data = output.directory.read(part)
-    table = read_rows(part, data)
-    errors = table["error"]
-    if has_chunks(table.schema.metadata):
-        errors = errors.take(pa.array(row_starts(table["chunk"])))
-    return np.flatnonzero(errors.is_valid().to_numpy())
 
 
 def read_good_rows(output: Output, run: Run, piece: Piece) -> pa.Table:

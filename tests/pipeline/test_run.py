@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,9 +22,11 @@ from pipeline.encoder.checkpoint.checkpoint import resolve
 from pipeline.encoder.engine import Engine
 from pipeline.errors import StorageError, StoreFull
 from pipeline.output.open_shards import rows_kept
-from pipeline.output.output import Output
+from pipeline.output.output import Output, quarantine_name
 from pipeline.output.part_file import read_info
 from pipeline.output.quarantine import write_quarantine
+from pipeline.output.repaired import good_rows
+from pipeline.output.suspects import ShardWork
 from pipeline.planning.prepare import Prepared
 from pipeline.run import run_shards
 from pipeline.shards import ShardResult
@@ -193,6 +196,51 @@ def test_failed_rows_are_kept_before_their_shard_is_committed(
     corpus = write_parquet(tmp_path / "c.parquet", 2, text=["fine", None])
     compute(prepared_run(tmp_path, corpus), engine)
     assert order == ["quarantine", "commit"]
+
+
+@pytest.mark.parametrize(
+    ("winner", "loser", "output_format"),
+    [((5,), (7,), "arrow"), ((5, 8), (5,), "parquet"), ((), (7,), "arrow")],
+)
+def test_the_quarantine_holds_the_rows_of_the_attempt_that_committed_the_part(
+    tmp_path: Path,
+    engine: Engine,
+    winner: tuple[int, ...],
+    loser: tuple[int, ...],
+    output_format: str,
+) -> None:
+    corpus = write_parquet(tmp_path / "c.parquet", 20)
+    job = prepared_run(tmp_path, corpus, rows_per_shard=10, output_format=output_format)
+    shard = job.plan.shard(1)
+    for attempt, refused in (("first", winner), ("second", loser)):
+        work = ShardWork(shard, refused=dict.fromkeys(refused, f"failed in the {attempt} attempt"))
+        list(run_shards(
+            job.run, [shard], engine, job.output, attempt=attempt, works={shard.id: work}
+        ))  # fmt: skip
+    file = Path(job.output.uri) / quarantine_name(shard.part)
+    assert file.exists() == bool(winner)
+    if winner:
+        rows = pq.read_table(file)
+        assert rows["bei_row"].to_pylist() == [10 + row for row in winner]
+        assert set(rows["bei_error"].to_pylist()) == {"failed in the first attempt"}
+        assert rows["id"].to_pylist() == [f"0-{10 + row}" for row in winner]
+
+
+def test_a_repair_computes_the_rows_that_the_part_has_no_result_for(
+    tmp_path: Path, engine: Engine
+) -> None:
+    corpus = write_parquet(tmp_path / "c.parquet", 10)
+    job = prepared_run(tmp_path, corpus)
+    shard = job.plan.shard(0)
+    work = ShardWork(shard, refused={5: "out of memory"})
+    list(run_shards(job.run, [shard], engine, job.output, attempt="a", works={shard.id: work}))
+    quarantine = job.output.directory.uri_of(quarantine_name(shard.part))
+    rows = pq.read_table(quarantine)
+    row = rows.schema.get_field_index("bei_row")
+    pq.write_table(rows.set_column(row, "bei_row", pa.array([7])), quarantine)  # of another attempt
+    piece = good_rows(job.output, job.run, replace(shard, cut=replace(shard.cut, repair=1)))
+    assert piece is not None
+    assert piece.rows.tolist() == [0, 1, 2, 3, 4, 6, 7, 8, 9]
 
 
 def test_a_result_that_is_not_finite_is_an_error_row_and_never_written(
