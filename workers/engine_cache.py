@@ -80,41 +80,28 @@ class EngineCache:
         skipped = 0
         if spec.prompt and not card.modules.include_prompt:
             skipped = prompt_tokens(load_tokenizer(card), spec.prompt)
-        options = HeadOptions(
-            spec.all_dimensions,
-            spec.normalize,
-            prompt_tokens=skipped,
-            late_chunks=spec.chunking == "late-chunk",
-            vectors=spec.vectors,
-            sparse_top_k=spec.sparse_top_k,
-        )
         return Engine(
-            card, options, device=device, precision=spec.precision, cache_dir=self._cache_dir
+            card,
+            HeadOptions.of(spec, skipped),
+            device=device,
+            precision=spec.precision,
+            cache_dir=self._cache_dir,
         )
 
 
 def _serves(resident: tuple[JobSpec, Engine], spec: JobSpec, device: str) -> bool:
     """Whether a resident engine is the one that `spec` would load."""
+    from pipeline.encoder.model.load import HeadOptions  # torch takes seconds to import
+
     loaded_spec, engine = resident
-    same_prompt = loaded_spec.prompt == spec.prompt or engine.card.modules.include_prompt
-    late = [each.chunking == "late-chunk" for each in (loaded_spec, spec)]
     return (
         engine.device == device
-        and same_prompt
-        and late[0] == late[1]
+        and (loaded_spec.prompt == spec.prompt or engine.card.modules.include_prompt)
         and spec.precision in (loaded_spec.precision, engine.precision)
+        and HeadOptions.of(loaded_spec) == HeadOptions.of(spec)
         and all(
             getattr(loaded_spec, name) == getattr(spec, name)
-            for name in (
-                "model",
-                "encoder",
-                "task",
-                "kind",
-                "all_dimensions",
-                "normalize",
-                "vectors",
-                "sparse_top_k",
-            )
+            for name in ("model", "encoder", "task", "kind")
         )
     )
 

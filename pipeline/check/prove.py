@@ -100,12 +100,7 @@ def _compute(sample: Sample, device: str, precision: str, cache_dir: Path | None
     spec = sample.spec
     engine = Engine(
         sample.card,
-        HeadOptions(
-            spec.all_dimensions,
-            spec.normalize,
-            vectors=spec.vectors,
-            sparse_top_k=spec.sparse_top_k,
-        ),
+        HeadOptions.of(spec),
         device=device,
         precision=precision,
         cache_dir=cache_dir,

@@ -32,7 +32,7 @@ from pipeline.encoder.model.token_table import NoTable, TokenTable
 from pipeline.encoder.model.vectors_head import ListHead, VectorsHead
 from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.errors import CheckpointError, UsageError
-from pipeline.spec import Vectors
+from pipeline.spec import JobSpec, Vectors
 
 
 class ForwardPass(Protocol):
@@ -96,6 +96,18 @@ class HeadOptions:
     late_chunks: bool = False
     vectors: tuple[Vectors, ...] = ("dense",)
     sparse_top_k: int | None = field(default=None, kw_only=True)
+
+    @classmethod
+    def of(cls, spec: JobSpec, prompt_tokens: int = 0) -> HeadOptions:
+        """The options of a job; `prompt_tokens` are not counted in its spec."""
+        return cls(
+            spec.all_dimensions,
+            spec.normalize,
+            prompt_tokens,
+            late_chunks=spec.chunking == "late-chunk",
+            vectors=spec.vectors,
+            sparse_top_k=spec.sparse_top_k,
+        )
 
 
 @dataclass(frozen=True, slots=True)
