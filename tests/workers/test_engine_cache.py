@@ -8,12 +8,13 @@ import shutil
 import weakref
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from corpora import GOLDENS
 
 from pipeline.encoder.card import open_card
+from pipeline.encoder.model.load import HeadOptions
 from pipeline.planning.make_spec import sample_spec
 from workers.engine_cache import EngineCache
 
@@ -35,6 +36,43 @@ def test_other_special_tokens_are_another_engine(tmp_path: Path) -> None:
 
     assert first is again
     assert changed is not first
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"dimensions": 8}, False),
+        ({"dimensions": 8, "more_dimensions": (4,)}, False),
+        ({"normalize": False}, False),
+        ({"vectors": ("dense", "sparse")}, False),
+        ({"sparse_top_k": 5}, False),
+        ({"chunking": "late-chunk"}, False),
+        ({"chunking": "chunk"}, True),
+        ({"output_dtype": "int8"}, True),
+    ],
+)
+def test_options_of_the_head_are_another_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], same: bool
+) -> None:
+    monkeypatch.setattr("pipeline.encoder.engine.Engine", CircularEngine)
+    engines, card = EngineCache(tmp_path), open_card(str(GOLDENS / "bert_mean"), cache_dir=tmp_path)
+    spec = sample_spec(card, "embed", precision="float32", max_length=None)
+    first = engines.get(spec, "cpu", card)
+    assert (engines.get(replace(spec, **change), "cpu", card) is first) == same
+
+
+def test_whatever_an_engine_takes_of_a_job_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also an option that only a later version has."""
+    of = HeadOptions.of
+    later = classmethod(lambda cls, spec, *given: replace(of(spec), dimensions=(spec.top_k or 1,)))
+    monkeypatch.setattr("pipeline.encoder.engine.Engine", CircularEngine)
+    monkeypatch.setattr(HeadOptions, "of", later)
+    engines, card = EngineCache(tmp_path), open_card(str(GOLDENS / "bert_mean"), cache_dir=tmp_path)
+    spec = sample_spec(card, "embed", precision="float32", max_length=None)
+    first = engines.get(spec, "cpu", card)
+    assert engines.get(replace(spec, top_k=2), "cpu", card) is not first
 
 
 class CircularEngine:
