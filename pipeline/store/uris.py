@@ -52,6 +52,9 @@ _S3_CONFIG: dict[str, Any] = {
     "read_timeout": 30,  # seconds without a byte
     "max_pool_connections": 32,
 }
+_WEB_CONNECT_SECONDS = 30.0
+# Without a byte. A server may make what it sends only when it is asked.
+_WEB_SILENCE_SECONDS = 300.0
 # For a request that is part of an upload: eight tries within about a minute.
 _S3_RETRIES = {"total_max_attempts": 8, "mode": "standard"}
 
@@ -207,12 +210,23 @@ def _open(uri: str, options: dict[str, Any], retrying: bool) -> tuple[Any, str]:
     elif is_web(uri):
         # A server that compresses what it sends tells no size and takes no ranges.
         options["headers"] = {"Accept-Encoding": "identity", **options.get("headers", {})}
+        options["client_kwargs"] = {**_web_limits(), **options.get("client_kwargs", {})}
     # Listings are never cached: another process may have written since.
     fs, path = url_to_fs(uri, use_listings_cache=False, **options)
     if is_s3 and fs.retries != 1:  # tries, in s3fs' words
         fs.connect()  # so that a wrong option is met here, and not by a request
         fs.retries = 1
     return fs, path
+
+
+def _web_limits() -> dict[str, Any]:
+    """How long a web server may take; aiohttp's own limit is five minutes for all of a file."""
+    from aiohttp import ClientTimeout
+
+    timeout = ClientTimeout(
+        sock_connect=_WEB_CONNECT_SECONDS, sock_read=_WEB_SILENCE_SECONDS
+    )
+    return {"timeout": timeout}
 
 
 def detail(error: Exception, uri: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,8 +16,10 @@ import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from aiohttp import ClientTimeout
 from commandline import Bei, read_output
 from corpora import TINY, write_parquet
+from fsspec.implementations.http import HTTPFileSystem
 
 from pipeline.input.cutting import plan_inputs
 from pipeline.input.reading import discover, read
@@ -281,6 +284,10 @@ class Files(BaseHTTPRequestHandler):
             self.send_header("ETag", f'"{len(body)}"' if able != "ranges" else '"x"')
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        if with_body and able == "slow":
+            self.wfile.write(body[:1])
+            time.sleep(0.3)
+            body = body[1:]
         if with_body:
             self.wfile.write(body)
 
@@ -341,6 +348,14 @@ class TestWeb:
             copy.reset_mock()
         assert save.called
         assert copies[0] == copies[1]
+
+    def test_a_file_may_take_longer_than_a_request_may_by_default(
+        self, web_files: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("aiohttp.client.DEFAULT_TIMEOUT", ClientTimeout(total=0.1))
+        HTTPFileSystem.clear_instance_cache()
+        with OpenedFile(f"{web_files}/slow/a.jsonl") as file:
+            assert file.read() == JSONL
 
     def test_a_copy_gives_signs_of_life(
         self, web_files: str, monkeypatch: pytest.MonkeyPatch
