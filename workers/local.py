@@ -135,7 +135,7 @@ def _on_devices(
     local: LocalRun,
     calls: Calls,
 ) -> Iterator[ShardResult]:
-    """Each device takes the next span when it has finished one. One that fails leaves its spans.
+    """Each device takes the next span when it has finished one. One that fails gives its span back.
 
     Raises:
         BeiJobsError: of the last device that failed, when none is left.

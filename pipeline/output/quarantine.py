@@ -16,7 +16,6 @@ from pipeline.shards import Shard
 from pipeline.store.parquet_bytes import to_parquet
 from pipeline.store.uris import redact
 
-
 # Rows of the input that are read at once.
 _READ_ROWS = 1024
 

@@ -24,8 +24,8 @@ from pipeline.store.client_errors import translated
 from pipeline.store.kinds import store_of
 from pipeline.store.object_info import ObjectInfo, stat_version
 from pipeline.store.retry import call, failure_kind, forget
-from pipeline.store.uris import absolute, filesystem, is_local, is_web, redact
 from pipeline.store.signs import signs
+from pipeline.store.uris import absolute, filesystem, is_local, is_web, redact
 from pipeline.store.web import WebCopy, open_ranges, open_web, web_version
 
 __all__ = [

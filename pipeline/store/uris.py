@@ -223,9 +223,7 @@ def _web_limits() -> dict[str, Any]:
     """How long a web server may take; aiohttp's own limit is five minutes for all of a file."""
     from aiohttp import ClientTimeout
 
-    timeout = ClientTimeout(
-        sock_connect=_WEB_CONNECT_SECONDS, sock_read=_WEB_SILENCE_SECONDS
-    )
+    timeout = ClientTimeout(sock_connect=_WEB_CONNECT_SECONDS, sock_read=_WEB_SILENCE_SECONDS)
     return {"timeout": timeout}
 
 

@@ -38,6 +38,13 @@ def test_other_special_tokens_are_another_engine(tmp_path: Path) -> None:
     assert changed is not first
 
 
+class PlainEngine:
+    """Loads nothing."""
+
+    def __init__(self, *arguments: object, device: str, precision: str, cache_dir: object) -> None:
+        self.device, self.precision = device, precision
+
+
 @pytest.mark.parametrize(
     ("change", "same"),
     [
@@ -54,7 +61,7 @@ def test_other_special_tokens_are_another_engine(tmp_path: Path) -> None:
 def test_options_of_the_head_are_another_engine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], same: bool
 ) -> None:
-    monkeypatch.setattr("pipeline.encoder.engine.Engine", CircularEngine)
+    monkeypatch.setattr("pipeline.encoder.engine.Engine", PlainEngine)
     engines, card = EngineCache(tmp_path), open_card(str(GOLDENS / "bert_mean"), cache_dir=tmp_path)
     spec = sample_spec(card, "embed", precision="float32", max_length=None)
     first = engines.get(spec, "cpu", card)
@@ -67,7 +74,7 @@ def test_whatever_an_engine_takes_of_a_job_is_compared(
     """Also an option that only a later version has."""
     of = HeadOptions.of
     later = classmethod(lambda cls, spec, *given: replace(of(spec), dimensions=(spec.top_k or 1,)))
-    monkeypatch.setattr("pipeline.encoder.engine.Engine", CircularEngine)
+    monkeypatch.setattr("pipeline.encoder.engine.Engine", PlainEngine)
     monkeypatch.setattr(HeadOptions, "of", later)
     engines, card = EngineCache(tmp_path), open_card(str(GOLDENS / "bert_mean"), cache_dir=tmp_path)
     spec = sample_spec(card, "embed", precision="float32", max_length=None)
