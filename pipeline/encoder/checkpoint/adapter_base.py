@@ -18,6 +18,7 @@ from pipeline.encoder.checkpoint.shown import shown
 from pipeline.encoder.checkpoint.weight_files import (
     ADAPTER_NAME,
     INDEX_NAME,
+    TOKEN_HEADS,
     WEIGHTS_NAME,
     weight_names,
 )
@@ -86,12 +87,15 @@ def _has_weights(files: CheckpointFiles) -> bool:
 
 
 def _linked(files: CheckpointFiles, base: CheckpointFiles, cache: Path) -> Path:
-    """A directory of links to an adapter's own files, and to its base's config and weights."""
+    """A directory of links to an adapter's own files, and to its base's config, weights and heads
+    of tokens.
+    """
     links: dict[Path, Path] = {}
     folder = files.folder.relative_to(files.path)
     for source in {files.path, files.folder, *files.module_folders}:
         for file in source.iterdir() if source.is_dir() else ():
-            wanted = is_small(file.name) or file.name in (ADAPTER_NAME, WEIGHTS_NAME)
+            weights = (ADAPTER_NAME, WEIGHTS_NAME, *TOKEN_HEADS)
+            wanted = is_small(file.name) or file.name in weights
             if wanted and file.is_file():
                 links[file.relative_to(files.path)] = file
     for own in ("config.json", WEIGHTS_NAME, INDEX_NAME):
@@ -99,6 +103,8 @@ def _linked(files: CheckpointFiles, base: CheckpointFiles, cache: Path) -> Path:
     has_tokenizer = any(_is_tokenizers(name) for name in links if name.parent == folder)
     shared = [base.path / "config.json", *base.weight_files]
     shared += base.path.glob("*.safetensors.index.json")
+    heads = (base.path / name for name in TOKEN_HEADS if folder / name not in links)
+    shared += filter(Path.is_file, heads)
     if not has_tokenizer:
         shared += [file for file in base.path.iterdir() if _is_tokenizers(file)]
     links.update({folder / file.name: file for file in shared})

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.encoder.checkpoint.files import CheckpointFiles
 from pipeline.encoder.checkpoint.weight_files import (
     ADAPTER_NAME,
-    TOKEN_WEIGHTS_NAME,
+    TOKEN_HEADS,
     WEIGHTS_NAME,
     weight_names,
 )
@@ -62,7 +62,7 @@ def _wanted(files: CheckpointFiles, small: Path, names: set[str], hub: bool) -> 
     """Names of the weight files of one kind of text, whether they are there or not."""
     base = PurePosixPath(files.folder.relative_to(small))
     wanted = {str(PurePosixPath(m.relative_to(small)) / WEIGHTS_NAME) for m in files.module_folders}
-    wanted.add(str(base / TOKEN_WEIGHTS_NAME))
+    wanted.update(str(base / name) for name in TOKEN_HEADS)
     if files.adapter_config is not None:
         wanted.add(str(base / ADAPTER_NAME))
     if files.adapter_config is None or not hub:

@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline.encoder.checkpoint.archive import ROOT_FILES, unpack
 from pipeline.encoder.checkpoint.choose_weights import is_small, weights_to_fetch
+from pipeline.encoder.checkpoint.weight_files import TOKEN_VECTORS_NAME
 from pipeline.errors import CheckpointError
 from pipeline.store.clients import register
 from pipeline.store.sections import configured
@@ -131,7 +132,9 @@ def _version(uri: str) -> list[str]:
     with _store_errors(uri):
         fs, path = _opened(uri)
         listing = {path: fs.info(path)} if is_archive(uri) else fs.find(path, detail=True)
-        return sorted(_identity(info) for info in listing.values())
+        # What was fetched before these weights were wanted lacks them.
+        later = [TOKEN_VECTORS_NAME for name in listing if name.endswith(f"/{TOKEN_VECTORS_NAME}")]
+        return sorted(_identity(info) for info in listing.values()) + later
 
 
 def _opened(uri: str) -> tuple[Any, str]:

@@ -25,7 +25,12 @@ from pipeline.encoder.checkpoint.download import (
 )
 from pipeline.encoder.checkpoint.files import CheckpointFiles
 from pipeline.encoder.checkpoint.safetensors_headers import list_some
-from pipeline.encoder.checkpoint.weight_files import ADAPTER_NAME, WEIGHTS_NAME, pickle_error
+from pipeline.encoder.checkpoint.weight_files import (
+    ADAPTER_NAME,
+    TOKEN_VECTORS_NAME,
+    WEIGHTS_NAME,
+    pickle_error,
+)
 from pipeline.errors import CheckpointError
 from pipeline.request import DEFAULT_MODEL
 
@@ -150,8 +155,8 @@ def _download_snapshot(name: str, revision: str | None, cache: Path) -> Path | E
 
 
 def _marker(name: str, snapshot: Path, cache: Path) -> Path:
-    # A list that was made before chat templates were wanted does not prove that they are there.
-    return cache / "complete" / digest(name, snapshot.name, "*.jinja")
+    # A list that was made before these files were wanted does not prove that they are there.
+    return cache / "complete" / digest(name, snapshot.name, "*.jinja", TOKEN_VECTORS_NAME)
 
 
 def _is_complete(name: str, snapshot: Path, cache: Path) -> bool:

@@ -26,6 +26,7 @@ TOKEN_WEIGHTS_PICKLE = "sparse_linear.pt"
 # The same of the layer that gives each token its vector.
 TOKEN_VECTORS_NAME = "colbert_linear.safetensors"
 TOKEN_VECTORS_PICKLE = "colbert_linear.pt"
+TOKEN_HEADS = (TOKEN_WEIGHTS_NAME, TOKEN_VECTORS_NAME)
 
 
 def weight_files(folder: Path, explicit: object = None) -> tuple[Path, ...]:
