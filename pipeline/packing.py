@@ -41,8 +41,11 @@ class Masks:
     attention: BoolArray | None = None  # [T], those that the others of a text see; None: all
 
     def at(self, index: Int64Array) -> Masks:
-        """Those of some tokens."""
+        """Those of some tokens; no mask of attention where all of them are seen."""
+        # With a mask, a GPU cannot use its variable-length kernel.
         attention = None if self.attention is None else self.attention[index]
+        if attention is not None and attention.all():
+            attention = None
         return Masks(self.vector[index], attention)
 
 

@@ -138,6 +138,7 @@ def save_decoder(
         "max_position_embeddings": limit, "initializer_range": 0.2, "pad_token_id": 0,
         "eos_token_id": 0, "bos_token_id": None,
     }  # fmt: skip
+    family += "Text" * (family == "Gemma3")  # Gemma3Config is that of text and images
     made = getattr(transformers, f"{family}Config")(**{**sizes, **config})
     torch.manual_seed(5)
     getattr(transformers, kind)(made).save_pretrained(folder)

@@ -26,6 +26,7 @@ from pipeline.encoder.choose_fused import choose_fused
 from pipeline.encoder.cpu_trials import bfloat16_gain
 from pipeline.encoder.cuda_graphs import CudaGraphs
 from pipeline.encoder.device.devices import find_device, loading_threads
+from pipeline.encoder.device.out_of_memory import is_out_of_memory
 from pipeline.encoder.halving import Halving
 from pipeline.encoder.lanes import Arrival, choose_token_budget, make_lane
 from pipeline.encoder.model.head_outputs import (
@@ -134,6 +135,7 @@ class Engine:
         self.graphs = self._make_graphs(options)
         self._padding_taken = 0
         self._exact: ForwardPass | None = None
+        self._exact_fits = True
         self.halving = Halving(device)
 
     def _make_graphs(self, options: HeadOptions) -> CudaGraphs | None:
@@ -185,7 +187,8 @@ class Engine:
         """Compute batches in order.
 
         A sequence whose values are not finite is computed again in float32, if that is another
-        precision. If they still are not, or if it has no tokens, its values are NaN.
+        precision and fits into memory. If they still are not, or if it has no tokens, its values
+        are NaN.
 
         Args:
             batches: consumed a few ahead of the results.
@@ -264,13 +267,32 @@ class Engine:
 
     def _repair(self, batch: Batch, outputs: Outputs, broken: Int64Array) -> Outputs:
         """Compute broken sequences again in float32; NaN if that is not finite either."""
-        if self.precision != "float32" and self._exact is None:
-            logger.warning("values overflow in %s: loading float32 as well", self.precision)
-            self._exact = self.load("float32")
         for sequence in broken:
             exact = None
-            if self._exact is not None:
-                parts = self._compute(some_of(batch, np.array([sequence])), self._exact)
-                exact = as_outputs(tuple(part.cpu() for part in parts), self.lists)
+            if self.precision != "float32" and self._exact_fits:
+                exact = self._in_float32(some_of(batch, np.array([sequence])))
             outputs = repaired(outputs, batch, int(sequence), exact, per_token=self.per_token)
         return outputs
+
+    def _in_float32(self, batch: Batch) -> Outputs | None:
+        """Outputs of a batch in float32; None if that does not fit into memory, now or later."""
+        try:
+            if self._exact is None:
+                logger.warning("values overflow in %s: loading float32 as well", self.precision)
+                self._release()
+                self._exact = self.load("float32")
+            parts = self._compute(batch, self._exact)
+            return as_outputs(tuple(part.cpu() for part in parts), self.lists)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside the handler: its traceback would keep the failed batch's memory alive.
+        self._exact, self._exact_fits = None, False
+        self._release()
+        logger.warning(
+            "float32 does not fit into the memory of %s as well: values that overflow in %s have "
+            "no result",
+            self.device,
+            self.precision,
+        )
+        return None

@@ -18,6 +18,8 @@ from pipeline.errors import CheckpointError
 
 # An Egyptian hieroglyph: no vocabulary has it, and no normalizer drops it.
 _UNKNOWN_CHARACTER = "\N{EGYPTIAN HIEROGLYPH A001}"
+# Types of tokens are kept in one byte.
+_MAX_TYPES = 128
 
 
 def load_tokenizer(card: ModelCard) -> Tokenizer:
@@ -130,13 +132,29 @@ def _check_template(tokenizer: Tokenizer, card: ModelCard) -> None:
 
 
 def _check_types(tokenizer: Tokenizer, card: ModelCard) -> None:
-    """Raise for a single text with types besides 0, which only pairs and XLNet have here."""
+    """Raise for a single text with types besides 0, which only pairs and XLNet have here, and for a
+    pair with types that the model has no embeddings of.
+    """
+    has_table = card.uses_type_ids and card.checkpoint.config.get("model_type") != "xlnet"
+    if card.head == "sequence_classifier":
+        most = min(card.config.token_types, _MAX_TYPES) if has_table else _MAX_TYPES
+        _check_types_of_pairs(tokenizer, card, most)
     types = sorted(set(tokenizer.encode("a").type_ids) - {0})
-    if types and card.uses_type_ids and card.checkpoint.config.get("model_type") != "xlnet":
+    if types and has_table:
         raise CheckpointError(
             f"the tokenizer of {card.checkpoint.folder} gives the tokens of a single text the "
             f"types {types}, which bei-jobs does not compute",
             hint="remove token_type_ids from model_input_names, if the model was trained without",
+        )
+
+
+def _check_types_of_pairs(tokenizer: Tokenizer, card: ModelCard, most: int) -> None:
+    types = sorted(kind for kind in set(tokenizer.encode("a", "b").type_ids) if kind >= most)
+    if types:
+        raise CheckpointError(
+            f"{card.checkpoint.folder / 'tokenizer.json'} gives the tokens of a pair the types "
+            f"{types}, where the model takes 0 to {most - 1}",
+            hint="use the tokenizer.json that belongs to these weights",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from corpora import GOLDENS
-from fixtures_encoder import open_engine
+from fixtures_encoder import fresh_card, open_engine
 
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
 from pipeline.encoder.engine import Engine
+from pipeline.encoder.lanes import make_lane
+from pipeline.encoder.model.attention import GroupedAttention, group_equal_lengths
 
 NAMES = sorted(p.name for p in GOLDENS.iterdir() if p.is_dir())
 
@@ -76,6 +79,25 @@ def test_a_layout_made_here_gives_the_rows_of_the_cpu(
     for precision, tolerance in (("float32", 1e-3), ("auto", 0.05)):
         engine = open_engine(checkpoint, device="cuda", precision=precision)
         np.testing.assert_allclose(_rows(engine, texts, compute), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_long_text_of_shared_key_heads_needs_no_memory_for_its_logits(
+    dtype: torch.dtype, golden: Golden
+) -> None:
+    length, device = 16_384, torch.device("cuda")
+    config = replace(fresh_card(golden("qwen3_causal_last")).config, heads=16, kv_heads=8)
+    query, key, value = (
+        torch.randn(length, heads, config.head_dim, device=device, dtype=dtype)
+        for heads in (16, 8, 8)
+    )
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    with make_lane(device).placed():
+        attention = GroupedAttention(config, group_equal_lengths([0, length]), None)
+        rows = attention(query, key, value, None)
+    assert torch.isfinite(rows).all()
+    assert torch.cuda.max_memory_allocated() - before < 2 * 2**30
 
 
 def test_the_same_batches_give_the_same_bits_twice(

@@ -80,12 +80,27 @@ def bert(config: Config, tensors: Tensors) -> Family | None:
         activation=activation(config.get("hidden_act", "gelu")),
         position_table=rows,
         position_padding=padding,
-        max_length=rows if padding is None else rows - padding - 1,
+        max_length=_positions(rows, padding),
     )
     encoder_config = with_head(
         encoder_config, config, sequence="dense" if roberta else "pooler", tokens="tokens"
     )
     return Family(encoder_config, tensor_names.BERT, tensor_names.HEADS[encoder_config.head])
+
+
+def _positions(rows: int, padding: int | None) -> int:
+    """Tokens of the longest sequence: positions follow that of padding, if it has one.
+
+    Raises:
+        ValueError: there are none.
+    """
+    positions = rows if padding is None else rows - padding - 1
+    if positions < 1:
+        raise ValueError(
+            f"positions follow that of padding, {padding} (pad_token_id), and the table ends at "
+            f"{rows - 1} (max_position_embeddings)"
+        )
+    return positions
 
 
 def _needs_code(name: str) -> CheckpointError:
@@ -119,7 +134,7 @@ def mpnet(config: Config, tensors: Tensors) -> Family | None:
         position_padding=1,  # fixed in the architecture, whatever pad_token_id says
         relative_buckets=size(config, "relative_attention_num_buckets", 32),
         token_types=0,
-        max_length=rows - 2,
+        max_length=_positions(rows, 1),
     )
     encoder_config = with_head(encoder_config, config, sequence="dense", tokens="tokens")
     return Family(encoder_config, tensor_names.MPNET, tensor_names.HEADS[encoder_config.head])
@@ -207,7 +222,9 @@ def gte(config: Config, tensors: Tensors) -> Family | None:
         gate_first=False,
         token_types=size(config, "type_vocab_size", 1, minimum=0),
     )
-    rotary = rope(config, encoder_config.head_dim)
+    # The default of transformers' own class; that of Alibaba's code is 10,000.
+    default = {"rope_theta": 160_000.0} if config["model_type"] == "gte" else {}
+    rotary = rope({**default, **config}, encoder_config.head_dim)
     if rotary is None:
         return None
     encoder_config = replace(
@@ -234,6 +251,7 @@ def modernbert(config: Config, tensors: Tensors) -> Family | None:
         kinds,
         full=config.get("global_rope_theta", 160_000.0),
         sliding=config.get("local_rope_theta", 10_000.0),
+        scaled=("full_attention", "sliding_attention"),
     )
     if rotary is None:
         return None
@@ -255,6 +273,8 @@ def modernbert(config: Config, tensors: Tensors) -> Family | None:
     encoder_config = with_head(
         encoder_config, config, sequence="prediction", tokens="prediction_tokens"
     )
+    if encoder_config.head == "prediction":
+        check_supported(config, {"classifier_pooling": ("cls", "mean")})
     layout = with_biases(
         tensor_names.MODERNBERT,
         {

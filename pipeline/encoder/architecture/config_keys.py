@@ -127,32 +127,47 @@ def windows(kinds: list[str], distance: int) -> tuple[int | None, ...]:
 
 
 def ropes(
-    config: Config, dim: int, kinds: list[str], *, full: float, sliding: float
+    config: Config,
+    dim: int,
+    kinds: list[str],
+    *,
+    full: float,
+    sliding: float,
+    scaled: tuple[str, ...],
 ) -> tuple[Rope, ...] | None:
-    """Rotary settings of models whose windowed layers have their own base; None as in `rope`."""
-    parameters = config.get("rope_parameters") or {}
+    """Rotary settings of models whose windowed layers have their own base; None as in `rope`.
+
+    As transformers does it, `rope_scaling` changes those keys of a kind's `rope_parameters` that it
+    has. The kind of scaling under its old key, `type`, is none of them.
+
+    Args:
+        config: of the model.
+        dim: of a head.
+        kinds: of each layer, "full_attention" or "sliding_attention".
+        full: the base of layers without a window.
+        sliding: that of the others.
+        scaled: the kinds that `rope_scaling` scales.
+    """
+    given, scaling = (_object(config, key) for key in ("rope_parameters", "rope_scaling"))
     by_kind: dict[str, Rope | None] = {}
     for kind, theta in (("full_attention", full), ("sliding_attention", sliding)):
-        settings = {"rope_theta": theta, "rope_parameters": parameters.get(kind)}
-        scaled = kind == "full_attention"
-        settings["rope_scaling"] = config.get("rope_scaling") if scaled else None
-        by_kind[kind] = rope(settings, dim)
+        own = _object(given, kind) or {"rope_type": "default"}
+        if kind in scaled:
+            own = {**own, **scaling}
+        by_kind[kind] = rope({"rope_theta": theta, "rope_parameters": own}, dim)
     layers = tuple(layer for kind in kinds if (layer := by_kind[kind]) is not None)
     return layers if len(layers) == len(kinds) else None
 
 
 def rope(config: Config, dim: int) -> Rope | None:
-    """Rotary settings from `rope_parameters` (new) or `rope_theta` and `rope_scaling` (old).
+    """Rotary settings from `rope_parameters` (new) or `rope_theta` and `rope_scaling` (old), which
+    wins where both are there.
 
     Alibaba's `ntk` multiplies the base by f and divides the frequencies by f^(2/dim), which is
     linear interpolation of another base. None if bei-jobs does not compute the kind of scaling.
     """
-    scaling: dict[str, Any] = {}
-    for key in ("rope_scaling", "rope_parameters"):
-        given = config.get(key) or {}
-        if not isinstance(given, dict):
-            raise ValueError(f"{key} is {shown(given)}, which is not an object")
-        scaling.update(given)
+    parameters, scaling = (_object(config, key) for key in ("rope_parameters", "rope_scaling"))
+    scaling = scaling or parameters
     theta = float(scaling.get("rope_theta") or config.get("rope_theta") or 10_000.0)
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     if scaling.get("partial_rotary_factor", 1.0) != 1.0:
@@ -176,3 +191,11 @@ def rope(config: Config, dim: int) -> Rope | None:
             int(scaling["original_max_position_embeddings"]),
         )
     return None
+
+
+def _object(config: Config, key: str) -> dict[str, Any]:
+    """An object in the config, {} where there is none."""
+    given = config.get(key) or {}
+    if not isinstance(given, dict):
+        raise ValueError(f"{key} is {shown(given)}, which is not an object")
+    return given

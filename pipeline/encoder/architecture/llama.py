@@ -165,6 +165,7 @@ def gemma3(config: Config, tensors: Tensors) -> Family | None:
         kinds,
         full=config.get("rope_theta", 1_000_000.0),
         sliding=config.get("rope_local_base_freq", 10_000.0),
+        scaled=("full_attention",),
     )
     if rotary is None or model_class(config).endswith("Classification"):
         return None

@@ -148,7 +148,7 @@ def _token_vectors(checkpoint: Checkpoint, config: EncoderConfig) -> MultiHead |
             f"{where}: the layer that gives each token its vector lacks {missing[0]}",
             hint=DOWNLOAD_AGAIN,
         )
-    found = {own: tensors[name] for own, name in _TENSORS.items()}
+    found = {own: checkpoint.files.adapted(name, tensors[name]) for own, name in _TENSORS.items()}
     linear = _linear(found, config, where)
     return MultiHead(
         (linear, (NormalizeModule(), {})),

@@ -138,7 +138,23 @@ def _recognise(
     more = [UNUSED_ANSWERS] * name.endswith(_ANSWERS) + [UNUSED_PROJECTION] * (
         name == COLBERT_CLASS
     )
-    return Recognised(family.config, _match(family, tensors, str(checkpoint.folder), more))
+    matched = _match(family, tensors, str(checkpoint.folder), more)
+    return Recognised(family.config, _with_tied_head(family.config, matched, checkpoint))
+
+
+def _with_tied_head(
+    config: EncoderConfig, matched: MatchedTensors, checkpoint: Checkpoint
+) -> MatchedTensors:
+    """The tensors with the embeddings as output layer, where a language model has none of its own.
+
+    An adapter may add to the output layer alone; what it adds to the embeddings is not added there.
+    """
+    name = "lm_head.weight"
+    if config.head != "lm_head" or name in matched.sources:
+        return matched
+    (embeddings,) = matched.sources["tokens.weight"]
+    head = checkpoint.files.adapted(name, embeddings)
+    return replace(matched, sources={**matched.sources, name: (head,)})
 
 
 def _refuse_nested(checkpoint: Checkpoint) -> None:
@@ -172,7 +188,8 @@ def _with_scores(
         labels=labels(config) if scores == "score" else ("score",),
     )
     # Without a matrix of its own, a language model reads its logits off the embeddings.
-    tied = bool(config.get("tie_word_embeddings")) and "lm_head.weight" not in tensors
+    default = config["model_type"] == "gemma3_text"
+    tied = config.get("tie_word_embeddings", default) and "lm_head.weight" not in tensors
     names = {} if scores == "lm_head" and tied else tensor_names.HEADS[scores]
     return replace(family, config=scored, head_names=names)
 

@@ -190,6 +190,9 @@ def _prediction(checkpoint: Checkpoint, config: EncoderConfig, module: SparseMod
         "decoder.bias": (terms,),
     }
     found = _found(wanted, checkpoint.files.tensors, where)
+    if wanted["decoder.weight"] != published["decoder.weight"]:
+        (own,) = published["decoder.weight"]
+        found["decoder.weight"] = checkpoint.files.adapted(own, found["decoder.weight"])
     _check_shapes(found, {own: shapes.get(own, (hidden,)) for own in found}, where)
     eps = _DISTILBERT_EPS if config.foreign else config.norm_eps
     with config_errors(checkpoint):
@@ -213,6 +216,9 @@ def _token_weights(checkpoint: Checkpoint, config: EncoderConfig) -> SparseHead 
     elif "sparse_linear.weight" not in tensors:
         return None
     found = _found(names, tensors, where)
+    found = {
+        own: checkpoint.files.adapted(f"sparse_linear.{own}", info) for own, info in found.items()
+    }
     size = config.hidden_size
     shapes: dict[str, Shape] = {"weight": (1, size), "bias": (1,)}
     if len(found["weight"].shape) == 1:

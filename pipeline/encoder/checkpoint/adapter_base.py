@@ -91,10 +91,10 @@ def _linked(files: CheckpointFiles, base: CheckpointFiles, cache: Path) -> Path:
     of tokens.
     """
     links: dict[Path, Path] = {}
+    weights = (ADAPTER_NAME, WEIGHTS_NAME, *TOKEN_HEADS)
     folder = files.folder.relative_to(files.path)
     for source in {files.path, files.folder, *files.module_folders}:
         for file in source.iterdir() if source.is_dir() else ():
-            weights = (ADAPTER_NAME, WEIGHTS_NAME, *TOKEN_HEADS)
             wanted = is_small(file.name) or file.name in weights
             if wanted and file.is_file():
                 links[file.relative_to(files.path)] = file

@@ -132,7 +132,7 @@ def _version(uri: str) -> list[str]:
     with _store_errors(uri):
         fs, path = _opened(uri)
         listing = {path: fs.info(path)} if is_archive(uri) else fs.find(path, detail=True)
-        # What was fetched before these weights were wanted lacks them.
+        # A copy from before these weights were wanted lacks them: it is another version.
         later = [TOKEN_VECTORS_NAME for name in listing if name.endswith(f"/{TOKEN_VECTORS_NAME}")]
         return sorted(_identity(info) for info in listing.values()) + later
 

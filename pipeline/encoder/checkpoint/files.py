@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -222,7 +223,21 @@ class CheckpointFiles:
         Raises:
             CheckpointError: a file is missing or is not safetensors.
         """
-        tensors = merge_headers(self.header(file) for file in self.weight_files)
+        return self._adapted({})
+
+    def adapted(self, name: str, info: TensorInfo) -> TensorInfo:
+        """A tensor that the encoder's own files do not hold by this name, with what an adapter adds
+        to it: that of a file beside them, or the embeddings in the place of an output layer.
+
+        Raises:
+            CheckpointError: the adapter does not fit it.
+        """
+        return self._adapted({name: replace(info, lora=None)})[name]
+
+    def _adapted(self, more: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
+        """The encoder's tensors and others by name, an adapter applied."""
+        merged = merge_headers(self.header(file) for file in self.weight_files)
+        tensors = {**merged, **more}
         if self.adapter_config is None or self.adapter_file is None:
             return tensors
         adapter = self.header(self.adapter_file)

@@ -152,6 +152,9 @@ class GroupedAttention:
         self, q: Tensor, k: Tensor, v: Tensor, mask_1PQC: Tensor | None, causal: bool = False
     ) -> Tensor:
         grouped = self._config.kv_heads != self._config.heads
+        if grouped and not shares_heads(q, mask_1PQC):
+            k, v = (of_each_head(x, self._config.heads) for x in (k, v))
+            grouped = False
         return functional.scaled_dot_product_attention(
             q, k, v, mask_1PQC, is_causal=causal, scale=self._config.scale, enable_gqa=grouped
         )
@@ -209,6 +212,20 @@ def _hidden(seen_T: Tensor, group: LengthGroup) -> Tensor | None:
     """Which keys of a group's sequences nothing attends to, [B, 1, 1, L]; None if all are seen."""
     seen_BL = seen_T[group.start : group.stop].view(group.count, group.length)
     return None if bool(seen_BL.all()) else ~seen_BL[:, None, None]
+
+
+def shares_heads(q: Tensor, mask_1PQC: Tensor | None) -> bool:
+    """Whether scaled_dot_product_attention takes fewer key heads than query heads as they are.
+
+    On CUDA only FlashAttention does: in 16 bits, without a mask, heads of up to 256. Otherwise
+    torch would take plain products, whose logits have gigabytes for a long text (32,000 tokens, 16
+    heads: 65 GB).
+    """
+    if q.device.type != "cuda":
+        return True
+    if mask_1PQC is not None or q.dtype == torch.float32 or q.shape[-1] > 256:
+        return False
+    return torch.cuda.get_device_capability(q.device) >= (8, 0)
 
 
 def _pays_in_products(x: Tensor) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from pipeline.encoder.architecture.encoder_config import Reads
@@ -21,7 +21,7 @@ from pipeline.encoder.model.heads import ClassifierHead, LogitsHead, SentenceHea
 from pipeline.encoder.model.late_chunks import LateChunkHead
 from pipeline.encoder.model.multi_heads import TokenVectorHead
 from pipeline.encoder.model.packed_batch import PackedBatch
-from pipeline.encoder.model.read_weights import load_weights
+from pipeline.encoder.model.read_weights import load_rows, load_weights
 from pipeline.encoder.model.sparse_heads import (
     TermHead,
     TermTable,
@@ -245,15 +245,10 @@ def _sentence_head(
 
 def _logit_rows(card: ModelCard, matched: MatchedTensors, device: torch.device) -> Tensor:
     """The rows that give the logits of the score's tokens, [1 or 2, E] float32."""
-    name = "lm_head.weight" if "lm_head.weight" in matched.sources else "tokens.weight"
+    name = "lm_head.weight"
     (source,) = matched.sources[name]
-    try:
-        with safe_open(source.file, framework="pt") as handle:
-            matrix = handle.get_slice(source.name)
-            rows = [matrix[token : token + 1] for token in card.cross_encoder.score_tokens]
-    except SafetensorError as error:
-        raise CheckpointError(f"{source.file} is damaged: {error}", hint=DOWNLOAD_AGAIN) from error
-    return torch.cat(rows).to(device, torch.float32)
+    with _damage(matched, [name]):
+        return load_rows(source, card.cross_encoder.score_tokens, device)
 
 
 def _weights(

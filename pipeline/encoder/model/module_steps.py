@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 
 from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN
-from pipeline.encoder.checkpoint.safetensors_headers import TensorInfo
+from pipeline.encoder.checkpoint.safetensors_headers import MatchedTensors, TensorInfo
 from pipeline.encoder.checkpoint.sentence_modules import (
     LayerNormModule,
     Module,
     NormalizeModule,
     TruncateModule,
 )
+from pipeline.encoder.model.read_weights import load_weights
 from pipeline.errors import CheckpointError
 
 # torch.nn.LayerNorm's default: the module file states none, and Nomic's model card passes none.
@@ -29,7 +30,7 @@ LAYER_NORM_EPS = 1e-5
 
 
 def module_weights(tensors: Mapping[str, TensorInfo], device: torch.device) -> dict[str, Tensor]:
-    """Tensors of one module, float32.
+    """Tensors of one module with what an adapter adds to them, float32.
 
     Raises:
         CheckpointError: its file is damaged.
@@ -37,8 +38,8 @@ def module_weights(tensors: Mapping[str, TensorInfo], device: torch.device) -> d
     weights: dict[str, Tensor] = {}
     for name, info in tensors.items():
         try:
-            with safe_open(info.file, framework="pt") as handle:
-                weights[name] = handle.get_tensor(info.name).to(device, torch.float32)
+            matched = MatchedTensors({name: (info,)}, ())
+            weights |= load_weights(matched, [name], device, torch.float32)
         except SafetensorError as error:
             raise CheckpointError(
                 f"{info.file} is damaged: {error}", hint=DOWNLOAD_AGAIN

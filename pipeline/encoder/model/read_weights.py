@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,23 @@ def load_weights(
         ]
         weights[name] = sources[0] if len(sources) == 1 else torch.cat(sources)
     return weights
+
+
+def load_rows(info: TensorInfo, rows: Sequence[int], device: torch.device) -> Tensor:
+    """Some rows of a published matrix, with what an adapter adds to them, [R, width] float32.
+
+    The others are not read: a matrix of logits has a row for each token.
+    """
+    with safe_open(info.file, framework="pt") as handle:
+        matrix = handle.get_slice(info.name)
+        found = torch.cat([matrix[row : row + 1] for row in rows]).to(device, torch.float32)
+    if (lora := info.lora) is None:
+        return found
+    with safe_open(lora.file, framework="pt") as handle:
+        down, up = (_read(handle, n).to(device, torch.float32) for n in (lora.down, lora.up))
+    if lora.transposed:
+        down, up = up.T, down.T
+    return found + lora.scale * (up[list(rows)] @ down)
 
 
 def _source(handles: Mapping[Path, Any], info: TensorInfo, device: torch.device) -> Tensor:

@@ -15,6 +15,11 @@ from pipeline.encoder.engine import Engine
 from pipeline.encoder.model.attention import alibi_slopes, group_equal_lengths, relative_buckets
 
 LONG = 700  # tokens, twenty windows of the goldens
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+BY_KIND = {
+    "full_attention": {"rope_type": "linear", "factor": 3.0, "rope_theta": 70_000.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 5_000.0},
+}
 
 Bent = Callable[..., Checkpoint]
 
@@ -44,8 +49,23 @@ def _reference(checkpoint: Checkpoint, ids: list[int]) -> Any:
                 "max_window_layers": 1,
             },
         ),
+        ("modernbert_cls", {"rope_scaling": LINEAR}),
+        ("modernbert_cls", {"rope_scaling": {"type": "linear", "factor": 2.0}}),
+        ("modernbert_cls", {"rope_scaling": LINEAR, "rope_parameters": BY_KIND}),
+        ("embeddinggemma", {"rope_scaling": LINEAR}),
+        ("embeddinggemma", {"rope_scaling": LINEAR, "rope_parameters": BY_KIND}),
     ],
-    ids=["modernbert", "gemma", "causal gemma", "qwen2 with windows"],
+    ids=[
+        "modernbert",
+        "gemma",
+        "causal gemma",
+        "qwen2 with windows",
+        "scaled modernbert",
+        "modernbert with the old key",
+        "modernbert with both",
+        "scaled gemma",
+        "gemma with both",
+    ],
 )
 def test_a_text_longer_than_the_window_equals_transformers_token_by_token(
     name: str, changes: dict[str, Any], bent: Bent
@@ -57,6 +77,31 @@ def test_a_text_longer_than_the_window_equals_transformers_token_by_token(
     expected = _reference(checkpoint, ids)
     got = _hidden(engine, ids)
     np.testing.assert_allclose(got, expected, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        (
+            "qwen3_causal_last",
+            {
+                "rope_scaling": LINEAR,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 5_000.0},
+            },
+        ),
+        ("qwen3_causal_last", {"rope_theta": None}),
+        ("arctic_gte", {"rope_theta": None}),
+        ("arctic_gte", {"rope_theta": None, "rope_scaling": LINEAR}),
+    ],
+    ids=["both keys", "no base", "gte without a base", "scaled gte without a base"],
+)
+def test_rotary_settings_are_read_as_transformers_reads_them(
+    name: str, changes: dict[str, Any], bent: Bent
+) -> None:
+    checkpoint = bent(name, **changes)
+    ids = np.random.default_rng(3).integers(5, 400, 200).tolist()
+    got = _hidden(open_engine(checkpoint), ids)
+    np.testing.assert_allclose(got, _reference(checkpoint, ids), rtol=0, atol=1e-4)
 
 
 def _hidden(engine: Engine, ids: list[int]) -> Any:

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,34 @@ def test_a_row_that_overflows_is_computed_again_in_float32(golden: Golden) -> No
     np.testing.assert_allclose(rows[1], expected[1], rtol=0, atol=1e-6)
     assert np.isfinite(rows).all()
     assert np.abs(rows[0] - expected[0]).max() > 1e-6  # the others stay in bfloat16
+
+
+@pytest.mark.parametrize("loads", [False, True], ids=["its weights", "what it computes"])
+def test_a_row_that_overflows_is_nan_where_float32_does_not_fit(
+    loads: bool, golden: Golden, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = open_engine(golden("bert_mean"), precision="bfloat16")
+    batch = _batch([[5, 6, 7], [5, 99, 7], [8, 9]])
+    ((_, expected),) = engine.run([batch])
+    asked, cleared, load = list[str](), list[int](), engine.load
+
+    def short(precision: str) -> Any:
+        asked.append(precision)
+        if loads:
+            return SmallMemory(load(precision), 0)
+        raise torch.OutOfMemoryError("no memory left")
+
+    engine.load = short
+    engine.forward = _overflow(engine.forward, 99)
+    engine.graphs = SimpleNamespace(
+        run=lambda batch: None, clear=lambda: cleared.append(len(asked))
+    )
+    for _, rows in engine.run([batch, batch]):
+        assert np.isnan(rows[1]).all()
+        np.testing.assert_array_equal(rows[[0, 2]], expected[[0, 2]])
+    assert asked == ["float32"]  # and not for every row that overflows
+    assert cleared[0] == 0  # room is made before
+    assert caplog.text.count("does not fit") == 1
 
 
 @pytest.mark.parametrize(("name", "task"), [("bert_mean", "embed"), ("ner_bert", "tag")])

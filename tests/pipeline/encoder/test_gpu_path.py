@@ -20,11 +20,14 @@ from corpora import GOLDENS
 from fixtures_encoder import open_engine
 from fixtures_gpu import HalfLinear, recorded
 from torch import Tensor
+from torch.nn import functional
 
 from pipeline.encoder import cuda_graphs
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint, resolve
 from pipeline.encoder.device import graph_capture
 from pipeline.encoder.device.out_of_memory import is_out_of_memory
+from pipeline.encoder.model import attention
+from pipeline.encoder.model.attention import shares_heads
 from pipeline.encoder.model.packed_batch import HostBatch, PackedBatch, pack_batch
 from pipeline.packing import Batch, gather
 
@@ -156,6 +159,41 @@ def test_a_capture_that_runs_out_of_memory_halves_the_batch(
     found = _matrix(list(small.run(work)))
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-3)
     assert small.halving.token_limit == work[0].tokens // 2
+
+
+def test_no_key_heads_are_shared_where_a_gpu_would_make_all_logits(
+    golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capability = {"of the device": (9, 0)}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability["of the device"])
+
+    def on_a_gpu(dtype: torch.dtype, mask: Tensor | None = None, width: int = 64) -> bool:
+        query: Any = SimpleNamespace(device=torch.device("cuda"), dtype=dtype, shape=(width,))
+        return shares_heads(query, mask)
+
+    assert shares_heads(torch.zeros(1), None)  # a CPU makes no logits of a whole text
+    assert on_a_gpu(torch.bfloat16)
+    assert not on_a_gpu(torch.bfloat16, torch.zeros(1))
+    assert not on_a_gpu(torch.bfloat16, width=512)
+    assert not on_a_gpu(torch.float32)
+    capability["of the device"] = (7, 5)
+    assert not on_a_gpu(torch.float16)
+
+    engine = open_engine(golden("qwen3_causal_last"))
+    assert engine.config.kv_heads < engine.config.heads
+    work, asked = _batches(4, types=False), list[tuple[int, int, bool]]()
+    attend = functional.scaled_dot_product_attention
+
+    def watched(query: Tensor, key: Tensor, *rest: Any, enable_gqa: bool, **options: Any) -> Tensor:
+        asked.append((query.shape[1], key.shape[1], enable_gqa))
+        return attend(query, key, *rest, enable_gqa=enable_gqa, **options)
+
+    expected = _matrix(list(engine.run(work)))
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", watched)
+    monkeypatch.setattr(attention, "shares_heads", lambda q, mask: on_a_gpu(q.dtype, mask))
+    found = _matrix(list(engine.run(work)))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    assert {*asked} == {(4, 4, False)}
 
 
 def test_memory_is_seen_behind_the_error_that_it_caused() -> None:

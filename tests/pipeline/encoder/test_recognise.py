@@ -104,6 +104,17 @@ def test_a_config_that_lacks_a_size_names_it(bent: Bent) -> None:
         recognised(bent("bert_mean", hidden_size=None))
 
 
+@pytest.mark.parametrize("name", ["e5_xlmr", "roberta_mean"])
+def test_padding_that_leaves_no_positions_is_refused(name: str, bent: Bent) -> None:
+    with pytest.raises(CheckpointError, match=r"config\.json .*250001 \(pad_token_id\)"):
+        recognised(bent(name, pad_token_id=250_001))
+
+
+def test_a_pooling_that_modernbert_lacks_is_refused_where_it_is_read(bent: Bent) -> None:
+    with pytest.raises(CheckpointError, match="classifier_pooling = 'attention'"):
+        recognised(bent("modernbert_reranker", classifier_pooling="attention"))
+
+
 def test_an_unused_pooler_and_position_ids_are_no_error(golden: Golden) -> None:
     assert recognised(golden("bert_mean")) is not None
 

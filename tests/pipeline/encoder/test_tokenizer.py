@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from fixtures_encoder import fresh_card
+from safetensors.torch import load_file, save_file
 
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.tokenizer import load_tokenizer, prompt_tokens
@@ -133,6 +135,27 @@ def test_vocabulary_files_alone_make_the_same_tokenizer(bent: Bent) -> None:
     (checkpoint.path / "tokenizer.json").unlink()
     text = "A small library for fonts"
     assert load_tokenizer(fresh_card(checkpoint)).encode(text).ids == fast.encode(text).ids
+
+
+@pytest.mark.parametrize("kind", [2, 200])
+def test_a_pair_with_types_that_the_model_lacks_is_an_error(kind: int, bent: Bent) -> None:
+    head = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
+    checkpoint = bent("bert_mean", **head)
+    weights = checkpoint.path / "model.safetensors"
+    classifier = {"classifier.weight": torch.ones(1, 32), "classifier.bias": torch.ones(1)}
+    save_file(load_file(weights) | classifier, weights)
+    _edit(
+        checkpoint,
+        "tokenizer_config.json",
+        tokenizer_class="PreTrainedTokenizerFast",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+    file = checkpoint.path / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["post_processor"]["pair"][3]["Sequence"]["type_id"] = kind
+    file.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=rf"tokenizer\.json gives .* types \[{kind}\]"):
+        load_tokenizer(fresh_card(checkpoint))
 
 
 def test_no_tokenizer_at_all_is_an_error(bent: Bent) -> None:

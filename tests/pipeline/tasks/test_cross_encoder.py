@@ -98,6 +98,15 @@ def matrix_of_its_own(folder: Path) -> Path:
     return folder
 
 
+def gemma_by_default_tied(folder: Path) -> Path:
+    """Gemma 3, whose config.json need not say that the embeddings are the head."""
+    save_decoder(folder, "Gemma3ForCausalLM", template=QWEN3_TEMPLATE)
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    write(file, {key: config[key] for key in config if key != "tie_word_embeddings"})
+    return save_modules(folder, score=YES_NO)
+
+
 def saved_again(folder: Path) -> Path:
     """As CrossEncoder 6.2 saves one: LogitScore names what it reads."""
     qwen3(folder)
@@ -140,6 +149,7 @@ LAYOUTS = (
     no_modules,
     plain_text,
     matrix_of_its_own,
+    gemma_by_default_tied,
     saved_again,
     converted,
     converted_in_parts,

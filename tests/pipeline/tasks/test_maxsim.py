@@ -112,6 +112,18 @@ def test_a_row_has_the_same_scores_alone_and_in_company(
             assert one[key] == another[key] == third[key]
 
 
+def test_documents_among_masked_queries_have_no_mask_of_attention(opened: Open) -> None:
+    task, _ = opened(COLBERT)
+    tokens = task.tokenize(golden_rows(COLBERT))
+    assert tokens.interaction is not None
+    is_document = tokens.interaction.document >= 0
+    masks = [tokens.batch(np.flatnonzero(some)).masks for some in (is_document, ~is_document)]
+    of_documents, of_queries = (mask.attention for mask in masks if mask is not None)
+    assert of_queries is not None
+    assert not of_queries.all()
+    assert of_documents is None  # so that a GPU uses its variable-length kernel
+
+
 def test_an_equal_query_is_computed_once(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     task, engine = opened(COLBERT)
     rows = table(query=["a fox", "dog", "a fox"], documents=[["x"], ["y", "z"], [FOX]])
