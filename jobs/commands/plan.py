@@ -13,13 +13,13 @@ from jobs.bei_option import bei_config_choices
 from jobs.options import option
 from jobs.pages.words import size
 from jobs.submit_options import make_request, submit_options
-from pipeline.store.uris import absolute, redact
+from pipeline.store.uris import redact
 
 if TYPE_CHECKING:
     from jobs.display import Display
-    from pipeline.choice import Choice, Choices
+    from pipeline.choice import Choices
+    from pipeline.planning.draft import Draft
     from pipeline.planning.estimate import Estimate
-    from pipeline.planning.prepare import Draft
     from workers.rates import Rate
     from workers.settings import Settings
 
@@ -57,8 +57,8 @@ def command(
     from jobs.progress_bar import ProgressBar
     from jobs.record import files_json, tables_json
     from jobs.summary import choices_json
+    from pipeline.planning.draft import draft
     from pipeline.planning.estimate import estimate
-    from pipeline.planning.prepare import draft
     from workers.devices import device_choices, find_devices
     from workers.settings import load_settings
 
@@ -73,7 +73,7 @@ def command(
     if broker and not quiet:
         click.echo("the time is that of this machine: no worker of the broker is asked", err=True)
     spec = drafted.spec
-    kept = _kept_precision(drafted)
+    kept = drafted.kept_precision()
     precision = kept.value if kept else spec.precision
     rows = drafted.plan.rows
     with ProgressBar(rows, quiet=quiet or rows < _BAR_ROWS) as bar:
@@ -98,16 +98,6 @@ def command(
             click.echo(f"  {line}")
         click.echo(f"  output    {redact(drafted.output.uri)}, nothing is written yet")
     return 0
-
-
-def _kept_precision(drafted: Draft) -> Choice[str] | None:
-    """The precision that the output keeps, where the user names none."""
-    from pipeline.output.kept_precision import kept_precision
-
-    if drafted.spec.precision != "auto":
-        return None
-    other = drafted.request.reuse_from
-    return kept_precision(drafted.output, absolute(other) if other else "")
 
 
 def _rate(

@@ -15,8 +15,8 @@ from jobs.rehearse.sides import Side
 from jobs.rehearse.vectors import VectorColumn, vector_column
 from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.errors import InputError, UsageError
+from pipeline.planning.draft import Draft, draft
 from pipeline.planning.make_spec import resolve_model
-from pipeline.planning.prepare import Draft, draft
 from pipeline.request import Request
 from pipeline.tasks import make_task
 

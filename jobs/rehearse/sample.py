@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline.errors import InputError
 from pipeline.input.reading import read_numbered
 from pipeline.input.where import where_columns
-from pipeline.planning.prepare import Draft
+from pipeline.planning.draft import Draft
 from pipeline.shards import Shard
 from pipeline.tokenize.texts import text_values
 

@@ -26,8 +26,8 @@ from pipeline.output.record import Changes
 from pipeline.output.run import Run, kept_schema, passing_schema
 from pipeline.output.source_columns import SOURCE_BYTES
 from pipeline.planning.count_rows import BoolArray, Counter, Repeats, Totals
+from pipeline.planning.draft import Draft
 from pipeline.planning.match_rows import Found, find_rows, parts_to_search
-from pipeline.planning.prepare import Draft
 from pipeline.prefetch import map_in_order
 from pipeline.shards import Shard
 from pipeline.store.directory import ObjectInfo

@@ -49,15 +49,15 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, planned: Planned) -> Planned:
     """Type another submit while the next one plans, after it has looked at the output."""
 
     def another(*words: object) -> None:
-        from pipeline.planning import prepare
+        from pipeline.planning import draft
 
         def make_spec(*args: object) -> object:
-            monkeypatch.setattr(prepare, "make_spec", real)
+            monkeypatch.setattr(draft, "make_spec", real)
             planned(*words)
             return real(*args)
 
-        real = prepare.make_spec
-        monkeypatch.setattr(prepare, "make_spec", make_spec)
+        real = draft.make_spec
+        monkeypatch.setattr(draft, "make_spec", make_spec)
 
     return another
 

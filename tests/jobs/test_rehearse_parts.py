@@ -22,7 +22,7 @@ from jobs.rehearse.search import Ranking, neighbours, rank, top
 from jobs.rehearse.sides import Side, parse_sides
 from jobs.rehearse.vectors import ROW, Sparse, Vectors, read_vectors, vector_column
 from pipeline.encoder.card import open_card
-from pipeline.planning.prepare import draft
+from pipeline.planning.draft import draft
 from pipeline.request import Request
 from pipeline.tasks import find_task
 

@@ -19,7 +19,7 @@ from corpora import parts, texts
 
 from pipeline.output.output import Output
 from pipeline.output.part_file import encode_part, read_info
-from pipeline.planning import prepare
+from pipeline.planning import draft
 
 Night = Callable[..., Outcome]
 
@@ -170,10 +170,10 @@ def test_an_output_that_was_begun_without_them_goes_on_as_it_began(
     night: Night, bei: Bei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(tmp_path / "data/a.parquet", numbered(5))
-    real = prepare.make_spec
+    real = draft.make_spec
     with monkeypatch.context() as patch:
         patch.setattr(
-            prepare, "make_spec", lambda *words: replace(real(*words), source_columns=False)
+            draft, "make_spec", lambda *words: replace(real(*words), source_columns=False)
         )
         assert night().json["run"] == 1
     begun, stored = parts(tmp_path / "out"), (tmp_path / "out/_bei/runs/1/run.json").read_text()
