@@ -109,10 +109,12 @@ def _texts(sample: str | None, column: str, rows: int) -> list[str]:
     from pipeline.errors import InputError
     from pipeline.input.cutting import plan_inputs
     from pipeline.input.reading import read
+    from pipeline.input.wanted import Wanted
     from pipeline.store.uris import redact
     from pipeline.tokenize.texts import text_values
 
-    planned = plan_inputs([sample], columns=(), text_columns=(column,), output_columns=())
+    wanted = Wanted(columns=(), text_columns=(column,), output_columns=())
+    planned = plan_inputs([sample], wanted)
     texts: list[str] = []
     for file, cuts in planned.files:
         for _, batch in read(file, cuts, planned.schema, 1024):

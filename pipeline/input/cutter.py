@@ -15,6 +15,7 @@ from pipeline.input.cuts import cut_file, merged_cuts
 from pipeline.input.discovery import ListedFile
 from pipeline.input.formats import FileSummary
 from pipeline.input.reading import measure, selected_rows
+from pipeline.input.wanted import EarlierCuts
 from pipeline.shards import Cut, InputFile
 from pipeline.store.uris import is_local
 
@@ -25,8 +26,6 @@ _Found = TypeVar("_Found")
 
 # Planned files with their cuts.
 Files = list[tuple[InputFile, tuple[Cut, ...]]]
-# The files of an earlier plan: (URI, version) → the file and its cuts.
-EarlierCuts = Mapping[tuple[str, str], tuple[InputFile, Sequence[Cut]]]
 
 
 class Cutter:

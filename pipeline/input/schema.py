@@ -13,6 +13,7 @@ from pipeline.input.bad_files import BadFiles
 from pipeline.input.discovery import ListedFile
 from pipeline.input.formats import FileSummary
 from pipeline.input.types import is_text, is_texts, merged_type, rounds, widens
+from pipeline.input.wanted import Earlier, Wanted
 from pipeline.store.uris import redact
 
 # The types that columns of texts, and of lists of texts, are read as. 32-bit list offsets are
@@ -23,59 +24,53 @@ TEXTS = pa.list_(TEXT)
 _Value = TypeVar("_Value")
 
 
-def named_columns(values: Iterable[str], known: Collection[str]) -> tuple[str, ...]:
-    """The columns that values of --keep name: each is one name, if a column has it, or several.
-
-    Args:
-        values: as typed, such as "a,b".
-        known: all columns of the input.
-    """
-    names = ([value] if value in known else value.split(",") for value in values)
-    return tuple(dict.fromkeys(name for each in names for name in each))
-
-
 def common_schema(
     listed: Sequence[ListedFile],
     summaries: Mapping[ListedFile, FileSummary],
-    *,
-    columns: Sequence[str],
-    text_columns: Sequence[str],
-    list_columns: Sequence[str],
-    optional: Sequence[str],
-    where_columns: Sequence[str],
-    output_columns: Collection[str],
-    schema: pa.Schema | None,
+    wanted: Wanted,
+    earlier: Earlier,
     bad: BadFiles,
-    free: Collection[str] = (),
+    *,
     widen: bool = False,
 ) -> tuple[pa.Schema, tuple[str, ...]]:
     """The columns to read and their types, hive keys last; and the names of the hive keys.
 
-    See `pipeline.input.cutting.plan_inputs` for the arguments and errors. Files without rows are
-    ignored: they may lack columns. Files that do not fit are added to `bad`; where any was, the
-    schema is to be found again without them.
+    Files without rows are ignored: they may lack columns. Files that do not fit are added to `bad`;
+    where any was, the schema is to be found again without them.
+
+    Args:
+        listed: all files.
+        summaries: of those that were opened.
+        wanted: the columns, each by its own name.
+        earlier: its schema is kept, if it has one.
+        bad: files that have no say.
+        widen: whether types of the earlier schema may be widened now.
+
+    Raises:
+        InputError: more files are bad than allowed; a column is named like an output column.
     """
+    schema, free = earlier.schema, wanted.free
     keys = _hive_keys([file for file in listed if file not in bad], schema, bad)
     files = [f for f in listed if f in summaries and summaries[f].rows and f not in bad]
-    present = _present(optional, files, summaries, keys, schema, bad)
-    passing = [name for name in dict.fromkeys([*present, *columns]) if name not in keys]
-    _refuse_output_names([*passing, *keys], output_columns)
-    task_types = dict.fromkeys(text_columns, TEXT) | dict.fromkeys(list_columns, TEXTS)
+    present = _present(wanted.optional, files, summaries, keys, schema, bad)
+    passing = [name for name in dict.fromkeys([*present, *wanted.columns]) if name not in keys]
+    _refuse_output_names([*passing, *keys], wanted.output_columns)
+    task_types = dict.fromkeys(wanted.text_columns, TEXT)
+    task_types |= dict.fromkeys(wanted.list_columns, TEXTS)
     fields = []
-    for name in dict.fromkeys([*passing, *task_types, *where_columns]):
+    for name in dict.fromkeys([*passing, *task_types, *wanted.tested]):
         if name in keys:
             continue
-        earlier = schema.field(name).type if schema is not None and name in schema.names else None
-        task_type = task_types.get(name)
+        before = schema.field(name).type if schema is not None and name in schema.names else None
         kind = _common_type(
             name,
             files,
             summaries,
-            task_type=task_type,
-            earlier=earlier,
+            task_type=task_types.get(name),
+            earlier=before,
             bad=bad,
             may_lack=name in free or name not in (*passing, *task_types),
-            widen=widen and (name in free or (earlier is not None and pa.types.is_null(earlier))),
+            widen=widen and (name in free or (before is not None and pa.types.is_null(before))),
         )
         fields.append(pa.field(name, kind if name in passing else task_types.get(name, kind)))
     return pa.schema([*fields, *(pa.field(key, pa.string()) for key in keys)]), keys

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline.choice import Choice, Choices
 from pipeline.encoder.card import ModelCard
 from pipeline.input.cutting import PlannedInputs
-from pipeline.input.schema import named_columns
+from pipeline.input.wanted import named_columns
 from pipeline.input.where import where_columns
 from pipeline.output.certificate import Certificate, find_certificate
 from pipeline.output.kept_precision import kept_precision

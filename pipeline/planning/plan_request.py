@@ -9,7 +9,7 @@ import pyarrow as pa
 from pipeline.encoder.card import ModelCard
 from pipeline.errors import InputError, OutputConflict
 from pipeline.input.cutting import PlannedInputs, plan_inputs
-from pipeline.input.schema import named_columns
+from pipeline.input.wanted import Earlier, Sizing, Wanted, named_columns
 from pipeline.input.where import canonical_where
 from pipeline.output.manifest import newest_finished
 from pipeline.output.output import Output
@@ -101,29 +101,33 @@ def _plan_inputs(
     last: Run | None,
 ) -> PlannedInputs:
     task = find_task(request.task)
-    return plan_inputs(
-        inputs,
-        file_format=request.format or "",
+    wanted = Wanted(
         columns=passing_columns(request),
-        optional=() if request.id_column else ("id",),
         text_columns=task.text_columns(request),
         list_columns=task.list_columns(request),
         output_columns=reserved_columns(request, card),
+        optional=() if request.id_column else ("id",),
+        free=[name for name in request.keep if name != request.id_column],
+        where=where_of(request),
+        file_format=request.format or "",
+        csv_escape=request.csv_escape or "",
+        max_bad_files=request.max_bad_files,
+    )
+    sizing = Sizing(
         rows_per_shard=request.rows_per_shard or 0,
         row_bytes=task.row_bytes(request, card),
         chunk_bytes=chunk_bytes(request, card),
         token_bytes=task.token_bytes(request, card),
         most_tokens=request.max_length or card.default_max_length,
-        previous=previous.cuts,
+    )
+    earlier = Earlier(
+        cuts=previous.cuts,
         schema=_fixed_schema(request, last),
-        max_bad_files=request.max_bad_files,
         damaged=previous.damaged,
-        where=where_of(request),
-        csv_escape=request.csv_escape or "",
-        free=[name for name in request.keep if name != request.id_column],
         # Parts without row keys cannot be copied, and a limit may keep rows of an earlier file.
         widen=last is not None and last.keyed and request.limit is None,
     )
+    return plan_inputs(inputs, wanted, sizing, earlier)
 
 
 def _fixed_schema(request: Request, last: Run | None) -> pa.Schema | None:

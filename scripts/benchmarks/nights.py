@@ -44,10 +44,12 @@ _MATCH = """
 import json, sys
 import pyarrow as pa
 from pipeline.input.cutting import plan_inputs
+from pipeline.input.wanted import Wanted
 from pipeline.output.output import Output
 from pipeline.output.plan import make_plan
 from pipeline.planning.match_rows import match_rows
-planned = plan_inputs([sys.argv[1]], columns=(), text_columns=("text",), output_columns=())
+wanted = Wanted(columns=(), text_columns=("text",), output_columns=())
+planned = plan_inputs([sys.argv[1]], wanted)
 plan = make_plan(planned.files, space="0" * 16, schema="0" * 16)
 print(match_rows(Output(sys.argv[2]), plan, planned.schema, ("text",), lambda line: None))
 """

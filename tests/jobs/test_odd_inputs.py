@@ -20,8 +20,8 @@ from aiohttp import ClientTimeout
 from commandline import Bei, read_output
 from corpora import TINY, write_parquet
 from fsspec.implementations.http import HTTPFileSystem
+from input_plans import plan_of
 
-from pipeline.input.cutting import plan_inputs
 from pipeline.input.reading import discover, read
 from pipeline.output.open_shards import write_piece
 from pipeline.store import web
@@ -40,9 +40,7 @@ def parquet() -> bytes:
 
 def rows_of(uri: str) -> list[dict[str, Any]]:
     """The rows as shards read them, each through an open file of its own."""
-    planned = plan_inputs(
-        [uri], columns=["id"], text_columns=["text"], output_columns=(), rows_per_shard=10
-    )
+    planned = plan_of([uri], columns=["id"], rows_per_shard=10)
     batches = [
         batch
         for file, cuts in planned.files

@@ -16,11 +16,13 @@ from corpora import ROOT
 _MATCH = """
 import resource, sys
 from pipeline.input.cutting import plan_inputs
+from pipeline.input.wanted import Wanted
 from pipeline.output.output import Output
 from pipeline.output.plan import make_plan
 from pipeline.planning.match_rows import match_rows
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))  # of addresses, most of them unused
-planned = plan_inputs([sys.argv[1]], columns=(), text_columns=("text",), output_columns=())
+wanted = Wanted(columns=(), text_columns=("text",), output_columns=())
+planned = plan_inputs([sys.argv[1]], wanted)
 plan = make_plan(planned.files, space="0" * 16, schema="0" * 16)
 print(match_rows(Output(sys.argv[2]), plan, planned.schema, ("text",), lambda line: None))
 """

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from input_plans import plan_of
 
 from pipeline.errors import BeiJobsError
-from pipeline.input.cutting import PlannedInputs, plan_inputs
+from pipeline.input.cutting import PlannedInputs
 from pipeline.input.discovery import discover
 from pipeline.input.reading import inspect, read
 from samples.sample import Sample
@@ -19,8 +20,7 @@ SHARD = 3  # rows
 
 def plan(inputs: Sequence[object], **options: Any) -> PlannedInputs:
     """The plan of a job over files or folders."""
-    given: dict[str, Any] = {"columns": (), "text_columns": ("text",), "output_columns": ()}
-    return plan_inputs([str(each) for each in inputs], rows_per_shard=SHARD, **{**given, **options})
+    return plan_of(inputs, rows_per_shard=SHARD, **options)
 
 
 def rows(planned: PlannedInputs) -> pa.Table:

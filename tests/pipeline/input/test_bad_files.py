@@ -8,9 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from input_plans import plan_of
 
 from pipeline.errors import InputError
-from pipeline.input.cutting import PlannedInputs, plan_inputs
+from pipeline.input.cutting import PlannedInputs
 
 
 def put(folder: Path, name: str, rows: int = 2, **columns: Any) -> None:
@@ -26,11 +27,7 @@ def put(folder: Path, name: str, rows: int = 2, **columns: Any) -> None:
 
 
 def plan(folder: Path, **options: Any) -> PlannedInputs:
-    defaults: dict[str, Any] = {
-        "columns": (), "text_columns": ("text",), "optional": ("id",), "output_columns": (),
-        "max_bad_files": "50%",
-    }  # fmt: skip
-    return plan_inputs([str(folder)], **{**defaults, **options})
+    return plan_of([folder], **{"optional": ("id",), "max_bad_files": "50%", **options})
 
 
 def bad(planned: PlannedInputs) -> list[str]:

@@ -19,11 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from input_plans import plan_of
 
 from pipeline.input import byte_cuts, cuts, reading
 from pipeline.input.byte_cuts import PART_MAX_BYTES, ByteLimits, divided
 from pipeline.input.cuts import cut_file, merged_cuts
-from pipeline.input.cutting import PlannedInputs, plan_inputs
+from pipeline.input.cutting import PlannedInputs
 from pipeline.input.formats import sizes as sizes_module
 from pipeline.input.formats.sizes import Sizes
 from pipeline.input.reading import read
@@ -154,10 +155,7 @@ def test_little_text_makes_a_part_where_each_token_has_a_vector(
         pq.write_table(pa.table({"text": texts}), path)
     else:
         path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    planned = plan_inputs(
-        [str(path)], columns=(), text_columns=("text",), output_columns=(),
-        row_bytes=512 * 4096, token_bytes=4096.0, most_tokens=8192,
-    )  # fmt: skip
+    planned = plan_of([path], row_bytes=512 * 4096, token_bytes=4096.0, most_tokens=8192)
     ((_, cuts),) = planned.files
     assert sum(cut.rows for cut in cuts) == 700
     for cut in cuts:
@@ -255,10 +253,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 
 
 def plan(path: Path, **options: Any) -> PlannedInputs:
-    given: dict[str, Any] = {
-        "columns": ("id", "body"), "text_columns": ("text",), "output_columns": (), "row_bytes": 64,
-    }  # fmt: skip
-    return plan_inputs([str(path)], **{**given, **options})
+    return plan_of([path], **{"columns": ("id", "body"), "row_bytes": 64, **options})
 
 
 def stored(rows: list[pa.RecordBatch]) -> int:

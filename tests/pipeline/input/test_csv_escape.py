@@ -13,9 +13,9 @@ import pyarrow.csv
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from input_plans import plan_of
 
 from pipeline.errors import InputError
-from pipeline.input.cutting import plan_inputs
 from pipeline.input.formats import text as text_format
 from pipeline.input.reading import read
 from pipeline.output.plan import Plan, make_plan
@@ -28,10 +28,9 @@ QUOTING = [csv.QUOTE_ALL, csv.QUOTE_MINIMAL, csv.QUOTE_NONE]
 def rows_of(path: Path, escape: str, step: int = 1) -> Rows:
     """Every row, in shards of `step` rows that are read one by one."""
     columns = ("id", "text")
-    planned = plan_inputs(
-        [str(path)], columns=columns, text_columns=(), output_columns=(), csv_escape=escape,
-        rows_per_shard=step,
-    )  # fmt: skip
+    planned = plan_of(
+        [path], columns=columns, text_columns=(), csv_escape=escape, rows_per_shard=step
+    )
     ((file, cuts),) = planned.files
     found: Rows = []
     for cut in cuts:
@@ -141,10 +140,7 @@ def test_duckdb_reads_the_same(tmp_path: Path, field: str, strict: bool) -> None
 def test_the_header_is_escaped_too(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('id,text,"a \\"third\\", one"\n1,x,y\n')
-    planned = plan_inputs(
-        [str(path)], columns=('a "third", one',), text_columns=("text",), output_columns=(),
-        csv_escape="\\",
-    )  # fmt: skip
+    planned = plan_of([path], columns=('a "third", one',), csv_escape="\\")
     assert planned.schema.names == ['a "third", one', "text"]
 
 
@@ -165,14 +161,13 @@ def test_another_escape_character_cuts_a_file_anew(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('id,text\n1,"a\\\\"\n2,"b"\n')
 
-    def plan(escape: str, previous: object = None) -> object:
-        return plan_inputs(
-            [str(tmp_path)], columns=("id",), text_columns=("text",), output_columns=(),
-            csv_escape=escape, previous=previous, max_bad_files="50%",
-        ).files  # fmt: skip
+    def plan(escape: str, **options: object) -> object:
+        return plan_of(
+            [tmp_path], columns=("id",), csv_escape=escape, max_bad_files="50%", **options
+        ).files
 
     first = plan("")
     ((file, cuts),) = first
     known = {(file.uri, file.version): (replace(file, rows=7), [replace(cuts[0], rows=7)])}
-    assert plan("", known)[0][0].rows == 7
-    assert plan("\\", known)[0][0].rows == 2
+    assert plan("", cuts=known)[0][0].rows == 7
+    assert plan("\\", cuts=known)[0][0].rows == 2

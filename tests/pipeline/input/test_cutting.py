@@ -9,11 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from input_plans import plan_of
 
 from pipeline.errors import InputError
 from pipeline.input import cutting
 from pipeline.input.cuts import cut_file, default_rows_per_shard
-from pipeline.input.cutting import PlannedInputs, plan_inputs
+from pipeline.input.cutting import PlannedInputs
 from pipeline.input.reading import discover
 from pipeline.shards import Cut, InputFile, Shard
 from pipeline.store.directory import Directory
@@ -39,13 +40,7 @@ def parquet(rows: int = 2, row_group_size: int | None = None, **columns: Any) ->
 
 
 def plan(*inputs: str, **options: Any) -> PlannedInputs:
-    defaults: dict[str, Any] = {
-        "columns": (),
-        "text_columns": ("text",),
-        "optional": ("id",),
-        "output_columns": WRITTEN,
-    }
-    return plan_inputs(inputs, **{**defaults, **options})
+    return plan_of(inputs, **{"optional": ("id",), "output_columns": WRITTEN, **options})
 
 
 class TestCuts:
@@ -406,7 +401,7 @@ class TestReplan:
         monkeypatch.setattr(
             cutting, "inspect", lambda f, *rest: opened.append(f.path) or original(f, *rest)
         )
-        again = plan(store_uri, rows_per_shard=2, previous=self.known(first), schema=first.schema)
+        again = plan(store_uri, rows_per_shard=2, cuts=self.known(first), schema=first.schema)
         assert opened == ["d.csv"]
         assert again.files[:3] == first.files
         assert [cut.rows for cut in again.files[3][1]] == [2, 2, 1]
@@ -416,7 +411,7 @@ class TestReplan:
         uri = put(store_uri, "a.csv", b"id,text\n" + b"1,a\n" * 4)
         first = plan(uri, rows_per_shard=4)
         put(store_uri, "a.csv", b"id,text\n" + b"1,a\n" * 5)
-        again = plan(uri, rows_per_shard=2, previous=self.known(first), schema=first.schema)
+        again = plan(uri, rows_per_shard=2, cuts=self.known(first), schema=first.schema)
         assert [cut.rows for cut in again.files[0][1]] == [2, 2, 1]
 
     def test_cuts_that_a_limit_left_incomplete_are_made_anew(self, tmp_path: Path) -> None:
@@ -424,14 +419,14 @@ class TestReplan:
         first = plan(uri, rows_per_shard=4)
         file, cuts = first.files[0]
         limited = {(file.uri, file.version): (file, (cuts[0], Cut(4, 2, cuts[1].byte_offset)))}
-        again = plan(uri, rows_per_shard=4, previous=limited, schema=first.schema)
+        again = plan(uri, rows_per_shard=4, cuts=limited, schema=first.schema)
         assert again.files == first.files
 
     def test_a_new_file_is_cast_to_the_first_schema_or_refused(self, tmp_path: Path) -> None:
         put(str(tmp_path), "a.parquet", parquet())
         first = plan(str(tmp_path))
         put(str(tmp_path), "b.parquet", parquet(id=pa.array([1, 2], pa.int32())))
-        options: Any = {"previous": self.known(first), "schema": first.schema}
+        options: Any = {"cuts": self.known(first), "schema": first.schema}
         assert plan(str(tmp_path), **options).schema == first.schema
         put(str(tmp_path), "c.parquet", parquet(id=[1.5, 2.5]))
         with pytest.raises(
@@ -445,7 +440,7 @@ class TestReplan:
         put(str(tmp_path), "a.parquet", parquet(kept=["x", "y"], n=pa.array([1, 2], pa.int32())))
         free: Any = {"columns": ("kept", "n"), "free": ("kept", "n"), "widen": True}
         first = plan(str(tmp_path), **free)
-        options: Any = {**free, "previous": self.known(first), "schema": first.schema}
+        options: Any = {**free, "cuts": self.known(first), "schema": first.schema}
         put(str(tmp_path), "b.parquet", parquet(kept=["z", None], n=[1.5, 2.5]))
         assert plan(str(tmp_path), **options).schema.field("n").type == pa.float64()
         put(str(tmp_path), "b.parquet", parquet(id=[1.5, 2.5], kept=["z", "z"], n=[1, 2]))
@@ -473,11 +468,11 @@ class TestReplan:
         first = plan(str(tmp_path))
         put(str(tmp_path), "b.csv", b"text\na\n")
         with pytest.raises(InputError, match=r"b\.csv has no column 'id'"):
-            plan(str(tmp_path), previous=self.known(first), schema=first.schema)
+            plan(str(tmp_path), cuts=self.known(first), schema=first.schema)
 
     def test_an_id_that_appears_later_does_not_change_the_schema(self, tmp_path: Path) -> None:
         put(str(tmp_path), "a.csv", b"text\na\n")
         first = plan(str(tmp_path))
         put(str(tmp_path), "b.csv")
-        again = plan(str(tmp_path), previous=self.known(first), schema=first.schema)
+        again = plan(str(tmp_path), cuts=self.known(first), schema=first.schema)
         assert again.schema == first.schema

@@ -17,9 +17,9 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from input_plans import plan_of
 
 from pipeline.errors import InputError
-from pipeline.input.cutting import plan_inputs
 from pipeline.input.reading import discover, inspect, read
 from pipeline.input.search import Search
 from pipeline.store.directory import Directory
@@ -64,10 +64,7 @@ def put(root: str, name: str, data: bytes) -> str:
 
 def rows_of(*inputs: str, said: str = "") -> list[dict[str, Any]]:
     """The rows as a job would read them: every cut by itself."""
-    planned = plan_inputs(
-        inputs, columns=["id"], text_columns=["text"], output_columns=(), rows_per_shard=70,
-        file_format=said,
-    )  # fmt: skip
+    planned = plan_of(inputs, columns=["id"], rows_per_shard=70, file_format=said)
     batches = [
         batch
         for file, cuts in planned.files
@@ -209,11 +206,10 @@ def test_text_whose_format_nothing_tells_is_refused(tmp_path: Path, name: str) -
 def test_one_file_is_not_read_as_two_formats(tmp_path: Path) -> None:
     """Their parts would have the same names."""
     uri = put(str(tmp_path), "a.csv", TSV)
-    options: dict[str, Any] = {"columns": (), "text_columns": ["text"], "output_columns": ()}
-    first = plan_inputs([uri], file_format="tsv", **options)
+    first = plan_of([uri], file_format="tsv")
     earlier = {(file.uri, file.version): (file, cuts) for file, cuts in first.files}
     with pytest.raises(InputError, match=r"a\.csv was read as tsv by an earlier run") as caught:
-        plan_inputs([uri], previous=earlier, schema=first.schema, **options)
+        plan_of([uri], cuts=earlier, schema=first.schema)
     assert "--format tsv" in caught.value.hint
 
 

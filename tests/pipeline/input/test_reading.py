@@ -20,10 +20,10 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from input_plans import plan_of
 
 from pipeline.errors import AccessDenied, InputChanged, InputError, StorageError
 from pipeline.input.cuts import cut_file
-from pipeline.input.cutting import plan_inputs
 from pipeline.input.formats import text as text_format
 from pipeline.input.reading import ListedFile, discover, inspect, read
 from pipeline.shards import Cut, InputFile
@@ -510,7 +510,7 @@ def test_json_that_some_parsers_refuse_costs_no_other_row(tmp_path: Path, name: 
     ]
     text = "\n".join(lines).encode()
     uri = put(str(tmp_path), name, gzip.compress(text) if name.endswith("gz") else text)
-    planned = plan_inputs([uri], columns=("id",), text_columns=("text",), output_columns=())
+    planned = plan_of([uri], columns=("id",))
     ((file, cuts),) = planned.files
     rows = [row for _, batch in read(file, cuts, planned.schema, 2) for row in batch.to_pylist()]
     assert rows == [
@@ -526,9 +526,7 @@ def test_integers_of_json_that_no_float_holds_are_never_rounded(tmp_path: Path) 
     """pyarrow's parser rounds them without a word where another file has floats."""
     put(str(tmp_path), "a.jsonl", b'{"text": "a", "n": {"x": [1, 9007199254740993]}}\n')
     put(str(tmp_path), "b.jsonl", b'{"text": "b", "n": {"x": [1.5, 1e300, 9007199254740992]}}\n')
-    planned = plan_inputs(
-        [str(tmp_path)], columns=("n",), text_columns=("text",), output_columns=()
-    )
+    planned = plan_of([tmp_path], columns=("n",))
     (first, first_cuts), (second, cuts) = planned.files
     with pytest.raises(InputError, match=r"a\.jsonl: row 0: column 'n' .*9007199254740993"):
         list(read(first, first_cuts, planned.schema, 10))

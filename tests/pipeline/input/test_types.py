@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from input_plans import plan_of
 
 from pipeline.errors import InputError
-from pipeline.input.cutting import PlannedInputs, plan_inputs
+from pipeline.input.cutting import PlannedInputs
 from pipeline.input.reading import read
 from pipeline.spec import schema_hash
 
@@ -31,9 +32,7 @@ def write(path: Path, column: pa.Array) -> Path:
 
 
 def plan(folder: Path, schema: pa.Schema | None = None) -> PlannedInputs:
-    return plan_inputs(
-        [str(folder)], columns=("kept",), text_columns=("text",), output_columns=(), schema=schema
-    )
+    return plan_of([folder], columns=("kept",), schema=schema)
 
 
 def kept(planned: PlannedInputs) -> list[Any]:

@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from input_plans import plan_of
 
 from pipeline.errors import InputError, UsageError
 from pipeline.input.cuts import merged_cuts
-from pipeline.input.cutting import PlannedInputs, plan_inputs
+from pipeline.input.cutting import PlannedInputs
 from pipeline.input.formats import parquet as parquet_format
 from pipeline.input.reading import read_numbered
 from pipeline.input.where import canonical_where, where_columns
@@ -26,10 +27,8 @@ from pipeline.shards import Cut, InputFile
 
 
 def plan(uri: object, where: str, **options: Any) -> PlannedInputs:
-    defaults: dict[str, Any] = {
-        "columns": ("id",), "text_columns": ("text",), "output_columns": (), "rows_per_shard": 7,
-    }  # fmt: skip
-    return plan_inputs([str(uri)], where=canonical_where(where), **{**defaults, **options})
+    given = {"columns": ("id",), "rows_per_shard": 7, **options}
+    return plan_of([uri], where=canonical_where(where), **given)
 
 
 def rows_read(planned: PlannedInputs, batch_rows: int = 4) -> list[tuple[int, int]]:
@@ -193,8 +192,8 @@ def test_an_unchanged_file_keeps_its_counts(
         write(tmp_path / f"{name}.parquet", table)
     first = plan(tmp_path, "lang = 'en'")
     assert [sum(cut.rows for cut in cuts) for _, cuts in first.files] == [20, 0]
-    previous = {(file.uri, file.version): (file, cuts) for file, cuts in first.files}
-    known: dict[str, Any] = {"previous": previous, "schema": first.schema}
+    earlier = {(file.uri, file.version): (file, cuts) for file, cuts in first.files}
+    known: dict[str, Any] = {"cuts": earlier, "schema": first.schema}
     monkeypatch.setattr("pipeline.input.cutting.inspect", None)
     assert plan(tmp_path, "lang='en'", **known) == first
     with pytest.raises(TypeError):
