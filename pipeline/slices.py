@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.errors import BeiJobsError, InputChanged, StorageError
 from pipeline.input import reading
-from pipeline.input.reading import SUBMIT_AGAIN
+from pipeline.input.planned_file import SUBMIT_AGAIN
 from pipeline.output.row_ranges import Rows
 from pipeline.output.run import Run
 from pipeline.packing import Int8Array

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.errors import BeiJobsError, InputChanged, InputError, InputMissing, NotFound
-from pipeline.input.discovery import ListedFile, discover
+from pipeline.errors import InputError
+from pipeline.input.discovery import ListedFile
 from pipeline.input.file_format import TEXT_FORMATS
 from pipeline.input.formats import ContentError, FileSummary, Reader, open_reader
 from pipeline.input.formats.content import checked_compression
 from pipeline.input.formats.sizes import BATCH_BYTES, SizeCounter, Sizes
+from pipeline.input.planned_columns import column_of_path, planned_columns
+from pipeline.input.planned_file import check_version, open_planned, reader_of
 from pipeline.input.table_file import TableReader, deleted_rows
 from pipeline.input.where import selected_by, where_columns
 from pipeline.packing import Int64Array
@@ -24,28 +25,11 @@ from pipeline.store.directory import OpenedFile
 from pipeline.store.signs import signs
 from pipeline.store.uris import redact
 
-__all__ = [
-    "FileSummary",
-    "ListedFile",
-    "discover",
-    "inspect",
-    "measure",
-    "read",
-    "read_numbered",
-    "selected_rows",
-]
-
-_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-
 # Rows whose columns of an expression are read at once.
 _SELECTED_AT_ONCE = 16_384
 
 # Rows that are measured at once.
 _MEASURED_AT_ONCE = 1024
-
-# The hint of every InputChanged.
-SUBMIT_AGAIN = "submit again to plan the new version of the file"
-_FIND_IT = "put it back, or mount it on this machine, or submit again without it"
 
 
 def inspect(listed: ListedFile, columns: Sequence[str] | None, rows_per_shard: int) -> FileSummary:
@@ -67,14 +51,14 @@ def inspect(listed: ListedFile, columns: Sequence[str] | None, rows_per_shard: i
         raise InputError(
             f"{redact(listed.uri)} is an empty file", hint="write it again or leave it out"
         )
-    with _reading(listed) as file:
+    with open_planned(listed) as file:
         if listed.format in TEXT_FORMATS:
             compression = checked_compression(file, listed.format)
             reader = open_reader(file, listed.format, compression, listed.csv_escape)
             summary = replace(reader.summarize(columns, rows_per_shard), compression=compression)
         else:
             summary = _of_footer(listed, file, columns, rows_per_shard)
-        _check_version(listed, file)
+        check_version(listed, file)
         return summary
 
 
@@ -102,14 +86,14 @@ def measure(listed: ListedFile, cuts: Sequence[Cut], schema: pa.Schema) -> list[
         InputChanged, InputError, StorageError: as of `inspect`.
     """
     counters = [SizeCounter(schema.names) for _ in cuts]
-    with _reading(listed) as file:
-        reader = _reader(file, listed, listed.table.text if listed.table else "")
+    with open_planned(listed) as file:
+        reader = reader_of(file, listed, listed.table.text if listed.table else "")
         for first, batch in reader.batches(cuts, schema, _MEASURED_AT_ONCE):
             for index, _, rows in _split_at_cuts(cuts, first, batch):
                 for piece in _narrow(rows):
                     sizes = {name: piece.column(name).nbytes for name in schema.names}
                     counters[index].add(piece.num_rows, sizes)
-        _check_version(listed, file)
+        check_version(listed, file)
     return [counter.sizes() for counter in counters]
 
 
@@ -149,25 +133,25 @@ def read_numbered(
     if not cuts:
         return
     stored = pa.schema([f for f in schema if f.name not in dict(file.partition)])
-    with _reading(file) as opened:
-        reader = _reader(opened, file, file.table)
+    with open_planned(file) as opened:
+        reader = reader_of(opened, file, file.table)
         last, unread = 0, [cut.rows for cut in cuts]
         ranges = _with_selected_rows(reader, file, cuts, schema) if file.where else cuts
         for first, batch in reader.batches(ranges, stored, batch_rows):
             signs.give()  # also of rows that are not selected
             for index, row, rows in _split_at_cuts(cuts, first, batch):
-                numbers, planned = _selected(_planned(rows, row, schema, file), row, file)
+                numbers, planned = _selected(planned_columns(rows, row, schema, file), row, file)
                 if not unread[index] or not len(numbers):
                     continue
                 if index != last:
-                    _check_version(file, opened)
+                    check_version(file, opened)
                     last = index
                 numbers = numbers[: unread[index]]
                 unread[index] -= len(numbers)
                 for rows in _narrow(planned.slice(0, len(numbers))):
                     yield index, numbers[: rows.num_rows], rows
                     numbers = numbers[rows.num_rows :]
-        _check_version(file, opened)
+        check_version(file, opened)
 
 
 def selected_rows(file: InputFile, cuts: Sequence[Cut], schema: pa.Schema) -> list[int]:
@@ -182,7 +166,8 @@ def selected_rows(file: InputFile, cuts: Sequence[Cut], schema: pa.Schema) -> li
         return [cut.rows - int(e - s) for cut, (s, e) in zip(cuts, ends, strict=True)]
     needed = pa.schema([schema.field(name) for name in where_columns(file.where)])
     if not file.deleted and dict(file.partition).keys() >= set(needed.names):
-        row = pa.RecordBatch.from_arrays([_of_path(file, f, 1) for f in needed], schema=needed)
+        values = [column_of_path(file, field, 1) for field in needed]
+        row = pa.RecordBatch.from_arrays(values, schema=needed)
         try:
             every = selected_by(file.where, row).all()
         except ContentError as error:
@@ -209,7 +194,7 @@ def _with_selected_rows(
     for first, batch in reader.batches(cuts, stored, _SELECTED_AT_ONCE):
         signs.give()
         for _, row, rows in _split_at_cuts(cuts, first, batch):
-            numbers, _ = _selected(_planned(rows, row, needed, file), row, file)
+            numbers, _ = _selected(planned_columns(rows, row, needed, file), row, file)
             if len(numbers):
                 ranges.append(Cut(int(numbers[0]), int(numbers[-1] - numbers[0]) + 1))
     return ranges or cuts
@@ -248,42 +233,6 @@ def _chosen(
         return numbers[chosen], (table.to_batches() or [batch.slice(0, 0)])[0]
 
 
-def _reader(opened: OpenedFile, file: InputFile | ListedFile, table: str) -> Reader | TableReader:
-    if table:
-        return TableReader(opened, table)
-    return open_reader(opened, file.format, file.compression, file.csv_escape)
-
-
-@contextmanager
-def _reading(file: InputFile | ListedFile) -> Iterator[OpenedFile]:
-    """Open a file; any error is InputChanged if the file has changed meanwhile."""
-    uri = redact(file.uri)
-    try:
-        opened = OpenedFile(file.uri, sequential=file.format in TEXT_FORMATS)
-    except NotFound as error:
-        raise InputMissing(f"{uri} no longer exists", hint=_FIND_IT) from error
-    with opened:
-        _check_version(file, opened)
-        try:
-            yield opened
-        except (ContentError, BeiJobsError) as error:
-            _check_version(file, opened)
-            if isinstance(error, BeiJobsError):
-                raise
-            raise InputError(
-                f"{uri}: {error}", hint="repair the file, or leave it out of the inputs"
-            ) from error
-
-
-def _check_version(file: InputFile | ListedFile, opened: OpenedFile) -> None:
-    try:
-        version = opened.version()
-    except NotFound as error:
-        raise InputMissing(f"{redact(file.uri)} no longer exists", hint=_FIND_IT) from error
-    if version != file.stored_version:
-        raise InputChanged(f"{redact(file.uri)} changed since it was planned", hint=SUBMIT_AGAIN)
-
-
 def _split_at_cuts(
     cuts: Sequence[Cut], first: int, batch: pa.RecordBatch
 ) -> Iterator[tuple[int, int, pa.RecordBatch]]:
@@ -306,38 +255,3 @@ def _narrow(rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     half = rows.num_rows // 2
     yield from _narrow(rows.slice(0, half))
     yield from _narrow(rows.slice(half))
-
-
-def _planned(batch: pa.RecordBatch, row: int, schema: pa.Schema, file: InputFile) -> pa.RecordBatch:
-    """The columns of `schema`, cast to its types; `row` is the number of the batch's first row."""
-    partition = dict(file.partition)
-    arrays = []
-    for field in schema:
-        if field.name in partition:
-            arrays.append(_of_path(file, field, batch.num_rows))
-        else:
-            arrays.append(_cast(batch.column(field.name), field, row))
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _of_path(file: InputFile, field: pa.Field, rows: int) -> pa.Array:
-    """A hive key's value for each row."""
-    value = dict(file.partition)[field.name]
-    return pa.repeat(pa.scalar(None if value == _HIVE_NULL else value, field.type), rows)
-
-
-def _cast(array: pa.Array, field: pa.Field, row: int) -> pa.Array:
-    if array.type == field.type:
-        return array
-    if pa.types.is_null(array.type):
-        return pa.nulls(len(array), field.type)  # pyarrow cannot cast nulls to every type
-    try:
-        return array.cast(field.type)
-    except (pa.ArrowException, NotImplementedError) as error:
-        if len(array) > 1:
-            for index in range(len(array)):
-                _cast(array.slice(index, 1), field, row + index)
-        raise ContentError(
-            f"row {row}: column {field.name!r} is {array.type} and cannot become the planned "
-            f"{field.type}: {error}"
-        ) from error

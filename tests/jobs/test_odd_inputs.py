@@ -22,7 +22,8 @@ from corpora import TINY, write_parquet
 from fsspec.implementations.http import HTTPFileSystem
 from input_plans import plan_of
 
-from pipeline.input.reading import discover, read
+from pipeline.input.discovery import discover
+from pipeline.input.reading import read
 from pipeline.output.open_shards import write_piece
 from pipeline.store import web
 from pipeline.store.directory import Directory, OpenedFile, file_info, told_version

@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 from pipeline.input import cutting
 from pipeline.input.cuts import cut_file, default_rows_per_shard
 from pipeline.input.cutting import PlannedInputs
-from pipeline.input.reading import discover
+from pipeline.input.discovery import discover
 from pipeline.shards import Cut, InputFile, Shard
 from pipeline.store.directory import Directory
 

@@ -20,7 +20,8 @@ import zstandard
 from input_plans import plan_of
 
 from pipeline.errors import InputError
-from pipeline.input.reading import discover, inspect, read
+from pipeline.input.discovery import discover
+from pipeline.input.reading import inspect, read
 from pipeline.input.search import Search
 from pipeline.store.directory import Directory
 

@@ -24,8 +24,9 @@ from input_plans import plan_of
 
 from pipeline.errors import AccessDenied, InputChanged, InputError, StorageError
 from pipeline.input.cuts import cut_file
+from pipeline.input.discovery import ListedFile, discover
 from pipeline.input.formats import text as text_format
-from pipeline.input.reading import ListedFile, discover, inspect, read
+from pipeline.input.reading import inspect, read
 from pipeline.shards import Cut, InputFile
 from pipeline.store.directory import Directory, file_info
 
