@@ -24,7 +24,7 @@ from pipeline.shards import Shard
 from pipeline.slices import Fates, ShardSlice, computed_slices, read_slices
 from pipeline.stage_times import stage_times
 from pipeline.tasks import Task
-from pipeline.tokenize.texts import Tokens, no_tokens
+from pipeline.tokenize.tokens import Tokens, no_tokens
 
 # The first block is small so that the device starts at once; each next one is twice as large.
 _FIRST_BLOCK_ROWS = 256

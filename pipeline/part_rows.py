@@ -22,7 +22,7 @@ from pipeline.row_keys import KEY_FIELD, row_keys
 from pipeline.slices import ShardSlice, computed_slices
 from pipeline.tasks.base import NON_FINITE, BoolArray, Task
 from pipeline.tokenize.outputs import output_rows
-from pipeline.tokenize.texts import no_tokens
+from pipeline.tokenize.tokens import no_tokens
 
 
 def held_schema(run: Run, task: Task) -> pa.Schema:

@@ -16,7 +16,7 @@ from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.spec import JobSpec
 from pipeline.tasks import Task, make_task
 from pipeline.tokenize.processes import ProcessesLost, TokenizerProcesses
-from pipeline.tokenize.texts import Tokens
+from pipeline.tokenize.tokens import Tokens
 
 # Rows of a job that are tokenized by both.
 PROOF_ROWS = 1000

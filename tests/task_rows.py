@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline.outputs import Outputs
 from pipeline.tasks import Task
-from pipeline.tokenize.texts import Tokens
+from pipeline.tokenize.tokens import Tokens
 
 # Checkpoints with WordPiece, byte-level BPE and Unigram.
 TOKENIZERS = ("ner_bert", "ner_roberta", "bge_reranker_xlmr")

@@ -16,7 +16,7 @@ from pipeline.packing import Int64Array
 from pipeline.spec import JobSpec
 from pipeline.tasks import Task, make_task
 from pipeline.tasks.base import Float32Array
-from pipeline.tokenize.texts import Tokens
+from pipeline.tokenize.tokens import Tokens
 
 # A text, or a query and a document; None: part of a text that is read in chunks.
 Input: TypeAlias = str | tuple[str, str] | None

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from pipeline.planning.match_rows import Found, UInt64Array
 from pipeline.shards import Shard
 from pipeline.tasks import Task
-from pipeline.tokenize.texts import Tokens
+from pipeline.tokenize.tokens import Tokens
 
 BoolArray = npt.NDArray[np.bool_]
 

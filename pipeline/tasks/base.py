@@ -23,7 +23,7 @@ from pipeline.packing import Int64Array
 from pipeline.request import Request
 from pipeline.spec import Chunking, JobSpec, Truncate, Vectors
 from pipeline.tokenize.ids import Ids
-from pipeline.tokenize.texts import Tokens
+from pipeline.tokenize.tokens import Tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -27,7 +27,8 @@ from pipeline.tokenize.chunk_texts import ChunkTokenizer
 from pipeline.tokenize.chunks import Chunks, bytes_of_chunk
 from pipeline.tokenize.ids import Ids
 from pipeline.tokenize.pair_chunks import ChunkedPairs, Pairs
-from pipeline.tokenize.texts import Tokens, text_values
+from pipeline.tokenize.texts import text_values
+from pipeline.tokenize.tokens import Tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -35,7 +35,8 @@ from pipeline.tasks.pairs import (
 from pipeline.tasks.scores import sigmoid, softmax
 from pipeline.tokenize.ids import Ids
 from pipeline.tokenize.pair_chunks import Pairs
-from pipeline.tokenize.texts import TextTokenizer, Tokens
+from pipeline.tokenize.texts import TextTokenizer
+from pipeline.tokenize.tokens import Tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

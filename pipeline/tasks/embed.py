@@ -36,7 +36,8 @@ from pipeline.tasks.sparse_columns import (
 )
 from pipeline.tokenize.ids import Ids
 from pipeline.tokenize.outputs import output_rows
-from pipeline.tokenize.texts import TextTokenizer, Tokens
+from pipeline.tokenize.texts import TextTokenizer
+from pipeline.tokenize.tokens import Tokens
 from pipeline.tokenize.vector_tokens import vector_tokens
 
 if TYPE_CHECKING:

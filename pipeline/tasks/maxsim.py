@@ -21,7 +21,8 @@ from pipeline.tasks.scores import ACTIVATIONS
 from pipeline.tokenize.chunk_texts import ChunkTokenizer
 from pipeline.tokenize.ids import Ids
 from pipeline.tokenize.late_interaction import QueriesAndDocuments
-from pipeline.tokenize.texts import TextTokenizer, Tokens
+from pipeline.tokenize.texts import TextTokenizer
+from pipeline.tokenize.tokens import Tokens
 from pipeline.tokenize.vector_tokens import vector_tokens
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pipeline.packing import Int64Array
 from pipeline.spec import JobSpec, OutputDtype
 from pipeline.tasks.base import BoolArray, lists
 from pipeline.tasks.dense_columns import DenseColumn, dense_columns
-from pipeline.tokenize.texts import Tokens
+from pipeline.tokenize.tokens import Tokens
 from pipeline.tokenize.vector_tokens import NO_VECTOR
 
 STARTS, ENDS = "vector_starts", "vector_ends"

@@ -45,7 +45,8 @@ from pipeline.tasks.scores import ACTIVATIONS
 from pipeline.tokenize.ids import Ids
 from pipeline.tokenize.pair_chunks import Pairs
 from pipeline.tokenize.pairs import PairTokenizer
-from pipeline.tokenize.texts import Tokens, text_values
+from pipeline.tokenize.texts import text_values
+from pipeline.tokenize.tokens import Tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -27,7 +27,8 @@ from pipeline.tasks.base import BoolArray, Float32Array, Task, lists
 from pipeline.tasks.scores import softmax
 from pipeline.tokenize.ids import Ids
 from pipeline.tokenize.long_texts import LongTextTokenizer
-from pipeline.tokenize.texts import Tokens, text_values
+from pipeline.tokenize.texts import text_values
+from pipeline.tokenize.tokens import Tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -16,7 +16,8 @@ from pipeline.errors import UsageError
 from pipeline.packing import Int32Array, Int64Array, Spans
 from pipeline.tokenize.chunks import Chunk, Chunks, cut_chunks, macro_windows
 from pipeline.tokenize.encodings import char_spans, encode_sections, section_end
-from pipeline.tokenize.texts import NO_TOKENS, NULL_TEXT, Tokens, assemble
+from pipeline.tokenize.texts import NO_TOKENS, NULL_TEXT
+from pipeline.tokenize.tokens import Tokens, assemble
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer

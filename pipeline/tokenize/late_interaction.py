@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pipeline.maxsim import Interaction
 from pipeline.packing import Batch, Int32Array, Int64Array, Masks, gather
-from pipeline.tokenize.texts import Tokens
+from pipeline.tokenize.tokens import Tokens
 from pipeline.tokenize.vector_tokens import NO_VECTOR
 
 # Of the queries whose vectors are held at once, until all of their documents are computed.

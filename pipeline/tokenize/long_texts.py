@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from pipeline.packing import Int32Array
 from pipeline.spec import Truncate
-from pipeline.tokenize.texts import NULL_TEXT, Tokens, assemble, text_room
+from pipeline.tokenize.texts import NULL_TEXT, text_room
+from pipeline.tokenize.tokens import Tokens, assemble
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer

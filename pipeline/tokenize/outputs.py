@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.packing import Int64Array
-from pipeline.tokenize.texts import Tokens
+from pipeline.tokenize.tokens import Tokens
 
 
 def output_rows(tokens: Tokens, *, per_token: bool) -> Int64Array:

@@ -12,7 +12,7 @@ from pipeline.errors import UsageError
 from pipeline.packing import Int64Array
 from pipeline.tokenize.chunks import Chunks, cut_chunks
 from pipeline.tokenize.encodings import encode_sections
-from pipeline.tokenize.texts import Tokens
+from pipeline.tokenize.tokens import Tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -15,13 +15,8 @@ from pipeline.spec import Truncate
 from pipeline.tokenize.encodings import lost_by_row
 from pipeline.tokenize.ids import Ids
 from pipeline.tokenize.shorten import left_out, shorten
-from pipeline.tokenize.texts import (
-    NO_TOKENS,
-    Tokens,
-    assemble,
-    splits_at_ascii_space,
-    text_room,
-)
+from pipeline.tokenize.texts import NO_TOKENS, splits_at_ascii_space, text_room
+from pipeline.tokenize.tokens import Tokens, assemble
 from pipeline.tokenize.words import Speller, spells_by_words
 
 if TYPE_CHECKING:

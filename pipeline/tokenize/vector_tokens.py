@@ -12,7 +12,7 @@ from pipeline.encoder.checkpoint.pooling_config import TextReading
 from pipeline.encoder.checkpoint.tokenizer_settings import content_of
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.packing import Int32Array, Int64Array, Masks
-from pipeline.tokenize.texts import Tokens
+from pipeline.tokenize.tokens import Tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

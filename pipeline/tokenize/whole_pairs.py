@@ -17,7 +17,8 @@ import numpy as np
 from pipeline.packing import Int8Array, Int32Array, Int64Array
 from pipeline.spec import Truncate
 from pipeline.tokenize.encodings import lost_by_row, lost_tokens
-from pipeline.tokenize.texts import NO_TOKENS, Tokens, assemble, text_room
+from pipeline.tokenize.texts import NO_TOKENS, text_room
+from pipeline.tokenize.tokens import Tokens, assemble
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer

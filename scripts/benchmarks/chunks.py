@@ -27,7 +27,8 @@ from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.packing import gather, pack
 from pipeline.tokenize.chunk_texts import ChunkTokenizer
 from pipeline.tokenize.outputs import output_bounds
-from pipeline.tokenize.texts import TextTokenizer, Tokens
+from pipeline.tokenize.texts import TextTokenizer
+from pipeline.tokenize.tokens import Tokens
 
 _REPEATS = 3
 _DEEP = 10

@@ -44,7 +44,7 @@ from pipeline.request import Request
 from pipeline.spec import JobSpec
 from pipeline.store.directory import Directory
 from pipeline.tasks.embed import Embed
-from pipeline.tokenize import texts, words
+from pipeline.tokenize import tokens, words
 from workers import device_main, device_process, device_start, engine_cache
 from workers.device_process import DeviceProcess
 from workers.local import LocalRun, compute_missing
@@ -64,8 +64,8 @@ _CALLS: tuple[tuple[Any, str, str], ...] = (
     (Embed, "tokenize", "tokenize, in Python"),
     (words, "_words", "split into words"),
     (words.Speller, "_spell", "ids of words"),
-    (texts, "pack", "sort and pack"),
-    (texts, "gather", "gather batches"),
+    (tokens, "pack", "sort and pack"),
+    (tokens, "gather", "gather batches"),
     (CudaGraphs, "run", "fill a graph's shape"),
     (pipeline.encode._Pending, "put", "put outputs in order"),
     (RowBuilder, "build", "build columns"),

@@ -19,7 +19,7 @@ from pipeline.planning.make_spec import sample_spec
 from pipeline.prefetch import prefetch
 from pipeline.tasks import make_task, task_of
 from pipeline.tasks.scores import softmax
-from pipeline.tokenize.texts import Tokens
+from pipeline.tokenize.tokens import Tokens
 
 # As in pipeline.blocks: rows sorted and packed together.
 _WINDOW_ROWS = 16_384

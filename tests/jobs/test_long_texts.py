@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from pipeline.output.output import Output
 from pipeline.output.part_file import encode_part, parse_info, read_info, read_rows
 from pipeline.tokenize.chunk_texts import ChunkTokenizer
-from pipeline.tokenize.texts import Tokens
+from pipeline.tokenize.tokens import Tokens
 
 CHUNKS = ("--chunk-tokens", 24, "--max-length", 64)
 POLICIES = ("chunk", "late-chunk")
@@ -250,7 +250,7 @@ def test_an_attempt_that_breaks_off_goes_on_with_the_rows_that_are_saved(
     night: Callable[..., Outcome], bei: Bei, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipeline import commit
-    from pipeline.tokenize.texts import Tokens
+    from pipeline.tokenize.tokens import Tokens
 
     night("chunk", output="whole")
     real, batches = Tokens.batch, 0

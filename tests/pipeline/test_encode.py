@@ -19,7 +19,7 @@ from pipeline.outputs import Outputs
 from pipeline.row_keys import KEY_FIELD
 from pipeline.shards import Cut, InputFile, Shard
 from pipeline.slices import ShardSlice
-from pipeline.tokenize.texts import Tokens
+from pipeline.tokenize.tokens import Tokens
 
 SHARD = Shard(InputFile("c", "c", "1", 1, 40, "parquet"), Cut(0, 40), "ab" * 8)
 

@@ -25,7 +25,8 @@ from pipeline.errors import CanaryDiffers
 from pipeline.output.output import Output
 from pipeline.output.run import Run
 from pipeline.tasks import make_task
-from pipeline.tokenize.texts import TextTokenizer, Tokens
+from pipeline.tokenize.texts import TextTokenizer
+from pipeline.tokenize.tokens import Tokens
 from workers.broker import Broker
 from workers.celery_tasks import MessageHandler
 from workers.device_main import Jobs, Order, execute

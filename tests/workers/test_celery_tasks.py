@@ -23,7 +23,8 @@ from pipeline.output.output import MAX_ATTEMPTS, Output
 from pipeline.output.part_file import read_info
 from pipeline.output.plan import Span
 from pipeline.store.parquet_bytes import from_parquet
-from pipeline.tokenize.texts import TextTokenizer, Tokens
+from pipeline.tokenize.texts import TextTokenizer
+from pipeline.tokenize.tokens import Tokens
 from workers.broker import Broker, WorkerInfo
 from workers.celery_app import make_app
 from workers.celery_tasks import MessageHandler, check_version, register_tasks

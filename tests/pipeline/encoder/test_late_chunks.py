@@ -23,7 +23,8 @@ from pipeline.encoder.engine import Engine
 from pipeline.encoder.tokenizer import load_tokenizer, prompt_tokens
 from pipeline.packing import gather, pack
 from pipeline.tokenize.chunk_texts import ChunkTokenizer
-from pipeline.tokenize.texts import TextTokenizer, Tokens
+from pipeline.tokenize.texts import TextTokenizer
+from pipeline.tokenize.tokens import Tokens
 
 TEXT = " ".join(f"Sentence number {i} of a long text is here." for i in range(40))
 Vectors = np.ndarray[Any, np.dtype[np.float32]]

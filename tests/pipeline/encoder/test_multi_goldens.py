@@ -20,7 +20,8 @@ from pipeline.encoder.model.load import HeadOptions
 from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.outputs import Lists, Outputs
 from pipeline.packing import pack
-from pipeline.tokenize.texts import TextTokenizer, Tokens
+from pipeline.tokenize.texts import TextTokenizer
+from pipeline.tokenize.tokens import Tokens
 from pipeline.tokenize.vector_tokens import vector_tokens
 
 MULTI = GOLDENS.parent / "multi_goldens"

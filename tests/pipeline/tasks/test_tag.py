@@ -10,7 +10,7 @@ import pytest
 from task_rows import LABELS, TOKENIZERS, finish, table
 
 from pipeline.tasks import Task
-from pipeline.tokenize.texts import Tokens
+from pipeline.tokenize.tokens import Tokens
 
 Make = Callable[..., Task]
 O, B_PER, I_PER = 0, 1, 2  # noqa: E741

@@ -15,7 +15,8 @@ from tokenizers import Tokenizer
 from pipeline.errors import UsageError
 from pipeline.spec import Truncate
 from pipeline.tokenize.pairs import PairTokenizer
-from pipeline.tokenize.texts import NO_TOKENS, Tokens
+from pipeline.tokenize.texts import NO_TOKENS
+from pipeline.tokenize.tokens import Tokens
 
 RERANKERS = ("bge_reranker_xlmr", "gte_new_reranker", "modernbert_reranker")
 #: WordPiece, which tells the texts of a pair apart by type.

@@ -28,7 +28,8 @@ from pipeline.encoder.card import open_card
 from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.tokenize.pairs import PairTokenizer
 from pipeline.tokenize.processes import ProcessesLost, TokenizerProcesses
-from pipeline.tokenize.texts import TextTokenizer, Tokens
+from pipeline.tokenize.texts import TextTokenizer
+from pipeline.tokenize.tokens import Tokens
 
 #: WordPiece, Unigram with Metaspace, byte-level BPE with two kinds of special tokens, and BPE that
 #: adds none.
