@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipeline.encoder.architecture.encoder_config import EncoderConfig
     from pipeline.encoder.architecture.sparse_head import SparseHead
     from pipeline.encoder.card import ModelCard
-    from pipeline.encoder.checkpoint.pooling_config import TextReading
+    from pipeline.encoder.checkpoint.modules import TextReading
 
 # Keys of the JSON that the text shows in a form of their own.
 _SHOWN_APART = ("encoder", "modules", "prompts", "labels", "tensors", "unused_tensors")

@@ -37,17 +37,14 @@ from pipeline.encoder.checkpoint.cross_encoder import (
 )
 from pipeline.encoder.checkpoint.lora import refused
 from pipeline.encoder.checkpoint.module_tensors import module_tensors
+from pipeline.encoder.checkpoint.modules import DenseModule, SentenceModules
 from pipeline.encoder.checkpoint.multi_modules import read_multi_modules
 from pipeline.encoder.checkpoint.safetensors_headers import (
     MatchedTensors,
     TensorInfo,
     parameters,
 )
-from pipeline.encoder.checkpoint.sentence_modules import (
-    DenseModule,
-    SentenceModules,
-    read_modules,
-)
+from pipeline.encoder.checkpoint.sentence_modules import read_modules
 from pipeline.encoder.checkpoint.sparse_modules import read_sparse_modules
 from pipeline.encoder.checkpoint.tokenizer_check import check_tokenizer
 from pipeline.encoder.checkpoint.tokenizer_reading import TokenizerReading

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.encoder.card import ModelCard
-from pipeline.encoder.checkpoint.pooling_config import TextReading
+from pipeline.encoder.checkpoint.modules import TextReading
 from pipeline.encoder.checkpoint.tokenizer_settings import content_of
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.packing import Int32Array, Int64Array, Masks

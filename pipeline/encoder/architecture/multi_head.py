@@ -13,15 +13,15 @@ from pipeline.encoder.checkpoint.bounds import MAX_JSON_BYTES
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.checkpoint.header_entries import Shape
 from pipeline.encoder.checkpoint.module_tensors import module_tensors
-from pipeline.encoder.checkpoint.pooling_config import TextReading
-from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN, opened
-from pipeline.encoder.checkpoint.safetensors_headers import TensorInfo, check_floats
-from pipeline.encoder.checkpoint.sentence_modules import (
+from pipeline.encoder.checkpoint.modules import (
     DenseModule,
     Module,
     NormalizeModule,
     SentenceModules,
+    TextReading,
 )
+from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN, opened
+from pipeline.encoder.checkpoint.safetensors_headers import TensorInfo, check_floats
 from pipeline.encoder.checkpoint.weight_files import (
     TOKEN_VECTORS_NAME,
     TOKEN_VECTORS_PICKLE,

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pipeline.encoder.architecture.encoder_config import EncoderConfig
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.checkpoint.cross_encoder import PUBLISHED_MAX_LENGTH, CrossEncoder
-from pipeline.encoder.checkpoint.sentence_modules import (
+from pipeline.encoder.checkpoint.modules import (
     DenseModule,
     NormalizeModule,
     SentenceModules,

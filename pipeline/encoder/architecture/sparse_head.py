@@ -18,7 +18,7 @@ from pipeline.encoder.checkpoint.bounds import MAX_JSON_BYTES
 from pipeline.encoder.checkpoint.checkpoint import Checkpoint
 from pipeline.encoder.checkpoint.config_values import model_class
 from pipeline.encoder.checkpoint.header_entries import Shape
-from pipeline.encoder.checkpoint.pooling_config import SparseModule
+from pipeline.encoder.checkpoint.modules import SentenceModules, SparseModule
 from pipeline.encoder.checkpoint.read_json import read_bounded
 from pipeline.encoder.checkpoint.safetensors_headers import (
     MatchedTensors,
@@ -26,7 +26,6 @@ from pipeline.encoder.checkpoint.safetensors_headers import (
     check_floats,
     list_some,
 )
-from pipeline.encoder.checkpoint.sentence_modules import SentenceModules
 from pipeline.encoder.checkpoint.weight_files import TOKEN_WEIGHTS_NAME, TOKEN_WEIGHTS_PICKLE
 from pipeline.errors import CheckpointError
 

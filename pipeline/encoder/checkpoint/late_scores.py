@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pipeline.encoder.checkpoint.files import CheckpointFiles
+from pipeline.encoder.checkpoint.modules import SentenceModules
 from pipeline.encoder.checkpoint.multi_modules import METADATA
-from pipeline.encoder.checkpoint.sentence_modules import GENERAL, SentenceModules
+from pipeline.encoder.checkpoint.sentence_modules import GENERAL
 from pipeline.encoder.checkpoint.shown import shown
 from pipeline.errors import CheckpointError
 

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 
 from pipeline.encoder.checkpoint.files import CheckpointFiles
 from pipeline.encoder.checkpoint.header_entries import Shape
-from pipeline.encoder.checkpoint.safetensors_headers import (
-    TensorInfo,
-    check_floats,
-    list_some,
-)
-from pipeline.encoder.checkpoint.sentence_modules import (
+from pipeline.encoder.checkpoint.modules import (
     DenseModule,
     LayerNormModule,
     Module,
     NormalizeModule,
     TruncateModule,
+)
+from pipeline.encoder.checkpoint.safetensors_headers import (
+    TensorInfo,
+    check_floats,
+    list_some,
 )
 from pipeline.encoder.checkpoint.weight_files import WEIGHTS_NAME, no_safetensors
 from pipeline.errors import CheckpointError

@@ -19,13 +19,17 @@ from typing import Any
 
 from pipeline.encoder.checkpoint.config_values import Config, is_whole, model_class
 from pipeline.encoder.checkpoint.files import CheckpointFiles
-from pipeline.encoder.checkpoint.pooling_config import Expansion, MultiModule, TextReading
+from pipeline.encoder.checkpoint.modules import (
+    Expansion,
+    Module,
+    MultiModule,
+    NormalizeModule,
+    SentenceModules,
+    TextReading,
+)
 from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN, canonical_json
 from pipeline.encoder.checkpoint.sentence_modules import (
     GENERAL,
-    Module,
-    NormalizeModule,
-    SentenceModules,
     module_config,
     module_kind,
     module_steps,

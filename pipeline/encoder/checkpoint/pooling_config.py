@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from pipeline.encoder.checkpoint.modules import PoolingMode
 from pipeline.encoder.checkpoint.shown import one_line, shown
 from pipeline.errors import CheckpointError
 
-PoolingMode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 # In the order in which the older flags are concatenated.
 POOLING_MODES: tuple[PoolingMode, ...] = (
     "cls",
@@ -31,46 +30,6 @@ _FLAGS: dict[str, PoolingMode] = {
 }
 # The width is that of the encoder, whatever these say, as in sentence-transformers.
 _WIDTHS = ("word_embedding_dimension", "embedding_dimension")
-
-
-@dataclass(frozen=True, slots=True)
-class SparseModule:
-    """How a SparseEncoder weighs the terms of a text."""
-
-    table: bool = False  # by a table of weights, without an encoder
-    pooling: str = "max"  # of the logits of a text's tokens: max or sum
-    activation: str = "relu"  # before the logarithm: relu or log1p_relu
-
-
-@dataclass(frozen=True, slots=True)
-class Expansion:
-    """Tokens that fill a short query up: ColBERT's query augmentation."""
-
-    length: int  # of a query with them
-    attended: bool = False  # whether the query's own tokens see them
-    token: str = ""  # "": the tokenizer's mask, else its end token
-    fixed: bool = True  # whether a query never has more tokens
-
-
-@dataclass(frozen=True, slots=True)
-class TextReading:
-    """How texts of a kind become vectors of their tokens."""
-
-    length: int | None = None  # the most tokens, None for the model's limit
-    skipped: tuple[str, ...] = ()  # tokens that have no vector
-    expansion: Expansion | None = None
-    skips_words: bool = False  # whether `skipped` are words, of which the first token is meant
-
-
-@dataclass(frozen=True, slots=True)
-class MultiModule:
-    """How queries and documents become vectors of their tokens."""
-
-    query: TextReading
-    document: TextReading
-    # What stands before texts as one token, where the vocabulary has it: [Q], [unused0]
-    markers: tuple[str, ...] = ()
-    projection: str = ""  # the tensor of the linear layer among those of the encoder: ColBERT's own
 
 
 def pooling_modes(settings: Mapping[str, Any], file: Path) -> tuple[PoolingMode, ...]:

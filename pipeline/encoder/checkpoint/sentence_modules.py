@@ -7,7 +7,7 @@ config_sentence_transformers.json, in the layouts of sentence-transformers 2 to 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,15 @@ from pipeline.encoder.checkpoint.config_values import (
     size,
 )
 from pipeline.encoder.checkpoint.files import CheckpointFiles
-from pipeline.encoder.checkpoint.pooling_config import (
-    MultiModule,
+from pipeline.encoder.checkpoint.modules import (
+    DenseModule,
+    LayerNormModule,
+    Module,
+    NormalizeModule,
     PoolingMode,
-    SparseModule,
-    pooling_modes,
+    SentenceModules,
 )
+from pipeline.encoder.checkpoint.pooling_config import pooling_modes
 from pipeline.encoder.checkpoint.sentence_settings import (
     Place,
     check_model_type,
@@ -60,70 +63,6 @@ DENSE_ACTIVATIONS = (
     *("ReLU6", "Mish", "Softplus", "Softsign", "LogSigmoid", "Tanhshrink"),
     *("Hardtanh", "Hardswish", "Hardsigmoid"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class DenseModule:
-    """A linear layer over the pooled vector; its weights are in `folder` as safetensors."""
-
-    folder: str
-    in_features: int
-    out_features: int
-    bias: bool
-    activation: str  # a class name of torch.nn
-    residual: bool
-    activation_stated: bool = True  # in its config, which otherwise means Tanh
-
-
-@dataclass(frozen=True, slots=True)
-class LayerNormModule:
-    """A LayerNorm over the pooled vector."""
-
-    folder: str
-    dimension: int
-
-
-@dataclass(frozen=True, slots=True)
-class NormalizeModule:
-    """Division by the Euclidean length."""
-
-
-@dataclass(frozen=True, slots=True)
-class TruncateModule:
-    """The leading dimensions of a vector, which keeps its length: `truncate_dim`."""
-
-    dimensions: int
-
-
-Module = DenseModule | LayerNormModule | NormalizeModule | TruncateModule
-
-
-@dataclass(frozen=True, slots=True)
-class SentenceModules:
-    """How a checkpoint turns the vectors of tokens into one."""
-
-    transformer: str = ""  # folder of the encoder, relative to the checkpoint
-    pooling: tuple[PoolingMode, ...] = ("mean",)  # several are concatenated
-    include_prompt: bool = True
-    steps: tuple[Module, ...] = ()
-    prompts: Mapping[str, str] = field(default_factory=dict)
-    default_prompt_name: str | None = None
-    max_seq_length: int | None = None
-    do_lower_case: bool = False
-    truncate_dim: int | None = None
-    assumed: str = ""  # why the pooling is not stated by the files
-    sparse: SparseModule | None = None  # of a SparseEncoder, which has no pooling and no steps
-    multi: MultiModule | None = None  # of a ColBERT, which has no pooling: its steps are of tokens
-
-    @property
-    def step_names(self) -> list[str]:
-        """The modules after pooling, by their published names."""
-        return [type(step).__name__.removesuffix("Module") for step in self.steps]
-
-    @property
-    def normalize(self) -> bool:
-        """Whether the published pipeline ends in unit vectors."""
-        return bool(self.steps) and isinstance(self.steps[-1], NormalizeModule)
 
 
 def read_modules(

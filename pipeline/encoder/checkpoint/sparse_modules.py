@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.encoder.checkpoint.files import CheckpointFiles
-from pipeline.encoder.checkpoint.pooling_config import SparseModule
+from pipeline.encoder.checkpoint.modules import SentenceModules, SparseModule
 from pipeline.encoder.checkpoint.sentence_modules import (
     GENERAL,
-    SentenceModules,
     module_kind,
     transformer_file,
     with_settings,

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from pipeline.encoder.architecture.encoder_config import EncoderConfig, Reads
 from pipeline.encoder.card import ModelCard
-from pipeline.encoder.checkpoint.pooling_config import PoolingMode
+from pipeline.encoder.checkpoint.modules import PoolingMode
 from pipeline.encoder.model.activations import activate_
 from pipeline.encoder.model.module_steps import LAYER_NORM_EPS, apply_module, module_weights
 from pipeline.encoder.model.packed_batch import PackedBatch

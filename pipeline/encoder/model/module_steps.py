@@ -14,14 +14,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN
-from pipeline.encoder.checkpoint.safetensors_headers import MatchedTensors, TensorInfo
-from pipeline.encoder.checkpoint.sentence_modules import (
+from pipeline.encoder.checkpoint.modules import (
     LayerNormModule,
     Module,
     NormalizeModule,
     TruncateModule,
 )
+from pipeline.encoder.checkpoint.read_json import DOWNLOAD_AGAIN
+from pipeline.encoder.checkpoint.safetensors_headers import MatchedTensors, TensorInfo
 from pipeline.encoder.model.read_weights import load_weights
 from pipeline.errors import CheckpointError
 

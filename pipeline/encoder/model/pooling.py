@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.encoder.checkpoint.pooling_config import PoolingMode
+from pipeline.encoder.checkpoint.modules import PoolingMode
 from pipeline.encoder.model.packed_batch import PackedBatch
 
 # read: the encoder has given one row for each sequence already, see `Reads`.

@@ -13,7 +13,7 @@ from corpora import GOLDENS
 from safetensors.numpy import load_file, save_file
 
 from pipeline.encoder.card import ModelCard, open_card
-from pipeline.encoder.checkpoint.pooling_config import Expansion
+from pipeline.encoder.checkpoint.modules import Expansion
 from pipeline.errors import CheckpointError
 
 MULTI = GOLDENS.parent / "multi_goldens"
