@@ -9,32 +9,35 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pipeline.choice import Choices
 from pipeline.errors import BeiJobsError, Interrupted, JobFailed, StorageError
 from pipeline.output.manifest import finalise
 from pipeline.output.open_shards import rows_kept
-from pipeline.output.output import MAX_ATTEMPTS, Output
+from pipeline.output.output import Output
 from pipeline.output.plan import Plan
 from pipeline.output.run import Run
 from pipeline.output.status import JobStatus, failure_reason, job_status
+from pipeline.planning.choices import not_set_by_user
 from pipeline.planning.prepare import Prepared
 from pipeline.shards import ShardResult
-from pipeline.spec import JobSpec
 from pipeline.store.uris import redact
 from workers.device_reports import Reporter
 from workers.known_jobs import JobRef, KnownJobs
 from workers.local import LocalRun, compute_missing
 from workers.open_devices import LocalDevice
-from workers.rates import Rates, Stopwatch
+from workers.rates import Rates
 from workers.run_lease import alone_on
 from workers.settings import Settings
 from workers.stop_signals import stoppable
+from workers.tally import Tally
 
 # How often the store is asked whether the run was cancelled or replaced.
 _POLL_SECONDS = 5.0
+# Rounds over what is missing: parts may vanish while the job runs.
+_MAX_ROUNDS = 3
 
 
 class Observer(Protocol):
@@ -81,51 +84,6 @@ class Outcome:
     error: BeiJobsError | None = None  # why the run is not finished
 
 
-@dataclass(slots=True)
-class _Tally:
-    """Counts of shards and rows, as this process saw them."""
-
-    reused_rows: int
-    shards_ended: int  # including those that were already committed
-    kept_before: int  # rows that earlier attempts computed of open shards
-    committed: int = 0  # rows of parts that this process committed
-    computed: int = 0  # of these, rows whose texts were computed
-    deduplicated: int = 0  # of these, rows that share the result of another one
-    batched: int = 0  # rows that came back from a device
-    tokens: int = 0
-    truncated: int = 0
-    failed_rows: int = 0
-    failures: list[ShardResult] = field(default_factory=list)
-    watch: Stopwatch = field(default_factory=Stopwatch)
-
-    @classmethod
-    def of(cls, output: Output, plan: Plan) -> _Tally:
-        missing = set(plan.missing(output.committed()))
-        rows = plan.table["rows"].to_pylist()
-        return cls(
-            reused_rows=sum(n for i, n in enumerate(rows) if i not in missing),
-            shards_ended=len(plan) - len(missing),
-            kept_before=rows_kept(output, plan),
-        )
-
-    def add(self, result: ShardResult) -> None:
-        """Count a shard that ended; a failed one counts no rows."""
-        self.shards_ended += 1
-        if result.error:
-            self.failures.append(result)
-            return
-        if result.computed:
-            self.committed += result.rows
-            self.deduplicated += result.deduplicated
-            copied = result.reused + result.deduplicated
-            self.computed += result.rows - result.failed - copied
-        else:
-            self.reused_rows += result.rows
-        self.tokens += result.tokens
-        self.truncated += result.truncated
-        self.failed_rows += result.failed
-
-
 def run_in_foreground(
     prepared: Prepared, settings: Settings, devices: tuple[LocalDevice, ...], observer: Observer
 ) -> Outcome:
@@ -143,7 +101,7 @@ def run_in_foreground(
     names = [device.device for device in devices]
     reporter = Reporter(names, [device.counters for device in devices])
     with alone_on(output, run, settings.state_dir, observer.waiting) as lease:
-        tally = _Tally.of(output, prepared.plan)
+        tally = Tally.of(output, prepared.plan)
         lease.progress = lambda: {
             "rows": tally.reused_rows + tally.batched, "devices": reporter.to_json(),
         }  # fmt: skip
@@ -160,7 +118,7 @@ def run_in_foreground(
         lease.end(done=error is None)
         if error is None and 2 * tally.computed >= tally.committed:  # copies are faster
             Rates(settings.state_dir).remember(run.spec.space, names, tally.watch.rate())
-        status = _with_counts(job_status(output, run), tally, time.monotonic() - started)
+        status = tally.applied_to(job_status(output, run), time.monotonic() - started)
     return Outcome(status, error)
 
 
@@ -176,7 +134,7 @@ def all_reused(status: JobStatus) -> JobStatus:
 
 
 def _run_to_end(
-    prepared: Prepared, devices: tuple[LocalDevice, ...], observer: Observer, tally: _Tally
+    prepared: Prepared, devices: tuple[LocalDevice, ...], observer: Observer, tally: Tally
 ) -> None:
     output, run, plan = prepared.output, prepared.run, prepared.plan
 
@@ -190,7 +148,7 @@ def _run_to_end(
         observer.chose(not_set_by_user(choices, run.spec))
 
     with stoppable(observer.stopping) as stop:
-        for _ in range(MAX_ATTEMPTS):
+        for _ in range(_MAX_ROUNDS):
             with _cancelled_or_replaced(output, run) as unwanted:
                 local = LocalRun(
                     devices,
@@ -212,16 +170,7 @@ def _run_to_end(
     )
 
 
-def not_set_by_user(choices: Choices, spec: JobSpec) -> Choices:
-    """The choices that the user left to the engine."""
-    set_by_user = {
-        "precision": spec.precision != "auto",
-        "token-budget": spec.token_budget is not None,
-    }
-    return {name: choice for name, choice in choices.items() if not set_by_user.get(name)}
-
-
-def _check_ended(prepared: Prepared, tally: _Tally, *, interrupted: bool) -> None:
+def _check_ended(prepared: Prepared, tally: Tally, *, interrupted: bool) -> None:
     """Refuse to finish a run that was stopped, failed, cancelled or replaced by a later one.
 
     Raises:
@@ -249,7 +198,7 @@ def _check_ended(prepared: Prepared, tally: _Tally, *, interrupted: bool) -> Non
         _fail(output, run, tally.failures)
 
 
-def _kept_and_lost(output: Output, plan: Plan, tally: _Tally) -> str:
+def _kept_and_lost(output: Output, plan: Plan, tally: Tally) -> str:
     """What became of the rows that were computed, but are in no part."""
     kept = rows_kept(output, plan)
     lost = max(0, tally.kept_before + tally.batched - tally.committed - kept)
@@ -288,22 +237,3 @@ def _cancelled_or_replaced(output: Output, run: Run) -> Iterator[threading.Event
     finally:
         closed.set()
         thread.join()
-
-
-def _with_counts(status: JobStatus, tally: _Tally, seconds: float) -> JobStatus:
-    """The status of the run, with what this process computed separate from what it reused.
-
-    A run without a manifest has no totals of its own, so it gets the counts of this process.
-    """
-    failed = max(status.failed_rows, tally.failed_rows)
-    new = tally.computed + tally.deduplicated
-    return replace(
-        status,
-        computed=tally.computed,
-        deduplicated=tally.deduplicated,
-        reused=max(0, status.rows_done - new - failed),
-        failed_rows=failed,
-        tokens=max(status.tokens, tally.tokens),
-        truncated=max(status.truncated, tally.truncated),
-        seconds=seconds,
-    )

@@ -110,8 +110,8 @@ def _rate(
 ) -> tuple[Rate | None, Choices]:
     """How fast this machine would be, and what an engine chose if one had to be loaded."""
     from jobs.speed import calibrated
+    from pipeline.planning.choices import not_set_by_user
     from pipeline.planning.estimate import sample_rows
-    from workers.foreground import not_set_by_user
     from workers.rates import Rates
 
     if (known := Rates(settings.state_dir).find(drafted.spec.space, devices)) is not None:

@@ -75,6 +75,15 @@ def model_choices(card: ModelCard) -> dict[str, Choice[object]]:
     return found
 
 
+def not_set_by_user(choices: Choices, spec: JobSpec) -> Choices:
+    """The choices that the user left to the engine."""
+    set_by_user = {
+        "precision": spec.precision != "auto",
+        "token-budget": spec.token_budget is not None,
+    }
+    return {name: choice for name, choice in choices.items() if not set_by_user.get(name)}
+
+
 def revision_choice(card: ModelCard) -> Choice[object] | None:
     """The commit of a hub model that was given without --revision; None for a directory."""
     checkpoint = card.checkpoint
