@@ -45,14 +45,9 @@ class QueriesAndDocuments:
         errors: Mapping[int, str],
         name_of: Callable[[int], str],
     ) -> Tokens:
-        """The sequences of rows, with `interaction`.
+        """As `Pairs.encode`, but with sequences of queries, and `interaction`.
 
-        Args:
-            queries: [R], one per row; None only in rows that are in `errors`.
-            documents: [D], those of one row one after another; None as above.
-            row_of: [D], the row of each document, not decreasing.
-            errors: row → why it is left out; rows that fail here are added to a copy.
-            name_of: the name of a document in messages, by its number.
+        `name_of` gives the name of a document in messages, by its number.
         """
         errors = dict(errors)
         asked = dict.fromkeys(query for row, query in enumerate(queries) if row not in errors)

@@ -63,14 +63,7 @@ class WholePairs(ABC):
         row_of: Int64Array,
         errors: Mapping[int, str],
     ) -> Tokens:
-        """One sequence per document, in the order of the documents.
-
-        Args:
-            queries: [R], one per row; None only in rows that are in `errors`.
-            documents: [D], those of one row one after another; None as above.
-            row_of: [D], the row of each document, not decreasing.
-            errors: row → why it is left out; rows that fail here are added to a copy.
-        """
+        """As `Pairs.encode`."""
         errors = dict(errors)
         valid = [i for i, row in enumerate(row_of.tolist()) if row not in errors]
         rows = row_of[valid]
