@@ -206,7 +206,7 @@ def start(
         environment: added to that of this process.
 
     Returns:
-        The process, and the run as `jobs.notify` describes it; None where planning failed.
+        The process, and the run as `jobs.planned_line` describes it; None where planning failed.
     """
     reader, writer = os.pipe()
     with open(reader, "rb") as notified, open(writer, "wb") as given:

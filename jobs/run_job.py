@@ -10,7 +10,7 @@ from jobs.early_start import output_of
 from jobs.fleet import fleet_status
 from jobs.follow import BarView, follow
 from jobs.live import Watched
-from jobs.notify import notify
+from jobs.planned_line import tell_parent
 from pipeline.errors import BeiJobsError, Interrupted, JobFailed, UsageError
 from pipeline.output.chosen import note_choices
 from pipeline.output.failures import note_failed_submit
@@ -58,7 +58,7 @@ def submit(
     def plan() -> Prepared:
         prepared = prepare(request, settings.cache_dir, display.say)
         set_context(job=prepared.run.job)
-        notify(settings.notify_fd, prepared.run, broker_url)
+        tell_parent(settings.notify_fd, prepared.run, broker_url)
         display.show_choices(prepared.choices)
         if not prepared.finished:
             display.show_certificate(prepared.run)

@@ -25,7 +25,7 @@
                                 `load_stores` the variables that the file names
     BEI_JOBS_NOTIFY_FD          an open file descriptor, 3 or above, of the program that starts
                                 `bei-jobs submit`. When the run is planned, one line of JSON is
-                                written to it (`jobs.notify`) and it is closed; if it closes
+                                written to it (`jobs.planned_line`) and it is closed; if it closes
                                 without a line, planning failed
 
 This module is cheap to import: `bei-jobs --help` and `status` import it.

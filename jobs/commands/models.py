@@ -88,7 +88,7 @@ def _shape(card: ModelCard) -> Iterator[tuple[str, str]]:
     if card.sparse is not None:
         yield "sparse", _sparse(card.sparse, config.vocab_size)
     if card.multi is not None:
-        from pipeline.tasks.late_interaction import maxsim_in_words
+        from pipeline.tasks.maxsim_options import maxsim_in_words
 
         yield "multi", f"{card.multi.dimensions:,} values for each token"
         if card.multi.tells_apart:

@@ -14,13 +14,13 @@ from pipeline.maxsim import Scorer
 from pipeline.packing import Int64Array
 from pipeline.spec import JobSpec, Truncate
 from pipeline.tasks.base import BoolArray, Float32Array
-from pipeline.tasks.late_interaction import by_mean, document_prompt
+from pipeline.tasks.maxsim_options import by_mean, document_prompt
 from pipeline.tasks.pairs import query_texts
 from pipeline.tasks.rerank import Rerank
 from pipeline.tasks.scores import ACTIVATIONS
 from pipeline.tokenize.chunk_texts import ChunkTokenizer
 from pipeline.tokenize.ids import Ids
-from pipeline.tokenize.late_interaction import QueriesAndDocuments
+from pipeline.tokenize.queries_and_documents import QueriesAndDocuments
 from pipeline.tokenize.texts import TextTokenizer
 from pipeline.tokenize.tokens import Tokens
 from pipeline.tokenize.vector_tokens import vector_tokens

@@ -22,7 +22,7 @@ from pipeline.tasks.base import (
     Task,
     lists,
 )
-from pipeline.tasks.late_interaction import (
+from pipeline.tasks.maxsim_options import (
     check_maxsim,
     maxsim_choices,
     maxsim_identity,

@@ -26,7 +26,7 @@ from pipeline.tasks.aggregation import (
 from pipeline.tasks.base import BoolArray, Float32Array, Task, lists
 from pipeline.tasks.scores import softmax
 from pipeline.tokenize.ids import Ids
-from pipeline.tokenize.long_texts import LongTextTokenizer
+from pipeline.tokenize.overlapping_chunks import LongTextTokenizer
 from pipeline.tokenize.texts import text_values
 from pipeline.tokenize.tokens import Tokens
 
@@ -63,7 +63,7 @@ class Tag(Task):
     `start` and `end` are offsets in characters (Unicode code points) of the original text. Special
     tokens are left out. So is the label O, but where each token has the logits of all labels
     (`JobSpec.all_labels`): `scores` holds them in the order of the labels. A text longer than the
-    model's limit is read in overlapping chunks (`pipeline.tokenize.long_texts`) and aggregated as a
+    model's limit is read in chunks (`pipeline.tokenize.overlapping_chunks`) and aggregated as a
     whole, so that it is never truncated.
     """
 

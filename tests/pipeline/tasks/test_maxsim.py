@@ -21,7 +21,7 @@ from pipeline.encoder.tokenizer import load_tokenizer
 from pipeline.outputs import Outputs
 from pipeline.planning.make_spec import sample_spec
 from pipeline.tasks import Task, make_task
-from pipeline.tokenize import late_interaction
+from pipeline.tokenize import queries_and_documents
 
 MULTI = GOLDENS.parent / "multi_goldens"
 NAMES = tuple(sorted(path.name for path in MULTI.iterdir() if path.is_dir()))
@@ -103,7 +103,7 @@ def test_a_row_has_the_same_scores_alone_and_in_company(
     rows = golden_rows(name)
     together = results(*opened(name), rows)
     alone = [results(*opened(name), rows.slice(i, 1), budget=1)[0] for i in range(len(rows))]
-    monkeypatch.setattr(late_interaction, "_STAGE_TOKENS", 1)
+    monkeypatch.setattr(queries_and_documents, "_STAGE_TOKENS", 1)
     apart = results(*opened(name), rows, budget=1)
     for one, another, third in zip(together, alone, apart, strict=True):
         np.testing.assert_allclose(one["scores"], another["scores"], rtol=0, atol=1e-5)
@@ -138,7 +138,7 @@ def test_an_equal_query_is_computed_once(opened: Open, monkeypatch: pytest.Monke
     assert tokens.n_tokens.tolist() == (own + 16).tolist()
     alone = [results(task, engine, rows.slice(i, 1))[0] for i in range(3)]
     assert results(task, engine, rows) == alone
-    monkeypatch.setattr(late_interaction, "_STAGE_TOKENS", 20)
+    monkeypatch.setattr(queries_and_documents, "_STAGE_TOKENS", 20)
     parted = task.tokenize(rows)
     assert parted.row_of.tolist() == [0, 0, 1, 1, 1, 2, 2]
     assert parted.interaction is not None

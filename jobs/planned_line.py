@@ -1,4 +1,4 @@
-"""Notify the program that started `submit` that the run is planned: one line of JSON.
+"""Tell the program that started `submit` that the run is planned: one line of JSON.
 
 Without it, the program would know nothing before the job ends. It names an open descriptor in
 BEI_JOBS_NOTIFY_FD, as systemd names a socket in NOTIFY_SOCKET.
@@ -13,7 +13,7 @@ from pipeline.output.run import Run
 from pipeline.store.sections import configured
 
 
-def notify(descriptor: int | None, run: Run, broker: str | None) -> None:
+def tell_parent(descriptor: int | None, run: Run, broker: str | None) -> None:
     """Write {"job", "output", "run", "broker", "stores"} to `descriptor` and close it.
 
     Closed at once, so that no process started later inherits it. A reader that has gone away does

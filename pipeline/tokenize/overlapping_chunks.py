@@ -33,7 +33,7 @@ _TEXTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class ReadChunk:
     """Reads tokens [start, stop) and gives the outputs of tokens [first, last)."""
 
     start: int
@@ -42,7 +42,9 @@ class Chunk:
     last: int
 
 
-def overlapping_chunks(tokens: int, size: int, word_starts: npt.NDArray[np.bool_]) -> list[Chunk]:
+def overlapping_chunks(
+    tokens: int, size: int, word_starts: npt.NDArray[np.bool_]
+) -> list[ReadChunk]:
     """Cover `tokens` tokens with chunks of at most `size`.
 
     Args:
@@ -68,7 +70,7 @@ def overlapping_chunks(tokens: int, size: int, word_starts: npt.NDArray[np.bool_
     bounds.append((start, tokens))
     middles = [(after[0] + before[1]) // 2 for before, after in itertools.pairwise(bounds)]
     owned = itertools.pairwise([0, *middles, tokens])
-    return [Chunk(*read, *own) for read, own in zip(bounds, owned, strict=True)]
+    return [ReadChunk(*read, *own) for read, own in zip(bounds, owned, strict=True)]
 
 
 class LongTextTokenizer:
@@ -151,7 +153,7 @@ class LongTextTokenizer:
 
 
 def _chunk(
-    ids: Int32Array, char_spans: Int32Array, begin: int, end: int, chunk: Chunk
+    ids: Int32Array, char_spans: Int32Array, begin: int, end: int, chunk: ReadChunk
 ) -> tuple[Int32Array, Int32Array]:
     """One chunk of the text [begin, end), with the special tokens that surround the whole text."""
     read = slice(begin + chunk.start, begin + chunk.stop)

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from pipeline.errors import UsageError
 from pipeline.spec import Truncate
-from pipeline.tokenize.long_texts import LongTextTokenizer, overlapping_chunks
+from pipeline.tokenize.overlapping_chunks import LongTextTokenizer, overlapping_chunks
 
 LIMIT = 20
 
