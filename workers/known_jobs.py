@@ -20,6 +20,7 @@ from typing import IO, TypeGuard
 
 from pipeline.output.run import Run, job_id
 from pipeline.spec import digest
+from pipeline.store.small_file import read_small, replace_small
 
 _JOB_ID = re.compile(r"[0-9a-f]{12}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -124,25 +125,15 @@ class KnownJobs:
 
     def add(self, ref: JobRef) -> None:
         """Remember a job; where the state directory cannot be written, do nothing."""
-        path = self._folder / f"{ref.job}.json"
         with suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps(asdict(ref)))
-            temporary.replace(path)
+            replace_small(self._path(ref.job), json.dumps(asdict(ref)))
 
     def find(self, job: str) -> JobRef | None:
         """A job by id."""
         if not is_job_id(job):
             return None
-        path = self._folder / f"{job}.json"
-        try:
-            # A pipe would wait for ever, and a file of gigabytes fill the memory.
-            if not path.is_file() or path.stat().st_size > _MAX_BYTES:
-                return None
-            ref = parse_job_ref(path.read_text())
-        except (OSError, UnicodeDecodeError):
-            return None
+        text = read_small(self._path(job), _MAX_BYTES)
+        ref = None if text is None else parse_job_ref(text)
         return ref if ref is not None and ref.job == job else None
 
     def all(self) -> list[JobRef]:
@@ -154,4 +145,7 @@ class KnownJobs:
     def forget(self, job: str) -> None:
         """Remove a job from the known ones; its output is not touched."""
         with suppress(OSError):
-            (self._folder / f"{job}.json").unlink()
+            self._path(job).unlink()
+
+    def _path(self, job: str) -> Path:
+        return self._folder / f"{job}.json"

@@ -24,6 +24,7 @@ from typing import TypeGuard
 from pipeline.output.run import now
 from pipeline.output.versions import software_versions
 from pipeline.spec import JobSpec, digest
+from pipeline.store.small_file import read_small, replace_small
 
 # A shorter run says little: it ends before all caches are warm.
 MIN_SECONDS = 5.0
@@ -103,7 +104,6 @@ class Rates:
         """Store a rate; do nothing without one, or where the directory is read-only."""
         if rate is None:
             return
-        path = self._path(space, devices)
         data = {
             "space": space,
             "devices": list(devices),
@@ -112,20 +112,14 @@ class Rates:
             "measured": now(),
         }
         with suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps(data))
-            temporary.replace(path)
+            replace_small(self._path(space, devices), json.dumps(data))
 
     def find(self, space: str, devices: Sequence[str]) -> Rate | None:
         """The last rate of a space, or of a kind of work, on some devices."""
-        path = self._path(space, devices)
+        text = read_small(self._path(space, devices), _MAX_BYTES)
         try:
-            # A pipe would wait for ever, and a file of gigabytes fill the memory.
-            if not path.is_file() or path.stat().st_size > _MAX_BYTES:
-                return None
-            data = json.loads(path.read_text())
-        except (OSError, ValueError, RecursionError):
+            data = None if text is None else json.loads(text)
+        except (ValueError, RecursionError):
             return None
         if not isinstance(data, dict):
             return None

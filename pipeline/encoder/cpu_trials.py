@@ -10,7 +10,6 @@ for each chip, and the result is kept:
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from pipeline.encoder.device.devices import cpu_streams
 from pipeline.encoder.model.int8 import fastest_passes
 from pipeline.encoder.model.linear import Linear, make_linear
 from pipeline.spec import digest
+from pipeline.store.small_file import read_small, replace_small
 
 # A product that is as fast as those of whole batches, and not so large that the trial is felt.
 _TOKENS = 256
@@ -124,16 +124,15 @@ def _chip() -> list[str]:
 
 def _read(path: Path) -> float | None:
     """The result of an earlier trial; a file that is damaged counts as missing."""
-    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        if path.is_file() and path.stat().st_size <= _MAX_BYTES:
-            gain = float(json.loads(path.read_text())["gain"])
-            return gain if 0 < gain < _MAX_GAIN else None
+    text = read_small(path, _MAX_BYTES)
+    if text is None:
+        return None
+    with suppress(ValueError, KeyError, TypeError, RecursionError):
+        gain = float(json.loads(text)["gain"])
+        return gain if 0 < gain < _MAX_GAIN else None
     return None
 
 
 def _keep(path: Path, gain: float) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     with suppress(OSError):  # a read-only directory keeps none: the next process measures again
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"gain": round(gain, 3)}))
-        temporary.replace(path)
+        replace_small(path, json.dumps({"gain": round(gain, 3)}))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,6 +19,7 @@ from typing import Any, Self
 
 from pipeline.output.versions import software_versions
 from pipeline.spec import NUMERICS_VERSION, JobSpec, digest
+from pipeline.store.small_file import read_small, replace_small
 
 logger = logging.getLogger(__name__)
 
@@ -119,12 +119,9 @@ def certificate_key(spec: JobSpec) -> str:
 
 def write_certificate(cache_dir: Path, certificate: Certificate) -> None:
     """Keep a certificate; it replaces an earlier one. A directory that is read-only keeps none."""
-    path = _path(cache_dir, certificate.key)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    text = json.dumps(certificate.to_json(), indent=1)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(certificate.to_json(), indent=1))
-        temporary.replace(path)
+        replace_small(_path(cache_dir, certificate.key), text)
     except OSError as error:
         logger.warning("the certificate is not kept: %s", error)
 
@@ -132,12 +129,12 @@ def write_certificate(cache_dir: Path, certificate: Certificate) -> None:
 def find_certificate(cache_dir: Path, spec: JobSpec) -> Certificate | None:
     """The certificate of a job's model; None if there is none, or only a damaged one."""
     key = certificate_key(spec)
-    path = _path(cache_dir, key)
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        # A pipe would wait for ever, and a file of gigabytes fill the memory.
-        if path.is_file() and path.stat().st_size <= _MAX_BYTES:
-            certificate = Certificate.from_json(json.loads(path.read_text()))
-            return certificate if certificate.key == key else None
+    text = read_small(_path(cache_dir, key), _MAX_BYTES)
+    if text is None:
+        return None
+    with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        certificate = Certificate.from_json(json.loads(text))
+        return certificate if certificate.key == key else None
     return None
 
 
