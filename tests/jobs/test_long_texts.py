@@ -15,10 +15,11 @@ import pytest
 from commandline import Bei, Outcome, read_output, spawn
 from corpora import GOLDENS, TINY, parts
 from faults.points import PausePoint
+from forgery import rewrite_part, with_values
 from tokenizers import Tokenizer
 
 from pipeline.output.output import Output
-from pipeline.output.part_file import encode_part, parse_info, read_info, read_rows
+from pipeline.output.part_file import read_info, read_rows
 from pipeline.tokenize.chunk_texts import ChunkTokenizer
 from pipeline.tokenize.tokens import Tokens
 
@@ -355,23 +356,20 @@ def test_verify_sees_a_chunk_that_is_missing_doubled_or_of_another_row(
     night: Callable[..., Outcome], bei: Bei, tmp_path: Path
 ) -> None:
     night("chunk")
-    output = Output(str(tmp_path / "out"))
     path = tmp_path / "out" / parts(tmp_path / "out")[0]
-    data = path.read_bytes()
-    table, values = read_rows(path.name, data), dict(parse_info(path.name, data).values)
-    values.pop("checksum")
+    table = read_rows(path.name, path.read_bytes())
     row = table["chunk"].to_pylist().index(2)  # the third chunk of a row
     missing = table.take(pa.array([*range(row - 1), *range(row, len(table))]))
     doubled = table.take(pa.array([*range(row), row, *range(row, len(table))]))
     langs = ["fr" if i == row else lang for i, lang in enumerate(table["lang"].to_pylist())]
-    other = table.set_column(1, table.field(1), pa.array(langs))
+    other = with_values(table, "lang", langs)
     for problem, tampered in (
         ("numbered one after another", missing),
         ("numbered one after another", doubled),
         ("lang differs between the chunks of a row", other),
     ):
-        path.write_bytes(encode_part(tampered.replace_schema_metadata(None), values))
-        found = bei("verify", output.uri)
+        rewrite_part(path, lambda _, tampered=tampered: tampered)
+        found = bei("verify", tmp_path / "out")
         assert found.code == 1
         assert problem in found.out + found.err
 

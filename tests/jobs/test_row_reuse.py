@@ -16,10 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from commandline import Bei, Outcome, read_output
 from corpora import GOLDENS, TINY, parts, texts, write_parquet
+from forgery import rewrite_part, with_values
 
 from pipeline.output.copies import COPIES, Copies
-from pipeline.output.output import Output
-from pipeline.output.part_file import encode_part, read_info
 
 RERANKER, TAGGER = GOLDENS / "bge_reranker_xlmr", GOLDENS / "ner_bert"
 
@@ -286,13 +285,6 @@ def test_the_key_is_the_documented_hash(submit: Bei, bei: Bei, tmp_path: Path) -
     assert key == blake2b(whole, digest_size=16).digest()
 
 
-def rewritten(path: Path, change: Callable[[pa.Table], pa.Table], **values: object) -> None:
-    """A part as another process might have left it, with a correct checksum."""
-    info = read_info(Output(str(path.parent)).directory, path.name)
-    table = pa.ipc.open_file(pa.BufferReader(path.read_bytes())).read_all()
-    path.write_bytes(encode_part(change(table), {**info.values, **values}))
-
-
 def test_verify_finds_a_row_whose_key_is_not_that_of_its_text(
     submit: Bei, bei: Bei, tmp_path: Path
 ) -> None:
@@ -301,11 +293,9 @@ def test_verify_finds_a_row_whose_key_is_not_that_of_its_text(
 
     def exchanged(table: pa.Table) -> pa.Table:
         keys = table["row_key"].to_pylist()
-        return table.set_column(
-            table.num_columns - 1, "row_key", pa.array([*keys[1:], keys[0]], pa.binary(16))
-        )
+        return with_values(table, "row_key", [*keys[1:], keys[0]])
 
-    rewritten(output / parts(output)[0], exchanged)
+    rewrite_part(output / parts(output)[0], exchanged)
     found = bei("verify", output)
     assert found.code == 1
     assert "row keys" in found.out
@@ -319,7 +309,7 @@ def test_a_part_that_was_computed_in_another_way_is_not_copied(
 ) -> None:
     corpus, output = write_parquet(tmp_path / "c.parquet"), tmp_path / "c.embed"
     assert submit(corpus).code == 0
-    rewritten(output / parts(output)[0], lambda table: table, **values)
+    rewrite_part(output / parts(output)[0], **values)
     os.utime(corpus)
     assert counted(submit(corpus, "--json")) == {"computed": 20}
 
@@ -329,10 +319,9 @@ def test_a_row_that_failed_is_tried_again(submit: Bei, tmp_path: Path) -> None:
     assert submit(corpus).code == 0
 
     def failed(table: pa.Table) -> pa.Table:
-        error = pa.array(["killed its process (signal 9)", *[None] * 19], pa.string())
-        return table.set_column(table.column_names.index("error"), "error", error)
+        return with_values(table, "error", ["killed its process (signal 9)", *[None] * 19])
 
-    rewritten(output / parts(output)[0], failed)
+    rewrite_part(output / parts(output)[0], failed)
     os.utime(corpus)
     assert counted(submit(corpus, "--json")) == {"computed": 1, "reused": 19}
 

@@ -16,9 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from commandline import Bei, Outcome, read_output
 from corpora import parts, texts
+from forgery import rewrite_part, with_values
 
-from pipeline.output.output import Output
-from pipeline.output.part_file import encode_part, read_info
 from pipeline.planning import draft
 
 Night = Callable[..., Outcome]
@@ -241,15 +240,10 @@ def test_verify_compares_them_with_the_plan_and_the_input(
 ) -> None:
     put(tmp_path / "data/a.parquet", numbered(6))
     night(*where)
-    output = Output(str(tmp_path / "out"))
-    name = parts(tmp_path / "out")[-1]
-    with pa.ipc.open_file(tmp_path / "out" / name) as reader:
-        table = reader.read_all()
-    field = table.schema.field(column)
-    values = pa.array([*map(change, table[column].to_pylist())]).cast(field.type)
-    table = table.set_column(table.column_names.index(column), field, values)
-    values_of = dict(read_info(output.directory, name).values)
-    (tmp_path / "out" / name).write_bytes(encode_part(table, values_of))
+    rewrite_part(
+        tmp_path / "out" / parts(tmp_path / "out")[-1],
+        lambda table: with_values(table, column, [*map(change, table[column].to_pylist())]),
+    )
 
     def problems() -> list[str]:
         found: list[str] = bei("verify", tmp_path / "out", "--json").json["problems"]

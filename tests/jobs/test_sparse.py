@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from commandline import Bei, read_output
 from corpora import GOLDENS, texts, write_parquet
+from forgery import rewrite_part, with_values
 
 from pipeline.output.output import Output
-from pipeline.output.part_file import encode_part, parse_info
 from workers.engine_cache import verified_card
 
 SPARSE = GOLDENS.parent / "sparse_goldens"
@@ -139,15 +139,12 @@ def test_a_night_copies_rows_and_an_older_one_goes_on(
 def test_terms_that_contradict_each_other_are_found(bei: Bei, submit: Bei, tmp_path: Path) -> None:
     assert submit(corpus(tmp_path, ["go", "read"]), "--model", SPLADE).code == 0
     (part,) = (tmp_path / "c.embed").glob("part-*.arrow")
-    info = parse_info(part.name, part.read_bytes())
-    table = read_output(bei, tmp_path / "c.embed")
-    turned = [row[::-1] for row in table["sparse_indices"].to_pylist()]
-    forged = table.set_column(
-        table.column_names.index("sparse_indices"), "sparse_indices",
-        pa.array(turned, pa.list_(pa.int32())),
-    )  # fmt: skip
-    values = {key: value for key, value in info.values.items() if key != "checksum"}
-    part.write_bytes(encode_part(forged, values, "arrow"))
+
+    def turned(table: pa.Table) -> pa.Table:
+        indices = table["sparse_indices"].to_pylist()
+        return with_values(table, "sparse_indices", [row[::-1] for row in indices])
+
+    rewrite_part(part, turned)
     found = bei("verify", tmp_path / "c.embed")
     assert found.code == 1
     assert "sparse_indices are not ascending" in found.out + found.err

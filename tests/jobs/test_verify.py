@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from commandline import Bei
 from corpora import parts
+from forgery import rewrite_part
 
 from pipeline.output.output import Output
-from pipeline.output.part_file import encode_part, read_info
 from pipeline.output.plan import Plan, make_plan
 from pipeline.shards import Cut
 
@@ -49,17 +48,6 @@ def problems(bei: Bei, output: Path) -> Callable[[], list[str]]:
 
 def part(output: Path, index: int = 1) -> Path:
     return output / parts(output)[index]
-
-
-def rewrite(
-    path: Path, change: Callable[[pa.Table], pa.Table] = lambda table: table, **values: Any
-) -> None:
-    """Write a part anew as a worker would, with a correct checksum, but with something changed."""
-    info = read_info(Output(str(path.parent)).directory, path.name)
-    with pa.ipc.open_file(path) as reader:
-        table = reader.read_all()
-    path.unlink()
-    path.write_bytes(encode_part(change(table), {**info.values, **values}))
 
 
 def with_value(table: pa.Table, row: int, value: float) -> pa.Table:
@@ -142,7 +130,7 @@ def test_it_finds_a_value_that_is_not_finite(
     problems: Callable[[], list[str]], output: Path
 ) -> None:
     for value in (np.nan, np.inf):
-        rewrite(part(output), lambda table, value=value: with_value(table, 3, value))
+        rewrite_part(part(output), lambda table, value=value: with_value(table, 3, value))
         assert any("embedding has a value that is not finite" in p for p in problems())
 
 
@@ -152,7 +140,7 @@ def test_it_finds_bytes_that_other_readers_refuse(
     def not_utf8(table: pa.Table) -> pa.Table:
         return table.set_column(0, "id", pa.array([b"\xff"] * len(table)).view(pa.string()))
 
-    rewrite(part(output), not_utf8)
+    rewrite_part(part(output), not_utf8)
     assert any("it is not a valid Arrow file" in p and "UTF8" in p for p in problems())
 
 
@@ -169,7 +157,7 @@ def test_it_opens_every_part_with_a_second_reader(
 def test_it_finds_a_part_written_in_another_space(
     problems: Callable[[], list[str]], output: Path
 ) -> None:
-    rewrite(part(output), space="0123456789abcdef", sha256="ff" * 32)
+    rewrite_part(part(output), space="0123456789abcdef", sha256="ff" * 32)
     found = problems()
     assert any("its space is '0123456789abcdef'" in problem for problem in found)
     assert any("its sha256 is" in problem for problem in found)
@@ -178,7 +166,7 @@ def test_it_finds_a_part_written_in_another_space(
 def test_it_finds_a_part_of_another_version_of_the_input(
     problems: Callable[[], list[str]], output: Path
 ) -> None:
-    rewrite(part(output), input_version="1-2-3")
+    rewrite_part(part(output), input_version="1-2-3")
     assert any("its input_version is '1-2-3'" in problem for problem in problems())
 
 
@@ -204,7 +192,7 @@ def test_it_finds_rows_that_were_lost_doubled_or_reordered(
         lambda table: pa.concat_tables([table, table.slice(0, 1)]),
         lambda table: table.take(list(reversed(range(table.num_rows)))),
     ):
-        rewrite(part(output), change)
+        rewrite_part(part(output), change)
         assert any(part(output).name in problem for problem in problems())
         part(output).write_bytes(sound)
 
@@ -216,7 +204,7 @@ def test_it_finds_a_result_beside_an_error_and_a_null_without_one(
         error = pa.array(["why"] + [None] * (table.num_rows - 1))
         return table.set_column(table.column_names.index("error"), "error", error)
 
-    rewrite(part(output), nulls, failed=1)
+    rewrite_part(part(output), nulls, failed=1)
     assert any("embedding is not null exactly where" in problem for problem in problems())
 
 
@@ -230,7 +218,7 @@ def test_it_finds_columns_that_are_missing_or_of_another_type(
         (lambda table: table.drop_columns("embedding"), "embedding"),
         (lambda table: table.set_column(1, "lang", pa.array(range(table.num_rows))), "lang"),
     ):
-        rewrite(part(output), change)
+        rewrite_part(part(output), change)
         assert any(part(output).name in p and named in p for p in problems()), named
         part(output).write_bytes(sound)
 
