@@ -29,6 +29,7 @@ pytest_plugins = [
     "fixtures_encoder",
     "fixtures_gpu",
     "fixtures_hub",
+    "fixtures_machine",
     "fixtures_redis",
     "fixtures_s3",
     "fixtures_tokenizers",

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from commandline import forget_the_user, typed
+from commandline import typed
 from corpora import TINY
 from faults.case import OPTIONS, Case
 from faults.checks import Rows
@@ -57,16 +56,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(table(lines))
 
 
-@pytest.fixture(scope="session")
-def checkpoint_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture(autouse=True)
-def own_machine(tmp_path: Path, checkpoint_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No option and no memory of another test or of the user."""
-    torch.set_num_threads(1)
-    forget_the_user(monkeypatch, tmp_path / "state", checkpoint_cache)
+def own_machine(own_machine: None) -> None:
+    """For every test here."""
 
 
 @pytest.fixture(scope="session")

@@ -23,15 +23,9 @@ import bei_jobs
 from workers.known_jobs import output_lock
 
 
-@pytest.fixture(scope="session")
-def checkpoint_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture(autouse=True)
-def own_machine(tmp_path: Path, checkpoint_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No option and no memory of another test or of the user; one thread a process."""
-    forget_the_user(monkeypatch, tmp_path / "state", checkpoint_cache)
+def own_machine(own_machine: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For every test here; one thread a process."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 

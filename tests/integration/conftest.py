@@ -6,22 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from commandline import Bei, forget_the_user, typist
+from commandline import Bei, typist
 from fixtures_redis import RedisServer
 from fleet import Fleet
-
-
-@pytest.fixture(scope="session")
-def checkpoint_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def own_machine(tmp_path: Path, checkpoint_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No option and no memory of another test or of the user."""
-    torch.set_num_threads(1)
-    forget_the_user(monkeypatch, tmp_path / "state", checkpoint_cache)
 
 
 @pytest.fixture

@@ -5,26 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
-from commandline import Bei, Outcome, forget_the_user, typed, typist
+from commandline import Bei, Outcome, typed, typist
 from corpora import TINY, write_parquet
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Threads that wait for each other cost a tiny model more than they give."""
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def checkpoint_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+def one_thread(one_thread: None) -> None:
+    """For every test here."""
 
 
 @pytest.fixture(autouse=True)
-def own_machine(tmp_path: Path, checkpoint_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No option and no memory of another test or of the user."""
-    forget_the_user(monkeypatch, tmp_path / "state", checkpoint_cache)
+def own_machine(own_machine: None) -> None:
+    """For every test here."""
 
 
 @pytest.fixture(autouse=True)

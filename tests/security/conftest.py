@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from commandline import Bei, forget_the_user, typist
+from commandline import Bei, typist
 from fixtures_redis import RedisServer
 from fleet import Fleet
 from tls_redis import TlsRedis, make_certificates
@@ -27,9 +27,9 @@ def tls_redis(redis_server: Callable[..., RedisServer], tmp_path: Path) -> TlsRe
 
 
 @pytest.fixture
-def own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No option and no memory of another test or of the user."""
-    forget_the_user(monkeypatch, tmp_path / "state", tmp_path / "cache")
+def checkpoint_cache(tmp_path: Path) -> Path:
+    """Of each test alone."""
+    return tmp_path / "cache"
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import redis
-import torch
 from corpora import TINY, write_parquet
 from planned import ROWS, Job, MakeHandler, MakeJob, Queued
 
@@ -28,13 +27,8 @@ from workers.step_back import StepBack
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def checkpoint_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+def one_thread(one_thread: None) -> None:
+    """For every test here."""
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from unittest.mock import Mock
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from corpora import write_parquet
 from prepared import prepared_run
 
@@ -41,9 +40,8 @@ from workers.settings import Settings
 
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_num_threads(1)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the processes that are spawned
+def one_thread_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
