@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Literal
 
-from workers.settings import LOG_FORMAT
-
 LogFormat = Literal["text", "json"]
+
+_TEXT_PATTERN = "%(asctime)s %(process)d %(levelname)s %(message)s"
 
 # What an event may carry besides its message: given by `extra` of a call, or by `set_context`.
 _FIELDS = ("job", "shard", "device", "hint", "rows", "total", "tokens")
@@ -35,7 +35,7 @@ def start_logging(log_format: LogFormat, levels: Mapping[str, int]) -> None:
             "bei-jobs ends with an error of its own", exc_info=error
         )
     else:
-        logging.basicConfig(format=LOG_FORMAT)
+        logging.basicConfig(format=_TEXT_PATTERN)
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
 

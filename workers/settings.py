@@ -61,8 +61,6 @@ _MAX_PROCESSES = 256
 # A process of 1.x gives some 2 million tokens per second. Cores that compute have less to spare.
 _PROCESSES_ON_A_CPU, _PROCESSES_ON_A_GPU = 1, 4
 
-LOG_FORMAT = "%(asctime)s %(process)d %(levelname)s %(message)s"
-
 # The connection of every client of this fleet to Redis, Celery's own included. Without a timeout,
 # a connection whose other end vanished hangs forever.
 REDIS_LINK = {

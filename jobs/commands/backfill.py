@@ -39,7 +39,8 @@ def command(
     from jobs.schedules.schedule import read_schedule
     from jobs.schedules.scheduler import EXPIRY_LEASES, stopped_by_signals
     from pipeline.errors import Interrupted, UsageError
-    from workers.settings import LOG_FORMAT, load_settings
+    from workers.logs import start_logging
+    from workers.settings import load_settings
 
     schedule = read_schedule(file)
     if schedule is None:
@@ -52,8 +53,7 @@ def command(
             hint='give each an output, such as output = "vectors/{slot:%Y-%m-%d}"',
         )
     slots = slots_of(schedule.cron, start, end, datetime.now(UTC))
-    logging.basicConfig(format=LOG_FORMAT)
-    logging.getLogger("jobs").setLevel(logging.ERROR if quiet else logging.INFO)
+    start_logging("text", {"jobs": logging.ERROR if quiet else logging.INFO})
     lease_seconds = load_settings().lease_seconds
     runner = SlotRunner(lease_seconds)
     with stopped_by_signals(runner):

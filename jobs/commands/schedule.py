@@ -35,11 +35,10 @@ def run(directory: str) -> int:
 
     from jobs.schedules.schedule import read_schedules
     from jobs.schedules.scheduler import Scheduler, stopped_by_signals
-    from workers.settings import LOG_FORMAT, load_settings
+    from workers.logs import start_logging
+    from workers.settings import load_settings
 
-    logging.basicConfig(format=LOG_FORMAT)
-    for package in ("jobs", "pipeline"):
-        logging.getLogger(package).setLevel(logging.INFO)
+    start_logging("text", {"jobs": logging.INFO, "pipeline": logging.INFO})
     read_schedules(directory)  # one that cannot be read is refused at once
     scheduler = Scheduler(directory, load_settings().lease_seconds)
     with stopped_by_signals(scheduler.runner):

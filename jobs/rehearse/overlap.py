@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from jobs.rehearse.search import Ranking
 from pipeline.packing import Int64Array
@@ -14,7 +13,6 @@ from pipeline.packing import Int64Array
 #: Numbers of neighbours that are compared.
 KS = (1, 10, 100)
 _QUANTILES = (5, 25, 50, 75, 95)
-Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

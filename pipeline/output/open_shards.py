@@ -4,7 +4,7 @@
     _bei/runs/<n>/attempts/<attempt>-<block>.json  rows that an attempt is working on
     _bei/runs/<n>/attempts/<attempt>-order.json    the shards that it was told to compute
 
-A piece is written when an attempt stops, and every half minute, so that little is lost with a
+A piece is written when an attempt stops, and several times a minute, so that little is lost with a
 process. Whoever computes the shard next takes its rows from there; the pieces go when the part is
 there. They belong to the shard, not to a run: the next run uses them too.
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pipeline.encoder.model.int8_passes import Channels, Passes, TorchPasses
-from pipeline.encoder.model.int8_products import fastest_product
+from pipeline.encoder.model.int8_products import IntegerProduct, fastest_product
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Int8Linear:
         outputs, inputs = weight.shape
         scale, quantized = weight.new_empty(outputs), torch.empty_like(weight, dtype=torch.int8)
         TorchPasses().quantize(weight.contiguous(), quantized, scale, 0)
-        self._multiply = fastest_product(inputs, outputs)(quantized)
+        self._multiply: IntegerProduct = fastest_product(inputs, outputs)(quantized)
         self._channels = Channels(
             scale, weight.new_zeros(outputs) if bias is None else bias.contiguous()
         )
