@@ -21,6 +21,7 @@ from terminal import Terminal
 from jobs.display import Display
 from jobs.follow import BarView
 from jobs.live import Live, Watched
+from jobs.watch_lines import WatchLines
 from pipeline.output.leases import RunLease
 from pipeline.output.output import Output, find_run
 from pipeline.output.plan import Span
@@ -213,10 +214,21 @@ def test_several_jobs_as_plain_lines_until_all_have_ended(
     read_to(f"{two}  done: 10 of 10 shards")
     out, _ = watch.communicate(timeout=60)
     assert watch.returncode == 1  # the worse one
-    ended = next(at for at, line in enumerate(seen) if f"{one}  cancelled" in line)
-    assert len([line for line in seen[ended + 1 :] if line.startswith(one)]) == 1
     states = {job["job"]: job["state"] for job in json.loads(out)["jobs"]}
     assert states == {one: "cancelled", two: "done"}
+
+
+def test_the_end_of_a_job_is_said_once_however_long_others_go_on(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    live = Watched(*find_run(str(finished)), broker=None).look()
+    lines = WatchLines(clock=lambda: 0.0)
+    for _ in range(3):
+        lines.show([live])
+
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "done" in line] == ["done: 3 of 3 shards"]
+    assert [line for line in said if "rows" in line] == ["30 of 30 rows (100 %)"]
 
 
 def run_in_foreground(output: Path, job: Output, **progress: Any) -> RunLease:
