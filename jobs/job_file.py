@@ -54,7 +54,10 @@ def load_toml(text: str, where: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"the job file {where} cannot be read: {error}") from error
+        from pipeline.store.stores_file import toml_problem  # stores take a moment to import
+
+        problem = toml_problem(error)
+        raise UsageError(f"the job file {where} cannot be read: {problem}") from error
 
 
 def parse_job_file(

@@ -115,7 +115,7 @@ class Broker:
             )
         except ValueError:  # which quotes what may be a part of the password
             raise UsageError(
-                f"{self.name!r} is not the URL of a Redis",
+                f"{self.name!r}, shown without its password, is not the URL of a Redis",
                 hint="give one such as redis://:password@host:6379/0; in the password, / # ? @ % "
                 "are written as %2F %23 %3F %40 %25",
             ) from None

@@ -67,14 +67,24 @@ def read_stores(file: str, environment: Mapping[str, str]) -> Stores:
             document = tomllib.load(opened)
             mode = os.fstat(opened.fileno()).st_mode
     except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
         raise UsageError(
-            f"the stores file {path} cannot be read: {reason}",
+            f"the stores file {path} cannot be read: {toml_problem(error)}",
             hint="give a TOML file with a section for each URI prefix, or unset BEI_JOBS_STORES",
         ) from error
     if mode & stat.S_IROTH and any(_plain_secrets(document)):
         _warn_of_readers(path)
     return Stores(path, tuple(_sections(path, document, environment)))
+
+
+def toml_problem(error: OSError | ValueError | RecursionError) -> str:
+    """Why a TOML file cannot be read, in words that name nothing of Python."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if isinstance(error, RecursionError):
+        return "its lists or tables are nested too deeply"
+    if isinstance(error, tomllib.TOMLDecodeError | UnicodeDecodeError):
+        return str(error)
+    return "a number has too many digits"
 
 
 @cache  # a scheduler reads the file at each look

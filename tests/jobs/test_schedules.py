@@ -233,6 +233,8 @@ def test_a_file_that_no_parser_survives_stops_no_other(night: Night, jobs: Jobs,
     listed = bei("schedule", "list", night.folder).out.splitlines()
     refused = [line for line in listed if "refused" in line]
     assert [line.split()[0] for line in refused] == ["deep.toml", "digits.toml"]
+    assert "are nested too deeply" in refused[0]
+    assert "a number has too many digits" in refused[1]
     assert all("cannot be read" in line for line in refused)
 
 

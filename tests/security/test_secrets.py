@@ -197,6 +197,9 @@ def test_a_password_that_is_not_quoted_is_refused_and_not_shown(
     refused = bei("list", "--broker", url)
     assert refused.code == 2
     assert "is not the URL of a Redis" in refused.screen[0]
+    assert ("shown without its password" in refused.screen[0]) == (
+        "redis://" in url or "rediss://" in url
+    )
     notify = ("--json", "--notify", f"http://{web.host}/hook")
     submitted = bei("submit", corpus, "--model", TINY, "--broker", url, *notify)
     assert submitted.code == 2, submitted
