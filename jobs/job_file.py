@@ -57,7 +57,10 @@ def load_toml(text: str, where: str) -> dict[str, Any]:
         from pipeline.store.stores_file import toml_problem  # stores take a moment to import
 
         problem = toml_problem(error)
-        raise UsageError(f"the job file {where} cannot be read: {problem}") from error
+        raise UsageError(
+            f"the job file {where} cannot be read: {problem}",
+            hint="repair it: it is TOML, with an option on each line, such as max-length = 256",
+        ) from error
 
 
 def parse_job_file(
